@@ -1,0 +1,1 @@
+"""Importers: history from elsewhere, page by page, as neutral `Run` rows."""

@@ -1,0 +1,49 @@
+"""Finds token waste in LangChain and LangGraph agents while they run, and stops it before it is billed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ts_langchain.errors import TokenSentinelError, WasteBlocked
+
+if TYPE_CHECKING:
+    from ts_langchain.capture.activate import token_sentinel
+    from ts_langchain.capture.embeddings import SentinelEmbeddings
+    from ts_langchain.capture.handler import TokenSentinelHandler
+    from ts_langchain.incident import Incident
+    from ts_langchain.sentinel import Health, Sentinel
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Health",
+    "Incident",
+    "Sentinel",
+    "SentinelEmbeddings",
+    "TokenSentinelError",
+    "TokenSentinelHandler",
+    "WasteBlocked",
+    "__version__",
+    "token_sentinel",
+]
+
+_HOMES = {
+    "Health": "ts_langchain.sentinel",
+    "Incident": "ts_langchain.incident",
+    "Sentinel": "ts_langchain.sentinel",
+    "SentinelEmbeddings": "ts_langchain.capture.embeddings",
+    "TokenSentinelHandler": "ts_langchain.capture.handler",
+    "token_sentinel": "ts_langchain.capture.activate",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Loads the public names on first use, so that importing the package stays cheap."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,196 @@
+"""The one record everything downstream is made of: a finished call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ts_langchain.fingerprint import Arguments
+
+Kind = Literal["model", "tool", "retriever", "embedding"]
+Status = Literal["ok", "error", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as `langchain_core`'s `UsageMetadata` counts them.
+
+    `input_tokens` contains the cached and the audio part of the input, `output_tokens` contains the
+    reasoning and the audio part of the output.
+
+    Attributes:
+        input_tokens: All tokens sent, cached ones included.
+        output_tokens: All tokens generated, reasoning included.
+        cache_read_tokens: The part of `input_tokens` read from the provider's prompt cache.
+        cache_write_tokens: The part of `input_tokens` written to the provider's prompt cache.
+        reasoning_tokens: The part of `output_tokens` the model spent on reasoning.
+        input_audio_tokens: The part of `input_tokens` that was audio.
+        output_audio_tokens: The part of `output_tokens` that was audio.
+        estimated: True if nobody reported the usage and it was estimated from text lengths
+            (4 characters a token).
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    input_audio_tokens: int = 0
+    output_audio_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool call that a model asked for.
+
+    Attributes:
+        id: The provider's `tool_call_id`; empty if it gave none.
+        name: The tool's name.
+        args: Fingerprint of the arguments (see `ts_langchain.fingerprint`).
+        valid: False for what LangChain lists under `invalid_tool_calls`.
+    """
+
+    id: str
+    name: str
+    args: int
+    valid: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """The tool definitions shipped with one model request.
+
+    Attributes:
+        names: Tool names in the order sent.
+        sizes: Length of each definition in bytes of JSON, aligned with `names`.
+        fingerprint: Equal for equal definitions in equal order.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    fingerprint: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of JSON of all definitions together."""
+        return sum(self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCost:
+    """What the source of a history says that a call cost, in USD; None where it does not say."""
+
+    input_usd: float | None = None
+    output_usd: float | None = None
+    total_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model request looked like, without its content.
+
+    Attributes:
+        fingerprint: Hash chain over all messages, ids left out.
+        branch: Which line of conversation inside the session: hash of the opening messages.
+        messages: Number of messages.
+        chars: Characters of text in all messages.
+        repeated_chars: Characters in messages that repeat, word for word, an earlier long message of
+            the same prompt, or that were superseded by a later answer to the same tool call.
+        tool_result_chars: Characters in tool results.
+        last_role: Role of the last message: `human`, `tool`, `ai`, `system`.
+        classification: True if the wording asks for a classification (yes or no, which category, ...).
+    """
+
+    fingerprint: int
+    branch: int
+    messages: int
+    chars: int
+    repeated_chars: int = 0
+    tool_result_chars: int = 0
+    last_role: str = "human"
+    classification: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One finished model, tool, retriever or embedding call.
+
+    Times are event time: seconds since the epoch as the call itself recorded them, never the time at
+    which it was looked at.
+
+    Attributes:
+        id: Run id; unique.
+        kind: What was called.
+        session_id: The conversation it belongs to.
+        root_id: The outermost run it belongs to; one invocation of an agent.
+        name: The tool's, retriever's or model's name.
+        started_at: Seconds since the epoch.
+        ended_at: Seconds since the epoch.
+        status: `cancelled` is a stream the consumer left or a task that was cancelled.
+        error: Type name of the exception, None if there was none.
+        model: Model name as the provider was asked for it.
+        provider: Provider as LangChain or the source names it (`openai`, `anthropic`, ...).
+        usage: Tokens.
+        source_cost: Cost as the source reported it.
+        prompt: The request, model calls only.
+        toolset: Tool definitions that went along, model calls only.
+        request: Fingerprint of the whole request: messages, tools, model, temperature.
+        answer: Fingerprint of what came back: message, tool result, documents, error. 0 where it was not
+            captured.
+        answer_chars: Characters that came back.
+        temperature: As requested; None if not given.
+        finish_reason: As the provider reported it.
+        tool_calls: Tool calls the model asked for.
+        arguments: Arguments of a tool, query of a retriever.
+        tool_call_id: Joins a tool call with the request for it.
+        requested_by: Id of the model call that asked for this tool call.
+        siblings: How many tool calls that model call asked for, this one included.
+        pending: True if the answer says that something is still under way ("status": "running").
+        items: Fingerprints of documents (retriever) or texts (embedding).
+        item_tokens: Estimated tokens of each of `items` (embedding).
+        node: LangGraph node.
+        tags: Tags of the run.
+        user_id: User, where known.
+    """
+
+    id: str
+    kind: Kind
+    session_id: str
+    root_id: str
+    name: str
+    started_at: float
+    ended_at: float
+    status: Status = "ok"
+    error: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    usage: Usage = NO_USAGE
+    source_cost: SourceCost | None = None
+    prompt: Prompt | None = None
+    toolset: Toolset | None = None
+    request: int = 0
+    answer: int = 0
+    answer_chars: int = 0
+    temperature: float | None = None
+    finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    arguments: Arguments | None = None
+    tool_call_id: str | None = None
+    requested_by: str | None = None
+    siblings: int = 1
+    pending: bool = False
+    items: tuple[int, ...] = ()
+    item_tokens: tuple[int, ...] = ()
+    node: str | None = None
+    tags: tuple[str, ...] = ()
+    user_id: str | None = None

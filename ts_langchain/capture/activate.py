@@ -1,0 +1,48 @@
+"""`token_sentinel(...)`: watch everything inside a block, without passing callbacks."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from langchain_core.tracers.context import register_configure_hook
+
+from ts_langchain.capture.handler import TokenSentinelHandler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ts_langchain.sentinel import Mode, Sentinel
+
+_active: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler", default=None)
+# registered once: LangChain keeps every registered hook for good
+register_configure_hook(_active, inheritable=True)
+
+
+@contextmanager
+def token_sentinel(
+    sentinel: Sentinel | None = None, *, mode: Mode = "observe", session_id: str | None = None
+) -> Iterator[TokenSentinelHandler]:
+    """Turns a handler on for every LangChain and LangGraph run started inside.
+
+    Args:
+        sentinel: The `Sentinel` to feed; a new one if left out.
+        mode: `observe` or `block`, as for `TokenSentinelHandler`.
+        session_id: The conversation everything inside belongs to.
+
+    Yields:
+        The handler; `handler.sentinel` holds what was found.
+
+    Example:
+        >>> with token_sentinel() as handler:
+        ...     pass  # agent.invoke(...)
+        >>> handler.sentinel.incidents()
+        []
+    """
+    handler = TokenSentinelHandler(sentinel, mode=mode, session_id=session_id)
+    token = _active.set(handler)
+    try:
+        yield handler
+    finally:
+        _active.reset(token)

@@ -1,0 +1,80 @@
+"""Which session a call belongs to: what the user says, what the config says, or the outermost run."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
+USER_KEYS = ("user_id", "ls_user_id", "langgraph_auth_user_id")
+
+
+class Labels(NamedTuple):
+    """What a `sentinel.session(...)` context says of the calls inside it."""
+
+    session_id: str | None
+    user_id: str | None
+    tags: tuple[str, ...]
+
+
+_labels: ContextVar[Labels | None] = ContextVar("ts_langchain_labels", default=None)
+
+
+def current_labels() -> Labels | None:
+    """Labels of the innermost context, None outside of one."""
+    return _labels.get()
+
+
+class SessionContext:
+    """All calls inside belong to this session, user and tags. Works with `with` and `async with`.
+
+    Contexts nest: what an inner one leaves out is inherited, tags add up.
+    """
+
+    def __init__(self, session_id: str | None, user_id: str | None = None, tags: tuple[str, ...] = ()) -> None:
+        self._labels = Labels(session_id, user_id, tags)
+        self._tokens: list[Token[Labels | None]] = []
+
+    def __enter__(self) -> SessionContext:
+        outer, inner = _labels.get(), self._labels
+        if outer is not None:
+            inner = Labels(
+                inner.session_id or outer.session_id, inner.user_id or outer.user_id, (*outer.tags, *inner.tags)
+            )
+        self._tokens.append(_labels.set(inner))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _labels.reset(self._tokens.pop())
+
+    async def __aenter__(self) -> SessionContext:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+def session_of(metadata: Mapping[str, object]) -> str | None:
+    """The conversation that a run's metadata names, None if it names none."""
+    for key in SESSION_KEYS:
+        value = metadata.get(key)
+        if value is not None and value != "":
+            return value if type(value) is str else str(value)[:200]
+    return None
+
+
+def user_of(metadata: Mapping[str, object]) -> str | None:
+    """The user that a run's metadata names, None if it names none."""
+    for key in USER_KEYS:
+        value = metadata.get(key)
+        if value is not None and value != "":
+            return str(value)[:200]
+    return None

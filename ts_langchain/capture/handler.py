@@ -1,0 +1,561 @@
+"""`TokenSentinelHandler`: LangChain's callbacks in, `Call`s out."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from ts_langchain.call import NO_USAGE, Call, Prompt, Status, Toolset, Usage
+from ts_langchain.capture.context import current_labels, session_of, user_of
+from ts_langchain.capture.memory import Memory
+from ts_langchain.capture.messages import (
+    CHARS_PER_TOKEN,
+    Output,
+    ToolResult,
+    document_hash,
+    error_hash,
+    error_name,
+    read_answer,
+    read_tool_output,
+    read_toolset,
+)
+from ts_langchain.errors import ConfigurationError, Intervention, WasteBlocked
+from ts_langchain.fingerprint import Arguments, arguments, mix, name_hash
+from ts_langchain.sentinel import Mode, Sentinel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from uuid import UUID
+
+    from ts_langchain.call import SourceCost
+
+MAX_PENDING = 20_000
+MAX_ROOTS = 100_000
+
+# Control flow of LangGraph, raised through tools and nodes: no errors.
+_INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
+_HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
+_CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt"})
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Hook(Protocol):
+    sentinel: Sentinel
+
+
+H = TypeVar("H", bound=_Hook)
+
+
+def _fail_open(hook: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R | None]:
+    """Nothing but an intervention leaves a hook."""
+
+    @functools.wraps(hook)
+    def guarded(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return hook(self, *args, **kwargs)
+        except Intervention:
+            raise
+        except Exception as error:  # noqa: BLE001 - fails open, see health.Faults
+            self.sentinel.faults.record(f"handler.{hook.__name__}", error)
+            return None
+
+    return guarded
+
+
+class _Started:
+    """A call that has begun: what is needed of it once it ends."""
+
+    __slots__ = (
+        "args",
+        "kind",
+        "metadata_model",
+        "name",
+        "node",
+        "prompt",
+        "provider",
+        "request",
+        "root_id",
+        "session_id",
+        "source",
+        "started_at",
+        "tags",
+        "temperature",
+        "tool_call_id",
+        "toolset",
+        "user_id",
+    )
+
+    def __init__(self, session_id: str, root_id: str, started_at: float, name: str) -> None:
+        self.session_id = session_id
+        self.root_id = root_id
+        self.started_at = started_at
+        self.name = name
+        self.kind: Literal["model", "tool", "retriever"] = "model"
+        self.metadata_model: str | None = None
+        self.provider: str | None = None
+        self.prompt: Prompt | None = None
+        self.toolset: Toolset | None = None
+        self.request = 0
+        self.temperature: float | None = None
+        self.args: Arguments | None = None
+        self.tool_call_id: str | None = None
+        self.node: str | None = None
+        self.tags: tuple[str, ...] = ()
+        self.user_id: str | None = None
+        self.source: Reported | None = None
+
+
+class Reported:
+    """What a history's source says of a call beside its content."""
+
+    __slots__ = ("cost", "usage")
+
+    def __init__(self, usage: Mapping[str, object] | None, cost: SourceCost | None) -> None:
+        self.usage = usage
+        self.cost = cost
+
+
+class TokenSentinelHandler(BaseCallbackHandler):
+    """Watches every model, tool and retriever call of a LangChain or LangGraph app.
+
+    Works for sync, async, batch and streaming, from one handler shared by all threads, tasks and users.
+
+    Args:
+        sentinel: The `Sentinel` to feed; a new one with default rules if left out.
+        mode: `observe` only watches. `block` also vetoes: while a severe incident is open in a run, the run's next
+            model call raises `WasteBlocked` before anything is sent to the provider.
+        session_id: The conversation all calls belong to. Leave it out where several users share a handler:
+            then it is taken from `sentinel.session(...)`, from the config's metadata or configurable
+            (`session_id`, `thread_id`, `conversation_id`), or is the id of the outermost run.
+        clock: Where event time comes from, seconds since the epoch.
+
+    Raises:
+        ConfigurationError: `mode` is neither `observe` nor `block`.
+
+    Example:
+        >>> handler = TokenSentinelHandler()
+        >>> # agent.invoke(..., config={"callbacks": [handler]})
+        >>> handler.sentinel.incidents()
+        []
+    """
+
+    # no thread hop per hook under asyncio
+    run_inline: bool = True
+
+    def __init__(
+        self,
+        sentinel: Sentinel | None = None,
+        *,
+        mode: Mode = "observe",
+        session_id: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if mode not in ("observe", "block"):
+            msg = f"mode is {mode!r}, expected 'observe' or 'block'"
+            raise ConfigurationError(msg)
+        self.sentinel = sentinel if sentinel is not None else Sentinel()
+        self.mode = mode
+        # without it langchain-core logs what a hook raises and goes on: the veto would veto nothing
+        self.raise_error = mode == "block"
+        self.session_id = session_id
+        self.clock = clock
+        self._started: OrderedDict[Any, _Started] = OrderedDict()
+        self._roots: dict[Any, Any] = {}
+
+    @property
+    def ignore_custom_event(self) -> bool:
+        return True
+
+    # --- which run belongs to which ----------------------------------------------------------------
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remembers the outermost run of each chain, which is the session where nothing else names one."""
+        roots = self._roots
+        roots[run_id] = run_id if parent_run_id is None else roots.get(parent_run_id, parent_run_id)
+        if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
+            roots.pop(next(iter(roots)), None)
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forgets the chain."""
+        self._roots.pop(run_id, None)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
+        self._roots.pop(run_id, None)
+
+    def adopt(self, run_id: str, root_id: str) -> None:
+        """Tells beforehand which outermost run a run belongs to. For replay, where chains may be missing."""
+        self._roots[run_id] = root_id
+
+    def report(self, run_id: str, reported: Reported) -> None:
+        """Tells what a history's source says of a call that has started. For replay."""
+        started = self._started.get(run_id)
+        if started is not None:
+            started.source = reported
+
+    def _begin(
+        self,
+        run_id: Any,
+        parent_run_id: Any,
+        metadata: Mapping[str, object],
+        tags: Sequence[str] | None,
+        name: str,
+    ) -> _Started:
+        roots = self._roots
+        if parent_run_id is None:
+            root = roots.get(run_id, run_id)
+        else:
+            root = roots.get(parent_run_id, parent_run_id)
+        root_id = root if type(root) is str else str(root)
+        labels = current_labels()
+        session_id = (
+            self.session_id or (labels.session_id if labels else None) or session_of(metadata) or root_id
+        )
+        started = _Started(session_id, root_id, self.clock(), name)
+        node = metadata.get("langgraph_node")
+        started.node = node if type(node) is str else None
+        started.user_id = (labels.user_id if labels else None) or user_of(metadata)
+        if tags or (labels and labels.tags):
+            started.tags = (*(tags or ()), *(labels.tags if labels else ()))
+        return started
+
+    def _keep(self, run_id: Any, started: _Started) -> None:
+        self._started[run_id] = started
+        if len(self._started) > MAX_PENDING:
+            self._started.popitem(last=False)
+            self.sentinel.faults.record("handler: call never ended", TimeoutError())
+
+    # --- models ------------------------------------------------------------------------------------
+
+    @_fail_open
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: Sequence[Sequence[Any]],
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Reads the request; in mode `block`, vetoes it if the session is in trouble."""
+        self._model_start(messages[0] if messages else (), run_id, parent_run_id, tags, metadata, kwargs)
+
+    @_fail_open
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any] | None,
+        prompts: Sequence[str],
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The same for completion models."""
+        self._model_start(prompts[:1], run_id, parent_run_id, tags, metadata, kwargs)
+
+    def _model_start(
+        self,
+        messages: Sequence[Any],
+        run_id: Any,
+        parent_run_id: Any,
+        tags: list[str] | None,
+        metadata: Mapping[str, Any] | None,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        meta = metadata or {}
+        started = self._begin(run_id, parent_run_id, meta, tags, "")
+        params = kwargs.get("invocation_params") or {}
+        get = params.get
+        model = meta.get("ls_model_name") or get("model") or get("model_name") or get("model_id")
+        started.metadata_model = model if type(model) is str and model else None
+        started.name = started.metadata_model or kwargs.get("name") or "model"
+        provider = meta.get("ls_provider")
+        started.provider = provider if type(provider) is str else None
+        temperature = get("temperature", meta.get("ls_temperature"))
+        started.temperature = float(temperature) if isinstance(temperature, (int, float)) else None
+        tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
+        toolset = started.toolset = read_toolset(tools) if tools else None
+        session = self.sentinel.get(started.session_id)
+        with session.lock:
+            memory = Memory.of(session.state)
+            prompt, results = memory.conversation.read(messages)
+            unseen = [
+                call
+                for result, name, args in results
+                if (call := _unseen_tool_call(memory, result, name, args, started)) is not None
+            ]
+        started.prompt = prompt
+        started.request = mix(
+            prompt.fingerprint,
+            toolset.fingerprint if toolset else 0,
+            name_hash(started.name),
+            hash(started.temperature),
+        )
+        for call in unseen:
+            self.sentinel.observe(call)
+        if self.mode == "block":
+            incident = self.sentinel.veto(session, started.root_id, started.request)
+            if incident is not None:
+                raise WasteBlocked(incident)
+        self._keep(run_id, started)
+
+    @_fail_open
+    def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
+        """A model answered."""
+        self._model_end(run_id, response, None)
+
+    @_fail_open
+    def on_llm_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
+        """A model failed, or its stream was left: what it had sent until then may have been billed."""
+        self._model_end(run_id, kwargs.get("response"), error_name(error))
+
+    def _model_end(self, run_id: Any, response: Any, error: str | None) -> None:
+        started = self._started.pop(run_id, None)
+        if started is None or started.prompt is None:
+            return
+        reported = started.source
+        answer = read_answer(response, started.prompt.chars, reported.usage if reported else None)
+        usage = answer.usage
+        status: Status = "ok"
+        if error is not None:
+            status = "cancelled" if error in _CANCELLED else "error"
+            if status == "error" and usage.estimated:
+                usage = NO_USAGE  # nobody says it was billed
+            elif status == "cancelled" and usage is NO_USAGE:
+                usage = Usage(-(-started.prompt.chars // CHARS_PER_TOKEN), 0, estimated=True)
+        call = Call(
+            id=run_id if type(run_id) is str else str(run_id),
+            kind="model",
+            session_id=started.session_id,
+            root_id=started.root_id,
+            name=started.name,
+            started_at=started.started_at,
+            ended_at=max(self.clock(), started.started_at),
+            status=status,
+            error=error,
+            model=self._priced_name(answer.model, started),
+            provider=started.provider,
+            usage=usage,
+            source_cost=reported.cost if reported else None,
+            prompt=started.prompt,
+            toolset=started.toolset,
+            request=started.request,
+            answer=answer.digest if error is None else name_hash(error),
+            answer_chars=answer.chars,
+            temperature=started.temperature,
+            finish_reason=answer.finish_reason,
+            tool_calls=answer.tool_calls,
+            node=started.node,
+            tags=started.tags,
+            user_id=started.user_id,
+        )
+        if call.tool_calls:
+            session = self.sentinel.get(call.session_id)
+            with session.lock:
+                Memory.of(session.state).request(call)
+        self.sentinel.observe(call)
+
+    def _priced_name(self, answered: str | None, started: _Started) -> str | None:
+        """The model that was billed: what the answer names, if that has a price, else what was asked for."""
+        asked = started.metadata_model
+        if answered is None or answered == asked:
+            return asked
+        if asked is not None:
+            prices = self.sentinel.prices
+            if prices.rates(answered, started.provider, started.started_at) is None:
+                return asked
+        return answered
+
+    # --- tools -------------------------------------------------------------------------------------
+
+    @_fail_open
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any] | None,
+        input_str: str,
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A tool runs."""
+        name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
+        started = self._begin(run_id, parent_run_id, metadata or {}, tags, str(name))
+        started.kind = "tool"
+        started.args = arguments(inputs if inputs is not None else input_str)
+        tool_call_id = kwargs.get("tool_call_id")
+        started.tool_call_id = str(tool_call_id) if tool_call_id else None
+        self._roots[run_id] = started.root_id  # models and retrievers inside the tool belong to its run
+        self._keep(run_id, started)
+
+    @_fail_open
+    def on_tool_end(self, output: Any, *, run_id: Any, **kwargs: Any) -> None:
+        """A tool answered."""
+        started = self._started.pop(run_id, None)
+        self._roots.pop(run_id, None)
+        if started is not None:
+            self._tool_end(started, run_id, read_tool_output(output))
+
+    @_fail_open
+    def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
+        """A tool failed, was interrupted, or hands over."""
+        started = self._started.pop(run_id, None)
+        self._roots.pop(run_id, None)
+        name = error_name(error)
+        if started is None or name in _INTERRUPTS:
+            return  # waits for a human; it will run again under the same tool_call_id
+        if name in _HANDOFFS:
+            self._tool_end(started, run_id, Output(name_hash(name), 0))
+        elif name in _CANCELLED:
+            self._tool_end(started, run_id, Output(0, 0), "cancelled", name)
+        else:
+            self._tool_end(started, run_id, Output(error_hash(error), 0, failed=True), "error", name)
+
+    def _tool_end(
+        self, started: _Started, run_id: Any, output: Output, status: Status | None = None, error: str | None = None
+    ) -> None:
+        session = self.sentinel.get(started.session_id)
+        asked = None
+        if started.tool_call_id is not None:
+            with session.lock:
+                memory = Memory.of(session.state)
+                asked = memory.requested.pop(started.tool_call_id, None)
+        self.sentinel.observe(
+            Call(
+                id=run_id if type(run_id) is str else str(run_id),
+                kind="tool",
+                session_id=started.session_id,
+                root_id=started.root_id,
+                name=started.name,
+                started_at=started.started_at,
+                ended_at=max(self.clock(), started.started_at),
+                status=status or ("error" if output.failed else "ok"),
+                error=error,
+                answer=output.digest,
+                answer_chars=output.chars,
+                arguments=started.args,
+                tool_call_id=started.tool_call_id,
+                requested_by=asked.model_call_id if asked else None,
+                siblings=asked.siblings if asked else 1,
+                pending=output.pending,
+                node=started.node,
+                tags=started.tags,
+                user_id=started.user_id,
+            )
+        )
+
+    # --- retrievers --------------------------------------------------------------------------------
+
+    @_fail_open
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any] | None,
+        query: str,
+        *,
+        run_id: Any,
+        parent_run_id: Any = None,
+        tags: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A retriever is asked. One that runs inside a tool is part of that tool's call."""
+        parent = self._started.get(parent_run_id)
+        if parent is not None and parent.kind == "tool":
+            return
+        name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
+        started = self._begin(run_id, parent_run_id, metadata or {}, tags, str(name))
+        started.kind = "retriever"
+        started.args = arguments({"query": query})
+        self._keep(run_id, started)
+
+    @_fail_open
+    def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
+        """A retriever answered."""
+        started = self._started.pop(run_id, None)
+        if started is None:
+            return
+        found = tuple(document_hash(d) for d in documents) if isinstance(documents, (list, tuple)) else ()
+        self._retriever_end(started, run_id, mix(*found), found, None)
+
+    @_fail_open
+    def on_retriever_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
+        """A retriever failed."""
+        started = self._started.pop(run_id, None)
+        if started is not None:
+            self._retriever_end(started, run_id, error_hash(error), (), error_name(error))
+
+    def _retriever_end(
+        self, started: _Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
+    ) -> None:
+        self.sentinel.observe(
+            Call(
+                id=run_id if type(run_id) is str else str(run_id),
+                kind="retriever",
+                session_id=started.session_id,
+                root_id=started.root_id,
+                name=started.name,
+                started_at=started.started_at,
+                ended_at=max(self.clock(), started.started_at),
+                status="ok" if error is None else "cancelled" if error in _CANCELLED else "error",
+                error=error,
+                answer=answer,
+                arguments=started.args,
+                items=items,
+                node=started.node,
+                tags=started.tags,
+                user_id=started.user_id,
+            )
+        )
+
+
+def _unseen_tool_call(
+    memory: Memory, result: ToolResult, name: str, args: object, started: _Started
+) -> Call | None:
+    """The call behind a tool result in a prompt, if nobody saw the tool run.
+
+    That is so where only model calls are recorded: a handler on the model, a gateway's log.
+    """
+    asked = memory.requested.pop(result.tool_call_id, None)
+    if asked is None or not name:
+        return None
+    return Call(
+        id=f"{asked.model_call_id}/{result.tool_call_id}",
+        kind="tool",
+        session_id=started.session_id,
+        root_id=started.root_id,
+        name=name,
+        started_at=min(asked.asked_at, started.started_at),
+        ended_at=started.started_at,
+        status="error" if result.failed else "ok",
+        answer=result.answer,
+        answer_chars=result.chars,
+        arguments=arguments(args),
+        tool_call_id=result.tool_call_id,
+        requested_by=asked.model_call_id,
+        siblings=asked.siblings,
+        pending=result.pending,
+        node=started.node,
+        tags=started.tags,
+        user_id=started.user_id,
+    )

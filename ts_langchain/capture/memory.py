@@ -1,0 +1,52 @@
+"""What capture remembers of a session: prompts already read, and tool calls asked for but not yet run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ts_langchain.capture.messages import Conversation
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call
+    from ts_langchain.session import SessionState
+
+MAX_REQUESTED = 48
+
+
+class Requested(NamedTuple):
+    """A tool call that a model asked for and whose result has not been seen."""
+
+    model_call_id: str
+    siblings: int
+    asked_at: float
+
+
+class Memory:
+    """Capture's part of a session's state."""
+
+    __slots__ = ("conversation", "requested")
+
+    def __init__(self) -> None:
+        self.conversation = Conversation()
+        self.requested: dict[str, Requested] = {}
+
+    @classmethod
+    def of(cls, state: SessionState) -> Memory:
+        """The memory of a session, made on first use."""
+        memory = state.capture
+        if memory is None:
+            memory = state.capture = cls()
+        return memory  # type: ignore[no-any-return]
+
+    def request(self, call: Call) -> None:
+        """Remembers which tool calls a model turn asked for."""
+        requested = self.requested
+        for tool_call in call.tool_calls:
+            if tool_call.id and tool_call.valid:
+                requested[tool_call.id] = Requested(call.id, len(call.tool_calls), call.ended_at)
+        while len(requested) > MAX_REQUESTED:
+            del requested[next(iter(requested))]
+
+    def shrink(self) -> None:
+        """Reduces a session that has been idle for a long time."""
+        self.conversation.shrink()

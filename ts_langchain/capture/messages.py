@@ -1,0 +1,667 @@
+"""Reading messages, usage, model and tools out of what LangChain and history sources hand over.
+
+A message may be a LangChain object, a LangChain-serialised dict (`{"lc": 1, "kwargs": …}`,
+`{"type": "human", "data": …}` or `{"type": "human", "content": …}`), or OpenAI- or Anthropic-shaped. All
+are read by the same code, so a live run and its export give the same fingerprints.
+
+A growing conversation is read once: `Conversation` remembers, per opening of a conversation, the hash of
+the prefix already seen, and only messages behind it are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeGuard
+
+import orjson
+
+from ts_langchain.call import NO_USAGE, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_hash
+
+LONG_MESSAGE_CHARS = 200
+CLASSIFIABLE_CHARS = 3_000
+MAX_BRANCHES = 4
+MAX_LONG_MESSAGES = 64
+CHARS_PER_TOKEN = 4
+
+_ROLES = {
+    "human": "human",
+    "user": "human",
+    "HumanMessage": "human",
+    "HumanMessageChunk": "human",
+    "ai": "ai",
+    "assistant": "ai",
+    "AIMessage": "ai",
+    "AIMessageChunk": "ai",
+    "model": "ai",
+    "system": "system",
+    "developer": "system",
+    "SystemMessage": "system",
+    "SystemMessageChunk": "system",
+    "tool": "tool",
+    "ToolMessage": "tool",
+    "ToolMessageChunk": "tool",
+    "function": "tool",
+    "FunctionMessage": "tool",
+    "FunctionMessageChunk": "tool",
+}
+_ROLE_CODES = {"human": 1, "ai": 2, "system": 3, "tool": 4}
+
+# The question asks for one label out of few. English, German, French, Spanish; a whole-word match.
+_CLASSIFICATION = re.compile(
+    r"\b(?:classify|categori[sz]e|which (?:category|class|label|intent)|yes or no|true or false|"
+    r"answer (?:only )?(?:yes|true)|rate (?:\w+ ){0,4}from (?:0|1)|sentiment|positive or negative|spam or not|"
+    r"klassifizier\w*|ja oder nein|welche kategorie|oui ou non|quelle catégorie|sí o no|clasific\w+)\b",
+    re.IGNORECASE,
+)
+_PENDING = re.compile(
+    r"\b(?:pending|queued|in[ _-]progress|running|processing|not[ _-](?:ready|finished|done)|still|waiting|"
+    r"started|building|creating|provisioning|deploying)\b",
+    re.IGNORECASE,
+)
+PENDING_CHARS = 500
+SUMMARY_CHARS = 500
+
+
+class ToolResult(NamedTuple):
+    """The answer to a tool call, as a prompt carries it."""
+
+    tool_call_id: str
+    answer: int
+    chars: int
+    pending: bool
+    failed: bool
+
+
+class Message(NamedTuple):
+    """What is known of a message after reading it."""
+
+    role: str
+    digest: int
+    content: int
+    chars: int
+    tool_calls: tuple[tuple[str, str, object], ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
+
+
+class Text(NamedTuple):
+    """Content of a message, reduced."""
+
+    digest: int
+    chars: int
+    tool_calls: tuple[tuple[str, str, object], ...] = ()
+    tool_results: tuple[ToolResult, ...] = ()
+
+
+def read_message(message: object) -> Message:
+    """Reads one message in whatever shape; what is no message at all counts as a human's text."""
+    role: str | None
+    if isinstance(message, Mapping):
+        fields = _unwrap(message)
+        role = _ROLES.get(str(fields.get("role") or fields.get("type") or ""), "human")
+        content = fields.get("content")
+        calls = fields.get("tool_calls")
+        result_id = fields.get("tool_call_id")
+        failed = fields.get("status") == "error"
+    elif isinstance(message, str):
+        role, content, calls, result_id, failed = "human", message, None, None, False
+    elif isinstance(message, (list, tuple)) and len(message) == 2:
+        role, content = _ROLES.get(str(message[0]), "human"), message[1]
+        calls, result_id, failed = None, None, False
+    else:
+        kind = getattr(message, "type", None)
+        if kind == "chat":
+            kind = getattr(message, "role", None)
+        role = _ROLES.get(str(kind), "human")
+        content = getattr(message, "content", None)
+        calls = getattr(message, "tool_calls", None) if role == "ai" else None
+        result_id = getattr(message, "tool_call_id", None) if role == "tool" else None
+        failed = role == "tool" and getattr(message, "status", None) == "error"
+
+    if type(content) is str:
+        text = Text(text_hash(content), len(content))
+    else:
+        text = _read_content(content)
+    tool_calls = _read_tool_calls(calls) if calls else text.tool_calls
+    digest = mix(_ROLE_CODES[role], text.digest)
+    if tool_calls:
+        digest = mix(digest, *(mix(name_hash(name), args_hash(args)) for _, name, args in tool_calls))
+    if role == "tool" and result_id is not None:
+        pending = is_pending(content) if text.chars <= PENDING_CHARS else False
+        result = ToolResult(str(result_id), text.digest, text.chars, pending, bool(failed))
+        return Message(role, digest, text.digest, text.chars, tool_calls, (result,))
+    if text.tool_results:
+        role = "tool"
+    return Message(role, digest, text.digest, text.chars, tool_calls, text.tool_results)
+
+
+def _unwrap(message: Mapping[str, object]) -> Mapping[str, object]:
+    """The fields of a serialised message, whatever it is wrapped in."""
+    inner = message.get("kwargs") if "lc" in message else message.get("data")
+    if isinstance(inner, Mapping) and "content" in inner:
+        if "type" in inner or "role" in inner:
+            return inner
+        ids = message.get("id")
+        kind = ids[-1] if "lc" in message and isinstance(ids, list) and ids else message.get("type")
+        return {**inner, "type": kind}
+    return message
+
+
+def _read_content(content: object) -> Text:
+    """Content blocks: text is text, tool blocks are tool calls and results, the rest counts by its hash."""
+    if content is None:
+        return Text(text_hash(""), 0)
+    if not isinstance(content, (list, tuple)):
+        return Text(value_hash(content), len(str(bounded(content))))
+    texts: list[str] = []
+    others: list[object] = []
+    calls: list[tuple[str, str, object]] = []
+    results: list[ToolResult] = []
+    chars = 0
+    for block in content:
+        if isinstance(block, str):
+            texts.append(block)
+        elif not isinstance(block, Mapping):
+            others.append(block)
+        elif isinstance(text := block.get("text"), str):
+            texts.append(text)
+        elif (kind := block.get("type")) in ("tool_use", "tool_call"):
+            args = block.get("input") if kind == "tool_use" else block.get("args")
+            calls.append((str(block.get("id") or ""), str(block.get("name") or ""), args))
+        elif kind == "tool_result":
+            inner = block.get("content")
+            text_ = Text(text_hash(inner), len(inner)) if isinstance(inner, str) else _read_content(inner)
+            results.append(
+                ToolResult(
+                    str(block.get("tool_use_id") or ""),
+                    text_.digest,
+                    text_.chars,
+                    is_pending(inner),
+                    bool(block.get("is_error")),
+                )
+            )
+            others.append(text_.digest)
+            chars += text_.chars
+        elif kind in ("thinking", "reasoning"):
+            thought = block.get("thinking") or block.get("reasoning")
+            chars += len(thought) if isinstance(thought, str) else 0
+            others.append({k: v for k, v in block.items() if k not in ("signature", "index", "id")})
+        else:
+            others.append({k: v for k, v in block.items() if k not in ("index", "id")})
+    joined = "".join(texts)
+    digest = text_hash(joined) if not others else mix(text_hash(joined), value_hash(others))
+    return Text(digest, chars + len(joined), tuple(calls), tuple(results))
+
+
+def _read_tool_calls(calls: object) -> tuple[tuple[str, str, object], ...]:
+    """Tool calls in LangChain's (`name`, `args`) or OpenAI's (`function`) shape: id, name, raw arguments."""
+    if not isinstance(calls, (list, tuple)):
+        return ()
+    read = []
+    for call in calls:
+        if not isinstance(call, Mapping):
+            continue
+        function = call.get("function")
+        if isinstance(function, Mapping):
+            name, args = function.get("name"), function.get("arguments")
+        else:
+            name, args = call.get("name"), call.get("args")
+        read.append((str(call.get("id") or ""), str(name or ""), args))
+    return tuple(read)
+
+
+def args_hash(args: object) -> int:
+    """Fingerprint of raw tool arguments; a JSON string counts as what it says."""
+    if type(args) is str and args[:1] == "{" and len(args) <= TEXT_LIMIT:
+        try:
+            return value_hash(orjson.loads(args))
+        except ValueError:
+            return text_hash(args)
+    return value_hash(args)
+
+
+def is_pending(content: object) -> bool:
+    """True for a short answer that says that something is still under way."""
+    return isinstance(content, str) and len(content) <= PENDING_CHARS and _PENDING.search(content) is not None
+
+
+class Branch:
+    """One line of conversation, as far as it has been read."""
+
+    __slots__ = ("chain", "chars", "count", "last", "long", "repeated", "results")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = 0
+        self.chain = 0
+        self.chars = 0
+        self.repeated = 0
+        self.results = 0
+        self.long: dict[int, int] = {}
+
+
+class Reading(NamedTuple):
+    """A prompt, and the tool results in it that had not been read before."""
+
+    prompt: Prompt
+    results: list[tuple[ToolResult, str, object]]
+    """Result, tool name, raw arguments."""
+
+
+class Conversation:
+    """The prompts of one session, read incrementally."""
+
+    __slots__ = ("branches",)
+
+    def __init__(self) -> None:
+        self.branches: OrderedDict[int, Branch] = OrderedDict()
+
+    def read(self, messages: Sequence[object]) -> Reading:
+        """Reads what is new since the longest known prefix.
+
+        Costs O(new messages) as long as the conversation only grows, O(all) where its past was rewritten.
+        """
+        total = len(messages)
+        if not total:
+            return Reading(Prompt(0, 0, 0, 0), [])
+        first = read_message(messages[0])
+        opening = [first]
+        if first.role == "system" and total > 1:
+            opening.append(read_message(messages[1]))
+        key = mix(*(m.digest for m in opening))
+        branch = self.branches.get(key)
+        if branch is None:
+            branch = self.branches[key] = Branch()
+            if len(self.branches) > MAX_BRANCHES:
+                self.branches.popitem(last=False)
+        else:
+            self.branches.move_to_end(key)
+            if branch.count > total or read_message(messages[branch.count - 1]).digest != branch.last:
+                branch.__init__()  # type: ignore[misc]  # its past was rewritten: read it anew
+        role, results = self._extend(branch, messages, opening)
+        asks = branch.chars <= CLASSIFIABLE_CHARS and total <= 4 and asks_for_label(messages)
+        prompt = Prompt(branch.chain, key, total, branch.chars, branch.repeated, branch.results, role, asks)
+        return Reading(prompt, results)
+
+    def _extend(
+        self, branch: Branch, messages: Sequence[object], opening: list[Message]
+    ) -> tuple[str, list[tuple[ToolResult, str, object]]]:
+        asked: dict[str, tuple[str, object]] = {}
+        results: list[tuple[ToolResult, str, object]] = []
+        start, total = branch.count, len(messages)
+        if start == total:
+            role = opening[-1].role if total <= len(opening) else read_message(messages[-1]).role
+            return role, results
+        long = branch.long
+        message = opening[0]
+        for index in range(start, total):
+            message = opening[index] if index < len(opening) else read_message(messages[index])
+            branch.chain = mix(branch.chain, message.digest)
+            branch.chars += message.chars
+            for call_id, name, args in message.tool_calls:
+                asked[call_id] = (name, args)
+            for result in message.tool_results:
+                branch.results += result.chars
+                name, args = asked.get(result.tool_call_id, ("", None))
+                results.append((result, name, args))
+                if name and result.chars >= LONG_MESSAGE_CHARS:
+                    # an older answer to the same call is superseded by this one
+                    about = mix(name_hash(name), args_hash(args))
+                    if (older := long.get(about)) and result.answer not in long:
+                        branch.repeated += older
+                    long[about] = result.chars
+            if message.chars >= LONG_MESSAGE_CHARS and message.role != "system":
+                if message.content in long:
+                    branch.repeated += message.chars
+                long[message.content] = message.chars
+                while len(long) > MAX_LONG_MESSAGES:
+                    del long[next(iter(long))]
+        branch.count, branch.last = total, message.digest
+        return message.role, results
+
+    def shrink(self) -> None:
+        """Keeps only the newest branch."""
+        while len(self.branches) > 1:
+            self.branches.popitem(last=False)
+
+
+def asks_for_label(messages: Sequence[object]) -> bool:
+    """True if a system or human message of a short prompt is worded as a classification."""
+    for message in messages:
+        fields = _unwrap(message) if isinstance(message, Mapping) else None
+        content = fields.get("content") if fields is not None else getattr(message, "content", message)
+        if isinstance(content, str) and _CLASSIFICATION.search(content):
+            return True
+    return False
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """What a model call brought back."""
+
+    digest: int = 0
+    chars: int = 0
+    usage: Usage = NO_USAGE
+    model: str | None = None
+    finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+def read_answer(response: object, prompt_chars: int, usage: object = None) -> Answer:
+    """Reads a model's answer.
+
+    Args:
+        response: An `LLMResult`, or the recorded outputs: `generations[0][0].message`,
+            `choices[0].message`, or a bare message.
+        prompt_chars: Characters of the prompt, for the estimate where nobody reports usage.
+        usage: Usage metadata that the source of a history holds beside the outputs.
+    """
+    message, extra, llm_output = _find_message(response)
+    fields = _unwrap(message) if isinstance(message, Mapping) else None
+    if fields is not None:
+        invalid, meta = fields.get("invalid_tool_calls"), fields.get("response_metadata")
+        reported = fields.get("usage_metadata")
+    else:
+        invalid, meta = (
+            getattr(message, "invalid_tool_calls", None),
+            getattr(message, "response_metadata", None),
+        )
+        reported = getattr(message, "usage_metadata", None)
+    meta = meta if isinstance(meta, Mapping) else {}
+    read = read_message(message) if message is not None else None
+    tokens = (
+        read_usage(reported)
+        or read_usage(usage)
+        or read_usage(meta.get("token_usage") or meta.get("usage"))
+        or read_usage(extra.get("usage"))
+        or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))
+    )
+    chars = read.chars if read else 0
+    if tokens is None and read is not None:
+        tokens = Usage(_estimate(prompt_chars), _estimate(chars), estimated=True)
+    calls = tuple(ToolCall(i, n, args_hash(a)) for i, n, a in read.tool_calls) if read else ()
+    if invalid:
+        calls += tuple(ToolCall(i, n, args_hash(a), valid=False) for i, n, a in _read_tool_calls(invalid))
+    reason = (
+        meta.get("finish_reason")
+        or meta.get("stop_reason")
+        or meta.get("done_reason")
+        or extra.get("finish_reason")
+        or extra.get("stop_reason")
+    )
+    model = meta.get("model_name") or meta.get("model") or extra.get("model") or llm_output.get("model_name")
+    return Answer(
+        read.digest if read else 0,
+        chars,
+        tokens or NO_USAGE,
+        model if isinstance(model, str) and model else None,
+        reason if isinstance(reason, str) else None,
+        calls,
+    )
+
+
+_NOTHING: Mapping[str, object] = {}
+
+
+def _find_message(response: object) -> tuple[object, Mapping[str, object], Mapping[str, object]]:
+    """The message in an answer, what stands beside it, and LangChain's `llm_output`."""
+    if response is None:
+        return None, _NOTHING, _NOTHING
+    if not isinstance(response, Mapping):
+        generations = getattr(response, "generations", None)
+        output = getattr(response, "llm_output", None)
+        output = output if isinstance(output, Mapping) else _NOTHING
+        if not generations or not generations[0]:
+            return None, _NOTHING, output
+        generation = generations[0][0]
+        info = getattr(generation, "generation_info", None)
+        message = getattr(generation, "message", None)
+        if message is None:
+            message = {"role": "ai", "content": getattr(generation, "text", "")}
+        return message, info if isinstance(info, Mapping) else _NOTHING, output
+    output = response.get("llm_output")
+    output = output if isinstance(output, Mapping) else _NOTHING
+    generation = _first(_first(response.get("generations")))
+    if isinstance(generation, Mapping):
+        info = generation.get("generation_info")
+        message = generation.get("message")
+        if not isinstance(message, Mapping):
+            message = {"role": "ai", "content": generation.get("text") or ""}
+        return message, info if isinstance(info, Mapping) else _NOTHING, output
+    choice = _first(response.get("choices"))
+    if isinstance(choice, Mapping):
+        beside = {**response, "finish_reason": choice.get("finish_reason")}
+        return choice.get("message") or {"role": "ai", "content": choice.get("text") or ""}, beside, output
+    nested = response.get("message") or response.get("output")
+    if isinstance(nested, Mapping):
+        return nested, response, output
+    if isinstance(nested, str):
+        return {"role": "ai", "content": nested}, response, output
+    last = response.get("messages")
+    if isinstance(last, list) and last:
+        return last[-1], response, output
+    if "content" in response or "lc" in response:
+        return {"role": "ai", **response}, response, output
+    return None, _NOTHING, output
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+def _estimate(chars: int) -> int:
+    return -(-chars // CHARS_PER_TOKEN)
+
+
+def _count(*values: object) -> int:
+    """The first of several spellings that is a sensible count of tokens."""
+    for value in values:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12:
+            return int(value)
+    return 0
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else _NOTHING
+
+
+def read_usage(reported: object) -> Usage | None:
+    """Reads token usage: LangChain's `usage_metadata`, OpenAI's or Anthropic's raw usage.
+
+    Anthropic's raw `input_tokens` leaves the cached tokens out; they are added. None if it holds no count.
+    """
+    if not isinstance(reported, Mapping) or not reported:
+        return None
+    get = reported.get
+    details, out = get("input_token_details"), get("output_token_details")
+    if isinstance(details, Mapping) or isinstance(out, Mapping):  # LangChain's: the way of nearly all calls
+        ins, outs = _mapping(details), _mapping(out)
+        usage = Usage(
+            _count(get("input_tokens")),
+            _count(get("output_tokens")),
+            _count(ins.get("cache_read")),
+            # Anthropic splits what it writes by how long it lives
+            _count(ins.get("cache_creation"))
+            or _count(ins.get("ephemeral_5m_input_tokens")) + _count(ins.get("ephemeral_1h_input_tokens")),
+            _count(outs.get("reasoning")),
+            _count(ins.get("audio")),
+            _count(outs.get("audio")),
+        )
+    else:
+        ins, outs = _mapping(get("prompt_tokens_details")), _mapping(get("completion_tokens_details"))
+        read, written = _count(get("cache_read_input_tokens")), _count(get("cache_creation_input_tokens"))
+        input_tokens = _count(get("input_tokens"), get("prompt_tokens"), get("inputTokens"))
+        usage = Usage(
+            input_tokens + read + written,
+            _count(get("output_tokens"), get("completion_tokens"), get("outputTokens")),
+            read or _count(ins.get("cached_tokens")),
+            written,
+            _count(outs.get("reasoning_tokens")),
+            _count(ins.get("audio_tokens")),
+            _count(outs.get("audio_tokens")),
+        )
+    return _consistent(usage) if usage.input_tokens or usage.output_tokens else None
+
+
+def _consistent(usage: Usage) -> Usage:
+    """Parts never exceed their whole, whatever the source says."""
+    if (
+        usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens <= usage.input_tokens
+        and usage.reasoning_tokens + usage.output_audio_tokens <= usage.output_tokens
+    ):
+        return usage
+    read = min(usage.cache_read_tokens, usage.input_tokens)
+    written = min(usage.cache_write_tokens, usage.input_tokens - read)
+    audio = min(usage.input_audio_tokens, usage.input_tokens - read - written)
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    spoken = min(usage.output_audio_tokens, usage.output_tokens - reasoning)
+    return Usage(
+        usage.input_tokens, usage.output_tokens, read, written, reasoning, audio, spoken, usage.estimated
+    )
+
+
+# --- tool definitions ------------------------------------------------------------------------------
+
+_TOOLSETS: OrderedDict[tuple[object, ...], Toolset] = OrderedDict()
+
+
+def read_toolset(tools: object) -> Toolset | None:
+    """Reads the tool definitions of a request, in OpenAI's, Anthropic's, Google's or Bedrock's shape.
+
+    The lists are rebuilt by the framework at each turn; they are recognised by their names and the lengths
+    of their descriptions, so that their JSON is measured only once.
+    """
+    if not _is_list(tools) or not tools:
+        return None
+    flat = _flatten(tools)
+    key = tuple((_tool_name(t), len(str(_tool_field(t, "description") or ""))) for t in flat)
+    known = _TOOLSETS.get(key)
+    if known is None:
+        names = tuple(name for name, _ in key)
+        sizes = tuple(
+            len(orjson.dumps(bounded(t), default=str, option=orjson.OPT_NON_STR_KEYS)) for t in flat
+        )
+        known = Toolset(
+            names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True)))
+        )
+        _TOOLSETS[key] = known
+        if len(_TOOLSETS) > 512:
+            _TOOLSETS.popitem(last=False)
+    return known
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, (list, tuple))
+
+
+def _flatten(tools: Sequence[object]) -> list[object]:
+    flat: list[object] = []
+    for tool in tools:
+        declarations = tool.get("function_declarations") if isinstance(tool, Mapping) else None
+        flat.extend(declarations) if _is_list(declarations) else flat.append(tool)
+    return flat
+
+
+def _tool_field(tool: object, field: str) -> object:
+    if not isinstance(tool, Mapping):
+        return getattr(tool, field, None)
+    inner = tool.get("function") or tool.get("toolSpec")
+    if isinstance(inner, Mapping):
+        return inner.get(field)
+    return tool.get(field)
+
+
+def _tool_name(tool: object) -> str:
+    name = _tool_field(tool, "name") or (tool.get("type") if isinstance(tool, Mapping) else None)
+    return str(name or "?")
+
+
+# --- tool output, documents, errors ----------------------------------------------------------------
+
+
+class Output(NamedTuple):
+    """What a tool brought back."""
+
+    digest: int
+    chars: int
+    pending: bool = False
+    failed: bool = False
+
+
+def read_tool_output(output: object) -> Output:
+    """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded."""
+    if isinstance(output, Mapping):
+        if "output" in output and "content" not in output and "lc" not in output:
+            output = output["output"]
+    if isinstance(output, str):
+        return Output(text_hash(output), len(output), is_pending(output), _reads_failed(output))
+    fields = _unwrap(output) if isinstance(output, Mapping) else None
+    if fields is not None and "content" in fields:
+        content, status = fields.get("content"), fields.get("status")
+    elif fields is None and hasattr(output, "content"):
+        content, status = output.content, getattr(output, "status", None)
+    elif hasattr(output, "update"):  # Command
+        update = output.update
+        messages = update.get("messages") if isinstance(update, Mapping) else None
+        digests = [read_message(m).content for m in messages] if isinstance(messages, list) else [value_hash(update)]
+        return Output(mix(*digests), 0)
+    else:
+        size = len(output) if isinstance(output, (str, list, dict)) else 1
+        return Output(value_hash(output), size if output else 0)
+    if isinstance(content, str):
+        failed = status == "error" or _reads_failed(content)
+        return Output(text_hash(content), len(content), is_pending(content), failed)
+    text = _read_content(content)
+    return Output(text.digest, text.chars, failed=status == "error")
+
+
+def _reads_failed(content: str) -> bool:
+    return content[:5].lower() == "error"
+
+
+def document_hash(document: object) -> int:
+    """Fingerprint of a retrieved document, by its text."""
+    if isinstance(document, Mapping):
+        fields = document.get("kwargs") if "lc" in document else document
+        text = fields.get("page_content") if isinstance(fields, Mapping) else None
+    else:
+        text = getattr(document, "page_content", None)
+    return text_hash(text) if isinstance(text, str) else value_hash(document)
+
+
+_ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?([A-Za-z_]\w*)(?:: (.*))?$")
+
+
+def error_line(error: BaseException | str) -> tuple[str, str]:
+    """Type name and first line of the message, of an exception or of a recorded traceback."""
+    if isinstance(error, BaseException):
+        return type(error).__name__, str(error).partition("\n")[0][:SUMMARY_CHARS]
+    lines = error[-TEXT_LIMIT:].strip().splitlines()
+    tail: list[str] = []
+    for line in reversed(lines):
+        if line.startswith("  "):
+            break
+        tail.append(line)
+    for line in reversed(tail):
+        match = _ERROR_LINE.match(line)
+        if match and (match[2] is not None or match[1][:1].isupper()):
+            return match[1], (match[2] or "")[:SUMMARY_CHARS]
+    first = lines[0] if lines else ""
+    name, bracket, rest = first.partition("(")
+    if bracket and name.isidentifier():
+        return name, rest[:SUMMARY_CHARS]
+    return "Error", first[:SUMMARY_CHARS]
+
+
+def error_name(error: BaseException | str) -> str:
+    """Type name of an error."""
+    return type(error).__name__ if isinstance(error, BaseException) else error_line(error)[0]
+
+
+def error_hash(error: BaseException | str) -> int:
+    """Fingerprint of an error: its type and the first line of its message."""
+    return text_hash(": ".join(error_line(error)))

@@ -1,0 +1,63 @@
+"""The exceptions users can catch. Nothing else ever leaves the library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ts_langchain.incident import Incident
+
+
+class TokenSentinelError(Exception):
+    """Root of all exceptions of this library."""
+
+
+class Intervention(TokenSentinelError):  # noqa: N818 - not an error: what the user asked for
+    """Root of the exceptions that stop a run because the user's policy says so."""
+
+
+class WasteBlocked(Intervention):
+    """The next model call was vetoed, before it was sent, because an incident is open.
+
+    Attributes:
+        incident: The incident that led to the veto.
+    """
+
+    def __init__(self, incident: Incident) -> None:
+        self.incident = incident
+        super().__init__(
+            f"{incident.rule}: {incident.summary} The next model call of session {incident.session_id!r} was "
+            f"not sent. What to do: {incident.suggestion} To let it run, use mode='observe' or "
+            f"settings={{'{incident.rule}.block': False}}."
+        )
+
+    def __reduce__(self) -> tuple[type[WasteBlocked], tuple[Incident]]:
+        return (type(self), (self.incident,))
+
+
+class ConfigurationError(TokenSentinelError, ValueError):
+    """A setting, rule name or price that does not exist or has an impossible value."""
+
+
+class LedgerError(TokenSentinelError):
+    """The ledger could not be opened, read or written."""
+
+
+class ImporterError(TokenSentinelError):
+    """History could not be read. The message says what was wrong, where, and what to do."""
+
+
+class AuthenticationFailed(ImporterError):
+    """The source refused the key (HTTP 401 or 403). Never retried."""
+
+
+class ProjectNotFound(ImporterError):
+    """The source does not know the project."""
+
+
+class SourceUnavailable(ImporterError):
+    """The source could not be reached, or kept failing after all retries."""
+
+
+class UnreadableSource(ImporterError):
+    """What the source holds is not in a form that can be read."""

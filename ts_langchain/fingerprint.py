@@ -1,0 +1,218 @@
+"""Fingerprints: content goes in, 64-bit numbers come out.
+
+Everything is bounded: of a string only the first `TEXT_LIMIT` characters and its length count, of a
+container only the first `ITEM_LIMIT` items and its length, and nesting ends at `DEPTH_LIMIT`. So a 100 MB
+argument costs no more than its first 64 KB, and a cyclic one ends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import orjson
+from xxhash import xxh3_64_intdigest
+
+TEXT_LIMIT = 65_536
+ITEM_LIMIT = 4_096
+DEPTH_LIMIT = 16
+SAMPLE_LIMIT = 512
+
+_JSON = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+_PLAIN = (int, float, bool, type(None))
+
+# Only words of this kind may differ between two calls that count as the same. Whatever carries a digit, a
+# path, an address or stands in quotes names *which one* is meant.
+_LITERAL = re.compile(r"\"[^\"]*\"|'[^']*'|\S*[\d@/_\\]\S*")
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def mix(*parts: int) -> int:
+    """One number from several. Only ints go in, hence it is the same in every process."""
+    return hash(parts)
+
+
+def text_hash(text: str) -> int:
+    """64-bit hash of a text's first 64 K characters and its length."""
+    if len(text) > TEXT_LIMIT:
+        text = f"{text[:TEXT_LIMIT]}\0{len(text)}"
+    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+@lru_cache(maxsize=4096)
+def name_hash(name: str) -> int:
+    """`text_hash` of a short, often repeated name (tool, model)."""
+    return text_hash(name)
+
+
+def canonical(value: object) -> bytes:
+    """Bounded JSON with sorted keys; whatever is no JSON stands as its type name or `str`."""
+    value = bounded(value)
+    try:
+        return orjson.dumps(value, default=_foreign, option=_JSON)
+    except (TypeError, ValueError, RecursionError):  # lone surrogates, integers beyond 64 bits, odd keys
+        return json.dumps(_stringly(value), sort_keys=True, default=_foreign).encode()
+
+
+def value_hash(value: object) -> int:
+    """64-bit hash of any value, by its canonical JSON; strings by `text_hash`."""
+    if type(value) is str:
+        return text_hash(value)
+    return xxh3_64_intdigest(canonical(value))
+
+
+def bounded(value: object, depth: int = 0) -> object:
+    """The value itself where it is small, a cut copy of it otherwise."""
+    if isinstance(value, str):
+        return value if len(value) <= TEXT_LIMIT else f"{value[:TEXT_LIMIT]}\0{len(value)}"
+    if isinstance(value, (bytes, bytearray)):
+        return f"{bytes(value[:TEXT_LIMIT])!r}\0{len(value)}"
+    if isinstance(value, dict):
+        if depth >= DEPTH_LIMIT:
+            return f"<dict of {len(value)}>"
+        if len(value) > ITEM_LIMIT:
+            value = dict(zip(range(ITEM_LIMIT), value.items(), strict=False)) | {"": len(value)}
+        if all(type(v) in _PLAIN or (type(v) is str and len(v) <= TEXT_LIMIT) for v in value.values()):
+            return value
+        return {k: bounded(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        if depth >= DEPTH_LIMIT:
+            return f"<list of {len(value)}>"
+        if len(value) > ITEM_LIMIT:
+            return [*(bounded(v, depth + 1) for v in value[:ITEM_LIMIT]), len(value)]
+        return [bounded(v, depth + 1) for v in value]
+    return value
+
+
+def _foreign(value: object) -> str:
+    """Stands in for an object that is no JSON: by content where that is safe and stable."""
+    if isinstance(value, (set, frozenset)):
+        return ",".join(sorted(str(v)[:SAMPLE_LIMIT] for v in value))
+    dump = getattr(value, "model_dump_json", None)
+    if callable(dump):
+        return str(dump())[:TEXT_LIMIT]
+    text = str(value)
+    # `<Thing object at 0x7f…>` would make equal arguments look different
+    return type(value).__name__ if " at 0x" in text else text[:TEXT_LIMIT]
+
+
+def _stringly(value: object) -> object:
+    if isinstance(value, dict):
+        return {str(k): _stringly(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_stringly(v) for v in value]
+    return value
+
+
+class FreeText:
+    """Comparable residue of text that may be reworded.
+
+    Made from at most `SAMPLE_LIMIT` characters, and only once somebody compares or stores it: most calls
+    are never compared. Stored (pickled), it holds numbers and no text.
+
+    Attributes:
+        words: A 256-bit set; bit `text_hash(word) % 256` is set for each word.
+        literals: Fingerprint of what the text names exactly (numbers, paths, addresses, quotes).
+    """
+
+    __slots__ = ("_literals", "_sample", "_words")
+
+    def __init__(self, sample: str) -> None:
+        self._sample: str | None = sample[:SAMPLE_LIMIT]
+        self._words = 0
+        self._literals = 0
+
+    def similarity(self, other: FreeText) -> float:
+        """Jaccard similarity of the word sets, 0.0 to 1.0; 0.0 where the literals differ."""
+        if self._sample is not None:
+            self._condense()
+        if other._sample is not None:
+            other._condense()
+        if self._literals != other._literals:
+            return 0.0
+        union = (self._words | other._words).bit_count()
+        return (self._words & other._words).bit_count() / union if union else 1.0
+
+    def _condense(self) -> None:
+        sample = (self._sample or "").lower()
+        words = 0
+        for word in _WORD.findall(_LITERAL.sub(" ", sample)):
+            if word.isascii():
+                words |= 1 << (text_hash(word) & 255)
+            else:  # scripts without spaces: pairs of characters stand for words
+                for i in range(max(1, len(word) - 1)):
+                    words |= 1 << (text_hash(word[i : i + 2]) & 255)
+        self._words, self._literals, self._sample = words, text_hash(" ".join(_LITERAL.findall(sample))), None
+
+    def __reduce__(self) -> tuple[object, tuple[int, int]]:
+        if self._sample is not None:
+            self._condense()
+        return _free_text, (self._words, self._literals)
+
+
+def _free_text(words: int, literals: int) -> FreeText:
+    text = FreeText("")
+    text._words, text._literals, text._sample = words, literals, None  # noqa: SLF001
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What was asked of a tool or retriever.
+
+    Attributes:
+        fingerprint: Equal for equal arguments, whatever the order of their keys.
+        fixed: Fingerprint of everything but the free-text fields: ids, paths, dates, numbers, flags,
+            recipients. A call that differs here is a different call.
+        free_text: Residue of the free-text fields, None where there is none.
+    """
+
+    fingerprint: int
+    fixed: int
+    free_text: FreeText | None = None
+
+    def similarity(self, other: Arguments) -> float:
+        """1.0 for the same arguments, 0.0 for another call, in between for a reworded one."""
+        if self.fingerprint == other.fingerprint:
+            return 1.0
+        if self.fixed != other.fixed or self.free_text is None or other.free_text is None:
+            return 0.0
+        return self.free_text.similarity(other.free_text)
+
+
+def is_free_text(value: object) -> bool:
+    """True for a string of three words and more on one line: a question, a search query, a thought."""
+    return (
+        type(value) is str
+        and value.count(" ", 0, SAMPLE_LIMIT) >= 2
+        and "\n" not in value[:SAMPLE_LIMIT]
+        and value[0] not in "{[</"
+    )
+
+
+def arguments(value: object) -> Arguments:
+    """Reads the arguments of a tool or the query of a retriever.
+
+    Args:
+        value: A dict of arguments, a JSON string of one, or a plain string.
+    """
+    if type(value) is str:
+        if value[:1] == "{" and len(value) <= TEXT_LIMIT:
+            try:
+                value = cast("object", orjson.loads(value))
+            except ValueError:
+                value = {"": value}
+        else:
+            value = {"": value}
+    if not isinstance(value, dict):
+        print_ = value_hash(value)
+        return Arguments(print_, print_)
+    fingerprint = value_hash(value)
+    texts = [k for k, v in value.items() if is_free_text(v)]
+    if not texts:
+        return Arguments(fingerprint, fingerprint)
+    fixed = value_hash({k: v for k, v in value.items() if k not in texts} | {"": [str(k) for k in texts]})
+    return Arguments(fingerprint, fixed, FreeText("\n".join(value[k][:SAMPLE_LIMIT] for k in texts)))

@@ -1,0 +1,59 @@
+"""Failing open: what goes wrong inside is counted, logged once, and never reaches the app."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ts_langchain.errors import Intervention
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger("ts_langchain")
+
+MAX_PLACES = 100
+
+
+class Faults:
+    """Counts what went wrong, by place and exception type."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, int] = {}
+
+    def record(self, where: str, error: BaseException) -> None:
+        """Counts an exception; the first of its kind at this place is logged, without its message.
+
+        The message is left out because it may quote a prompt.
+        """
+        key = f"{where}: {type(error).__name__}"
+        with self._lock:
+            if key not in self._counts and len(self._counts) >= MAX_PLACES:
+                key = "others"
+            count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count == 1:
+            logger.warning(
+                "ts-langchain: %s was raised in %s and swallowed; observation of this event is incomplete, your "
+                "app is not affected. Further ones are only counted, see sentinel.health().",
+                type(error).__name__,
+                where,
+                exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+            )
+
+    @contextmanager
+    def fail_open(self, where: str) -> Iterator[None]:
+        """Swallows and counts every exception but interventions and the ones that end the program."""
+        try:
+            yield
+        except Intervention:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place that fails open
+            self.record(where, error)
+
+    def counts(self) -> dict[str, int]:
+        """Place and exception type to number of times."""
+        with self._lock:
+            return dict(self._counts)

@@ -1,0 +1,239 @@
+"""Incidents, and the accounting of waste: every token once.
+
+A *claim* says that tokens of one billed call were wasted. `Bill` settles all claims on one call: where two
+rules claim the same tokens, the more specific rule gets them and the other one learns that it overlaps. The
+outcome depends only on the set of claims, not on their order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.rules.base import SEVERITIES, Claim, Finding, Severity
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call
+    from ts_langchain.pricing import Cost
+
+MAX_CALLS_LISTED = 20
+
+
+@dataclass(slots=True)
+class Incident:
+    """One thing that goes wrong in a session: opened by the first finding, extended by the next ones.
+
+    Attributes:
+        id: The same for the same run, live or replayed.
+        rule: The rule that found it.
+        session_id: The conversation.
+        key: What it is about, within rule and session.
+        opened_at: Event time of the first finding, seconds since the epoch.
+        last_seen_at: Event time of the last finding.
+        closed: True once it has been silent for long enough, or the history has ended.
+        severity: Highest severity of its findings.
+        confidence: Highest confidence of its findings.
+        summary: What happened, in one sentence, as of the last finding.
+        suggestion: What to do about it.
+        findings: Number of findings.
+        calls: Number of calls that were waste.
+        call_ids: Ids of the first 20 of them.
+        wasted_input_tokens: Input tokens that brought nothing, each counted for one incident only.
+        wasted_output_tokens: Output tokens that brought nothing.
+        wasted_nano: What they cost, in nano-dollars, as far as prices are known.
+        avoidable_nano: The part of `wasted_nano` spent on calls begun after the first finding: what acting
+            on it would have saved.
+        avoidable_tokens: The same in tokens.
+        wasted_seconds: Time the calls took.
+        unpriced_calls: Wasted calls whose cost is unknown.
+        estimated: True if some of the usage was estimated.
+        overlaps: Rules that claimed some of the same tokens and were given them.
+        evidence: Hashes, lengths, counts and names of the last finding.
+        root_id: The outermost run of the last finding.
+        request: If set, the request that is to be vetoed.
+    """
+
+    id: str
+    rule: str
+    session_id: str
+    key: int
+    opened_at: float
+    last_seen_at: float
+    suggestion: str = ""
+    closed: bool = False
+    severity: Severity = "low"
+    confidence: float = 0.0
+    summary: str = ""
+    findings: int = 0
+    calls: int = 0
+    call_ids: tuple[str, ...] = ()
+    wasted_input_tokens: int = 0
+    wasted_output_tokens: int = 0
+    wasted_nano: int = 0
+    avoidable_nano: int = 0
+    avoidable_tokens: int = 0
+    wasted_seconds: float = 0.0
+    unpriced_calls: int = 0
+    estimated: bool = False
+    overlaps: tuple[str, ...] = ()
+    evidence: dict[str, int | float | str | bool | None] = field(default_factory=dict)
+    root_id: str = ""
+    request: int | None = None
+
+    @property
+    def wasted_tokens(self) -> int:
+        """Wasted input and output tokens together."""
+        return self.wasted_input_tokens + self.wasted_output_tokens
+
+    @property
+    def wasted_usd(self) -> float:
+        """`wasted_nano` in USD."""
+        return self.wasted_nano / 1e9
+
+    @property
+    def avoidable_usd(self) -> float:
+        """`avoidable_nano` in USD."""
+        return self.avoidable_nano / 1e9
+
+    def extend(self, finding: Finding, call: Call) -> bool:
+        """Takes a finding in. True if the severity rose."""
+        rose = SEVERITIES.index(finding.severity) > SEVERITIES.index(self.severity) or not self.findings
+        if rose:
+            self.severity = finding.severity
+        self.confidence = max(self.confidence, finding.confidence)
+        self.last_seen_at = max(self.last_seen_at, call.ended_at)
+        self.summary = finding.summary
+        self.evidence = finding.evidence
+        self.findings += 1
+        self.calls += len(finding.calls)
+        if len(self.call_ids) < MAX_CALLS_LISTED:
+            self.call_ids = (*self.call_ids, *finding.calls)[:MAX_CALLS_LISTED]
+        self.wasted_seconds += finding.seconds
+        self.root_id = call.root_id
+        self.request = finding.request
+        return rose
+
+
+def open_incident(rule: str, suggestion: str, finding: Finding, call: Call) -> Incident:
+    """A new incident, its id made from what does not change between a run and its replay."""
+    number = mix(name_hash(rule), name_hash(call.session_id), finding.key, name_hash(call.id))
+    return Incident(
+        id=f"{rule}-{number & 0xFFFFFFFFFFFFFFFF:016x}",
+        rule=rule,
+        session_id=call.session_id,
+        key=finding.key,
+        opened_at=call.ended_at,
+        last_seen_at=call.ended_at,
+        suggestion=suggestion,
+    )
+
+
+@dataclass(slots=True)
+class _Settled:
+    """A claim on a bill, with what it was awarded so far."""
+
+    order: tuple[int, str, str, str]
+    claim: Claim
+    incident: Incident
+    avoidable: bool
+    input_tokens: int = 0
+    output_tokens: int = 0
+    nano: int = 0
+
+
+class Bill:
+    """What one call was billed, and who claims which part of it to be waste."""
+
+    __slots__ = ("claims", "estimated", "input_nano", "input_tokens", "output_nano", "output_tokens", "priced", "started_at")
+
+    def __init__(self, call: Call, cost: Cost | None) -> None:
+        self.started_at = call.started_at
+        self.input_tokens = call.usage.input_tokens
+        self.output_tokens = call.usage.output_tokens
+        self.estimated = call.usage.estimated
+        self.priced = cost is not None
+        self.input_nano = cost.input_nano if cost else 0
+        self.output_nano = cost.output_nano if cost else 0
+        self.claims: tuple[_Settled, ...] = ()
+
+    def claim(self, claim: Claim, incident: Incident, specificity: int) -> list[Incident]:
+        """Adds a claim and settles anew. Returns the incidents whose figures changed."""
+        order = (-specificity, incident.rule, claim.part, claim.unit)
+        if any(c.order == order and c.incident.id == incident.id for c in self.claims):
+            return []
+        settled = _Settled(order, claim, incident, self.started_at >= incident.opened_at)
+        self.claims = tuple(sorted((*self.claims, settled), key=lambda c: (c.order, c.incident.key)))
+        incident.unpriced_calls += not self.priced
+        incident.estimated |= self.estimated
+        return self._settle()
+
+    def _settle(self) -> list[Incident]:
+        left_in, left_out = self.input_tokens, self.output_tokens
+        given: dict[str, int] = {}
+        turns: dict[str, str] = {}
+        for c in self.claims:
+            if c.claim.part == "turn":
+                turns.setdefault(c.claim.unit, c.incident.id)
+        units = max((c.claim.units for c in self.claims if c.claim.part == "turn"), default=1)
+        changed = []
+        winners: list[str] = []
+        for c in self.claims:
+            claim = c.claim
+            if claim.part == "turn":
+                want_in, want_out = self._turn_share(claim, turns, units, c.incident.id)
+            else:
+                want_in = self.input_tokens if claim.input_tokens is None else claim.input_tokens
+                want_out = self.output_tokens if claim.output_tokens is None else claim.output_tokens
+            if claim.part in ("tools", "context"):
+                want_in = max(0, want_in - given.get(claim.part, 0))
+            take_in, take_out = min(want_in, left_in), min(want_out, left_out)
+            if (take_in < want_in or take_out < want_out or (claim.part == "turn" and turns[claim.unit] != c.incident.id)):
+                others = {r for r in winners if r != c.incident.rule}
+                c.incident.overlaps = tuple(sorted({*c.incident.overlaps, *others}))
+            left_in -= take_in
+            left_out -= take_out
+            given[claim.part] = given.get(claim.part, 0) + take_in
+            if take_in or take_out:
+                winners.append(c.incident.rule)
+            if self._award(c, take_in, take_out):
+                changed.append(c.incident)
+        return changed
+
+    def _turn_share(self, claim: Claim, turns: dict[str, str], units: int, incident_id: str) -> tuple[int, int]:
+        """One tool call's share of its turn: the input only once all of the turn's calls are waste."""
+        if turns[claim.unit] != incident_id:
+            return 0, 0
+        last = claim.unit == max(turns)
+        out = self.output_tokens // units
+        if len(turns) < units:
+            return 0, out
+        n = len(turns)
+        share_in, share_out = self.input_tokens // n, self.output_tokens // n
+        if last:  # the remainder of the division goes to one of them
+            share_in = self.input_tokens - share_in * (n - 1)
+            share_out = self.output_tokens - share_out * (n - 1)
+        return share_in, share_out
+
+    def _award(self, c: _Settled, take_in: int, take_out: int) -> bool:
+        """Brings the incident's figures in line with what the claim is awarded now."""
+        nano = 0
+        if take_in:
+            nano += self.input_nano * take_in // self.input_tokens
+        if take_out:
+            nano += self.output_nano * take_out // self.output_tokens
+        if c.claim.rate < 1:  # the tokens were needed, at a lower price
+            nano = int(nano * c.claim.rate)
+            take_in = take_out = 0
+        if (take_in, take_out, nano) == (c.input_tokens, c.output_tokens, c.nano):
+            return False
+        incident = c.incident
+        delta_in, delta_out, delta = take_in - c.input_tokens, take_out - c.output_tokens, nano - c.nano
+        incident.wasted_input_tokens += delta_in
+        incident.wasted_output_tokens += delta_out
+        incident.wasted_nano += delta
+        if c.avoidable:
+            incident.avoidable_tokens += delta_in + delta_out
+            incident.avoidable_nano += delta
+        c.input_tokens, c.output_tokens, c.nano = take_in, take_out, nano
+        return True

@@ -1,0 +1,305 @@
+"""What a call cost on its day.
+
+Prices come from genai-prices' bundled snapshot (no network), at the date of the call, with cache reads,
+cache writes, audio and tiers. A cost that the source already computed is preferred. An unknown model has
+an unknown cost: it is never given an average.
+
+Money is counted in whole nano-dollars (1e-9 USD), so that sums are exact and do not depend on the order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ts_langchain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from genai_prices.types import ModelInfo, ModelPrice
+
+    from ts_langchain.call import Call, SourceCost, Usage
+
+NANO = 1_000_000_000
+
+# LangChain's and the gateways' names for providers, where genai-prices has another. None: runs on the
+# user's own machine, where no price list applies.
+PROVIDERS: Mapping[str, str | None] = {
+    "amazon_bedrock": "aws",
+    "bedrock": "aws",
+    "anthropic_bedrock": "aws",
+    "azure_openai": "azure",
+    "azure_ai": "azure",
+    "google_genai": "google",
+    "google_vertexai": "google",
+    "google_anthropic_vertex": "google",
+    "vertexai": "google",
+    "gemini": "google",
+    "mistralai": "mistral",
+    "xai": "x-ai",
+    "ollama": None,
+    "llamacpp": None,
+    "huggingface": None,
+    "mlx": None,
+    "vllm": None,
+}
+
+CostSource = Literal["source", "override", "table"]
+
+
+class Cost(NamedTuple):
+    """Cost of one call in nano-dollars.
+
+    Attributes:
+        input_nano: Cost of all that was sent, cached tokens at their own price.
+        output_nano: Cost of all that was generated.
+        source: Who says so: the history's source, the user's override, or the price table.
+    """
+
+    input_nano: int
+    output_nano: int
+    source: CostSource = "table"
+
+    @property
+    def nano(self) -> int:
+        """Input and output together."""
+        return self.input_nano + self.output_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices of one model on one day, in USD per million tokens.
+
+    Attributes:
+        input: Uncached input.
+        output: Output.
+        cache_read: Input read from the cache; the input price where None.
+        cache_write: Input written to the cache; the input price where None.
+        input_audio: Audio input; the input price where None.
+        output_audio: Audio output; the output price where None.
+    """
+
+    input: float
+    output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+    input_audio: float | None = None
+    output_audio: float | None = None
+
+    def cost(self, usage: Usage, source: CostSource = "table") -> Cost:
+        """Cost of a usage at these prices, each side rounded to a whole nano-dollar."""
+        read, written, audio = usage.cache_read_tokens, usage.cache_write_tokens, usage.input_audio_tokens
+        usd = (usage.input_tokens - read - written - audio) * self.input
+        if read:
+            usd += read * (self.input if self.cache_read is None else self.cache_read)
+        if written:
+            usd += written * (self.input if self.cache_write is None else self.cache_write)
+        if audio:
+            usd += audio * (self.input if self.input_audio is None else self.input_audio)
+        spoken = usage.output_audio_tokens
+        out = (usage.output_tokens - spoken) * self.output
+        if spoken:
+            out += spoken * (self.output if self.output_audio is None else self.output_audio)
+        # USD per million tokens is 1000 nano-dollars per token
+        return Cost(round(usd * 1000), round(out * 1000), source)
+
+
+class _Model(NamedTuple):
+    """A model found in the table, with what makes its price change."""
+
+    info: ModelInfo
+    dated: bool
+    timed: bool
+    tiers: tuple[int, ...]
+
+
+class Prices:
+    """Prices of models at a date.
+
+    Args:
+        overrides: Own prices by model name: `Rates`, or a mapping with the fields of `Rates` (USD per
+            million tokens). They hold at any date and beat the table, not the source's own cost.
+
+    Raises:
+        ConfigurationError: An override is not a price.
+
+    Example:
+        >>> Prices({"my-finetune": {"input": 3.0, "output": 12.0}}).rates("my-finetune", None, 0.0).output
+        12.0
+    """
+
+    def __init__(self, overrides: Mapping[str, Rates | Mapping[str, float]] | None = None) -> None:
+        self._overrides = {name: _override(name, rates) for name, rates in (overrides or {}).items()}
+        self._models: dict[tuple[str, str | None], _Model | None] = {}
+        self._rates: dict[tuple[str, str | None, int, int], Rates] = {}
+
+    def cost(self, call: Call) -> Cost | None:
+        """What the call cost, None where nobody knows."""
+        usage = call.usage
+        rates = self.rates(call.model, call.provider, call.started_at, usage.input_tokens)
+        if call.source_cost is not None:
+            cost = _from_source(call.source_cost, usage, rates)
+            if cost is not None:
+                return cost
+        if rates is None:
+            return None
+        return rates.cost(usage, "override" if call.model in self._overrides else "table")
+
+    def rates(self, model: str | None, provider: str | None, at: float, input_tokens: int = 0) -> Rates | None:
+        """Prices of a model, None where they are unknown.
+
+        Args:
+            model: Name as the provider was asked for it.
+            provider: Provider as LangChain names it, None if unknown.
+            at: Seconds since the epoch; prices of that day are used.
+            input_tokens: Length of the input; some prices rise beyond a threshold.
+        """
+        if not model:
+            return None
+        if self._overrides and model in self._overrides:
+            return self._overrides[model]
+        known = self._models.get((model, provider), False)
+        if known is False:
+            if len(self._models) > 10_000:
+                self._models.clear()
+            known = self._models[model, provider] = _find(model, provider)
+        if known is None or known is False:
+            return None
+        period = int(at // 60) if known.timed else int(at // 86_400) if known.dated else 0
+        tier = sum(input_tokens > start for start in known.tiers) if known.tiers else 0
+        key = (model, provider, period, tier)
+        rates = self._rates.get(key)
+        if rates is None:
+            if len(self._rates) > 10_000:
+                self._rates.clear()
+            when = datetime.fromtimestamp(at, tz=UTC)
+            rates = self._rates[key] = _rates(known.info.get_prices(when), input_tokens)
+        return rates
+
+    def context_window(self, model: str | None, provider: str | None) -> int | None:
+        """Tokens that fit into the model's context, None where unknown."""
+        if not model:
+            return None
+        if (model, provider) not in self._models:
+            self.rates(model, provider, 0.0)
+        known = self._models.get((model, provider))
+        return known.info.context_window if known else None
+
+
+def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
+    try:
+        read = rates if isinstance(rates, Rates) else Rates(**rates)
+        for field in ("input", "output", "cache_read", "cache_write", "input_audio", "output_audio"):
+            value = getattr(read, field)
+            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                msg = f"prices: {name!r}: {field} is {value!r}, expected USD per million tokens, 0 or more"
+                raise ConfigurationError(msg)
+    except TypeError as e:
+        msg = (
+            f"prices: {name!r}: expected input=, output= and optionally cache_read=, cache_write=, "
+            f"input_audio=, output_audio= in USD per million tokens, got {rates!r}"
+        )
+        raise ConfigurationError(msg) from e
+    return read
+
+
+def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost | None:
+    """The source's own figures; a bare total is split as our prices, or else the tokens, split it."""
+    if source.input_usd is not None and source.output_usd is not None:
+        return Cost(round(source.input_usd * NANO), round(source.output_usd * NANO), "source")
+    if source.total_usd is None:
+        return None
+    total = round(source.total_usd * NANO)
+    ours = rates.cost(usage) if rates else None
+    if ours is not None and ours.nano:
+        into = total * ours.input_nano // ours.nano
+    else:
+        into = total * usage.input_tokens // usage.total_tokens if usage.total_tokens else total
+    return Cost(into, total - into, "source")
+
+
+@lru_cache(maxsize=4096)
+def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None], ...]:
+    """Names under which a model may stand in the price table, likeliest first.
+
+    Gateways and clouds put prefixes in front (`openai/gpt-4o`, `us.anthropic.claude-…`, `models/gemini-…`,
+    `@key/…`); the longest remainder that is known wins.
+    """
+    name = model.strip().lower()
+    mapped = PROVIDERS.get(provider.lower(), provider.lower()) if provider else None
+    found = [(name, mapped)] if mapped else []
+    found.append((name, None))
+    rest = name.removeprefix("models/")
+    if rest.startswith("@"):
+        rest = rest.partition("/")[2] or rest
+    while "/" in rest:
+        prefix, _, rest = rest.partition("/")
+        found.append((rest, PROVIDERS.get(prefix, prefix)))
+        found.append((rest, None))
+    if rest != name:
+        found.append((rest, mapped))
+        found.append((rest, None))
+    parts = rest.split(".")
+    if len(parts) > 1 and (parts[0] in ("us", "eu", "apac", "global", "jp", "au") or parts[0] == "anthropic"):
+        found.append((rest, "aws"))
+        bare = parts[-1] if parts[0] != "anthropic" else rest.partition(".")[2]
+        found.append((bare.partition("-v1:")[0], "anthropic"))
+    return tuple(dict.fromkeys(found))
+
+
+def _find(model: str, provider: str | None) -> _Model | None:
+    from genai_prices.data_snapshot import get_snapshot
+    from genai_prices.types import ModelPrice, TieredPrices, TimeOfDateConstraint
+
+    if provider and PROVIDERS.get(provider.lower(), "") is None:
+        return None
+    snapshot = get_snapshot()
+    for name, where in candidates(model, provider):
+        try:
+            _, info = snapshot.find_provider_model(name, None, where, None)
+        except LookupError:
+            continue
+        alternatives = (
+            [info.prices] if isinstance(info.prices, ModelPrice) else [c.prices for c in info.prices]
+        )
+        constraints = [] if isinstance(info.prices, ModelPrice) else [c.constraint for c in info.prices]
+        tiers = {
+            tier.start
+            for prices in alternatives
+            for price in vars(prices).values()
+            if isinstance(price, TieredPrices)
+            for tier in price.tiers
+        }
+        timed = any(isinstance(c, TimeOfDateConstraint) for c in constraints)
+        if any(p.input_mtok is not None for p in alternatives):
+            return _Model(info, len(alternatives) > 1, timed, tuple(sorted(tiers)))
+    return None
+
+
+def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
+    from genai_prices.types import TieredPrices
+
+    def usd(field: str) -> float | None:
+        price = getattr(prices, field)
+        if price is None:
+            return None
+        if isinstance(price, TieredPrices):
+            applicable = price.base
+            for tier in price.tiers:
+                if input_tokens > tier.start:
+                    applicable = tier.price
+            return float(applicable)
+        return float(price)
+
+    return Rates(
+        usd("input_mtok") or 0.0,
+        usd("output_mtok") or 0.0,
+        usd("cache_read_mtok"),
+        usd("cache_write_mtok"),
+        usd("input_audio_mtok"),
+        usd("output_audio_mtok"),
+    )

@@ -1,0 +1,95 @@
+"""The rules, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
+from ts_langchain.rules.context_bloat import ContextBloat
+from ts_langchain.rules.embedding_waste import EmbeddingWaste
+from ts_langchain.rules.model_misroute import ModelMisroute
+from ts_langchain.rules.retrieval_thrash import RetrievalThrash
+from ts_langchain.rules.retry_storm import RetryStorm
+from ts_langchain.rules.tool_definition_bloat import ToolDefinitionBloat
+from ts_langchain.rules.tool_loop import ToolLoop
+from ts_langchain.rules.zombie import Zombie
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ts_langchain.pricing import Prices
+
+RULES: dict[str, type[Rule[Any]]] = {
+    rule.name: rule
+    for rule in (
+        ToolLoop,
+        RetryStorm,
+        ContextBloat,
+        Zombie,
+        ModelMisroute,
+        EmbeddingWaste,
+        ToolDefinitionBloat,
+        RetrievalThrash,
+    )
+}
+
+__all__ = [
+    "RULES",
+    "Claim",
+    "Finding",
+    "Rule",
+    "RuleContext",
+    "RuleSettings",
+    "build_rules",
+]
+
+
+def build_rules(
+    rules: Sequence[str | type[Rule[Any]]] | None, settings: Mapping[str, object], prices: Prices
+) -> list[Rule[Any]]:
+    """Makes rules from names and settings.
+
+    Args:
+        rules: Names or classes; None for all of `RULES`.
+        settings: `rule.param` to value.
+        prices: Prices the rules may ask for.
+
+    Raises:
+        ConfigurationError: A rule or parameter does not exist, or a value is not allowed.
+    """
+    from pydantic import ValidationError
+
+    classes: dict[str, type[Rule[Any]]] = {}
+    for rule in RULES if rules is None else rules:
+        if isinstance(rule, str):
+            if rule not in RULES:
+                msg = f"there is no rule {rule!r}; there are {', '.join(RULES)}"
+                raise ConfigurationError(msg)
+            rule = RULES[rule]  # noqa: PLW2901
+        classes[rule.name] = rule
+    params: dict[str, dict[str, object]] = {}
+    for key, value in settings.items():
+        name, _, param = key.partition(".")
+        known = classes.get(name) or RULES.get(name)
+        if known is None or param not in known.Settings.model_fields:
+            names = (
+                ", ".join(f"{name}.{p}" for p in known.Settings.model_fields) if known else ", ".join(classes)
+            )
+            msg = f"there is no setting {key!r}; " + (
+                f"{name} has {names}" if known else f"rules are {names}"
+            )
+            raise ConfigurationError(msg)
+        params.setdefault(name, {})[param] = value
+    parsed: list[tuple[type[Rule[Any]], RuleSettings]] = []
+    for name, cls in classes.items():
+        try:
+            parsed.append((cls, cls.Settings(**params.get(name, {}))))
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join([name, *map(str, first["loc"])])
+            msg = f"setting {where}: {first['msg']} (got {first['input']!r})"
+            raise ConfigurationError(msg) from None
+    on = [(cls, s) for cls, s in parsed if s.enabled]
+    context = RuleContext(prices, frozenset(cls.name for cls, _ in on))
+    return [cls(s, context) for cls, s in on]

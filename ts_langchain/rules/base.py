@@ -1,0 +1,166 @@
+"""What a rule is.
+
+A rule recognises one kind of waste. It is fed the finished calls of a session one by one, keeps what it
+needs in a small state per session, and never looks back at the calls themselves: O(1) amortised per call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ts_langchain.call import Call, Kind
+    from ts_langchain.pricing import Prices
+
+Severity = Literal["low", "medium", "high"]
+SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
+Part = Literal["call", "turn", "tools", "context"]
+Evidence = "dict[str, int | float | str | bool | None]"
+
+
+class RuleSettings(BaseModel):
+    """Settings every rule has. Addressed as `rule.param`, for example `tool_loop.min_calls`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="False switches the rule off.")
+    block: bool = Field(
+        False,
+        description="In mode `block`: veto the next model call while a severe incident of this rule is open.",
+    )
+    exempt_tools: frozenset[str] = Field(
+        frozenset(), description="Names of tools, retrievers or models this rule never looks at."
+    )
+    exempt_nodes: frozenset[str] = Field(frozenset(), description="LangGraph nodes this rule never looks at.")
+    exempt_tags: frozenset[str] = Field(frozenset(), description="Tags whose runs this rule never looks at.")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Tokens of one billed call that a rule holds to be wasted.
+
+    Attributes:
+        call_id: The billed call (model or embedding).
+        part: `call` is the call as a whole or some of its tokens; `turn` is one of the tool calls a model turn
+            asked for: the turn is wasted as a whole once all of them are; `tools` are tool
+            definitions; `context` is carried context. Different parts of a call are different tokens.
+        input_tokens: Wasted input, None for all of it.
+        output_tokens: Wasted output, None for all of it.
+        unit: For `turn`: which of the tool calls.
+        units: For `turn`: how many tool calls the turn asked for.
+        rate: Share of the price that is waste, 0 to 1. Below 1 the tokens were needed, at a lower price:
+            dollars are wasted, tokens are not.
+    """
+
+    call_id: str
+    part: Part = "call"
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    unit: str = ""
+    units: int = 1
+    rate: float = 1.0
+
+
+@dataclass(slots=True)
+class Finding:
+    """What a rule returns the moment it recognises waste.
+
+    Attributes:
+        key: What it is about: findings of one rule, session and key are one incident.
+        summary: One sentence for people: what happened, how often. Names and numbers, no content.
+        claims: Wasted tokens.
+        calls: Ids of the calls that were waste.
+        seconds: Time those calls took.
+        severity: `low` is worth knowing, `medium` worth mending, `high` worth stopping for.
+        confidence: Estimated probability that a person who sees the calls agrees, 0 to 1.
+        evidence: Hashes, lengths, counts, names.
+        request: If set, only this very request (`Call.request`) is to be vetoed.
+    """
+
+    key: int
+    summary: str
+    claims: tuple[Claim, ...] = ()
+    calls: tuple[str, ...] = ()
+    seconds: float = 0.0
+    severity: Severity = "medium"
+    confidence: float = 0.9
+    evidence: dict[str, int | float | str | bool | None] = field(default_factory=dict)
+    request: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleContext:
+    """What rules may know about their surroundings.
+
+    Attributes:
+        prices: Prices and context windows of models.
+        active: Names of all rules that are switched on.
+    """
+
+    prices: Prices
+    active: frozenset[str]
+
+
+S = TypeVar("S")
+
+
+class Rule(Generic[S]):
+    """Base of all rules.
+
+    Attributes:
+        name: Unique name; settings are addressed by it.
+        specificity: Where two rules claim the same tokens, the higher one gets them.
+        kinds: Kinds of calls the rule wants to see.
+        suggestion: What to do about it, one sentence.
+    """
+
+    name: ClassVar[str]
+    specificity: ClassVar[int]
+    kinds: ClassVar[frozenset[Kind]]
+    suggestion: ClassVar[str]
+
+    class Settings(RuleSettings):
+        """Settings of this rule."""
+
+    def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
+        self.settings = settings
+        self.context = context
+
+    def new_state(self) -> S:
+        """State of a session that this rule sees for the first time. Must be picklable and hold no content."""
+        raise NotImplementedError
+
+    def observe(self, call: Call, state: S) -> Finding | None:
+        """Looks at one finished call."""
+        raise NotImplementedError
+
+    def shrink(self, state: S) -> None:
+        """Reduces the state of a session that has been idle for a long time."""
+
+    def exempts(self, call: Call) -> bool:
+        """True if the user's settings keep this rule from looking at the call."""
+        s = self.settings
+        return (
+            (bool(s.exempt_tools) and call.name in s.exempt_tools)
+            or (bool(s.exempt_nodes) and call.node in s.exempt_nodes)
+            or (bool(s.exempt_tags) and not s.exempt_tags.isdisjoint(call.tags))
+        )
+
+    @classmethod
+    def explain(cls) -> Mapping[str, str]:
+        """The rule's settings: name to `default: description`."""
+        return {
+            name: f"{_plain(info.get_default(call_default_factory=True))}: {info.description or ''}"
+            for name, info in cls.Settings.model_fields.items()
+        }
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (frozenset, set)):
+        return ", ".join(sorted(map(str, value))) or "none"
+    return str(value)

@@ -1,0 +1,269 @@
+"""The same call again, and nothing new came back: what `tool_loop` and `retrieval_thrash` share.
+
+A *group* holds calls of one tool with the same or nearly the same arguments. A call counts as a repeat only
+if it brought back what the group already had; an answer that differs is progress and starts the group anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from pydantic import Field, PositiveFloat
+
+from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Severity
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call
+    from ts_langchain.fingerprint import Arguments
+
+MAX_GROUPS = 96
+MAX_GROUPS_IDLE = 16
+MAX_RECENT = 6
+MAX_ITEMS = 64
+
+_MUTATING = re.compile(
+    r"(?:^|[_\-. ])(?:book|buy|order|create|update|set|cancel|delete|remove|send|add|write|post|put|insert|move|"
+    r"click|type|press|submit|change|modify|edit|apply|save|upload|start|stop|restart|next|step|undo|redo|toggle|"
+    r"open|close|commit|push|merge|assign|pay|refund|transfer)(?:$|[_\-. A-Z])",
+)
+
+
+class Turn(NamedTuple):
+    """A repeated call and the model turn that asked for it."""
+
+    call_id: str
+    requested_by: str | None
+    unit: str
+    units: int
+    seconds: float
+
+
+class Group:
+    """Calls of one tool with the same or nearly the same arguments, as long as nothing new comes back."""
+
+    __slots__ = (
+        "answer",
+        "arguments",
+        "blind",
+        "count",
+        "ended_at",
+        "items",
+        "key",
+        "mutations",
+        "reworded",
+        "times",
+        "unclaimed",
+    )
+
+    def __init__(self, key: int, call: Call, arguments: Arguments) -> None:
+        self.key = key
+        self.arguments = arguments
+        self.answer = call.answer
+        self.items: frozenset[int] = frozenset(call.items[:MAX_ITEMS])
+        self.count = 1
+        self.times: tuple[float, ...] = (call.started_at,)
+        self.ended_at = call.ended_at
+        self.mutations = 0
+        self.reworded = False
+        self.blind = call.answer == 0
+        self.unclaimed: list[Turn] = []
+
+
+class Repeats:
+    """State of one session."""
+
+    __slots__ = ("groups", "mutations", "recent")
+
+    def __init__(self) -> None:
+        self.groups: OrderedDict[int, Group] = OrderedDict()
+        self.recent: dict[int, list[int]] = {}
+        self.mutations = 0
+
+
+class RepeatRule(Rule[Repeats]):
+    """Base of the rules about calls that repeat themselves. Abstract."""
+
+    class Settings(RuleSettings):
+        """Settings of rules about repeats."""
+
+        block: bool = Field(True, description="In mode `block`: veto the next model call once it is a loop.")
+        window_seconds: PositiveFloat = Field(
+            300, description="Event time in which `min_calls` calls must fall to be called a loop."
+        )
+        min_calls: int = Field(3, ge=2, description="Calls that make a loop (severity high).")
+        min_identical_calls: int | None = Field(
+            None,
+            ge=2,
+            description="Identical calls with identical answers that are reported (severity low), however far "
+            "apart. Unset: 2 as long as min_calls has its default, else min_calls.",
+        )
+        similarity: float = Field(
+            0.7,
+            ge=0,
+            le=1,
+            description="Word-set similarity from which reworded free text counts as the same.",
+        )
+
+    verb: ClassVar[str] = "called"
+
+    settings: Settings
+
+    def new_state(self) -> Repeats:
+        return Repeats()
+
+    def shrink(self, state: Repeats) -> None:
+        while len(state.groups) > MAX_GROUPS_IDLE:
+            state.groups.popitem(last=False)
+        state.recent.clear()
+
+    @property
+    def min_identical(self) -> int:
+        """From how many identical calls on a repeat is reported."""
+        s = self.settings
+        if s.min_identical_calls is not None:
+            return s.min_identical_calls
+        return 2 if s.min_calls == type(s).model_fields["min_calls"].default else s.min_calls
+
+    def concerns(self, call: Call) -> bool:
+        """True if the call is one this rule is about."""
+        raise NotImplementedError
+
+    def observe(self, call: Call, state: Repeats) -> Finding | None:
+        arguments = call.arguments
+        if arguments is None or call.status == "cancelled" or not self.concerns(call):
+            return None
+        mutating = call.status == "ok" and is_mutating(call.name)
+        tool = name_hash(call.name)
+        key = mix(tool, arguments.fingerprint)
+        group = state.groups.get(key)
+        if group is None and (group := self._similar(call, arguments, tool, state)):
+            group.reworded = True
+            state.groups[key] = group
+        if group is None:
+            self._remember(call, arguments, key, tool, state)
+            group = state.groups[key]
+        else:
+            state.groups.move_to_end(key)
+            nothing_new = _nothing_new(call, group)
+            state_changed = mutating and state.mutations > group.mutations
+            overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
+            if nothing_new and not state_changed and not call.pending:
+                group.count += 1
+                group.times = (*group.times, call.started_at)[-self.settings.min_calls :]
+                group.unclaimed.append(
+                    Turn(
+                        call.id,
+                        call.requested_by,
+                        call.tool_call_id or call.id,
+                        call.siblings,
+                        call.ended_at - call.started_at,
+                    )
+                )
+                del group.unclaimed[:-8]
+            else:
+                self._start_anew(group, call)
+            group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
+        if mutating:
+            state.mutations += 1
+        group.mutations = state.mutations
+        return self._judge(call, group) if group.count > 1 else None
+
+    def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
+        if arguments.free_text is None:
+            return None
+        for key in reversed(state.recent.get(tool, ())):
+            group = state.groups.get(key)
+            if (
+                group is not None
+                and _nothing_new(call, group)
+                and call.started_at - group.times[-1] <= self.settings.window_seconds
+                and arguments.similarity(group.arguments) >= self.settings.similarity
+            ):
+                return group
+        return None
+
+    @staticmethod
+    def _remember(call: Call, arguments: Arguments, key: int, tool: int, state: Repeats) -> None:
+        state.groups[key] = Group(key, call, arguments)
+        if len(state.groups) > MAX_GROUPS:
+            state.groups.popitem(last=False)
+        if arguments.free_text is not None:
+            recent = state.recent.setdefault(tool, [])
+            recent.append(key)
+            del recent[:-MAX_RECENT]
+            if len(state.recent) > MAX_RECENT * 2:
+                del state.recent[next(iter(state.recent))]
+
+    @staticmethod
+    def _start_anew(group: Group, call: Call) -> None:
+        group.answer = call.answer
+        group.items |= frozenset(call.items[:MAX_ITEMS])
+        if len(group.items) > MAX_ITEMS * 2:
+            group.items = frozenset(call.items[:MAX_ITEMS])
+        group.count = 1
+        group.times = (call.started_at,)
+        group.blind = call.answer == 0
+        group.reworded = False
+        group.unclaimed.clear()
+
+    def _judge(self, call: Call, group: Group) -> Finding | None:
+        s = self.settings
+        in_window = len(group.times) >= s.min_calls and call.started_at - group.times[0] <= s.window_seconds
+        loop = group.count >= s.min_calls and in_window
+        identical = not group.reworded and not group.blind and group.count >= self.min_identical
+        if not loop and not identical:
+            return None
+        severity: Severity = "high" if loop else "low"
+        confidence = 0.55 if group.blind else 0.8 if group.reworded else 0.95
+        unclaimed, group.unclaimed = group.unclaimed, []
+        how = "nearly the same" if group.reworded else "the same"
+        back = (
+            "what came back was not captured"
+            if group.blind
+            else "the same error came back"
+            if call.status == "error"
+            else "nothing new came back"
+        )
+        return Finding(
+            group.key,
+            f"{call.name} was {self.verb} {group.count} times with {how} arguments and {back}.",
+            claims=tuple(
+                Claim(t.requested_by, "turn", unit=t.unit, units=t.units) for t in unclaimed if t.requested_by
+            ),
+            calls=tuple(t.call_id for t in unclaimed),
+            seconds=sum(t.seconds for t in unclaimed),
+            severity="medium" if loop and group.blind else severity,
+            confidence=confidence,
+            evidence={
+                "tool": call.name,
+                "calls": group.count,
+                "arguments_hash": f"{group.arguments.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}",
+                "answer_hash": f"{group.answer & 0xFFFFFFFFFFFFFFFF:016x}",
+                "answer_chars": call.answer_chars,
+                "answer_captured": not group.blind,
+                "reworded": group.reworded,
+                "failed": call.status == "error",
+            },
+        )
+
+
+def _nothing_new(call: Call, group: Group) -> bool:
+    if call.answer == group.answer:
+        return True
+    return bool(call.items) and group.items.issuperset(call.items[:MAX_ITEMS])
+
+
+_MUTATING_NAMES: dict[str, bool] = {}
+
+
+def is_mutating(name: str) -> bool:
+    """True for a tool whose name says that it changes something (`book_flight`, `sendEmail`)."""
+    known = _MUTATING_NAMES.get(name)
+    if known is None:
+        if len(_MUTATING_NAMES) > 4096:
+            _MUTATING_NAMES.clear()
+        known = _MUTATING_NAMES[name] = _MUTATING.search(name) is not None
+    return known

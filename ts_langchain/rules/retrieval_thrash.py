@@ -1,0 +1,56 @@
+"""`retrieval_thrash`: overlapping queries that bring back what was already there."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from ts_langchain.rules.repeats import RepeatRule
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call, Kind
+
+_RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.IGNORECASE)
+
+
+def is_retrieval(name: str) -> bool:
+    """True for a tool whose name says that it looks something up."""
+    return _RETRIEVAL.search(name) is not None
+
+
+class RetrievalThrash(RepeatRule):
+    """A retriever or search tool is asked nearly the same again and finds nothing it had not found before.
+
+    Fires when the same query brought back the same documents `min_identical_calls` times (severity low), and
+    again when `min_calls` queries with a word overlap of at least `similarity` fall into `window_seconds`
+    of event time and none brought back a new document (severity high).
+
+    Does not fire on: queries that differ in a name, number, date or filter; similar queries that bring back
+    something new; paging.
+
+    Wasted: the model turn that asked for the repeated search. A retriever that the app calls by itself has
+    no such turn; then calls and seconds are counted, and no tokens.
+    """
+
+    name = "retrieval_thrash"
+    specificity = 50
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever"})
+    suggestion = "Give the model the documents it already has, cache the search, or stop the run."
+    verb = "asked"
+
+    class Settings(RepeatRule.Settings):
+        """Settings of retrieval_thrash."""
+
+        window_seconds: PositiveFloat = Field(
+            120, description="Event time in which `min_calls` queries must fall to be called thrash."
+        )
+        similarity: float = Field(
+            0.65, ge=0, le=1, description="Word-set similarity from which two queries count as the same."
+        )
+
+    settings: Settings
+
+    def concerns(self, call: Call) -> bool:
+        return call.kind == "retriever" or is_retrieval(call.name)

@@ -1,0 +1,104 @@
+"""`tool_definition_bloat`: tool schemas that go along with every call and are never used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call, Kind
+
+BYTES_PER_TOKEN = 4
+MAX_USED = 256
+MAX_UNCLAIMED = 8
+
+
+class Offered:
+    """Which tools a session was offered and which it used."""
+
+    __slots__ = ("calls", "unclaimed", "used")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.used: set[str] = set()
+        self.unclaimed: list[tuple[str, int]] = []
+
+
+class ToolDefinitionBloat(Rule[Offered]):
+    """Large tool definitions go along with every request, and most of them are never called.
+
+    Fires at the `min_calls`-th model call of a session that carries at least `min_bytes` of tool definitions, or
+    `min_tools` tools of together at least `min_bytes_many`, if at least half of these bytes belong to tools
+    that the session has not called so far.
+
+    Does not fire on: many tiny tools; tools that are used.
+
+    Wasted: the definitions of the tools not called so far, 4 bytes a token, in each of these calls. A tool
+    that is called later no longer counts from then on.
+    """
+
+    name = "tool_definition_bloat"
+    specificity = 25
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    suggestion = "Send only the tools this step needs (tool selection), or shorten their descriptions."
+
+    class Settings(RuleSettings):
+        """Settings of tool_definition_bloat."""
+
+        min_bytes: int = Field(
+            30_000, gt=0, description="Bytes of JSON that weigh whatever the number of tools."
+        )
+        min_tools: int = Field(30, gt=0, description="Number of tools that weigh ...")
+        min_bytes_many: int = Field(
+            6_000, gt=0, description="... if they have at least so many bytes of JSON."
+        )
+        min_calls: int = Field(3, ge=1, description="Model calls before a tool counts as not used.")
+
+    settings: Settings
+
+    def new_state(self) -> Offered:
+        return Offered()
+
+    def observe(self, call: Call, state: Offered) -> Finding | None:
+        toolset, s = call.toolset, self.settings
+        if toolset is None or call.status != "ok":
+            return None
+        if call.tool_calls and len(state.used) < MAX_USED:
+            state.used.update(c.name for c in call.tool_calls)
+        total = toolset.total_bytes
+        if total < s.min_bytes and (len(toolset.names) < s.min_tools or total < s.min_bytes_many):
+            return None
+        unused = [
+            size for name, size in zip(toolset.names, toolset.sizes, strict=True) if name not in state.used
+        ]
+        dead = sum(unused)
+        state.calls += 1
+        if dead * 2 >= total:
+            state.unclaimed.append((call.id, dead // BYTES_PER_TOKEN))
+            del state.unclaimed[:-MAX_UNCLAIMED]
+        if state.calls < s.min_calls or dead * 2 < total:
+            return None
+        unclaimed, state.unclaimed = state.unclaimed, []
+        # what was sent before may have been used since
+        return Finding(
+            0,
+            f"{len(unused)} of {len(toolset.names)} tools ({dead:,} of {total:,} bytes) went along with "
+            f"{state.calls} calls and were never used.",
+            claims=tuple(
+                Claim(i, "tools", min(tokens, dead // BYTES_PER_TOKEN), 0) for i, tokens in unclaimed
+            ),
+            calls=tuple(i for i, _ in unclaimed),
+            severity="medium",
+            confidence=0.9 if state.calls >= 5 else 0.75,
+            evidence={
+                "tools": len(toolset.names),
+                "unused_tools": len(unused),
+                "bytes": total,
+                "unused_bytes": dead,
+                "calls": state.calls,
+                "tokens_estimated": True,
+            },
+        )

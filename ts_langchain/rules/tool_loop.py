@@ -1,0 +1,56 @@
+"""`tool_loop`: one tool, the same arguments, the same answer, again and again."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ts_langchain.rules.repeats import RepeatRule
+from ts_langchain.rules.retrieval_thrash import is_retrieval
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call, Kind
+
+_POLLING = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep", re.IGNORECASE)
+
+
+class ToolLoop(RepeatRule):
+    """One tool is called again with the same or nearly the same arguments and nothing new comes back.
+
+    Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time
+    (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time
+    (severity high: a loop). Arguments are compared field by field: a changed id, path, date, number or
+    recipient is a different call; only free text may be reworded (`similarity`).
+
+    Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
+    something is still under way); a mutating tool (`book_…`, `set_…`) that is called again after another
+    change was made; search tools, which `retrieval_thrash` looks after.
+
+    Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
+    the output tokens of those that were.
+
+    Differs from the known definition: the window is 300 s instead of 60 s, because three turns of a real agent
+    often take longer than a minute, and the answer decides, not the arguments alone.
+    """
+
+    name = "tool_loop"
+    specificity = 40
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool"})
+    suggestion = "Tell the model what it already tried and what came back, or stop the run."
+
+    class Settings(RepeatRule.Settings):
+        """Settings of tool_loop."""
+
+        polling_tools: frozenset[str] = Field(
+            frozenset(),
+            description="More tools that poll, besides those named like check_status, poll, wait_for.",
+        )
+
+    settings: Settings
+
+    def concerns(self, call: Call) -> bool:
+        if call.name in self.settings.polling_tools or _POLLING.search(call.name):
+            return False
+        return "retrieval_thrash" not in self.context.active or not is_retrieval(call.name)

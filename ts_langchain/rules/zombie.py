@@ -1,0 +1,125 @@
+"""`zombie`: calls go on, and nobody gets anything."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call, Kind
+
+MAX_SEEN = 64
+MAX_UNCLAIMED = 32
+
+
+class Progress:
+    """What a session has achieved, and what it has done since."""
+
+    __slots__ = ("calls", "root_id", "seen", "since", "unclaimed")
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.root_id = ""
+        self.calls = 0
+        self.seen: OrderedDict[int, None] = OrderedDict()
+        self.unclaimed: list[tuple[str, float, bool]] = []
+
+    def restart(self, at: float) -> None:
+        """Something new came: the clock starts again."""
+        self.since, self.calls = at, 0
+        self.unclaimed.clear()
+
+    def is_new(self, answer: int) -> bool:
+        """True if this answer has not come back before; remembers it."""
+        if answer in self.seen:
+            self.seen.move_to_end(answer)
+            return False
+        self.seen[answer] = None
+        if len(self.seen) > MAX_SEEN:
+            self.seen.popitem(last=False)
+        return True
+
+
+class Zombie(Rule[Progress]):
+    """A run goes on for minutes, and neither the user nor the agent itself gets anything new.
+
+    Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none
+    of them a new answer to the user and none a tool result that had not come back before.
+
+    Does not fire on: long work in which each step brings something new; a poll that says it is still waiting; a
+    new run of the same session; runs tagged with one of `long_running_tags`.
+
+    Wasted: the model calls since the last thing that was new.
+    """
+
+    name = "zombie"
+    specificity = 10
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"model", "tool", "retriever"})
+    suggestion = "Stop the run, and give the agent a step or time limit."
+
+    class Settings(RuleSettings):
+        """Settings of zombie."""
+
+        block: bool = Field(True, description="In mode `block`: veto the next model call of this run.")
+        window_seconds: PositiveFloat = Field(300, description="Event time without anything new.")
+        min_calls: int = Field(5, ge=2, description="Calls in that time.")
+        long_running_tags: frozenset[str] = Field(
+            frozenset({"long_running", "long-running"}),
+            description="Tags that mark runs allowed to take long.",
+        )
+
+    settings: Settings
+
+    def new_state(self) -> Progress:
+        return Progress()
+
+    def shrink(self, state: Progress) -> None:
+        while len(state.seen) > MAX_SEEN // 4:
+            state.seen.popitem(last=False)
+        state.unclaimed.clear()
+
+    def observe(self, call: Call, state: Progress) -> Finding | None:
+        s = self.settings
+        if call.root_id != state.root_id:
+            state.root_id = call.root_id
+            state.restart(call.started_at)
+        if call.pending:
+            state.restart(call.ended_at)
+            return None
+        if call.kind == "model":
+            new = (
+                call.status == "ok"
+                and not call.tool_calls
+                and bool(call.answer_chars)
+                and state.is_new(call.answer)
+            )
+        else:
+            new = call.status == "ok" and (not call.answer or state.is_new(call.answer))
+        if new:
+            state.restart(call.ended_at)
+            return None
+        state.calls += 1
+        state.unclaimed.append((call.id, call.ended_at - call.started_at, call.kind == "model"))
+        del state.unclaimed[:-MAX_UNCLAIMED]
+        quiet = call.ended_at - state.since
+        if (
+            quiet < s.window_seconds
+            or state.calls < s.min_calls
+            or not s.long_running_tags.isdisjoint(call.tags)
+        ):
+            return None
+        unclaimed, state.unclaimed = state.unclaimed, []
+        return Finding(
+            0,
+            f"{state.calls} calls in {quiet / 60:.0f} minutes brought nothing new to the user or the agent.",
+            claims=tuple(Claim(i) for i, _, billed in unclaimed if billed),
+            calls=tuple(i for i, _, _ in unclaimed),
+            seconds=sum(sec for _, sec, _ in unclaimed),
+            severity="high",
+            confidence=0.85,
+            evidence={"calls": state.calls, "seconds": round(quiet, 3)},
+        )

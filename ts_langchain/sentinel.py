@@ -1,0 +1,348 @@
+"""`Sentinel`: sessions, rules, incidents. Everything that captures feeds it; it does no I/O."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ts_langchain.capture.context import SessionContext
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.health import Faults
+from ts_langchain.incident import Bill, Incident, open_incident
+from ts_langchain.pricing import Prices
+from ts_langchain.rules import build_rules
+from ts_langchain.session import MAX_BILLS_IDLE, MAX_INCIDENTS, Session, SessionState, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ts_langchain.call import Call
+    from ts_langchain.pricing import Cost, Rates
+    from ts_langchain.rules.base import Finding, Rule
+
+Mode = Literal["observe", "block"]
+
+IDLE_SECONDS = 900.0
+QUIET_SECONDS = 900.0
+MAX_SESSIONS = 20_000
+MAX_PAST_INCIDENTS = 10_000
+SWEEP = 4
+
+
+class Store(Protocol):
+    """Where sessions go that do not fit into memory. Replay has one; a live Sentinel has none."""
+
+    def load(self, session_id: str) -> SessionState | None:
+        """A session stored earlier, None if there is none."""
+        ...
+
+    def evict(self, state: SessionState) -> None:
+        """Takes a session that has to leave memory."""
+        ...
+
+    def touched(self, state: SessionState, call: Call, cost: Cost | None) -> None:
+        """Told after each call, under the session's lock."""
+        ...
+
+    def closed(self, incident: Incident) -> None:
+        """Told of an incident that is over and leaves its session."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How the Sentinel itself is doing.
+
+    Attributes:
+        calls: Calls observed.
+        sessions: Sessions in memory.
+        evicted_sessions: Sessions dropped from memory because there were too many, oldest event time first.
+        faults: What went wrong inside: place and exception type to number of times.
+    """
+
+    calls: int
+    sessions: int
+    evicted_sessions: int
+    faults: Mapping[str, int]
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing went wrong and nothing was dropped."""
+        return not self.faults and not self.evicted_sessions
+
+
+class Sentinel:
+    """Watches calls, recognises waste, keeps the accounts. Thread-safe.
+
+    Args:
+        rules: Names or classes of the rules to run; None for all.
+        settings: `rule.param` to value, for example `{"tool_loop.min_calls": 5}`.
+        prices: Own prices by model name (see `ts_langchain.pricing.Rates`), or a `Prices`.
+        max_sessions: Sessions kept in memory. An idle session takes at most 6 KB, an active one at most 64 KB, so
+            the default of 20 000 is bounded by 120 MB of idle ones.
+        store: Where sessions go that do not fit; None drops and counts them.
+
+    Raises:
+        ConfigurationError: A rule or setting does not exist, or a value is not allowed.
+
+    Example:
+        >>> sentinel = Sentinel(settings={"tool_loop.min_calls": 5})
+        >>> sentinel.incidents()
+        []
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[str | type[Rule[Any]]] | None = None,
+        settings: Mapping[str, object] | None = None,
+        prices: Mapping[str, Rates | Mapping[str, float]] | Prices | None = None,
+        *,
+        max_sessions: int = MAX_SESSIONS,
+        store: Store | None = None,
+    ) -> None:
+        if max_sessions < 1:
+            msg = f"max_sessions is {max_sessions}, expected 1 or more"
+            raise ConfigurationError(msg)
+        self.prices = prices if isinstance(prices, Prices) else Prices(prices)
+        self.rules = build_rules(rules, settings or {}, self.prices)
+        self.faults = Faults()
+        self.max_sessions = max_sessions
+        self._by_kind: dict[str, tuple[Rule[Any], ...]] = {
+            kind: tuple(r for r in self.rules if kind in r.kinds)
+            for kind in ("model", "tool", "retriever", "embedding")
+        }
+        self._exempting = frozenset(
+            r.name for r in self.rules if r.settings.exempt_tools or r.settings.exempt_nodes or r.settings.exempt_tags
+        )
+        self._blocking = frozenset(r.name for r in self.rules if r.settings.block)
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._awake: OrderedDict[str, None] = OrderedDict()  # sessions not shrunk, least recently used first
+        self._lock = threading.Lock()
+        self._past: deque[Incident] = deque(maxlen=MAX_PAST_INCIDENTS)
+        self._callbacks: list[Callable[[Incident], object]] = []
+        self._store = store
+        self._calls = 0
+        self._evicted = 0
+
+    # --- users' side -------------------------------------------------------------------------------
+
+    def session(
+        self,
+        session_id: str | None = None,
+        *,
+        user_id: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> SessionContext:
+        """A context in which all calls belong to this session, user and tags.
+
+        Example:
+            >>> with Sentinel().session("chat-17", user_id="ada"):
+            ...     pass
+        """
+        return SessionContext(session_id, user_id, tuple(tags))
+
+    def on_incident(self, callback: Callable[[Incident], object]) -> None:
+        """Calls `callback` with a copy of each incident that opens or becomes more severe.
+
+        It runs in the thread of the call that caused it, with no lock held; what it raises is counted in
+        `health()` and goes no further.
+        """
+        self._callbacks.append(callback)
+
+    def incidents(self, session_id: str | None = None) -> list[Incident]:
+        """Copies of all incidents, or those of one session, in order of opening."""
+        with self._lock:
+            found = [copy.copy(i) for i in self._past if session_id in (None, i.session_id)]
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            if session_id in (None, session.state.id):
+                with session.lock:
+                    found.extend(copy.copy(i) for i in session.state.incidents.values())
+        return sorted(found, key=lambda i: (i.opened_at, i.id))
+
+    def totals(self, session_id: str) -> Totals | None:
+        """What a session consisted of so far; None if it is not known."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            return None
+        with session.lock:
+            return copy.copy(session.state.totals)
+
+    def health(self) -> Health:
+        """How the Sentinel itself is doing."""
+        return Health(self._calls, len(self._sessions), self._evicted, self.faults.counts())
+
+    # --- capture's side ----------------------------------------------------------------------------
+
+    def get(self, session_id: str) -> Session:
+        """The session of this id, made or loaded if need be."""
+        with self._lock:
+            session = self._sessions.get(session_id)
+            if session is not None:
+                return session
+            state = self._store.load(session_id) if self._store is not None else None
+            session = Session(state or SessionState(session_id))
+            self._sessions[session_id] = session
+            evicted = self._make_room() if len(self._sessions) > self.max_sessions else None
+        if evicted is not None and self._store is not None:
+            with evicted.lock:
+                self._store.evict(evicted.state)
+        return session
+
+    def _make_room(self) -> Session:
+        """Takes out the session whose last call is the oldest in event time. The table's lock is held."""
+        # the table is in order of last use; event time may differ from it, so the oldest few compete
+        heads = []
+        for number, (session_id, session) in enumerate(self._sessions.items()):
+            heads.append((session.state.last_at, number, session_id))
+            if number >= 15:
+                break
+        heads.pop()  # never the newest, which has not been used yet, in a table of less than 16
+        _, _, oldest = min(heads)
+        session = self._sessions.pop(oldest)
+        self._evicted += self._store is None
+        if self._store is None:
+            self._past.extend(session.state.incidents.values())
+        return session
+
+    def observe(self, call: Call) -> None:
+        """Takes in one finished call. Never raises."""
+        opened: list[Incident] | None = None
+        try:
+            opened = self._observe(call)
+        except Exception as error:  # noqa: BLE001 - fails open, see health.Faults
+            self.faults.record("sentinel.observe", error)
+        if opened:
+            self._notify(opened)
+
+    def _observe(self, call: Call) -> list[Incident] | None:
+        session = self.get(call.session_id)
+        cost = self.prices.cost(call) if call.model is not None or call.source_cost is not None else None
+        opened: list[Incident] | None = None
+        with session.lock:
+            state = session.state
+            if call.started_at - state.last_at > IDLE_SECONDS:
+                self._shrink(state)
+            state.shrunk = False
+            if not state.totals.calls or call.started_at < state.started_at:
+                state.started_at = call.started_at
+            if call.ended_at > state.last_at:
+                state.last_at = call.ended_at
+            state.totals.add(call, cost)
+            if call.usage.input_tokens or call.usage.output_tokens or call.kind == "model":
+                session.bill(call.id, Bill(call, cost))
+            for rule in self._by_kind[call.kind]:
+                try:
+                    if rule.name in self._exempting and rule.exempts(call):
+                        continue
+                    rule_state = state.rules.get(rule.name)
+                    if rule_state is None:
+                        rule_state = state.rules[rule.name] = rule.new_state()
+                    finding = rule.observe(call, rule_state)
+                    if finding is not None and (incident := self._take(rule, finding, call, state)):
+                        opened = [*(opened or ()), incident]
+                except Exception as error:  # noqa: BLE001 - one rule's bug must not silence the others
+                    self.faults.record(f"rule {rule.name}", error)
+            if self._store is not None:
+                self._store.touched(state, call, cost)
+        with self._lock:
+            self._calls += 1
+            if call.session_id in self._sessions:
+                self._sessions.move_to_end(call.session_id)
+                self._awake[call.session_id] = None
+                self._awake.move_to_end(call.session_id)
+            sweep = self._calls % SWEEP == 0
+        if sweep:
+            self._sweep(call.ended_at)
+        return opened
+
+    def _take(self, rule: Rule[Any], finding: Finding, call: Call, state: SessionState) -> Incident | None:
+        """Opens or extends the finding's incident. Returns a copy if users should hear of it."""
+        key = (rule.name, finding.key)
+        incident = state.incidents.get(key)
+        if incident is not None and call.started_at - incident.last_seen_at > QUIET_SECONDS:
+            self._close(incident, state)
+            incident = None
+        if incident is None:
+            incident = state.incidents[key] = open_incident(rule.name, rule.suggestion, finding, call)
+            if len(state.incidents) > MAX_INCIDENTS:
+                self._close(min(state.incidents.values(), key=lambda i: (i.last_seen_at, i.id)), state)
+        rose = incident.extend(finding, call)
+        for claim in finding.claims:
+            bill = state.bills.get(claim.call_id)
+            if bill is not None:
+                bill.claim(claim, incident, rule.specificity)
+        return copy.copy(incident) if rose else None
+
+    def _close(self, incident: Incident, state: SessionState) -> None:
+        incident.closed = True
+        del state.incidents[incident.rule, incident.key]
+        if self._store is not None:
+            self._store.closed(incident)
+        else:
+            self._past.append(incident)
+
+    def _shrink(self, state: SessionState) -> None:
+        """Reduces what is kept of a session that has been silent. Depends on event time alone."""
+        if state.shrunk or not state.totals.calls:
+            return
+        for rule in self.rules:
+            if rule.name in state.rules:
+                rule.shrink(state.rules[rule.name])
+        while len(state.bills) > MAX_BILLS_IDLE:
+            state.bills.popitem(last=False)
+        if state.capture is not None:
+            state.capture.shrink()
+        state.shrunk = True
+
+    def _sweep(self, now: float) -> None:
+        """Shrinks sessions that have been silent, a few at a time: O(1) amortised over the calls."""
+        with self._lock:
+            silent: list[Session] = []
+            while self._awake and len(silent) < SWEEP * 2:
+                session = self._sessions.get(next(iter(self._awake)))
+                if session is not None:
+                    if now - session.state.last_at <= IDLE_SECONDS:
+                        break
+                    silent.append(session)
+                self._awake.popitem(last=False)
+        for session in silent:
+            with session.lock:
+                if now - session.state.last_at > IDLE_SECONDS:
+                    self._shrink(session.state)
+
+    def _notify(self, opened: list[Incident]) -> None:
+        for incident in opened:
+            for callback in self._callbacks:
+                with self.faults.fail_open("on_incident callback"):
+                    callback(incident)
+
+    def veto(self, session: Session, root_id: str, request: int) -> Incident | None:
+        """The incident because of which this model request should not be sent; None if it may go.
+
+        A loop is vetoed inside the run it happens in; the next run of the same session may go on. A retry storm
+        is vetoed by its request.
+        """
+        incidents = session.state.incidents
+        if not incidents:
+            return None
+        with session.lock:
+            for (rule, _), incident in incidents.items():
+                if incident.severity != "high" or rule not in self._blocking:
+                    continue
+                if incident.request is not None:
+                    if incident.request == request:
+                        return copy.copy(incident)
+                elif incident.root_id == root_id:
+                    return copy.copy(incident)
+        return None
+
+    # --- storing -----------------------------------------------------------------------------------
+
+    def states(self) -> list[SessionState]:
+        """All sessions in memory, for storing them. Not a copy."""
+        with self._lock:
+            return [s.state for s in self._sessions.values()]
