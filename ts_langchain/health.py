@@ -23,6 +23,7 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
+        self.total = 0
 
     def record(self, where: str, error: BaseException) -> None:
         """Counts an exception; the first of its kind at this place is logged, without its message.
@@ -31,6 +32,7 @@ class Faults:
         """
         key = f"{where}: {type(error).__name__}"
         with self._lock:
+            self.total += 1
             if key not in self._counts and len(self._counts) >= MAX_PLACES:
                 key = "others"
             count = self._counts[key] = self._counts.get(key, 0) + 1

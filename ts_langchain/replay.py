@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
+import pickle
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from ts_langchain.capture.context import session_of
+from ts_langchain.capture.embeddings import embedding_call
+from ts_langchain.capture.handler import Reported, TokenSentinelHandler
+from ts_langchain.capture.messages import error_name, read_usage
+from ts_langchain.stored import load_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ts_langchain.call import SourceCost
+    from ts_langchain.sentinel import Sentinel
 
 RunType = Literal["llm", "tool", "retriever", "embedding", "chain"]
 
@@ -37,6 +46,7 @@ class Run:
         invocation_params: Model parameters, tools among them.
         usage: LangChain-shaped usage metadata as the source reports it beside the outputs.
         cost: Cost as the source reports it.
+        tool_call_id: For tools: joins the run with the model's request for it.
     """
 
     id: str
@@ -55,3 +65,225 @@ class Run:
     invocation_params: Mapping[str, object] = field(default_factory=dict)
     usage: Mapping[str, object] | None = None
     cost: SourceCost | None = None
+    tool_call_id: str | None = None
+
+
+class Replay:
+    """Feeds runs to a handler's own hooks, in event time.
+
+    Runs go in by start time; starts and ends come out in the order in which they happened, so that the
+    handler sees what it would have seen live. Of runs still under way only what has not been delivered is
+    held. Runs with equal start times are put into an order of their own, so the order they come in does
+    not matter.
+
+    Args:
+        sentinel: The `Sentinel` to feed.
+        on_delivered: Told the id of each run that has been delivered in full.
+
+    Attributes:
+        handler: The handler whose hooks are called.
+        late: Runs that came in too late to be put in order; they are replayed all the same.
+        faulty: Ids of runs that could not be read in full.
+    """
+
+    def __init__(self, sentinel: Sentinel, on_delivered: Callable[[str], object] | None = None) -> None:
+        self.sentinel = sentinel
+        self._on_delivered = on_delivered
+        self.handler = TokenSentinelHandler(sentinel, clock=self._now)
+        self.late = 0
+        self.faulty: list[str] = []
+        self._clock = 0.0
+        self._watermark = float("-inf")
+        self._tied: list[Run] = []
+        self._ends: list[tuple[float, float, str, Run]] = []
+        self._under_way: dict[str, int] = {}
+
+    def _now(self) -> float:
+        return self._clock
+
+    # --- feeding -----------------------------------------------------------------------------------
+
+    def feed(self, run: Run, page: int = 0) -> None:
+        """Takes the next run in.
+
+        Args:
+            run: A run that starts no earlier than the one before.
+            page: Number of the page it came on, to know which pages are still needed.
+        """
+        if run.run_type == "chain":
+            return
+        self._under_way[run.id] = page
+        tied = self._tied
+        if tied and run.started_at == tied[0].started_at:
+            tied.append(run)
+            return
+        if tied and run.started_at < tied[0].started_at:
+            self._start(run)
+            self._end_until(self._watermark)
+            return
+        self._start_tied()
+        self._tied = [run]
+
+    def finish(self) -> None:
+        """Delivers all that is still under way. To be called when the history has ended."""
+        self._start_tied()
+        self._end_until(float("inf"))
+
+    def _start_tied(self) -> None:
+        if not self._tied:
+            return
+        tied, self._tied = self._tied, []
+        if len(tied) > 1:  # what encloses another run comes first
+            tied.sort(key=lambda r: (-r.ended_at, r.id))
+        for run in tied:
+            self._end_until(run.started_at)
+            self._watermark = run.started_at
+            self._start(run)
+
+    def _end_until(self, at: float) -> None:
+        ends = self._ends
+        while ends and ends[0][0] <= at:
+            self._end(heapq.heappop(ends)[3])
+
+    def _start(self, run: Run) -> None:
+        if run.started_at < self._watermark and run.id not in self.handler.pending():
+            self.late += 1
+        heapq.heappush(self._ends, (run.ended_at, -run.started_at, run.id, run))
+        if run.run_type == "embedding" or run.id in self.handler.pending():
+            return  # the latter was started before an import was resumed
+        faults = self.sentinel.faults.total
+        self._clock = run.started_at
+        handler, metadata = self.handler, run.metadata
+        if run.thread_id is not None and session_of(metadata) is None:
+            metadata = {**metadata, "thread_id": run.thread_id}
+        handler.adopt(run.id, run.trace_id)
+        tags = list(run.tags) if run.tags else None
+        if run.run_type == "llm":
+            messages = request_messages(run.inputs)
+            handler.on_chat_model_start(
+                None,
+                [messages],
+                run_id=run.id,
+                parent_run_id=None,
+                tags=tags,
+                metadata=metadata,
+                invocation_params=run.invocation_params,
+                name=run.name,
+            )
+            if run.usage is not None or run.cost is not None:
+                handler.report(run.id, Reported(read_usage(run.usage), run.cost))
+        elif run.run_type == "tool":
+            handler.on_tool_start(
+                None,
+                "",
+                run_id=run.id,
+                parent_run_id=None,
+                tags=tags,
+                metadata=metadata,
+                inputs=run.inputs,
+                name=run.name,
+                tool_call_id=run.tool_call_id,
+            )
+        else:
+            handler.on_retriever_start(
+                None,
+                str(run.inputs.get("query", "")),
+                run_id=run.id,
+                parent_run_id=run.parent_id,
+                tags=tags,
+                metadata=metadata,
+                name=run.name,
+            )
+        if self.sentinel.faults.total != faults:
+            self.faulty.append(run.id)
+
+    def _end(self, run: Run) -> None:
+        faults = self.sentinel.faults.total
+        self._clock = run.ended_at
+        self._under_way.pop(run.id, None)
+        handler, run_id = self.handler, run.id
+        error: Any = run.error
+        if run.run_type == "embedding":
+            self._embedding(run)
+        elif run.run_type == "llm":
+            if error is None:
+                handler.on_llm_end(run.outputs, run_id=run_id)
+            else:
+                handler.on_llm_error(error, run_id=run_id, response=run.outputs)
+        elif run.run_type == "tool":
+            if error is None:
+                handler.on_tool_end(run.outputs, run_id=run_id)
+            else:
+                handler.on_tool_error(error, run_id=run_id)
+        elif error is None:
+            documents = (run.outputs or {}).get("documents")
+            handler.on_retriever_end(documents, run_id=run_id)
+        else:
+            handler.on_retriever_error(error, run_id=run_id)
+        handler.release(run_id)
+        if self.sentinel.faults.total != faults:
+            self.faulty.append(run_id)
+        if self._on_delivered is not None:
+            self._on_delivered(run_id)
+
+    def _embedding(self, run: Run) -> None:
+        with self.sentinel.faults.fail_open("replay: embedding"):
+            texts = run.inputs.get("texts") or run.inputs.get("input") or run.inputs.get("text") or ()
+            if isinstance(texts, str):
+                texts = (texts,)
+            model = run.metadata.get("ls_model_name") or run.invocation_params.get("model")
+            provider = run.metadata.get("ls_provider")
+            self.sentinel.observe(
+                embedding_call(
+                    [t for t in texts if isinstance(t, str)] if isinstance(texts, (list, tuple)) else [],
+                    call_id=run.id,
+                    session_id=session_of(run.metadata) or run.thread_id or run.trace_id,
+                    root_id=run.trace_id,
+                    name=run.name,
+                    model=str(model) if model else None,
+                    provider=str(provider) if provider else None,
+                    started_at=run.started_at,
+                    ended_at=run.ended_at,
+                    error=error_name(run.error) if run.error else None,
+                    usage=read_usage(run.usage),
+                    source_cost=run.cost,
+                    tags=run.tags,
+                )
+            )
+
+    # --- resuming ----------------------------------------------------------------------------------
+
+    def oldest_page(self) -> int | None:
+        """Number of the oldest page with a run not yet delivered; None if all were."""
+        return min(self._under_way.values(), default=None)
+
+    def is_under_way(self, run_id: str) -> bool:
+        """True if the run was fed and has not been delivered in full."""
+        return run_id in self._under_way
+
+    def snapshot(self) -> bytes:
+        """What is needed to go on later: calls that have begun, without content."""
+        return pickle.dumps((self._watermark, self.late, self.handler.pending()), protocol=5)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Goes on where `snapshot` was taken. Runs not delivered by then must be fed again."""
+        self._watermark, self.late, pending = load_state(snapshot)
+        self.handler.resume(pending)
+
+
+def request_messages(inputs: Mapping[str, object]) -> Sequence[object]:
+    """The messages of a recorded model run, whatever they are wrapped in; prompts count as human messages."""
+    messages = inputs.get("messages")
+    if isinstance(messages, (list, tuple)) and messages:
+        first = messages[0]
+        # a batch of one: [[message, …]]; but [["human", "hi"], …] is a list of pairs
+        if isinstance(first, (list, tuple)) and not (len(first) == 2 and isinstance(first[0], str)):
+            return first
+        return messages
+    for key in ("prompts", "prompt", "input", "text"):
+        value = inputs.get(key)
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, (list, tuple)) and value:
+            return value
+    return [messages] if isinstance(messages, (str, dict)) else []

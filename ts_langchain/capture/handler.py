@@ -116,7 +116,7 @@ class Reported:
 
     __slots__ = ("cost", "usage")
 
-    def __init__(self, usage: Mapping[str, object] | None, cost: SourceCost | None) -> None:
+    def __init__(self, usage: Usage | None, cost: SourceCost | None) -> None:
         self.usage = usage
         self.cost = cost
 
@@ -200,6 +200,18 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def adopt(self, run_id: str, root_id: str) -> None:
         """Tells beforehand which outermost run a run belongs to. For replay, where chains may be missing."""
         self._roots[run_id] = root_id
+
+    def release(self, run_id: str) -> None:
+        """Forgets a run that was adopted."""
+        self._roots.pop(run_id, None)
+
+    def pending(self) -> Mapping[Any, _Started]:
+        """Calls that have begun and not ended, by run id; they hold no content."""
+        return self._started
+
+    def resume(self, pending: Mapping[Any, _Started]) -> None:
+        """Takes over the `pending` calls of a handler that is gone."""
+        self._started = OrderedDict(pending)
 
     def report(self, run_id: str, reported: Reported) -> None:
         """Tells what a history's source says of a call that has started. For replay."""

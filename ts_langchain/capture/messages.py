@@ -351,14 +351,14 @@ class Answer(NamedTuple):
     tool_calls: tuple[ToolCall, ...] = ()
 
 
-def read_answer(response: object, prompt_chars: int, usage: object = None) -> Answer:
+def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
     """Reads a model's answer.
 
     Args:
         response: An `LLMResult`, or the recorded outputs: `generations[0][0].message`,
             `choices[0].message`, or a bare message.
         prompt_chars: Characters of the prompt, for the estimate where nobody reports usage.
-        usage: Usage metadata that the source of a history holds beside the outputs.
+        usage: Usage that the source of a history holds beside the outputs.
     """
     message, extra, llm_output = _find_message(response)
     fields = _unwrap(message) if isinstance(message, Mapping) else None
@@ -375,7 +375,7 @@ def read_answer(response: object, prompt_chars: int, usage: object = None) -> An
     read = read_message(message) if message is not None else None
     tokens = (
         read_usage(reported)
-        or read_usage(usage)
+        or usage
         or read_usage(meta.get("token_usage") or meta.get("usage"))
         or read_usage(extra.get("usage"))
         or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))
@@ -633,27 +633,25 @@ def document_hash(document: object) -> int:
     return text_hash(text) if isinstance(text, str) else value_hash(document)
 
 
-_ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?([A-Za-z_]\w*)(?:: (.*))?$")
+_ERROR_REPR = re.compile(r"([A-Za-z_]\w*)\(")
+_ERROR_LINE = re.compile(r"(?:[\w.]*\.)?([A-Za-z_]\w*): (.*)")
 
 
 def error_line(error: BaseException | str) -> tuple[str, str]:
-    """Type name and first line of the message, of an exception or of a recorded traceback."""
+    """Type name and first line of the message, of an exception or of what a tracer recorded of one.
+
+    LangChain's tracer writes the exception's `repr`, directly followed by the formatted traceback.
+    """
     if isinstance(error, BaseException):
         return type(error).__name__, str(error).partition("\n")[0][:SUMMARY_CHARS]
-    lines = error[-TEXT_LIMIT:].strip().splitlines()
-    tail: list[str] = []
-    for line in reversed(lines):
-        if line.startswith("  "):
-            break
-        tail.append(line)
-    for line in reversed(tail):
-        match = _ERROR_LINE.match(line)
-        if match and (match[2] is not None or match[1][:1].isupper()):
-            return match[1], (match[2] or "")[:SUMMARY_CHARS]
-    first = lines[0] if lines else ""
-    name, bracket, rest = first.partition("(")
-    if bracket and name.isidentifier():
-        return name, rest[:SUMMARY_CHARS]
+    text = error.strip()
+    if recorded := _ERROR_REPR.match(text):
+        name = recorded[1]
+        _, found, message = text[-TEXT_LIMIT:].rpartition(f"{name}: ")
+        return name, message.partition("\n")[0][:SUMMARY_CHARS] if found else ""
+    first, last = text.partition("\n")[0], text[-TEXT_LIMIT:].rpartition("\n")[2]
+    if line := _ERROR_LINE.match(first) or _ERROR_LINE.match(last):
+        return line[1], line[2][:SUMMARY_CHARS]
     return "Error", first[:SUMMARY_CHARS]
 
 

@@ -1,0 +1,175 @@
+"""LangSmith rows, of the v1 and the v2 API and of exports, as `Run`s."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from ts_importers.base import Skipped
+from ts_langchain.call import SourceCost
+from ts_langchain.replay import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ts_langchain.replay import RunType
+
+_CALLS = {"llm": "llm", "tool": "tool", "retriever": "retriever", "embedding": "embedding"}
+_NOTHING: dict[str, Any] = {}
+
+
+def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
+    """Reads one row.
+
+    The row's `session_id` is LangSmith's *project*; the conversation is `thread_id`, or what the run's metadata
+    says. An optional field of a wrong type is left out; the row is skipped only without id, start or end.
+
+    Returns:
+        The run; None for rows that are no calls (chains, prompts, parsers); or why it cannot be read.
+    """
+    kind = row.get("run_type")
+    run_type = _CALLS.get(kind) if type(kind) is str else None
+    if run_type is None and type(kind) is str:
+        run_type = _CALLS.get(kind.lower())
+        if run_type is None:
+            return None
+    run_id = row.get("id")
+    where = run_id if type(run_id) is str else "a row without id"
+    if run_type is None:
+        return Skipped(where, "no run_type")
+    if type(run_id) is not str or not run_id:
+        return Skipped(where, "no id")
+    started = timestamp(row.get("start_time"))
+    if started is None:
+        return Skipped(where, "no start_time")
+    error = row.get("error")
+    if type(error) is not str:
+        error = str(error)[:2000] if error else None
+    outputs = _dict(row.get("outputs"))
+    ended = timestamp(row.get("end_time"))
+    if ended is None:
+        if error is None and not outputs:
+            return Skipped(where, "still running")
+        ended = started
+    if error is None and row.get("status") == "error":
+        error = "Error"
+    extra = _dict(row.get("extra"))
+    metadata = _dict(extra.get("metadata"))
+    params = _dict(extra.get("invocation_params"))
+    trace = row.get("trace_id")
+    thread = row.get("thread_id")
+    tags = row.get("tags")
+    usage = cost = None
+    if run_type in ("llm", "embedding"):
+        usage = _usage(row, metadata)
+        cost = _cost(row)
+        if "ls_model_name" not in metadata and not params:
+            model = extra.get("model") or row.get("ls_model_name")
+            if type(model) is str:
+                metadata = {**metadata, "ls_model_name": model}
+    tool_call_id = extra.get("tool_call_id") if run_type == "tool" else None
+    if run_type == "tool" and tool_call_id is None:
+        tool_call_id = _answered_id(outputs)
+    return Run(
+        run_id,
+        cast("RunType", run_type),
+        name if type(name := row.get("name")) is str and name else str(run_type),
+        started,
+        ended if ended > started else started,
+        trace if type(trace) is str and trace else run_id,
+        _parent(row),
+        thread if type(thread) is str and thread else None,
+        _dict(row.get("inputs")),
+        outputs or None,
+        error,
+        tuple(t for t in tags if type(t) is str) if type(tags) is list else (),
+        metadata,
+        params,
+        usage,
+        cost,
+        tool_call_id if type(tool_call_id) is str else None,
+    )
+
+
+def timestamp(value: object) -> float | None:
+    """Seconds since the epoch from an ISO string (naive is UTC) or a number of seconds or milliseconds."""
+    if type(value) is str:
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return float(value) / 1000 if value > 1e11 else float(value)
+    return None
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _parent(row: Mapping[str, Any]) -> str | None:
+    parent = row.get("parent_run_id")
+    if type(parent) is str and parent:
+        return parent
+    parents = row.get("parent_run_ids")
+    if type(parents) is list and parents and type(parents[-1]) is str:
+        return parents[-1]
+    return None
+
+
+def _answered_id(outputs: dict[str, Any]) -> object:
+    """The tool_call_id that the recorded `ToolMessage` answers."""
+    output = _dict(outputs.get("output"))
+    return output.get("tool_call_id") or _dict(output.get("kwargs")).get("tool_call_id")
+
+
+def _usage(row: Mapping[str, Any], metadata: dict[str, Any]) -> dict[str, Any] | None:
+    """The row's token counts in the shape of LangChain's usage metadata, None if it has none."""
+    own = metadata.get("usage_metadata")
+    if isinstance(own, dict) and own:
+        return own
+    sent, got = _number(row.get("prompt_tokens")), _number(row.get("completion_tokens"))
+    if not sent and not got:
+        return None
+    return {
+        "input_tokens": int(sent or 0),
+        "output_tokens": int(got or 0),
+        "total_tokens": int((sent or 0) + (got or 0)),
+        "input_token_details": _details(row.get("prompt_token_details")),
+        "output_token_details": _details(row.get("completion_token_details")),
+    }
+
+
+def _details(value: object) -> dict[str, Any]:
+    """Tokens by category: flat in v1, under `raw` in v2."""
+    details = _dict(value)
+    raw = details.get("raw")
+    return raw if isinstance(raw, dict) else details
+
+
+def _cost(row: Mapping[str, Any]) -> SourceCost | None:
+    sent, got, total = (
+        _number(row.get("prompt_cost")),
+        _number(row.get("completion_cost")),
+        _number(row.get("total_cost")),
+    )
+    if sent is None and got is None and total is None:
+        return None
+    return SourceCost(sent, got, total)
+
+
+def _number(value: object) -> float | None:
+    """A finite number of at least 0; LangSmith writes costs as strings."""
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float, str)):
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) and number >= 0 else None
+    return None

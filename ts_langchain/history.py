@@ -1,0 +1,276 @@
+"""An import: an importer's pages, replayed, with a checkpoint in the ledger every so often.
+
+Killed at any moment it goes on where the last checkpoint was, with the same result: a checkpoint holds the
+position, the calls under way, the sessions that changed and the runs already counted, in one transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ts_langchain.errors import LedgerError, TokenSentinelError
+from ts_langchain.ledger import Batch, History, Ledger, Spend, day_of, run_key
+from ts_langchain.replay import Replay
+from ts_langchain.sentinel import Sentinel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ts_langchain.call import Call
+    from ts_langchain.incident import Incident
+    from ts_langchain.pricing import Cost
+    from ts_langchain.replay import Run
+    from ts_langchain.session import SessionState
+
+CHECKPOINT_RUNS = 5_000
+SESSIONS_IN_MEMORY = 2_000
+
+
+class SkippedRow(Protocol):
+    """A row that could not be read."""
+
+    @property
+    def where(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+
+
+class SourcePage(Protocol):
+    """A page of an importer (`ts_importers.base.Page`)."""
+
+    @property
+    def runs(self) -> Sequence[Run]: ...
+    @property
+    def position(self) -> Mapping[str, Any]: ...
+    @property
+    def skipped(self) -> Sequence[SkippedRow]: ...
+    @property
+    def ignored(self) -> int: ...
+
+
+class Source(Protocol):
+    """An importer (`ts_importers.base.Importer`)."""
+
+    source: str
+    scope: str
+    total: int | None
+
+    def pages(self, position: dict[str, Any] | None = None) -> Iterator[SourcePage]: ...
+    def describe(self) -> Mapping[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an import has come.
+
+    Attributes:
+        rows: Rows read in this sitting, ignored and skipped ones included.
+        pages: Pages read in this sitting.
+        total: Rows in all, None if unknown.
+        resumed: Rows replayed in earlier sittings.
+    """
+
+    rows: int
+    pages: int
+    total: int | None
+    resumed: int
+
+
+class LedgerStore:
+    """Sessions that do not fit into memory go into the ledger and come back from there."""
+
+    def __init__(self, ledger: Ledger, history: History) -> None:
+        self.ledger = ledger
+        self.history = history
+        self.batch = Batch()
+        self.modules: frozenset[str] = frozenset()
+        self._stored = ledger.has_sessions(history)
+
+    def load(self, session_id: str) -> SessionState | None:
+        """A session evicted a moment ago, or one of an earlier checkpoint."""
+        state = self.batch.sessions.get(session_id)
+        if state is None and self._stored:
+            state = self.ledger.load_session(self.history, session_id, self.modules)
+        return state
+
+    def evict(self, state: SessionState) -> None:
+        """It is in the batch already, if it changed since the last checkpoint."""
+
+    def touched(self, state: SessionState, call: Call, cost: Cost | None) -> None:
+        """Counts a call, and remembers that its session has changed."""
+        batch = self.batch
+        batch.sessions[state.id] = state
+        key = (day_of(call.started_at), call.provider or "", call.model or "")
+        if call.kind not in ("model", "embedding"):
+            key = (key[0], "", "")
+        spend = batch.spend.get(key)
+        if spend is None:
+            spend = batch.spend[key] = Spend(*key)
+        spend.add(call, cost)
+
+    def closed(self, incident: Incident) -> None:
+        """Keeps an incident that has left its session."""
+        self.batch.closed[incident.id] = incident
+
+    def take(self) -> Batch:
+        """What has gathered since the last checkpoint."""
+        batch, self.batch = self.batch, Batch()
+        return batch
+
+    def saved(self) -> None:
+        """From now on sessions may be found in the ledger."""
+        self._stored = True
+
+
+class Import:
+    """Imports a history into a ledger.
+
+    Args:
+        source: An importer.
+        ledger: Where results go.
+        rules: As for `Sentinel`.
+        settings: As for `Sentinel`.
+        prices: As for `Sentinel`.
+        asked: What the user asked for (range, filters), to recognise an interrupted import.
+        fresh: Forget what was imported of this history before.
+        checkpoint_runs: Rows between checkpoints.
+        sessions_in_memory: Sessions kept in memory.
+
+    Raises:
+        LedgerError: The ledger cannot be used, or holds this history replayed under other settings.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ledger: Ledger,
+        *,
+        rules: Sequence[str] | None = None,
+        settings: Mapping[str, object] | None = None,
+        prices: Any = None,
+        asked: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        checkpoint_runs: int = CHECKPOINT_RUNS,
+        sessions_in_memory: int = SESSIONS_IN_MEMORY,
+    ) -> None:
+        self.source = source
+        self.ledger = ledger
+        self.checkpoint_runs = checkpoint_runs
+        asked = dict(asked or {})
+        fingerprint = f"{run_key(repr((sorted(rules or ()), sorted((settings or {}).items()), prices))):x}"[:20]
+        label = dict(source.describe())
+        history = ledger.open_history(source.source, source.scope, label, fingerprint, asked, time.time())
+        if fresh or (history.settings != fingerprint and not history.runs):
+            ledger.forget(history)
+            history = ledger.open_history(source.source, source.scope, label, fingerprint, asked, time.time())
+        elif history.settings != fingerprint:
+            msg = (
+                f"{source.scope} was imported with other rules, settings or prices; mixing them would make the "
+                "numbers meaningless. Import it again with --fresh, or use another --ledger."
+            )
+            raise LedgerError(msg)
+        self.resumes = not history.done and history.position is not None and history.range == asked
+        if not self.resumes:
+            # another range of the same history: from its beginning; what was counted before is known by id
+            history.position, history.replay, history.ignored, history.late = None, None, 0, 0
+        history.range, history.label, history.done = asked, label, False
+        self.history = history
+        self.duplicates = 0
+        self.store = LedgerStore(ledger, history)
+        self.sentinel = Sentinel(rules, settings, prices, max_sessions=sessions_in_memory, store=self.store)
+        self.store.modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
+        self.replay = Replay(self.sentinel, on_delivered=lambda run_id: self._delivered.add(run_key(run_id)))
+        self._stopping = False
+        self._positions: dict[int, dict[str, Any]] = {}
+        self._ignored: dict[int, int] = {}
+        # what the ledger does not know yet: keys of rows delivered, and of rows that could not be read
+        self._delivered: set[int] = set()
+        self._odd: dict[int, SkippedRow] = {}
+
+    def stop(self) -> None:
+        """Asks a running import to stop after the page it is at, with a checkpoint."""
+        self._stopping = True
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None) -> History:
+        """Imports everything. Interrupted at any moment, the next import goes on at the last checkpoint.
+
+        Returns:
+            The history; `done` is False if `stop` ended it early.
+
+        Raises:
+            ImporterError: The source could not be read to its end; what was read is kept.
+            LedgerError: A checkpoint could not be written.
+        """
+        history, replay = self.history, self.replay
+        if self.resumes and history.replay is not None:
+            replay.restore(history.replay)
+        resumed, rows, since, number = history.runs, 0, 0, -1
+        try:
+            for number, page in enumerate(self.source.pages(history.position)):  # noqa: B007 - used below
+                self._take(page, number)
+                count = len(page.runs) + page.ignored + len(page.skipped)
+                rows += count
+                since += count
+                if on_progress is not None:
+                    on_progress(Progress(rows, number + 1, self.source.total, resumed))
+                if since >= self.checkpoint_runs:
+                    self._checkpoint(number)
+                    since = 0
+                if self._stopping:
+                    self._checkpoint(number)
+                    return history
+        except TokenSentinelError:
+            self._checkpoint(number)
+            raise
+        replay.finish()
+        history.done = True
+        self._checkpoint(number)
+        return history
+
+    def _take(self, page: SourcePage, number: int) -> None:
+        """Feeds a page's rows, each once however often it comes."""
+        replay = self.replay
+        self._positions[number] = dict(page.position)
+        self._ignored[number] = page.ignored
+        keys = [run_key(run.id) for run in page.runs]
+        odd = [(row, run_key(f"skipped {row.where}")) for row in page.skipped]
+        known = self._delivered
+        if self.history.runs or self.history.skipped:
+            known = known | self.ledger.known_runs(self.history, [*keys, *(key for _, key in odd)])
+        for run, key in zip(page.runs, keys, strict=True):
+            if key in known or key in self._delivered or replay.is_under_way(run.id):
+                self.duplicates += 1
+            else:
+                replay.feed(run, number)
+        for row, key in odd:
+            if key not in known and key not in self._odd:
+                self._odd[key] = row
+
+    def _checkpoint(self, number: int) -> None:
+        """Writes everything up to here. Pages with rows still under way will be read again."""
+        history, replay = self.history, self.replay
+        oldest = replay.oldest_page()
+        settled = number + 1 if oldest is None else oldest
+        if number >= 0:
+            history.position = self._positions[min(settled, number)]
+        for page in [p for p in self._ignored if p < settled]:
+            history.ignored += self._ignored.pop(page)
+        for page in [p for p in self._positions if p < min(settled, number)]:
+            del self._positions[page]
+        history.replay = replay.snapshot()
+        history.late = replay.late
+        batch = self.store.take()
+        batch.seen = [*self._delivered, *self._odd]
+        batch.skipped = {row.where: row.why for row in self._odd.values()}
+        for run_id in dict.fromkeys(replay.faulty):
+            batch.skipped[run_id] = "could only be read in part"
+        replay.faulty.clear()
+        history.runs += len(self._delivered)
+        history.skipped += len(batch.skipped)
+        history.updated_at = time.time()
+        self.ledger.save(history, batch)
+        self.store.saved()
+        self._delivered.clear()
+        self._odd.clear()

@@ -1,0 +1,499 @@
+"""The local database: incidents, sessions, spend, and how far each import has come. No content in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from ts_langchain.errors import LedgerError
+from ts_langchain.fingerprint import text_hash
+from ts_langchain.incident import Incident
+from ts_langchain.stored import dump_state, load_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ts_langchain.call import Call
+    from ts_langchain.pricing import Cost
+    from ts_langchain.session import SessionState
+
+SCHEMA = 1
+DAY = 86_400
+MAX_SKIPPED_LISTED = 1_000
+BATCH = 500
+
+_meta = sa.MetaData()
+
+_histories = sa.Table(
+    "histories",
+    _meta,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("source", sa.String(50), nullable=False),
+    sa.Column("scope", sa.String(500), nullable=False),
+    sa.Column("label", sa.JSON, nullable=False),
+    sa.Column("settings", sa.String(20), nullable=False),
+    sa.Column("range", sa.JSON, nullable=False),
+    sa.Column("position", sa.JSON),
+    sa.Column("replay", sa.LargeBinary),
+    sa.Column("done", sa.Boolean, nullable=False, default=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("runs", sa.Integer, nullable=False, default=0),
+    sa.Column("ignored", sa.Integer, nullable=False, default=0),
+    sa.Column("skipped", sa.Integer, nullable=False, default=0),
+    sa.Column("late", sa.Integer, nullable=False, default=0),
+    sa.UniqueConstraint("source", "scope"),
+)
+_seen = sa.Table(
+    "seen",
+    _meta,
+    sa.Column("history", sa.Integer, primary_key=True),
+    sa.Column("run", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+_sessions = sa.Table(
+    "sessions",
+    _meta,
+    sa.Column("history", sa.Integer, primary_key=True),
+    sa.Column("session_id", sa.String(300), primary_key=True),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("nano", sa.BigInteger, nullable=False),
+    sa.Column("unpriced_calls", sa.Integer, nullable=False),
+    sa.Column("failed_calls", sa.Integer, nullable=False),
+    sa.Column("state", sa.LargeBinary, nullable=False),
+)
+_incidents = sa.Table(
+    "incidents",
+    _meta,
+    sa.Column("history", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(100), primary_key=True),
+    sa.Column("rule", sa.String(100), nullable=False, index=True),
+    sa.Column("session_id", sa.String(300), nullable=False),
+    sa.Column("opened_at", sa.Float, nullable=False),
+    sa.Column("nano", sa.BigInteger, nullable=False),
+    sa.Column("incident", sa.JSON, nullable=False),
+)
+_spend = sa.Table(
+    "spend",
+    _meta,
+    sa.Column("history", sa.Integer, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("provider", sa.String(100), primary_key=True),
+    sa.Column("model", sa.String(200), primary_key=True),
+    sa.Column("calls", sa.Integer, nullable=False),
+    sa.Column("failed_calls", sa.Integer, nullable=False),
+    sa.Column("estimated_calls", sa.Integer, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_read_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
+    sa.Column("nano", sa.BigInteger, nullable=False),
+    sa.Column("source_nano", sa.BigInteger, nullable=False),
+    sa.Column("unpriced_calls", sa.Integer, nullable=False),
+    sa.Column("unpriced_tokens", sa.BigInteger, nullable=False),
+)
+_skipped = sa.Table(
+    "skipped",
+    _meta,
+    sa.Column("history", sa.Integer, primary_key=True),
+    sa.Column("place", sa.String(200), primary_key=True),
+    sa.Column("why", sa.String(300), nullable=False),
+)
+_schema = sa.Table("schema", _meta, sa.Column("version", sa.Integer, primary_key=True))
+
+
+@dataclass(slots=True)
+class Spend:
+    """What one model cost on one day.
+
+    Attributes:
+        day: Days since the epoch, UTC.
+        provider: Provider, empty if unknown.
+        model: Model, empty for calls without one.
+        calls: Number of calls.
+        failed_calls: Calls that failed.
+        estimated_calls: Calls whose usage was estimated.
+        input_tokens: All input, cached included.
+        cache_read_tokens: The part read from the provider's cache.
+        output_tokens: All output.
+        nano: Known cost in nano-dollars.
+        source_nano: The part of it the source itself reported.
+        unpriced_calls: Calls with tokens and no known cost.
+        unpriced_tokens: Their tokens.
+    """
+
+    day: int
+    provider: str
+    model: str
+    calls: int = 0
+    failed_calls: int = 0
+    estimated_calls: int = 0
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    output_tokens: int = 0
+    nano: int = 0
+    source_nano: int = 0
+    unpriced_calls: int = 0
+    unpriced_tokens: int = 0
+
+    def add(self, call: Call, cost: Cost | None) -> None:
+        """Counts one call."""
+        usage = call.usage
+        self.calls += 1
+        self.failed_calls += call.status == "error"
+        self.estimated_calls += usage.estimated
+        self.input_tokens += usage.input_tokens
+        self.cache_read_tokens += usage.cache_read_tokens
+        self.output_tokens += usage.output_tokens
+        if cost is not None:
+            nano = cost.input_nano + cost.output_nano
+            self.nano += nano
+            self.source_nano += nano if cost.source == "source" else 0
+        elif usage.input_tokens or usage.output_tokens:
+            self.unpriced_calls += 1
+            self.unpriced_tokens += usage.input_tokens + usage.output_tokens
+
+
+@dataclass(slots=True)
+class History:
+    """One imported history: what a source holds of one project, file or bucket.
+
+    Attributes:
+        id: Key in the ledger.
+        source: Kind of place.
+        scope: Which place.
+        label: For people.
+        settings: Fingerprint of the rules and settings it was replayed with.
+        range: What was asked for, to recognise an interrupted import.
+        position: Where to go on.
+        replay: Calls under way at that position.
+        done: False while an import is under way or was interrupted.
+        updated_at: Wall-clock time of the last checkpoint.
+        runs: Rows replayed.
+        ignored: Rows that are no calls.
+        skipped: Rows that could not be read.
+        late: Rows that came out of order.
+    """
+
+    id: int
+    source: str
+    scope: str
+    label: dict[str, str]
+    settings: str
+    range: dict[str, Any]
+    position: dict[str, Any] | None = None
+    replay: bytes | None = None
+    done: bool = False
+    updated_at: float = 0.0
+    runs: int = 0
+    ignored: int = 0
+    skipped: int = 0
+    late: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything one checkpoint writes, in one transaction."""
+
+    seen: list[int] = field(default_factory=list)
+    sessions: dict[str, SessionState] = field(default_factory=dict)
+    closed: dict[str, Incident] = field(default_factory=dict)
+    spend: dict[tuple[int, str, str], Spend] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+class Ledger:
+    """The database.
+
+    Args:
+        url: A SQLAlchemy URL or a path; None for the SQLite file in the user's data directory.
+
+    Raises:
+        LedgerError: It cannot be opened, or is of a newer version.
+    """
+
+    def __init__(self, url: str | Path | None = None) -> None:
+        self.url = ledger_url(url)
+        shown = sa.engine.make_url(self.url).render_as_string(hide_password=True)
+        with _errors(f"the ledger {shown} could not be opened"):
+            self.engine = sa.create_engine(self.url)
+            if self.engine.dialect.name == "sqlite":
+                sa.event.listen(self.engine, "connect", _tune_sqlite)
+            _meta.create_all(self.engine)
+            with self.engine.begin() as db:
+                version = db.execute(sa.select(_schema.c.version)).scalar()
+                if version is None:
+                    db.execute(_schema.insert().values(version=SCHEMA))
+                elif version != SCHEMA:
+                    msg = f"the ledger {shown} was written by another version of ts-langchain (schema {version})"
+                    raise LedgerError(msg)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.engine.dispose()
+
+    # --- histories ---------------------------------------------------------------------------------
+
+    def histories(self) -> list[History]:
+        """All histories, the latest first."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            rows = db.execute(sa.select(_histories).order_by(_histories.c.updated_at.desc())).mappings()
+            return [History(**cast("dict[str, Any]", dict(row))) for row in rows]
+
+    def open_history(
+        self, source: str, scope: str, label: dict[str, str], settings: str, asked: dict[str, Any], now: float
+    ) -> History:
+        """The history of this source and scope, made if it is new."""
+        with _errors("the ledger could not be written"), self.engine.begin() as db:
+            where = (_histories.c.source == source) & (_histories.c.scope == scope)
+            row = db.execute(sa.select(_histories).where(where)).mappings().first()
+            if row is None:
+                values = {"source": source, "scope": scope, "label": label, "settings": settings, "range": asked}
+                db.execute(_histories.insert().values(**values, done=False, updated_at=now))
+                row = db.execute(sa.select(_histories).where(where)).mappings().one()
+            return History(**cast("dict[str, Any]", dict(row)))
+
+    def forget(self, history: History) -> None:
+        """Deletes a history and everything that came from it."""
+        with _errors("the ledger could not be written"), self.engine.begin() as db:
+            for table in (_seen, _sessions, _incidents, _spend, _skipped):
+                db.execute(table.delete().where(table.c.history == history.id))
+            db.execute(_histories.delete().where(_histories.c.id == history.id))
+
+    def save(self, history: History, batch: Batch) -> None:
+        """Writes a checkpoint: all of it or nothing."""
+        with _errors("the ledger could not be written"), self.engine.begin() as db:
+            if batch.seen:
+                db.execute(_seen.insert(), [{"history": history.id, "run": r} for r in batch.seen])
+            states = list(batch.sessions.values())
+            _replace(db, _sessions, "session_id", history.id, [_session_row(history.id, s) for s in states])
+            incidents = {**batch.closed}
+            for state in states:
+                incidents.update((i.id, i) for i in state.incidents.values())
+            _replace(db, _incidents, "id", history.id, [_incident_row(history.id, i) for i in incidents.values()])
+            for spend in batch.spend.values():
+                _add_spend(db, history.id, spend)
+            rows = [
+                {"history": history.id, "place": place[:200], "why": why[:300]}
+                for place, why in batch.skipped.items()
+            ]
+            if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
+                _replace(db, _skipped, "place", history.id, rows)
+            db.execute(
+                _histories.update()
+                .where(_histories.c.id == history.id)
+                .values(
+                    label=history.label,
+                    settings=history.settings,
+                    range=history.range,
+                    position=history.position,
+                    replay=history.replay,
+                    done=history.done,
+                    updated_at=history.updated_at,
+                    runs=history.runs,
+                    ignored=history.ignored,
+                    skipped=history.skipped,
+                    late=history.late,
+                )
+            )
+
+    # --- what an import asks -----------------------------------------------------------------------
+
+    def known_runs(self, history: History, keys: Sequence[int]) -> set[int]:
+        """Which of these runs have been replayed before."""
+        known: set[int] = set()
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            for start in range(0, len(keys), BATCH):
+                part = keys[start : start + BATCH]
+                query = sa.select(_seen.c.run).where(_seen.c.history == history.id, _seen.c.run.in_(part))
+                known.update(db.execute(query).scalars())
+        return known
+
+    def has_sessions(self, history: History) -> bool:
+        """True if sessions of this history are stored."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id).limit(1)
+            return db.execute(query).first() is not None
+
+    def load_session(
+        self, history: History, session_id: str, modules: frozenset[str] = frozenset()
+    ) -> SessionState | None:
+        """A stored session, None if it is new."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            query = sa.select(_sessions.c.state).where(
+                _sessions.c.history == history.id, _sessions.c.session_id == session_id[:300]
+            )
+            stored = db.execute(query).scalar()
+        return cast("SessionState", load_state(stored, modules)) if stored is not None else None
+
+    # --- what a report asks ------------------------------------------------------------------------
+
+    def spend(self, history: History) -> list[Spend]:
+        """Spend by day, provider and model."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            rows = db.execute(sa.select(_spend).where(_spend.c.history == history.id)).mappings()
+            return [Spend(**{k: v for k, v in row.items() if k != "history"}) for row in rows]
+
+    def incidents(self, history: History) -> Iterator[Incident]:
+        """All incidents, the costliest first."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            query = (
+                sa.select(_incidents.c.incident)
+                .where(_incidents.c.history == history.id)
+                .order_by(_incidents.c.nano.desc(), _incidents.c.opened_at, _incidents.c.id)
+            )
+            for stored in db.execute(query).scalars():
+                yield Incident(**{**stored, "call_ids": tuple(stored["call_ids"]), "overlaps": tuple(stored["overlaps"])})
+
+    def session_count(self, history: History) -> int:
+        """Number of sessions."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            query = sa.select(sa.func.count()).select_from(_sessions).where(_sessions.c.history == history.id)
+            return int(db.execute(query).scalar() or 0)
+
+    def sessions(self, history: History, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Figures of some sessions, by id."""
+        columns = [c for c in _sessions.c if c.name not in ("history", "state")]
+        found = {}
+        wanted = list(ids)
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            for start in range(0, len(wanted), BATCH):
+                query = sa.select(*columns).where(
+                    _sessions.c.history == history.id, _sessions.c.session_id.in_(wanted[start : start + BATCH])
+                )
+                found.update({row["session_id"]: dict(row) for row in db.execute(query).mappings()})
+        return found
+
+    def skipped(self, history: History) -> list[tuple[str, str]]:
+        """Rows that could not be read: where and why; the first 1000."""
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            query = sa.select(_skipped.c.place, _skipped.c.why).where(_skipped.c.history == history.id)
+            return [(place, why) for place, why in db.execute(query.order_by(_skipped.c.place))]
+
+    def skipped_reasons(self, history: History) -> Counter[str]:
+        """Why rows could not be read, of those listed."""
+        return Counter(why for _, why in self.skipped(history))
+
+
+def run_key(run_id: str) -> int:
+    """64-bit signed key of a run id."""
+    value = text_hash(run_id)
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def day_of(at: float) -> int:
+    """Days since the epoch, UTC."""
+    return int(at // DAY)
+
+
+def iso_day(day: int) -> str:
+    """`2026-11-21`."""
+    return datetime.fromtimestamp(day * DAY, tz=UTC).date().isoformat()
+
+
+def ledger_url(url: str | Path | None) -> str:
+    """A SQLAlchemy URL from a URL, a path, or nothing. Makes the directory of a file.
+
+    Raises:
+        LedgerError: The directory cannot be made.
+    """
+    if isinstance(url, str) and "://" in url:
+        return url
+    if url is None:
+        from platformdirs import user_data_path
+
+        url = user_data_path("ts-langchain") / "ledger.sqlite"
+    path = Path(url).expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"the directory {path.parent} could not be made ({error.strerror}); name another with --ledger"
+        raise LedgerError(msg) from error
+    return f"sqlite:///{path}"
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or type(error).__name__)
+        msg = f"{what}: {reason}. Name another with --ledger or TS_LANGCHAIN_LEDGER."
+        raise LedgerError(msg) from error
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    # WAL + NORMAL: a checkpoint survives kill -9; only a power cut may lose the last ones, never corrupt
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.close()
+
+
+def _replace(db: sa.Connection, table: sa.Table, key: str, history: int, rows: list[dict[str, Any]]) -> None:
+    """Insert or update, on any database."""
+    if not rows:
+        return
+    column = table.c[key]
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        db.execute(table.delete().where(table.c.history == history, column.in_([r[key] for r in part])))
+    db.execute(table.insert(), rows)
+
+
+def _session_row(history: int, state: SessionState) -> dict[str, Any]:
+    totals = state.totals
+    return {
+        "history": history,
+        "session_id": state.id[:300],
+        "started_at": state.started_at,
+        "last_at": state.last_at,
+        "calls": totals.calls,
+        "input_tokens": totals.input_tokens,
+        "output_tokens": totals.output_tokens,
+        "nano": totals.nano,
+        "unpriced_calls": totals.unpriced_calls,
+        "failed_calls": totals.failed_calls,
+        "state": dump_state(state),
+    }
+
+
+def _incident_row(history: int, incident: Incident) -> dict[str, Any]:
+    fields = {name: getattr(incident, name) for name in Incident.__slots__}
+    return {
+        "history": history,
+        "id": incident.id,
+        "rule": incident.rule,
+        "session_id": incident.session_id[:300],
+        "opened_at": incident.opened_at,
+        "nano": incident.wasted_nano,
+        "incident": {**fields, "call_ids": list(incident.call_ids), "overlaps": list(incident.overlaps)},
+    }
+
+
+def _add_spend(db: sa.Connection, history: int, spend: Spend) -> None:
+    counted = [c.name for c in _spend.c if c.name not in ("history", "day", "provider", "model")]
+    where = (
+        (_spend.c.history == history)
+        & (_spend.c.day == spend.day)
+        & (_spend.c.provider == spend.provider[:100])
+        & (_spend.c.model == spend.model[:200])
+    )
+    values = {name: _spend.c[name] + getattr(spend, name) for name in counted}
+    if not db.execute(_spend.update().where(where).values(**values)).rowcount:
+        fresh = {name: getattr(spend, name) for name in counted}
+        db.execute(
+            _spend.insert().values(
+                history=history, day=spend.day, provider=spend.provider[:100], model=spend.model[:200], **fresh
+            )
+        )
