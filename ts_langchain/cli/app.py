@@ -1,0 +1,59 @@
+"""All commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import orjson
+import typer
+
+from ts_langchain import __version__
+from ts_langchain.cli import history, rules
+from ts_langchain.cli.demo import demo
+from ts_langchain.cli.output import out
+
+app = typer.Typer(
+    name="ts-langchain",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Finds token waste in LangChain and LangGraph agents.\n\n"
+    "Live: `callbacks=[TokenSentinelHandler()]`. Here: the same detector over the history you already have.\n\n"
+    "Start with `ts-langchain demo`, then `ts-langchain import langsmith --project NAME`.",
+)
+app.add_typer(history.app, name="import")
+app.command()(history.report)
+app.command(name="rules")(rules.rules)
+app.command()(demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+    del version
+
+
+def run() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except BrokenPipeError:  # `ts-langchain report | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -1,0 +1,75 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.pricing import Rates
+
+LedgerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        envvar="TS_LANGCHAIN_LEDGER",
+        metavar="PATH_OR_URL",
+        help="Database of results: a file or a SQLAlchemy URL. Default: ledger.sqlite in your user data directory.",
+    ),
+]
+SettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="RULE.PARAM=VALUE", help="A rule's setting, e.g. tool_loop.min_calls=5. May be repeated."
+    ),
+]
+PriceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price",
+        metavar="MODEL=INPUT,OUTPUT[,CACHE_READ]",
+        help="Own price in USD per million tokens, e.g. my-model=3,12. May be repeated.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+CsvOption = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="Also write all incidents to a CSV file.")
+]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Forget what was imported of this history before and start again.")
+]
+
+
+def parse_settings(given: list[str] | None) -> dict[str, object]:
+    """`rule.param=value` to a mapping; values are JSON where they can be, else text, else comma lists."""
+    settings: dict[str, object] = {}
+    for item in given or ():
+        key, equals, text = item.partition("=")
+        if not equals or "." not in key:
+            msg = f"--set {item}: expected RULE.PARAM=VALUE, for example tool_loop.min_calls=5"
+            raise ConfigurationError(msg)
+        try:
+            value = orjson.loads(text)
+        except ValueError:
+            value = text.split(",") if key.rpartition(".")[2].startswith(("exempt_", "polling_", "long_")) else text
+        settings[key] = value
+    return settings
+
+
+def parse_prices(given: list[str] | None) -> dict[str, Rates]:
+    """`model=input,output[,cache_read]` to prices."""
+    prices: dict[str, Rates] = {}
+    for item in given or ():
+        model, _, text = item.rpartition("=")
+        try:
+            numbers = [float(n) for n in text.split(",")]
+            if not model or len(numbers) not in (2, 3) or any(n < 0 for n in numbers):
+                raise ValueError
+        except ValueError:
+            msg = f"--price {item}: expected MODEL=INPUT,OUTPUT[,CACHE_READ] in USD per million tokens, e.g. my-model=3,12"
+            raise ConfigurationError(msg) from None
+        prices[model] = Rates(numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else None)
+    return prices

@@ -1,0 +1,54 @@
+"""Exit codes, and where the command writes: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ts_langchain.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    ImporterError,
+    LedgerError,
+    SourceUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NO_ACCESS = 3
+UNAVAILABLE = 4
+INTERRUPTED = 130
+
+out = Console(soft_wrap=False, highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turns our exceptions into one clear line and an exit code."""
+    try:
+        yield
+    except ConfigurationError as error:
+        _stop(error, USAGE)
+    except AuthenticationFailed as error:
+        _stop(error, NO_ACCESS)
+    except SourceUnavailable as error:
+        _stop(error, UNAVAILABLE)
+    except (ImporterError, LedgerError) as error:
+        _stop(error, FAILED)
+    except KeyboardInterrupt:
+        err.print("\n[yellow]Interrupted.[/] What was imported is kept; run the same command to go on.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _stop(error: Exception, code: int) -> None:
+    err.print(f"[red]Error:[/] {escape(str(error))}")
+    raise typer.Exit(code) from None

@@ -1,0 +1,65 @@
+"""`ts-langchain rules`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ts_langchain.cli.options import JsonOption
+from ts_langchain.cli.output import clear_errors, out
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.rules import RULES
+
+
+def rules(
+    rule: Annotated[str | None, typer.Argument(help="Explain this rule. Without: list all.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lists the rules, or explains one: what it finds, when it fires, when it does not, its settings."""
+    from ts_langchain.cli.app import print_json
+
+    with clear_errors():
+        if rule is not None and rule not in RULES:
+            msg = f"there is no rule {rule!r}; there are {', '.join(RULES)}"
+            raise ConfigurationError(msg)
+    shown = {rule: RULES[rule]} if rule else RULES
+    if as_json:
+        print_json(
+            [
+                {
+                    "rule": name,
+                    "summary": first_line(cls),
+                    "suggestion": cls.suggestion,
+                    "settings": dict(cls.explain()),
+                }
+                for name, cls in shown.items()
+            ]
+        )
+        return
+    if rule is None:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column("rule", style="bold")
+        table.add_column("finds")
+        for name, cls in RULES.items():
+            table.add_row(name, first_line(cls))
+        out.print(table)
+        out.print("\nExplain one with [bold]ts-langchain rules NAME[/].")
+        return
+    cls = RULES[rule]
+    out.print(f"[bold]{rule}[/]\n")
+    out.print(escape(inspect.getdoc(cls) or ""))
+    out.print(f"\nWhat to do: {escape(cls.suggestion)}\n\n[bold]Settings[/] (as {rule}.NAME)")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    for name, text in cls.explain().items():
+        default, _, description = text.partition(": ")
+        table.add_row(f"  {name}", escape(default), escape(description))
+    out.print(table)
+
+
+def first_line(cls: type) -> str:
+    """First sentence of a docstring."""
+    return (inspect.getdoc(cls) or "").partition("\n")[0]

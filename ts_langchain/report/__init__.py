@@ -1,0 +1,1 @@
+"""Reports: what a history cost and wasted, for terminals, JSON and CSV."""

@@ -1,0 +1,130 @@
+"""Reports on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from ts_langchain.report.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ts_langchain.incident import Incident
+
+COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
+
+
+def usd(nano: int) -> str:
+    """Dollars with as many digits as the amount deserves."""
+    amount = nano / 1e9
+    if nano == 0:
+        return "$0"
+    if amount < 0.01:
+        return f"${amount:.5f}"
+    return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """Prints a report."""
+    history = summary.history
+    title = ", ".join(f"{k} {v}" for k, v in history.label.items())
+    console.print()
+    console.rule(f"[bold]{escape(title)}", align="left")
+    if not summary.calls:
+        console.print("No calls in this history.")
+        _print_rows(console, summary)
+        return
+    share = f" ({summary.wasted_nano / summary.nano:.1%} of the spend)" if summary.nano else ""
+    console.print(
+        f"{summary.first_day} to {summary.last_day}: {summary.sessions:,} sessions, {summary.calls:,} calls, "
+        f"{summary.tokens:,} tokens"
+    )
+    console.print(f"  Spend      [bold]{usd(summary.nano)}[/]")
+    console.print(f"  Wasted     [bold red]{usd(summary.wasted_nano)}[/]{share}, {summary.wasted_tokens:,} tokens")
+    console.print(f"  Avoidable  [bold]{usd(summary.avoidable_nano)}[/]: spent after the waste was first detected")
+    if summary.rules:
+        console.print(_rules(summary))
+        console.print(_worst(summary))
+    else:
+        console.print("No waste found.")
+    console.print(_models(summary))
+    _print_rows(console, summary)
+
+
+def print_incident(console: Console, incident: Incident) -> None:
+    """Prints one incident on one or two lines."""
+    colour = COLOURS[incident.severity]
+    console.print(
+        f"[{colour}]{incident.severity:>6}[/] [bold]{incident.rule}[/] {escape(incident.summary)} "
+        f"Wasted {incident.wasted_tokens:,} tokens, {usd(incident.wasted_nano)}; confidence {incident.confidence:.0%}."
+    )
+
+
+def _rules(summary: Summary) -> Table:
+    table = Table(title="Waste by rule", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("rule")
+    for name in ("incidents", "sessions", "calls", "tokens", "wasted", "avoidable"):
+        table.add_column(name, justify="right")
+    for r in summary.rules:
+        table.add_row(
+            r.rule,
+            f"{r.incidents:,}",
+            f"{r.sessions:,}",
+            f"{r.calls:,}",
+            f"{r.wasted_tokens:,}",
+            usd(r.wasted_nano),
+            usd(r.avoidable_nano),
+        )
+    return table
+
+
+def _worst(summary: Summary) -> Table:
+    table = Table(title="Worst sessions", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("session")
+    for name in ("calls", "spend", "wasted"):
+        table.add_column(name, justify="right")
+    table.add_column("rules")
+    for s in summary.worst:
+        table.add_row(
+            escape(s.session_id[:40]), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules)
+        )
+    return table
+
+
+def _models(summary: Summary) -> Table:
+    table = Table(title="Spend by model", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("model")
+    for name in ("calls", "input", "cached", "output", "spend"):
+        table.add_column(name, justify="right")
+    for m in summary.models:
+        unknown = f" + {m.unpriced_calls:,} calls at an unknown price" if m.unpriced_calls else ""
+        table.add_row(
+            escape(m.model or "(tools and retrievers)"),
+            f"{m.calls:,}",
+            f"{m.input_tokens:,}",
+            f"{m.cache_read_tokens:,}",
+            f"{m.output_tokens:,}",
+            ("unknown" if m.unpriced_calls == m.calls and m.calls else usd(m.nano) + unknown),
+        )
+    return table
+
+
+def _print_rows(console: Console, summary: Summary) -> None:
+    history = summary.history
+    if summary.unpriced_calls:
+        console.print(
+            f"[yellow]{summary.unpriced_calls:,} calls ({summary.unpriced_tokens:,} tokens) have no known price and "
+            "are in no dollar figure.[/] Give one with --price MODEL=INPUT,OUTPUT."
+        )
+    if summary.estimated_calls:
+        console.print(f"{summary.estimated_calls:,} calls came without usage; it was estimated at 4 characters a token.")
+    console.print(
+        f"Rows: {history.runs:,} replayed, {history.ignored:,} that are no calls, {history.skipped:,} unreadable"
+        + (f", {history.late:,} out of order" if history.late else "")
+        + ("" if history.done else "; [yellow]the import is not complete, run it again to go on[/]")
+    )
+    for why, number in summary.skipped.items():
+        console.print(f"  [yellow]{number:,} unreadable[/]: {escape(why)}")
