@@ -1,19 +1,16 @@
 """`token_sentinel()` watches everything inside a block, embeddings by a wrapper. Runs without keys."""
 
-from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.messages import AIMessage
 
 from ts_langchain import SentinelEmbeddings, token_sentinel
-from ts_langchain.testing import ScriptedChatModel
+from ts_langchain.testing import HashEmbeddings, ScriptedChatModel
 
 model = ScriptedChatModel(script=[AIMessage("yes")])
 
 with token_sentinel() as handler, handler.sentinel.session("ticket-17", user_id="ada"):
     for text in ("refund please", "where is my parcel", "thank you"):
         model.invoke(f"Classify this ticket. Is it a complaint, yes or no? {text}")
-    embeddings = SentinelEmbeddings(
-        DeterministicFakeEmbedding(size=8), handler.sentinel, model="text-embedding-3-small"
-    )
+    embeddings = SentinelEmbeddings(HashEmbeddings(), handler.sentinel)
     embeddings.embed_documents(["the same page", "another page"])
     embeddings.embed_query("the same page")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models.chat_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
@@ -14,6 +15,8 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
+
+from ts_langchain.fingerprint import text_hash
 
 Step: TypeAlias = AIMessage | BaseException | Callable[[Sequence[BaseMessage]], AIMessage]
 
@@ -141,3 +144,26 @@ def _usage(messages: Sequence[BaseMessage], answer: AIMessage) -> UsageMetadata:
 def call_tool(name: str, **args: Any) -> AIMessage:
     """An answer that asks for one tool call."""
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "", "type": "tool_call"}])
+
+
+class HashEmbeddings(Embeddings):
+    """Embeddings made from a hash of the text: the same text gives the same vector.
+
+    Args:
+        size: Numbers in a vector.
+        model: Name under which they are priced.
+    """
+
+    def __init__(self, size: int = 8, model: str = "text-embedding-3-small") -> None:
+        self.size = size
+        self.model = model
+        self.calls = 0
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """A vector for each text."""
+        self.calls += 1
+        return [[(text_hash(f"{i}{t}") % 2001) / 1000 - 1 for i in range(self.size)] for t in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        """A vector for the text."""
+        return self.embed_documents([text])[0]

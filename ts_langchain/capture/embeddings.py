@@ -78,10 +78,10 @@ class SentinelEmbeddings(Embeddings):
         clock: Where event time comes from, seconds since the epoch.
 
     Example:
-        >>> from langchain_core.embeddings import DeterministicFakeEmbedding
         >>> from ts_langchain import Sentinel
+        >>> from ts_langchain.testing import HashEmbeddings
         >>> sentinel = Sentinel()
-        >>> embeddings = SentinelEmbeddings(DeterministicFakeEmbedding(size=4), sentinel)
+        >>> embeddings = SentinelEmbeddings(HashEmbeddings(), sentinel)
         >>> _ = embeddings.embed_documents(["the same text", "the same text"])
         >>> [i.rule for i in sentinel.incidents()]
         ['embedding_waste']

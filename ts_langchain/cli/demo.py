@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ts_langchain.incident import Incident
 
 QUESTION = "Which of our plans includes single sign-on?"
-PAGE = "Pricing. Plans: Basic, Team, Enterprise. Ask sales for details. " * 40
-STEPS = 12
 
 
 def demo(
@@ -26,8 +24,6 @@ def demo(
     ] = None,
 ) -> None:
     """Shows what ts-langchain does: a looping agent live, the same agent stopped, then recorded runs imported."""
-    from langchain_core.callbacks import BaseCallbackHandler  # noqa: F401 - says early what is missing
-
     with clear_errors():
         _live()
         _replay(keep)
@@ -35,6 +31,7 @@ def demo(
 
 def _live() -> None:
     from ts_langchain import TokenSentinelHandler, WasteBlocked
+    from ts_langchain.cli.demo_agent import looping_graph
     from ts_langchain.report.terminal import print_incident, usd
 
     out.rule("[bold]1. A LangGraph agent runs into a loop", align="left")
@@ -73,39 +70,6 @@ def _run(graph: Any, handler: Any) -> None:
     # langchain-core logs what a handler raises on purpose
     logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.ERROR)
     graph.invoke({"messages": [("user", QUESTION)]}, {"callbacks": [handler]})
-
-
-def looping_graph() -> tuple[Any, Any]:
-    """A LangGraph agent whose scripted model fetches the same page until it gives up, and the model."""
-    from langchain_core.messages import AIMessage
-    from langchain_core.tools import tool
-    from langgraph.graph import END, START, MessagesState, StateGraph
-    from langgraph.prebuilt import ToolNode
-
-    from ts_langchain.testing import ScriptedChatModel, call_tool
-
-    @tool
-    def fetch_page(url: str) -> str:
-        """Fetches a web page."""
-        return PAGE
-
-    again = call_tool("fetch_page", url="https://example.com/pricing")
-    model = ScriptedChatModel(script=[*[again] * (STEPS - 1), AIMessage("I could not find out.")])
-    bound = model.bind_tools([fetch_page])
-
-    def agent(state: MessagesState) -> dict[str, Any]:
-        return {"messages": [bound.invoke(state["messages"])]}
-
-    def route(state: MessagesState) -> str:
-        return "tools" if getattr(state["messages"][-1], "tool_calls", None) else END
-
-    graph = StateGraph(MessagesState)
-    graph.add_node("agent", agent)
-    graph.add_node("tools", ToolNode([fetch_page]))
-    graph.add_edge(START, "agent")
-    graph.add_conditional_edges("agent", route)
-    graph.add_edge("tools", "agent")
-    return graph.compile(), model
 
 
 def _replay(keep: Path | None) -> None:
