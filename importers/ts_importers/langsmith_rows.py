@@ -52,10 +52,10 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
         if error is None and not outputs:
             return Skipped(where, "still running")
         ended = started
-    if error is None and row.get("status") == "error":
+    if error is None and str(row.get("status")).lower() == "error":
         error = "Error"
     extra = _dict(row.get("extra"))
-    metadata = _dict(extra.get("metadata"))
+    metadata = _dict(extra.get("metadata")) or _dict(row.get("metadata"))
     params = _dict(extra.get("invocation_params"))
     trace = row.get("trace_id")
     thread = row.get("thread_id")

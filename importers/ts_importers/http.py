@@ -1,0 +1,178 @@
+"""JSON over HTTP that does not give up at the first hiccup, and never tells a secret."""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import orjson
+import tenacity
+
+from ts_importers.base import OnWait, Wait
+from ts_langchain.errors import AuthenticationFailed, ImporterError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ATTEMPTS = 8
+LONGEST_BACKOFF = 60.0
+LONGEST_RETRY_AFTER = 300.0
+TIMEOUT = 60.0
+
+
+class HTTPFailure(ImporterError):
+    """The server refused a request in a way that trying again does not mend.
+
+    Attributes:
+        status: HTTP status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class _Retry(Exception):  # noqa: N818 - control flow
+    """Worth another try."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        self.reason = reason
+        self.after = after
+        super().__init__(reason)
+
+
+class Client:
+    """JSON requests to one service, retried with tenacity.
+
+    Tried again: 429 (after `Retry-After` as seconds or date, else jittered exponential back-off), 5xx but 501,
+    connection errors, time-outs, and bodies that are cut off. Never: 401, 403 and other 4xx. Proxies and own
+    certificates come from the environment (`HTTPS_PROXY`, `SSL_CERT_FILE`).
+
+    Args:
+        base_url: Address of the service.
+        headers: Sent with each request; the place for the key.
+        service: The service's name, for messages.
+        key_hint: What to do about a refused key.
+        on_wait: Told of each wait.
+        sleep: Waits; for tests.
+        attempts: How often a request is sent at most.
+        timeout: Seconds without an answer until a request counts as failed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        service: str,
+        key_hint: str,
+        on_wait: OnWait | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        attempts: int = ATTEMPTS,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.service = service
+        self.host = httpx2.URL(base_url).host
+        self._key_hint = key_hint
+        self._on_wait = on_wait
+        self._client = httpx2.Client(base_url=base_url, headers=dict(headers), timeout=timeout)
+        backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            after = error.after if isinstance(error, _Retry) else None
+            return backoff(state) if after is None else min(after, LONGEST_RETRY_AFTER)
+
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Retry),
+            stop=tenacity.stop_after_attempt(attempts),
+            wait=wait,
+            sleep=sleep,
+            before_sleep=self._tell,
+            reraise=True,
+        )
+
+    def __repr__(self) -> str:
+        return f"Client({self.service} at {self.host})"
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._client.close()
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        """The JSON that a GET answers with.
+
+        Raises:
+            AuthenticationFailed: 401 or 403.
+            HTTPFailure: Any other refusal.
+            SourceUnavailable: It kept failing.
+        """
+        return self._send("GET", path, params=dict(params or {}))
+
+    def post(self, path: str, body: object) -> Any:
+        """The JSON that a POST answers with. Raises as `get` does."""
+        return self._send("POST", path, content=orjson.dumps(body), headers={"content-type": "application/json"})
+
+    def _send(self, method: str, path: str, **kwargs: Any) -> Any:
+        try:
+            return self._retrying(self._once, method, path, **kwargs)
+        except _Retry as last:
+            msg = (
+                f"{self.service} at {self.host} could not be read: {last.reason}, after "
+                f"{self._retrying.statistics.get('attempt_number', 1)} attempts. What was imported is kept; run the "
+                "same command later to go on."
+            )
+            raise SourceUnavailable(msg) from None
+
+    def _once(self, method: str, path: str, **kwargs: Any) -> Any:
+        try:
+            response = self._client.request(method, path, **kwargs)
+        except httpx2.TimeoutException:
+            raise _Retry("no answer in time") from None
+        except httpx2.TransportError as error:
+            raise _Retry(f"no connection ({type(error).__name__})") from None
+        status = response.status_code
+        if status in (401, 403):
+            msg = f"{self.service} at {self.host} refused the key (HTTP {status}). {self._key_hint}"
+            raise AuthenticationFailed(msg)
+        if status == 429 or (status >= 500 and status != 501):
+            raise _Retry(f"HTTP {status}", _retry_after(response.headers.get("retry-after")))
+        if status >= 400:
+            msg = f"{self.service} at {self.host} refused {method} {path}: HTTP {status}{_detail(response.content)}"
+            raise HTTPFailure(status, msg)
+        try:
+            return orjson.loads(response.content)
+        except ValueError:
+            raise _Retry("an answer that is no JSON or was cut off") from None
+
+    def _tell(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if self._on_wait is not None and isinstance(error, _Retry):
+            seconds = state.next_action.sleep if state.next_action else 0.0
+            self._on_wait(Wait(seconds, f"{self.service}: {error.reason}", state.attempt_number))
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds to wait, from a number or an HTTP date; None if it says nothing sensible."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def _detail(body: bytes) -> str:
+    """What the server says of a refusal, if it says it in a short field."""
+    try:
+        said = orjson.loads(body)
+    except ValueError:
+        return ""
+    detail = said.get("detail") or said.get("message") or said.get("error") if isinstance(said, dict) else None
+    return f" ({detail[:200]})" if isinstance(detail, str) else ""

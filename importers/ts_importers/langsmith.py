@@ -1,0 +1,253 @@
+"""History from LangSmith: the v2 query endpoint, and v1 where there is no v2 (self-hosted before 0.16).
+
+Both answer newest first, and their cursors do not live long. Rules need oldest first, and an import must go on
+after days. So the time range is walked in windows, oldest first; a window is read whole and sorted, and its
+start is the position to go on from. Windows grow while they hold little and are halved when they hold too
+much, so that memory stays bounded whatever the traffic.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from ts_importers.base import OnWait, Page, Position, Skipped
+from ts_importers.http import Client, HTTPFailure
+from ts_importers.langsmith_rows import run_from_row, timestamp
+from ts_langchain.errors import ProjectNotFound, UnreadableSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+SERVICE = "LangSmith"
+KEY_HINT = (
+    "Check LANGSMITH_API_KEY; for a key of several workspaces set LANGSMITH_WORKSPACE_ID, for EU or self-hosted "
+    "LangSmith set LANGSMITH_ENDPOINT."
+)
+DEFAULT_DAYS = 30
+FIRST_WINDOW = timedelta(hours=1)
+LONGEST_WINDOW = timedelta(days=30)
+SHORTEST_WINDOW = timedelta(milliseconds=1)
+WINDOW_ROWS = 2_000
+FEW_ROWS = 500
+RESTARTS = 5
+RESOLUTION = timedelta(microseconds=1)
+CURSOR_REFUSED = frozenset({400, 404, 410, 422})
+NO_V2 = frozenset({404, 405, 501})
+
+V2_FIELDS = [
+    "ID", "NAME", "RUN_TYPE", "START_TIME", "END_TIME", "STATUS", "ERROR", "EXTRA", "METADATA", "INPUTS", "OUTPUTS", "TAGS",
+    "TRACE_ID", "THREAD_ID", "PARENT_RUN_IDS", "DOTTED_ORDER", "PROMPT_TOKENS", "COMPLETION_TOKENS",
+    "PROMPT_TOKEN_DETAILS", "COMPLETION_TOKEN_DETAILS", "PROMPT_COST", "COMPLETION_COST", "TOTAL_COST",
+]  # fmt: skip
+V1_FIELDS = [
+    "id", "name", "run_type", "start_time", "end_time", "status", "error", "extra", "inputs", "outputs", "tags",
+    "trace_id", "parent_run_id", "dotted_order", "prompt_tokens", "completion_tokens", "prompt_token_details",
+    "completion_token_details", "prompt_cost", "completion_cost", "total_cost",
+]  # fmt: skip
+
+
+class LangSmithImporter:
+    """Reads the runs of one project.
+
+    Args:
+        project: Name or id of the project.
+        api_key: Key; never shown anywhere.
+        since: Start of the range, inclusive; 30 days ago if None.
+        until: End of the range, exclusive; now if None.
+        endpoint: Address of the API, with or without `/api/v1`.
+        workspace_id: For keys that belong to several workspaces.
+        page_size: Rows per request, 1 to 1000 (v1: 100).
+        limit: Stop after about so many rows.
+        on_wait: Told of each wait before a retry.
+        sleep: Waits; for tests.
+
+    Raises:
+        AuthenticationFailed: The key was refused.
+        ProjectNotFound: There is no such project.
+        SourceUnavailable: LangSmith could not be reached.
+        UnreadableSource: The range is empty.
+    """
+
+    source = "langsmith"
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        api_key: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        endpoint: str = "https://api.smith.langchain.com",
+        workspace_id: str | None = None,
+        page_size: int = 100,
+        limit: int | None = None,
+        on_wait: OnWait | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        now = datetime.now(tz=UTC)
+        self.until = (until or now).astimezone(UTC)
+        self.since = (since or now - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
+        if self.since >= self.until:
+            msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"
+            raise UnreadableSource(msg)
+        self.page_size = page_size
+        self.limit = limit
+        self.total: int | None = None
+        self.notices: list[str] = []
+        headers = {"x-api-key": api_key}
+        if workspace_id:
+            headers["x-tenant-id"] = workspace_id
+        base = endpoint.rstrip("/").removesuffix("/api/v1").removesuffix("/api/v2").removesuffix("/api")
+        self._client = Client(
+            base, headers, service=SERVICE, key_hint=KEY_HINT, on_wait=on_wait, sleep=sleep
+        )
+        self.project_id, self.project_name = self._find(project)
+        self.scope = f"{self._client.host}/{self.project_id}"
+        self._v2 = True
+        self._settled = False
+        self._in_mid_window = False
+
+    def describe(self) -> Mapping[str, str]:
+        """What is imported, for people."""
+        span = f"{self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC"
+        return {"LangSmith project": self.project_name, "from": span}
+
+    def _find(self, project: str) -> tuple[str, str]:
+        try:
+            project_id = str(UUID(project))
+        except ValueError:
+            found = self._client.get("/api/v1/sessions", {"name": project, "limit": 1})
+        else:
+            try:
+                found = [self._client.get(f"/api/v1/sessions/{project_id}")]
+            except HTTPFailure as error:
+                if error.status not in (404, 422):
+                    raise
+                found = []
+        if isinstance(found, list) and found and isinstance(found[0], dict) and found[0].get("id"):
+            return str(found[0]["id"]), str(found[0].get("name") or project)
+        known = self._client.get("/api/v1/sessions", {"limit": 10})
+        names = [str(p.get("name")) for p in known if isinstance(p, dict)] if isinstance(known, list) else []
+        there = f"There are: {', '.join(names)}." if names else "This key sees no projects at all."
+        msg = f"LangSmith at {self._client.host} has no project {project!r}. {there}"
+        raise ProjectNotFound(msg)
+
+    # --- windows -----------------------------------------------------------------------------------
+
+    def pages(self, position: Position | None = None) -> Iterator[Page]:
+        """One page per window of time, the oldest first."""
+        start = self.since
+        if position and (at := timestamp(position.get("from"))) is not None:
+            start = max(start, datetime.fromtimestamp(at, tz=UTC))
+        width, rows = FIRST_WINDOW, 0
+        while start < self.until and (self.limit is None or rows < self.limit):
+            end = min(start + width, self.until)
+            window = self._window(start, end)
+            if window is None:  # too much for one window
+                width = max(SHORTEST_WINDOW, (end - start) / 2)
+                continue
+            if window:
+                rows += len(window)
+                yield self._page(window, start)
+            start = end
+            if len(window) < FEW_ROWS:
+                width = min(LONGEST_WINDOW, width * (16 if not window else 2))
+
+    def _page(self, rows: dict[str, Any], start: datetime) -> Page:
+        page = Page([], {"from": start.isoformat()})
+        for row in rows.values():
+            run = run_from_row(row)
+            if run is None:
+                page.ignored += 1
+            elif isinstance(run, Skipped):
+                page.skipped.append(run)
+            else:
+                page.runs.append(run)
+        page.runs.sort(key=lambda r: (r.started_at, r.id))
+        return page
+
+    def _window(self, start: datetime, end: datetime) -> dict[str, Any] | None:
+        """All rows that start in [start, end), by id; None if it holds too many and can be split."""
+        for _ in range(RESTARTS):
+            try:
+                return self._read(start, end)
+            except HTTPFailure as error:
+                if error.status not in CURSOR_REFUSED or not self._in_mid_window:
+                    raise
+        msg = f"LangSmith at {self._client.host} refused its own cursors {RESTARTS} times; try again later."
+        raise UnreadableSource(msg)
+
+    def _read(self, start: datetime, end: datetime) -> dict[str, Any] | None:
+        rows: dict[str, Any] = {}
+        cursor: str | None = None
+        splittable = end - start > SHORTEST_WINDOW
+        self._in_mid_window = False
+        while True:
+            answer = self._query(start, end, cursor)
+            found, cursor = _rows(answer)
+            for number, row in enumerate(found):
+                if not isinstance(row, dict):
+                    rows[f"{start.isoformat()} row {len(rows)}.{number}"] = {"run_type": "llm", "id": None}
+                    continue
+                started = timestamp(row.get("start_time"))
+                # the server may round the borders; a row belongs to the one window it starts in
+                if started is None or start.timestamp() <= started < end.timestamp():
+                    rows[str(row.get("id") or f"{start.isoformat()} row {len(rows)}.{number}")] = row
+            if splittable and len(rows) > WINDOW_ROWS:
+                return None
+            if not cursor or not found:
+                return rows
+            self._in_mid_window = True
+
+    # --- the two endpoints -------------------------------------------------------------------------
+
+    def _query(self, start: datetime, end: datetime, cursor: str | None) -> Any:
+        if self._v2:
+            try:
+                answer = self._client.post("/api/v2/runs/query", self._v2_body(start, end, cursor))
+            except HTTPFailure as error:
+                if error.status not in NO_V2 or self._settled:
+                    raise
+                self._v2 = False
+                self.notices.append("this LangSmith has no v2 run queries: the v1 endpoint was used")
+            else:
+                self._settled = True
+                return answer
+        return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor))
+
+    def _v2_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
+        # min_start_time is always sent: left out it means "one day ago"
+        body = {
+            "project_ids": [self.project_id],
+            "min_start_time": (start - RESOLUTION).isoformat(),
+            "max_start_time": end.isoformat(),
+            "page_size": self.page_size,
+            "selects": V2_FIELDS,
+        }
+        return body | ({"cursor": cursor} if cursor else {})
+
+    def _v1_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
+        body = {
+            "session": [self.project_id],
+            "start_time": (start - RESOLUTION).isoformat(),
+            "filter": f'lt(start_time, "{end.isoformat()}")',
+            "limit": min(self.page_size, 100),
+            "order": "asc",
+            "select": V1_FIELDS,
+        }
+        return body | ({"cursor": cursor} if cursor else {})
+
+
+def _rows(answer: Any) -> tuple[list[Any], str | None]:
+    """Rows and next cursor of an answer, of v2 (`items`, `next_cursor`) or v1 (`runs`, `cursors.next`)."""
+    if not isinstance(answer, dict):
+        return (answer, None) if isinstance(answer, list) else ([], None)
+    rows = answer.get("items")
+    if rows is None:
+        rows = answer.get("runs", answer.get("data"))
+    cursors = answer.get("cursors")
+    cursor = answer.get("next_cursor") or (cursors.get("next") if isinstance(cursors, dict) else None)
+    return rows if isinstance(rows, list) else [], cursor if isinstance(cursor, str) else None

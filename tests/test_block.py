@@ -1,0 +1,155 @@
+"""Mode `block` stops a looping agent before the next call is billed, whichever way it is run."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from agents import ASK, DONE, LOOP, agent, graph
+
+from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+async def drain(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+WAYS: dict[str, Callable[[Any, Any], object]] = {
+    "invoke": lambda app, config: app.invoke(ASK, config),
+    "ainvoke": lambda app, config: asyncio.run(app.ainvoke(ASK, config)),
+    "stream": lambda app, config: list(app.stream(ASK, config)),
+    "stream messages": lambda app, config: list(app.stream(ASK, config, stream_mode="messages")),
+    "astream": lambda app, config: asyncio.run(drain(app.astream(ASK, config))),
+    "astream_events": lambda app, config: asyncio.run(drain(app.astream_events(ASK, config, version="v2"))),
+    "batch": lambda app, config: app.batch([ASK], config),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("build", [agent, graph])
+def test_a_loop_is_stopped_before_the_fourth_call(build: Any, way: str) -> None:
+    app, model = build([LOOP])
+    handler = TokenSentinelHandler(mode="block")
+    with pytest.raises(WasteBlocked) as stopped:
+        WAYS[way](app, {"callbacks": [handler]})
+    assert model.calls == 3
+    assert stopped.value.incident.rule == "tool_loop"
+    assert "not sent" in str(stopped.value)
+    assert "mode='observe'" in str(stopped.value)
+    assert handler.sentinel.health().ok
+    assert handler.pending() == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("build", [agent, graph])
+def test_observe_changes_nothing(build: Any, way: str) -> None:
+    app, model = build([LOOP] * 6 + [DONE])
+    handler = TokenSentinelHandler()
+    WAYS[way](app, {"callbacks": [handler]})
+    assert model.calls == 7
+    found = handler.sentinel.incidents()
+    assert [i.rule for i in found] == ["tool_loop"]
+    assert found[0].calls == 5
+    assert handler.sentinel.health().calls == 13
+    assert handler.pending() == {}
+    assert handler._roots == {}
+
+
+def test_progress_is_not_blocked() -> None:
+    app, model = agent([*(call_tool("count_up", n=i) for i in range(8)), DONE])
+    app.invoke(ASK, {"callbacks": [TokenSentinelHandler(mode="block")]})
+    assert model.calls == 9
+
+
+def test_the_next_run_of_the_same_thread_may_go_on() -> None:
+    app, model = agent([LOOP, LOOP, LOOP, DONE])
+    handler = TokenSentinelHandler(mode="block")
+    config = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    with pytest.raises(WasteBlocked):
+        app.invoke(ASK, config)
+    app.invoke(ASK, config)
+    assert model.calls == 4
+
+
+def test_a_retry_storm_is_stopped_by_its_request() -> None:
+    clock = iter(range(10_000))
+    handler = TokenSentinelHandler(mode="block", clock=lambda: 1.8e9 + next(clock))
+    model = ScriptedChatModel(script=[ConnectionError("flaky")])
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            model.invoke("hello", {"callbacks": [handler], "metadata": {"session_id": "s"}})
+    with pytest.raises(WasteBlocked, match="ConnectionError 5 times"):
+        model.invoke("hello", {"callbacks": [handler], "metadata": {"session_id": "s"}})
+    with pytest.raises(ConnectionError):
+        model.invoke("another question", {"callbacks": [handler], "metadata": {"session_id": "s"}})
+    assert model.calls == 6
+
+
+def test_200_threads_on_one_handler_do_not_mix() -> None:
+    handler = TokenSentinelHandler(mode="block")
+
+    def one(number: int) -> tuple[int, bool]:
+        loops = number % 2 == 0
+        app, model = agent([LOOP] if loops else [LOOP, LOOP, DONE])
+        try:
+            app.invoke(ASK, {"callbacks": [handler], "configurable": {"thread_id": f"t{number}"}})
+        except WasteBlocked as stopped:
+            assert stopped.incident.session_id == f"t{number}"
+            return model.calls, True
+        return model.calls, False
+
+    with ThreadPoolExecutor(200) as pool:
+        results = list(pool.map(one, range(200)))
+    assert results == [(3, n % 2 == 0) for n in range(200)]
+    for number in range(200):
+        totals = handler.sentinel.totals(f"t{number}")
+        assert totals is not None
+        assert totals.calls == (6 if number % 2 == 0 else 5)
+    assert handler.sentinel.health().ok
+
+
+def test_200_tasks_on_one_handler_do_not_mix() -> None:
+    handler = TokenSentinelHandler(mode="block")
+
+    async def one(number: int) -> int:
+        app, model = agent([LOOP] if number % 2 else [DONE])
+        try:
+            await app.ainvoke(ASK, {"callbacks": [handler]})
+        except WasteBlocked:
+            pass
+        return model.calls
+
+    async def every() -> list[int]:
+        return await asyncio.gather(*(one(n) for n in range(200)))
+
+    assert asyncio.run(every()) == [3 if n % 2 else 1 for n in range(200)]
+
+
+def test_a_veto_survives_pickling() -> None:
+    app, _ = agent([LOOP])
+    with pytest.raises(WasteBlocked) as stopped:
+        app.invoke(ASK, {"callbacks": [TokenSentinelHandler(mode="block")]})
+    again = pickle.loads(pickle.dumps(stopped.value))  # noqa: S301
+    assert str(again) == str(stopped.value)
+
+
+def test_wrong_configuration_is_said_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="'observe' or 'block'"):
+        TokenSentinelHandler(mode="kill")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="no rule 'tool_lop'"):
+        Sentinel(rules=["tool_lop"])
+    with pytest.raises(ConfigurationError, match=r"tool_loop has .*tool_loop\.min_calls"):
+        Sentinel(settings={"tool_loop.min_cals": 5})
+    with pytest.raises(ConfigurationError, match=r"tool_loop\.min_calls: .* \(got 'many'\)"):
+        Sentinel(settings={"tool_loop.min_calls": "many"})
+    with pytest.raises(ConfigurationError, match="USD per million"):
+        Sentinel(prices={"m": {"input": -1.0, "output": 1.0}})

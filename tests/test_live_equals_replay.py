@@ -1,0 +1,116 @@
+"""One real agent run, seen by the handler and by LangChain's own tracer: the same incidents and numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from agents import ASK, DONE, LOOP, agent, graph
+from langchain_core.messages import AIMessage
+from langchain_core.tracers.langchain import LangChainTracer
+from langsmith import Client
+
+from ts_importers.langsmith_rows import run_from_row
+from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.replay import Replay, Run
+from ts_langchain.testing import call_tool
+
+
+class Recorder(Client):
+    """LangSmith's own client, with the wire cut: rows are kept as they would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__(api_url="http://127.0.0.1:9", api_key="none", auto_batch_tracing=False)
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def create_run(self, name: str, inputs: Any, run_type: Any, **kwargs: Any) -> None:
+        self.rows[str(kwargs["id"])] = {"name": name, "inputs": inputs, "run_type": run_type, **kwargs}
+
+    def update_run(self, run_id: Any, **kwargs: Any) -> None:
+        self.rows[str(run_id)].update({k: v for k, v in kwargs.items() if v is not None})
+
+    def sent(self) -> list[dict[str, Any]]:
+        from langsmith._internal._serde import dumps_json
+
+        return [orjson.loads(dumps_json(row)) for row in self.rows.values()]
+
+
+SCRIPTS = {
+    "loop": [LOOP] * 5 + [DONE],
+    "progress": [*(call_tool("count_up", n=i) for i in range(5)), DONE],
+    "two tools side by side": [
+        AIMessage("", tool_calls=[*LOOP.tool_calls, *call_tool("count_up", n=1).tool_calls]),
+        AIMessage("", tool_calls=[*LOOP.tool_calls, *call_tool("count_up", n=2).tool_calls]),
+        AIMessage("", tool_calls=[*LOOP.tool_calls, *LOOP.tool_calls]),
+        DONE,
+    ],
+    "loop, then progress, then loop": [LOOP, LOOP, LOOP, call_tool("count_up", n=1), LOOP, LOOP, DONE],
+}
+
+
+def figures(sentinel: Sentinel) -> list[dict[str, Any]]:
+    """All of an incident but its times, which two observers stamp some microseconds apart."""
+    times = ("opened_at", "last_seen_at", "wasted_seconds")
+    return [
+        {name: getattr(i, name) for name in type(i).__slots__ if name not in times} for i in sentinel.incidents()
+    ]
+
+
+@pytest.mark.parametrize("thread", [None, "thread-1"])
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("build", [agent, graph])
+def test_live_equals_replay(build: Any, script: str, thread: str | None) -> None:
+    app, _ = build(SCRIPTS[script])
+    handler, client = TokenSentinelHandler(), Recorder()
+    config: dict[str, Any] = {"callbacks": [handler, LangChainTracer(client=client)]}
+    if thread:
+        config["configurable"] = {"thread_id": thread}
+    app.invoke(ASK, config)
+
+    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
+    runs.sort(key=lambda r: r.started_at)
+    replayed = Sentinel()
+    replay = Replay(replayed)
+    for run in runs:
+        replay.feed(run)
+    replay.finish()
+
+    assert figures(replayed) == figures(handler.sentinel)
+    assert bool(replayed.incidents()) is (script != "progress")
+    session = replayed.incidents()[0].session_id if replayed.incidents() else None
+    if session is not None:
+        assert replayed.totals(session) == handler.sentinel.totals(session)
+    assert replayed.health().calls == handler.sentinel.health().calls
+    assert replayed.health().ok
+    assert replay.late == 0
+
+
+def test_raw_rows_and_real_messages_through_a_callback_manager_agree() -> None:
+    """The short way (recorded dicts straight into the hooks) sees what real messages would show."""
+    from langchain_core.load import load
+    from langchain_core.outputs import ChatGeneration, LLMResult
+
+    app, _ = agent(SCRIPTS["loop"])
+    client = Recorder()
+    app.invoke(ASK, {"callbacks": [LangChainTracer(client=client)]})
+    rows = client.sent()
+    runs = sorted((r for row in rows if isinstance(r := run_from_row(row), Run)), key=lambda r: r.started_at)
+    short, long = Sentinel(), Sentinel()
+    replay, real = Replay(short), Replay(long)
+    for run in runs:
+        replay.feed(run)
+    replay.finish()
+    for run in runs:
+        if run.run_type == "llm":
+            assert run.outputs is not None
+            message = load(run.outputs["generations"][0][0]["message"], allowed_objects="messages")  # type: ignore[index]
+            run.outputs = {"generations": None}
+            run.inputs = {"messages": [load(m, allowed_objects="messages") for m in run.inputs["messages"][0]]}  # type: ignore[index]
+            run.outputs = LLMResult(generations=[[ChatGeneration(message=message)]])  # type: ignore[assignment]
+        real.feed(run)
+    real.finish()
+    assert short.incidents()
+    assert figures(short) == figures(long)
+    assert short.health().ok
+    assert long.health().ok
