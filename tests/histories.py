@@ -51,7 +51,8 @@ class Script:
             )  # fmt: skip
         self.calls.append(
             Call(
-                f"t{len(self.calls)}", "tool", self.session_id, self.root_id, name, start + seconds / 2, start + seconds,
+                f"t{len(self.calls)}", "tool", self.session_id, self.root_id, name,
+                start + seconds / 2, start + seconds,
                 status=status, error="Boom" if status == "error" else None,
                 answer=text_hash(str(answer)) if captured else 0, answer_chars=len(str(answer)),
                 arguments=arguments(args), tool_call_id=f"c{len(self.calls)}", requested_by=requested, pending=pending,
@@ -96,7 +97,8 @@ class Script:
         start = START + self.at
         self.calls.append(
             Call(
-                f"e{len(self.calls)}", "embedding", self.session_id, self.root_id, "OpenAIEmbeddings", start, start + 0.1,
+                f"e{len(self.calls)}", "embedding", self.session_id, self.root_id, "OpenAIEmbeddings",
+                start, start + 0.1,
                 model=model, provider="openai", usage=Usage(sum(len(t) for t in texts), 0),
                 items=tuple(text_hash(t) for t in texts), item_tokens=tuple(len(t) for t in texts),
                 request=mix(name_hash(model), *(text_hash(t) for t in texts)), temperature=0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -122,10 +123,8 @@ def test_200_tasks_on_one_handler_do_not_mix() -> None:
 
     async def one(number: int) -> int:
         app, model = agent([LOOP] if number % 2 else [DONE])
-        try:
+        with contextlib.suppress(WasteBlocked):
             await app.ainvoke(ASK, {"callbacks": [handler]})
-        except WasteBlocked:
-            pass
         return model.calls
 
     async def every() -> list[int]:

@@ -12,7 +12,7 @@ class TokenSentinelError(Exception):
     """Root of all exceptions of this library."""
 
 
-class Intervention(TokenSentinelError):  # noqa: N818 - not an error: what the user asked for
+class Intervention(TokenSentinelError):
     """Root of the exceptions that stop a run because the user's policy says so."""
 
 

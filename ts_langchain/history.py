@@ -208,7 +208,7 @@ class Import:
             replay.restore(history.replay)
         resumed, rows, since, number = history.runs, 0, 0, -1
         try:
-            for number, page in enumerate(self.source.pages(history.position)):  # noqa: B007 - used below
+            for number, page in enumerate(self.source.pages(history.position)):
                 self._take(page, number)
                 count = len(page.runs) + page.ignored + len(page.skipped)
                 rows += count

@@ -145,7 +145,16 @@ class _Settled:
 class Bill:
     """What one call was billed, and who claims which part of it to be waste."""
 
-    __slots__ = ("claims", "estimated", "input_nano", "input_tokens", "output_nano", "output_tokens", "priced", "started_at")
+    __slots__ = (
+        "claims",
+        "estimated",
+        "input_nano",
+        "input_tokens",
+        "output_nano",
+        "output_tokens",
+        "priced",
+        "started_at",
+    )
 
     def __init__(self, call: Call, cost: Cost | None) -> None:
         self.started_at = call.started_at
@@ -188,7 +197,11 @@ class Bill:
             if claim.part in ("tools", "context"):
                 want_in = max(0, want_in - given.get(claim.part, 0))
             take_in, take_out = min(want_in, left_in), min(want_out, left_out)
-            if (take_in < want_in or take_out < want_out or (claim.part == "turn" and turns[claim.unit] != c.incident.id)):
+            if (
+                take_in < want_in
+                or take_out < want_out
+                or (claim.part == "turn" and turns[claim.unit] != c.incident.id)
+            ):
                 others = {r for r in winners if r != c.incident.rule}
                 c.incident.overlaps = tuple(sorted({*c.incident.overlaps, *others}))
             left_in -= take_in

@@ -257,7 +257,13 @@ class Ledger:
             where = (_histories.c.source == source) & (_histories.c.scope == scope)
             row = db.execute(sa.select(_histories).where(where)).mappings().first()
             if row is None:
-                values = {"source": source, "scope": scope, "label": label, "settings": settings, "range": asked}
+                values = {
+                    "source": source,
+                    "scope": scope,
+                    "label": label,
+                    "settings": settings,
+                    "range": asked,
+                }
                 db.execute(_histories.insert().values(**values, done=False, updated_at=now))
                 row = db.execute(sa.select(_histories).where(where)).mappings().one()
             return History(**cast("dict[str, Any]", dict(row)))
@@ -283,8 +289,7 @@ class Ledger:
             for spend in batch.spend.values():
                 _add_spend(db, history.id, spend)
             rows = [
-                {"history": history.id, "place": place[:200], "why": why[:300]}
-                for place, why in batch.skipped.items()
+                {"history": history.id, "place": place[:200], "why": why[:300]} for place, why in batch.skipped.items()
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
@@ -352,7 +357,9 @@ class Ledger:
                 .order_by(_incidents.c.nano.desc(), _incidents.c.opened_at, _incidents.c.id)
             )
             for stored in db.execute(query).scalars():
-                yield Incident(**{**stored, "call_ids": tuple(stored["call_ids"]), "overlaps": tuple(stored["overlaps"])})
+                yield Incident(
+                    **{**stored, "call_ids": tuple(stored["call_ids"]), "overlaps": tuple(stored["overlaps"])}
+                )
 
     def session_count(self, history: History) -> int:
         """Number of sessions."""
@@ -368,7 +375,8 @@ class Ledger:
         with _errors("the ledger could not be read"), self.engine.connect() as db:
             for start in range(0, len(wanted), BATCH):
                 query = sa.select(*columns).where(
-                    _sessions.c.history == history.id, _sessions.c.session_id.in_(wanted[start : start + BATCH])
+                    _sessions.c.history == history.id,
+                    _sessions.c.session_id.in_(wanted[start : start + BATCH]),
                 )
                 found.update({row["session_id"]: dict(row) for row in db.execute(query).mappings()})
         return found
@@ -494,6 +502,10 @@ def _add_spend(db: sa.Connection, history: int, spend: Spend) -> None:
         fresh = {name: getattr(spend, name) for name in counted}
         db.execute(
             _spend.insert().values(
-                history=history, day=spend.day, provider=spend.provider[:100], model=spend.model[:200], **fresh
+                history=history,
+                day=spend.day,
+                provider=spend.provider[:100],
+                model=spend.model[:200],
+                **fresh,
             )
         )

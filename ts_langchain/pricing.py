@@ -162,12 +162,8 @@ class Prices:
             return None
         if self._overrides and model in self._overrides:
             return self._overrides[model]
-        known = self._models.get((model, provider), False)
-        if known is False:
-            if len(self._models) > 10_000:
-                self._models.clear()
-            known = self._models[model, provider] = _find(model, provider)
-        if known is None or known is False:
+        known = self._model(model, provider)
+        if known is None:
             return None
         period = int(at // 60) if known.timed else int(at // 86_400) if known.dated else 0
         tier = sum(input_tokens > start for start in known.tiers) if known.tiers else 0
@@ -182,12 +178,17 @@ class Prices:
 
     def context_window(self, model: str | None, provider: str | None) -> int | None:
         """Tokens that fit into the model's context, None where unknown."""
-        if not model:
-            return None
-        if (model, provider) not in self._models:
-            self.rates(model, provider, 0.0)
-        known = self._models.get((model, provider))
-        return known.info.context_window if known else None
+        known = self._model(model, provider) if model else None
+        return known.info.context_window if known is not None else None
+
+    def _model(self, model: str, provider: str | None) -> _Model | None:
+        try:
+            return self._models[model, provider]
+        except KeyError:
+            if len(self._models) > 10_000:
+                self._models.clear()
+            known = self._models[model, provider] = _find(model, provider)
+            return known
 
 
 def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
@@ -231,7 +232,7 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
     """
     name = model.strip().lower()
     mapped = PROVIDERS.get(provider.lower(), provider.lower()) if provider else None
-    found = [(name, mapped)] if mapped else []
+    found: list[tuple[str, str | None]] = [(name, mapped)] if mapped else []
     found.append((name, None))
     rest = name.removeprefix("models/")
     if rest.startswith("@"):
@@ -263,9 +264,7 @@ def _find(model: str, provider: str | None) -> _Model | None:
             _, info = snapshot.find_provider_model(name, None, where, None)
         except LookupError:
             continue
-        alternatives = (
-            [info.prices] if isinstance(info.prices, ModelPrice) else [c.prices for c in info.prices]
-        )
+        alternatives = [info.prices] if isinstance(info.prices, ModelPrice) else [c.prices for c in info.prices]
         constraints = [] if isinstance(info.prices, ModelPrice) else [c.constraint for c in info.prices]
         tiers = {
             tier.start

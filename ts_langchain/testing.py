@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.embeddings import Embeddings
-from langchain_core.language_models.chat_models import BaseChatModel, LangSmithParams
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field, PrivateAttr
 
 from ts_langchain.fingerprint import text_hash
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import CallbackManagerForLLMRun
+    from langchain_core.runnables import Runnable
 
 Step: TypeAlias = AIMessage | BaseException | Callable[[Sequence[BaseMessage]], AIMessage]
 
@@ -63,9 +66,7 @@ class ScriptedChatModel(BaseChatModel):
         return {"model": self.model_name, "temperature": self.temperature}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return LangSmithParams(
-            ls_provider=self.provider, ls_model_name=self.model_name, ls_model_type="chat"
-        )
+        return LangSmithParams(ls_provider=self.provider, ls_model_name=self.model_name, ls_model_type="chat")
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
         """Sends the tools along as an OpenAI-compatible model would."""
@@ -115,7 +116,13 @@ class ScriptedChatModel(BaseChatModel):
                 content=word if last else word + " ",
                 id=answer.id,
                 tool_call_chunks=[
-                    {"name": c["name"], "args": _dumps(c["args"]), "id": c["id"], "index": i, "type": "tool_call_chunk"}
+                    {
+                        "name": c["name"],
+                        "args": _dumps(c["args"]),
+                        "id": c["id"],
+                        "index": i,
+                        "type": "tool_call_chunk",
+                    }
                     for i, c in enumerate(answer.tool_calls)
                 ]
                 if last

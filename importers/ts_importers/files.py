@@ -110,7 +110,9 @@ class FileImporter:
             if not start.startswith(b"["):
                 return None
             if self.size > MAX_LINE_BYTES:
-                msg = f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
+                msg = (
+                    f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
+                )
                 raise UnreadableSource(msg)
         with self._open() as file:
             try:

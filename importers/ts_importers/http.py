@@ -34,7 +34,7 @@ class HTTPFailure(ImporterError):
         super().__init__(message)
 
 
-class _Retry(Exception):  # noqa: N818 - control flow
+class _Retry(Exception):
     """Worth another try."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:

@@ -38,7 +38,8 @@ CURSOR_REFUSED = frozenset({400, 404, 410, 422})
 NO_V2 = frozenset({404, 405, 501})
 
 V2_FIELDS = [
-    "ID", "NAME", "RUN_TYPE", "START_TIME", "END_TIME", "STATUS", "ERROR", "EXTRA", "METADATA", "INPUTS", "OUTPUTS", "TAGS",
+    "ID", "NAME", "RUN_TYPE", "START_TIME", "END_TIME", "STATUS", "ERROR", "EXTRA", "METADATA", "INPUTS", "OUTPUTS",
+    "TAGS",
     "TRACE_ID", "THREAD_ID", "PARENT_RUN_IDS", "DOTTED_ORDER", "PROMPT_TOKENS", "COMPLETION_TOKENS",
     "PROMPT_TOKEN_DETAILS", "COMPLETION_TOKEN_DETAILS", "PROMPT_COST", "COMPLETION_COST", "TOTAL_COST",
 ]  # fmt: skip
@@ -101,9 +102,7 @@ class LangSmithImporter:
         if workspace_id:
             headers["x-tenant-id"] = workspace_id
         base = endpoint.rstrip("/").removesuffix("/api/v1").removesuffix("/api/v2").removesuffix("/api")
-        self._client = Client(
-            base, headers, service=SERVICE, key_hint=KEY_HINT, on_wait=on_wait, sleep=sleep
-        )
+        self._client = Client(base, headers, service=SERVICE, key_hint=KEY_HINT, on_wait=on_wait, sleep=sleep)
         self.project_id, self.project_name = self._find(project)
         self.scope = f"{self._client.host}/{self.project_id}"
         self._v2 = True

@@ -76,7 +76,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
         cast("RunType", run_type),
         name if type(name := row.get("name")) is str and name else str(run_type),
         started,
-        ended if ended > started else started,
+        max(started, ended),
         trace if type(trace) is str and trace else run_id,
         _parent(row),
         thread if type(thread) is str and thread else None,

@@ -66,7 +66,10 @@ class FakeLangSmith:
             names = [s.lower() for s in body.get("selects") or ["ID"]]
             items = [{k: v for k, v in _as_v2(row).items() if k in names} for row in part]
             return {"items": items, "next_cursor": following}
-        return {"runs": [{k: row.get(k) for k in (*body["select"], "session_id")} for row in part], "cursors": {"next": following}}
+        return {
+            "runs": [{k: row.get(k) for k in (*body["select"], "session_id")} for row in part],
+            "cursors": {"next": following},
+        }
 
 
 def _time(text: str) -> datetime:
@@ -186,7 +189,10 @@ def agent_rows(sessions: int, turns: int = 4, seed: int = 1) -> list[dict[str, A
             call = {
                 "id": f"call_{number}_{turn}",
                 "type": "function",
-                "function": {"name": "fetch_page", "arguments": json.dumps({"url": f"https://example.com/{page}"})},
+                "function": {
+                    "name": "fetch_page",
+                    "arguments": json.dumps({"url": f"https://example.com/{page}"}),
+                },
             }
             answer = {"role": "assistant", "content": None, "tool_calls": [call]}
             model = _row(
@@ -196,7 +202,10 @@ def agent_rows(sessions: int, turns: int = 4, seed: int = 1) -> list[dict[str, A
             sent = 200 + 100 * turn
             model |= {
                 "inputs": {"messages": list(history)},
-                "outputs": {"choices": [{"message": answer, "finish_reason": "tool_calls"}], "model": "gpt-4o-2024-08-06"},
+                "outputs": {
+                    "choices": [{"message": answer, "finish_reason": "tool_calls"}],
+                    "model": "gpt-4o-2024-08-06",
+                },
                 "prompt_tokens": sent,
                 "completion_tokens": 20,
                 "prompt_token_details": {"cache_read": sent // 4},
@@ -204,17 +213,30 @@ def agent_rows(sessions: int, turns: int = 4, seed: int = 1) -> list[dict[str, A
             }
             model["extra"] = {
                 "invocation_params": {"model": "gpt-4o", "temperature": 0},
-                "metadata": {"thread_id": f"thread-{number}", "ls_provider": "openai", "ls_model_name": "gpt-4o"},
+                "metadata": {
+                    "thread_id": f"thread-{number}",
+                    "ls_provider": "openai",
+                    "ls_model_name": "gpt-4o",
+                },
             }
             tool = _row(
                 str(UUID(int=chance.getrandbits(128), version=4)), "tool", "fetch_page",
                 at + timedelta(seconds=4 * turn + 2), at + timedelta(seconds=4 * turn + 3), trace, trace,
             )  # fmt: skip
-            result = {"type": "tool", "content": f"page {page}", "tool_call_id": call["id"], "status": "success"}
+            result = {
+                "type": "tool",
+                "content": f"page {page}",
+                "tool_call_id": call["id"],
+                "status": "success",
+            }
             tool |= {"inputs": {"url": f"https://example.com/{page}"}, "outputs": {"output": result}}
             tool["extra"] = {"tool_call_id": call["id"], "metadata": {"thread_id": f"thread-{number}"}}
             rows += [model, tool]
-            history = [*history, answer, {"role": "tool", "tool_call_id": call["id"], "content": f"page {page}"}]
+            history = [
+                *history,
+                answer,
+                {"role": "tool", "tool_call_id": call["id"], "content": f"page {page}"},
+            ]
     rows.sort(key=lambda r: r["start_time"])
     return rows
 

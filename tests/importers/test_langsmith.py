@@ -132,7 +132,7 @@ def test_project_by_id(fake: FakeLangSmith) -> None:
 
 
 def test_unknown_project_names_the_others(fake: FakeLangSmith) -> None:
-    with pytest.raises(ProjectNotFound, match="no project 'nope'.*my-agent"):
+    with pytest.raises(ProjectNotFound, match=r"no project 'nope'.*my-agent"):
         importer(fake, project="nope")
     with pytest.raises(ProjectNotFound, match="no project"):
         importer(fake, project="00000000-0000-4000-8000-000000000000")

@@ -151,7 +151,13 @@ def test_fires(case: str) -> None:
 def polling() -> Script:
     s = Script()
     for i in range(12):
-        s.tool("get_job", {"id": 4}, '{"state": "running"}' if i < 11 else '{"state": "done"}', seconds=4, pending=i < 11)
+        s.tool(
+            "get_job",
+            {"id": 4},
+            '{"state": "running"}' if i < 11 else '{"state": "done"}',
+            seconds=4,
+            pending=i < 11,
+        )
     return s
 
 
@@ -203,7 +209,9 @@ HEALTHY = {
     .tool("check_status", {"id": 1}, "not yet"),
     "best of six": parallel_samples(),
     "eleven minutes of research in 14 steps": (
-        lambda s: [s.tool("read_page", {"url": f"https://e.com/{i}"}, f"finding {i}", seconds=48) for i in range(14)][-1]
+        lambda s: [s.tool("read_page", {"url": f"https://e.com/{i}"}, f"finding {i}", seconds=48) for i in range(14)][
+            -1
+        ]
     )(Script()),
     "12 turns to 18 000 of 128 000": growing(12, 1600, start=500),
     "a large context read from the cache": growing(12, 5000, repeated=0.2, cached=0.98),

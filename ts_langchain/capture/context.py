@@ -43,7 +43,9 @@ class SessionContext:
         outer, inner = _labels.get(), self._labels
         if outer is not None:
             inner = Labels(
-                inner.session_id or outer.session_id, inner.user_id or outer.user_id, (*outer.tags, *inner.tags)
+                inner.session_id or outer.session_id,
+                inner.user_id or outer.user_id,
+                (*outer.tags, *inner.tags),
             )
         self._tokens.append(_labels.set(inner))
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
@@ -41,31 +41,22 @@ _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
 _HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
 _CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt"})
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Hook = TypeVar("Hook", bound="Callable[..., None]")
 
 
-class _Hook(Protocol):
-    sentinel: Sentinel
-
-
-H = TypeVar("H", bound=_Hook)
-
-
-def _fail_open(hook: Callable[Concatenate[H, P], R]) -> Callable[Concatenate[H, P], R | None]:
+def _fail_open(hook: Hook) -> Hook:
     """Nothing but an intervention leaves a hook."""
 
     @functools.wraps(hook)
-    def guarded(self: H, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+    def guarded(self: TokenSentinelHandler, *args: Any, **kwargs: Any) -> None:
         try:
-            return hook(self, *args, **kwargs)
+            hook(self, *args, **kwargs)
         except Intervention:
             raise
         except Exception as error:  # noqa: BLE001 - fails open, see health.Faults
             self.sentinel.faults.record(f"handler.{hook.__name__}", error)
-            return None
 
-    return guarded
+    return cast("Hook", guarded)
 
 
 class _Started:
@@ -228,15 +219,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         name: str,
     ) -> _Started:
         roots = self._roots
-        if parent_run_id is None:
-            root = roots.get(run_id, run_id)
-        else:
-            root = roots.get(parent_run_id, parent_run_id)
+        root = roots.get(run_id, run_id) if parent_run_id is None else roots.get(parent_run_id, parent_run_id)
         root_id = root if type(root) is str else str(root)
         labels = current_labels()
-        session_id = (
-            self.session_id or (labels.session_id if labels else None) or session_of(metadata) or root_id
-        )
+        session_id = self.session_id or (labels.session_id if labels else None) or session_of(metadata) or root_id
         started = _Started(session_id, root_id, self.clock(), name)
         node = metadata.get("langgraph_node")
         started.node = node if type(node) is str else None
@@ -445,7 +431,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self._tool_end(started, run_id, Output(error_hash(error), 0, failed=True), "error", name)
 
     def _tool_end(
-        self, started: _Started, run_id: Any, output: Output, status: Status | None = None, error: str | None = None
+        self,
+        started: _Started,
+        run_id: Any,
+        output: Output,
+        status: Status | None = None,
+        error: str | None = None,
     ) -> None:
         session = self.sentinel.get(started.session_id)
         asked = None
@@ -541,9 +532,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         )
 
 
-def _unseen_tool_call(
-    memory: Memory, result: ToolResult, name: str, args: object, started: _Started
-) -> Call | None:
+def _unseen_tool_call(memory: Memory, result: ToolResult, name: str, args: object, started: _Started) -> Call | None:
     """The call behind a tool result in a prompt, if nobody saw the tool run.
 
     That is so where only model calls are recorded: a handler on the model, a gateway's log.

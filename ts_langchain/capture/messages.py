@@ -120,10 +120,7 @@ def read_message(message: object) -> Message:
         result_id = getattr(message, "tool_call_id", None) if role == "tool" else None
         failed = role == "tool" and getattr(message, "status", None) == "error"
 
-    if type(content) is str:
-        text = Text(text_hash(content), len(content))
-    else:
-        text = _read_content(content)
+    text = Text(text_hash(content), len(content)) if type(content) is str else _read_content(content)
     tool_calls = _read_tool_calls(calls) if calls else text.tool_calls
     digest = mix(_ROLE_CODES[role], text.digest)
     if tool_calls:
@@ -519,9 +516,7 @@ def _consistent(usage: Usage) -> Usage:
     audio = min(usage.input_audio_tokens, usage.input_tokens - read - written)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     spoken = min(usage.output_audio_tokens, usage.output_tokens - reasoning)
-    return Usage(
-        usage.input_tokens, usage.output_tokens, read, written, reasoning, audio, spoken, usage.estimated
-    )
+    return Usage(usage.input_tokens, usage.output_tokens, read, written, reasoning, audio, spoken, usage.estimated)
 
 
 # --- tool definitions ------------------------------------------------------------------------------
@@ -542,12 +537,8 @@ def read_toolset(tools: object) -> Toolset | None:
     known = _TOOLSETS.get(key)
     if known is None:
         names = tuple(name for name, _ in key)
-        sizes = tuple(
-            len(orjson.dumps(bounded(t), default=str, option=orjson.OPT_NON_STR_KEYS)) for t in flat
-        )
-        known = Toolset(
-            names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True)))
-        )
+        sizes = tuple(len(orjson.dumps(bounded(t), default=str, option=orjson.OPT_NON_STR_KEYS)) for t in flat)
+        known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
         _TOOLSETS[key] = known
         if len(_TOOLSETS) > 512:
             _TOOLSETS.popitem(last=False)
@@ -594,9 +585,8 @@ class Output(NamedTuple):
 
 def read_tool_output(output: object) -> Output:
     """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded."""
-    if isinstance(output, Mapping):
-        if "output" in output and "content" not in output and "lc" not in output:
-            output = output["output"]
+    if isinstance(output, Mapping) and "output" in output and "content" not in output and "lc" not in output:
+        output = output["output"]
     if isinstance(output, str):
         return Output(text_hash(output), len(output), is_pending(output), _reads_failed(output))
     fields = _unwrap(output) if isinstance(output, Mapping) else None

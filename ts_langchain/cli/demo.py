@@ -51,7 +51,8 @@ def _live() -> None:
     totals = handler.sentinel.totals("demo")
     spent = totals.nano if totals else 0
     out.print(
-        f"\nWithout intervention: {unguarded} model calls billed, {usd(spent)}, of which {usd(found.wasted_nano)} wasted.\n"
+        f"\nWithout intervention: {unguarded} model calls billed, {usd(spent)}, "
+        f"of which {usd(found.wasted_nano)} wasted.\n"
     )
 
     out.print("The same agent with [bold]callbacks=[TokenSentinelHandler(mode='block')][/]:\n")

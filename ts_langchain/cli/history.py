@@ -9,12 +9,18 @@ import sys
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ts_langchain.cli.options import (
     CsvOption,
@@ -35,6 +41,7 @@ from ts_langchain.report.terminal import print_incident, print_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from ts_langchain.history import Progress as Done
     from ts_langchain.ledger import History
@@ -62,7 +69,9 @@ def importer(name: str) -> Any:
 def import_langsmith(
     project: Annotated[str, typer.Option("--project", "-p", help="Name or id of the LangSmith project.")],
     since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: 30 days ago.")] = None,
-    until: Annotated[str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: now.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: now.")
+    ] = None,
     endpoint: Annotated[
         str, typer.Option(envvar="LANGSMITH_ENDPOINT", help="API address; for EU or self-hosted LangSmith.")
     ] = "https://api.smith.langchain.com",
@@ -107,14 +116,16 @@ def import_langsmith(
 def import_file(
     path: Annotated[Path, typer.Argument(help="JSON lines, plain or gzipped.", show_default=False)],
     file_format: Annotated[
-        str | None, typer.Option("--format", help="langsmith or messages. Default: detected.", show_default=False)
+        str | None,
+        typer.Option("--format", help="langsmith or messages. Default: detected.", show_default=False),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model of conversations that name none, to price them with.")
     ] = None,
     provider: Annotated[str | None, typer.Option(help="Its provider.")] = None,
     day: Annotated[
-        str | None, typer.Option("--date", help="Day (ISO) of conversations without times. Default: the file's.")
+        str | None,
+        typer.Option("--date", help="Day (ISO) of conversations without times. Default: the file's."),
     ] = None,
     ledger: LedgerOption = None,
     setting: SettingOption = None,
@@ -141,7 +152,8 @@ def import_file(
 
 def report(
     number: Annotated[
-        int | None, typer.Argument(help="Number of the history, see --list. Default: the latest.", show_default=False)
+        int | None,
+        typer.Argument(help="Number of the history, see --list. Default: the latest.", show_default=False),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List all imported histories.")] = False,
     incidents: Annotated[int, typer.Option(min=0, help="Also show so many incidents, the costliest first.")] = 0,
@@ -182,9 +194,7 @@ def _import(
     for notice in source.notices:
         err.print(escape(notice), style="dim")
     book = Ledger(ledger)
-    run = Import(
-        source, book, settings=parse_settings(setting), prices=parse_prices(price), asked=asked, fresh=fresh
-    )
+    run = Import(source, book, settings=parse_settings(setting), prices=parse_prices(price), asked=asked, fresh=fresh)
     if run.resumes:
         err.print(f"Going on after {run.history.runs:,} rows.", style="dim")
     known = len(source.notices)
@@ -196,7 +206,9 @@ def _import(
         err.print(f"{run.duplicates:,} rows were known already and counted once.", style="dim")
     health = run.sentinel.health()
     if health.faults:
-        err.print(f"[yellow]{sum(health.faults.values()):,} faults inside ts-langchain[/]: {escape(str(dict(health.faults)))}")
+        err.print(
+            f"[yellow]{sum(health.faults.values()):,} faults inside ts-langchain[/]: {escape(str(dict(health.faults)))}"
+        )
     _show(book, history, as_json, csv_file, 0)
     if not history.done:
         raise typer.Exit(INTERRUPTED)

@@ -23,7 +23,9 @@ LedgerOption = Annotated[
 SettingOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="RULE.PARAM=VALUE", help="A rule's setting, e.g. tool_loop.min_calls=5. May be repeated."
+        "--set",
+        metavar="RULE.PARAM=VALUE",
+        help="A rule's setting, e.g. tool_loop.min_calls=5. May be repeated.",
     ),
 ]
 PriceOption = Annotated[
@@ -69,7 +71,7 @@ def parse_prices(given: list[str] | None) -> dict[str, Rates]:
             if not model or len(numbers) not in (2, 3) or any(n < 0 for n in numbers):
                 raise ValueError
         except ValueError:
-            msg = f"--price {item}: expected MODEL=INPUT,OUTPUT[,CACHE_READ] in USD per million tokens, e.g. my-model=3,12"
+            msg = f"--price {item}: expected MODEL=INPUT,OUTPUT[,CACHE_READ], USD per million tokens: my-model=3,12"
             raise ConfigurationError(msg) from None
         prices[model] = Rates(numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else None)
     return prices

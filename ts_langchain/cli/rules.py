@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ts_langchain.cli.options import JsonOption
 from ts_langchain.cli.output import clear_errors, out
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.rules import RULES
 
+if TYPE_CHECKING:
+    from ts_langchain.cli.options import JsonOption
+
 
 def rules(
-    rule: Annotated[str | None, typer.Argument(help="Explain this rule. Without: list all.", show_default=False)] = None,
+    rule: Annotated[
+        str | None, typer.Argument(help="Explain this rule. Without: list all.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Lists the rules, or explains one: what it finds, when it fires, when it does not, its settings."""

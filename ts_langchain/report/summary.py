@@ -249,7 +249,12 @@ def _add_incidents(summary: Summary, ledger: Ledger, history: History) -> None:
             rules[rule].sessions += 1
     summary.rules = sorted(rules.values(), key=lambda r: (-r.wasted_nano, -r.wasted_tokens, r.rule))
     ranked = sorted(
-        sessions, key=lambda s: (-sum(i.wasted_nano for i in sessions[s]), -sum(i.wasted_tokens for i in sessions[s]), s)
+        sessions,
+        key=lambda s: (
+            -sum(i.wasted_nano for i in sessions[s]),
+            -sum(i.wasted_tokens for i in sessions[s]),
+            s,
+        ),
     )[:WORST_SESSIONS]
     known = ledger.sessions(history, ranked)
     for session_id in ranked:

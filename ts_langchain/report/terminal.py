@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from ts_langchain.report.summary import Summary
-
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ts_langchain.incident import Incident
+    from ts_langchain.report.summary import Summary
 
 COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
@@ -88,9 +87,7 @@ def _worst(summary: Summary) -> Table:
         table.add_column(name, justify="right")
     table.add_column("rules")
     for s in summary.worst:
-        table.add_row(
-            escape(s.session_id[:40]), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules)
-        )
+        table.add_row(escape(s.session_id[:40]), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules))
     return table
 
 
@@ -120,7 +117,9 @@ def _print_rows(console: Console, summary: Summary) -> None:
             "are in no dollar figure.[/] Give one with --price MODEL=INPUT,OUTPUT."
         )
     if summary.estimated_calls:
-        console.print(f"{summary.estimated_calls:,} calls came without usage; it was estimated at 4 characters a token.")
+        console.print(
+            f"{summary.estimated_calls:,} calls came without usage; it was estimated at 4 characters a token."
+        )
     console.print(
         f"Rows: {history.runs:,} replayed, {history.ignored:,} that are no calls, {history.skipped:,} unreadable"
         + (f", {history.late:,} out of order" if history.late else "")

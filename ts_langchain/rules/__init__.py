@@ -66,25 +66,21 @@ def build_rules(
             if rule not in RULES:
                 msg = f"there is no rule {rule!r}; there are {', '.join(RULES)}"
                 raise ConfigurationError(msg)
-            rule = RULES[rule]  # noqa: PLW2901
+            rule = RULES[rule]
         classes[rule.name] = rule
     params: dict[str, dict[str, object]] = {}
     for key, value in settings.items():
         name, _, param = key.partition(".")
         known = classes.get(name) or RULES.get(name)
         if known is None or param not in known.Settings.model_fields:
-            names = (
-                ", ".join(f"{name}.{p}" for p in known.Settings.model_fields) if known else ", ".join(classes)
-            )
-            msg = f"there is no setting {key!r}; " + (
-                f"{name} has {names}" if known else f"rules are {names}"
-            )
+            names = ", ".join(f"{name}.{p}" for p in known.Settings.model_fields) if known else ", ".join(classes)
+            msg = f"there is no setting {key!r}; " + (f"{name} has {names}" if known else f"rules are {names}")
             raise ConfigurationError(msg)
         params.setdefault(name, {})[param] = value
     parsed: list[tuple[type[Rule[Any]], RuleSettings]] = []
     for name, cls in classes.items():
         try:
-            parsed.append((cls, cls.Settings(**params.get(name, {}))))
+            parsed.append((cls, cls.Settings.model_validate(params.get(name, {}))))
         except ValidationError as e:
             first = e.errors()[0]
             where = ".".join([name, *map(str, first["loc"])])

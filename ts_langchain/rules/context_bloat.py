@@ -90,9 +90,7 @@ class ContextBloat(Rule["OrderedDict[int, tuple[int, ...]]"]):
                 "cache_read_tokens": usage.cache_read_tokens,
                 "context_window": window,
                 "repeated_share": round(dead, 3),
-                "tool_result_share": round(prompt.tool_result_chars / prompt.chars, 3)
-                if prompt.chars
-                else 0.0,
+                "tool_result_share": round(prompt.tool_result_chars / prompt.chars, 3) if prompt.chars else 0.0,
                 "usage_estimated": usage.estimated,
             },
         )

@@ -26,9 +26,7 @@ class Streak:
     def start(self, call: Call) -> None:
         """Begins anew with this call."""
         self.times: tuple[float, ...] = (call.started_at,)
-        self.members: tuple[tuple[str, float, bool], ...] = (
-            (call.id, call.ended_at - call.started_at, False),
-        )
+        self.members: tuple[tuple[str, float, bool], ...] = ((call.id, call.ended_at - call.started_at, False),)
         self.ended_at = call.ended_at
         self.failed = call.status == "error"
         self.answer = call.answer
@@ -56,9 +54,7 @@ class RetryStorm(Rule["OrderedDict[int, Streak]"]):
     class Settings(RuleSettings):
         """Settings of retry_storm."""
 
-        block: bool = Field(
-            True, description="In mode `block`: veto this very request while the storm lasts."
-        )
+        block: bool = Field(True, description="In mode `block`: veto this very request while the storm lasts.")
         window_seconds: PositiveFloat = Field(30, description="Event time in which the requests must start.")
         min_retries: int = Field(5, ge=2, description="Identical requests that make a storm.")
 

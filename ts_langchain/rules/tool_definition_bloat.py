@@ -48,13 +48,9 @@ class ToolDefinitionBloat(Rule[Offered]):
     class Settings(RuleSettings):
         """Settings of tool_definition_bloat."""
 
-        min_bytes: int = Field(
-            30_000, gt=0, description="Bytes of JSON that weigh whatever the number of tools."
-        )
+        min_bytes: int = Field(30_000, gt=0, description="Bytes of JSON that weigh whatever the number of tools.")
         min_tools: int = Field(30, gt=0, description="Number of tools that weigh ...")
-        min_bytes_many: int = Field(
-            6_000, gt=0, description="... if they have at least so many bytes of JSON."
-        )
+        min_bytes_many: int = Field(6_000, gt=0, description="... if they have at least so many bytes of JSON.")
         min_calls: int = Field(3, ge=1, description="Model calls before a tool counts as not used.")
 
     settings: Settings
@@ -71,9 +67,7 @@ class ToolDefinitionBloat(Rule[Offered]):
         total = toolset.total_bytes
         if total < s.min_bytes and (len(toolset.names) < s.min_tools or total < s.min_bytes_many):
             return None
-        unused = [
-            size for name, size in zip(toolset.names, toolset.sizes, strict=True) if name not in state.used
-        ]
+        unused = [size for name, size in zip(toolset.names, toolset.sizes, strict=True) if name not in state.used]
         dead = sum(unused)
         state.calls += 1
         if dead * 2 >= total:
@@ -87,9 +81,7 @@ class ToolDefinitionBloat(Rule[Offered]):
             0,
             f"{len(unused)} of {len(toolset.names)} tools ({dead:,} of {total:,} bytes) went along with "
             f"{state.calls} calls and were never used.",
-            claims=tuple(
-                Claim(i, "tools", min(tokens, dead // BYTES_PER_TOKEN), 0) for i, tokens in unclaimed
-            ),
+            claims=tuple(Claim(i, "tools", min(tokens, dead // BYTES_PER_TOKEN), 0) for i, tokens in unclaimed),
             calls=tuple(i for i, _ in unclaimed),
             severity="medium",
             confidence=0.9 if state.calls >= 5 else 0.75,

@@ -91,12 +91,7 @@ class Zombie(Rule[Progress]):
             state.restart(call.ended_at)
             return None
         if call.kind == "model":
-            new = (
-                call.status == "ok"
-                and not call.tool_calls
-                and bool(call.answer_chars)
-                and state.is_new(call.answer)
-            )
+            new = call.status == "ok" and not call.tool_calls and bool(call.answer_chars) and state.is_new(call.answer)
         else:
             new = call.status == "ok" and (not call.answer or state.is_new(call.answer))
         if new:
@@ -106,11 +101,7 @@ class Zombie(Rule[Progress]):
         state.unclaimed.append((call.id, call.ended_at - call.started_at, call.kind == "model"))
         del state.unclaimed[:-MAX_UNCLAIMED]
         quiet = call.ended_at - state.since
-        if (
-            quiet < s.window_seconds
-            or state.calls < s.min_calls
-            or not s.long_running_tags.isdisjoint(call.tags)
-        ):
+        if quiet < s.window_seconds or state.calls < s.min_calls or not s.long_running_tags.isdisjoint(call.tags):
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
         return Finding(

@@ -1,0 +1,177 @@
+"""Accounting over random histories: every token once, avoidable ≤ wasted ≤ cost, whatever the page size."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ts_langchain import Sentinel
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Replay, Run
+from ts_langchain.report.summary import summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+MODELS = ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "no-such-model", None]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Run]:
+    """Several interleaved sessions of agents that loop, fail, retry, classify and embed."""
+    chance = random.Random(draw(st.integers(0, 2**32)))
+    runs: list[Run] = []
+    for session in range(draw(st.integers(1, 4))):
+        at = 1.79e9 + chance.random() * 10
+        history: list[dict[str, Any]] = [{"role": "user", "content": chance.choice(["classify: yes or no?", "go"])}]
+        model = chance.choice(MODELS)
+        for step in range(draw(st.integers(1, 25))):
+            run_id = f"{session}-{step}"
+            kind = chance.random()
+            took = chance.choice([0.0, 0.5, 2.0])
+            base: dict[str, Any] = {"trace_id": f"trace-{session}", "thread_id": f"thread-{session}"}
+            metadata = {"ls_model_name": model, "ls_provider": "openai" if model and "gpt" in model else None}
+            if kind < 0.15:
+                texts = [chance.choice("abc") * 40 for _ in range(chance.randrange(1, 4))]
+                runs.append(
+                    Run(run_id, "embedding", "E", at, at + took, inputs={"texts": texts},
+                        metadata={"ls_model_name": "text-embedding-3-small"}, **base)
+                )  # fmt: skip
+                at += took
+                continue
+            names = [chance.choice(["fetch", "search_docs"]) for _ in range(chance.choice([0, 1, 1, 2]))]
+            calls = [
+                {"id": f"{run_id}-{i}", "function": {"name": n, "arguments": f'{{"q": "{chance.choice("ab")}"}}'}}
+                for i, n in enumerate(names)
+            ]
+            sent = chance.randrange(1, 90_000)
+            usage = {
+                "input_tokens": sent,
+                "output_tokens": chance.randrange(0, 200),
+                "input_token_details": {"cache_read": chance.randrange(0, sent + 1)},
+            }
+            failed = kind > 0.85
+            answer = {"role": "assistant", "content": None if calls else "an answer", "tool_calls": calls}
+            runs.append(
+                Run(
+                    run_id, "llm", "M", at, at + took, inputs={"messages": list(history)},
+                    outputs=None if failed else {"message": answer}, error="Boom('x')" if failed else None,
+                    metadata=metadata, usage=None if failed or kind > 0.75 else usage,
+                    invocation_params={"temperature": 0}, **base,
+                )
+            )  # fmt: skip
+            at += took
+            if failed:
+                continue
+            history.append(answer)
+            for i, name in enumerate(names):
+                content = chance.choice(["same", "same", "other", "x" * 500])
+                runs.append(
+                    Run(
+                        f"{run_id}-t{i}", "tool", name, at, at + took, inputs={"q": calls[i]["function"]["arguments"]},  # type: ignore[index]
+                        outputs={"output": {"content": content, "tool_call_id": calls[i]["id"], "type": "tool"}},
+                        tool_call_id=str(calls[i]["id"]), **base,
+                    )
+                )  # fmt: skip
+                history.append({"role": "tool", "tool_call_id": calls[i]["id"], "content": content})
+            at += took + chance.choice([0.0, 1.0, 400.0])
+    runs.sort(key=lambda r: r.started_at)
+    return runs
+
+
+def replayed(runs: list[Run]) -> Sentinel:
+    sentinel = Sentinel()
+    replay = Replay(sentinel)
+    for run in runs:
+        replay.feed(run)
+    replay.finish()
+    assert sentinel.health().ok
+    return sentinel
+
+
+def figures(sentinel: Sentinel) -> list[dict[str, Any]]:
+    return [{n: getattr(i, n) for n in type(i).__slots__ if n != "closed"} for i in sentinel.incidents()]
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories())
+def test_every_token_once(runs: list[Run]) -> None:
+    sentinel = replayed(runs)
+    for session in {r.thread_id for r in runs}:
+        assert session is not None
+        totals = sentinel.totals(session)
+        found = sentinel.incidents(session)
+        assert totals is not None
+        for incident in found:
+            assert 0 <= incident.avoidable_nano <= incident.wasted_nano
+            assert 0 <= incident.avoidable_tokens <= incident.wasted_tokens
+        assert sum(i.wasted_nano for i in found) <= totals.nano
+        assert sum(i.wasted_input_tokens for i in found) <= totals.input_tokens
+        assert sum(i.wasted_output_tokens for i in found) <= totals.output_tokens
+
+
+@settings(max_examples=75, deadline=None)
+@given(histories(), st.randoms(use_true_random=False))
+def test_order_of_equal_times_does_not_matter(runs: list[Run], chance: random.Random) -> None:
+    shuffled = list(runs)
+    chance.shuffle(shuffled)
+    shuffled.sort(key=lambda r: r.started_at)
+    assert figures(replayed(shuffled)) == figures(replayed(runs))
+
+
+class Pages:
+    """An importer of runs in memory, cut into pages; can break down."""
+
+    source = "memory"
+    scope = "test"
+    total = None
+
+    def __init__(self, runs: list[Run], size: int, breaks_at: int | None = None) -> None:
+        self.runs, self.size, self.breaks_at = runs, size, breaks_at
+
+    def describe(self) -> Mapping[str, str]:
+        return {"memory": "test"}
+
+    def pages(self, position: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        from ts_importers.base import Page
+
+        start = int((position or {}).get("row", 0))
+        for row in range(start, len(self.runs), self.size):
+            if self.breaks_at is not None and row >= self.breaks_at:
+                raise KeyboardInterrupt
+            yield Page(self.runs[row : row + self.size], {"row": row})
+
+
+def reported(ledger: Ledger) -> dict[str, Any]:
+    history = ledger.histories()[0]
+    summary = summarise(ledger, history).as_dict()
+    incidents = [{n: getattr(i, n) for n in type(i).__slots__ if n != "closed"} for i in ledger.incidents(history)]
+    return {"summary": summary, "incidents": incidents}
+
+
+@settings(max_examples=25, deadline=None)
+@given(histories(), st.integers(1, 9), st.integers(1, 30), st.integers(0, 60), st.integers(1, 3))
+def test_page_size_kills_and_small_memory_change_nothing(
+    tmp_path_factory: Any, runs: list[Run], size: int, checkpoint: int, kill: int, memory: int
+) -> None:
+    scratch: Path = tmp_path_factory.mktemp("ledger")
+    whole = Ledger(scratch / "whole.sqlite")
+    Import(Pages(runs, 1000), whole).run()
+    pieces = Ledger(scratch / "pieces.sqlite")
+    for breaks_at in (kill, kill * 2 + 3):
+        with suppress(KeyboardInterrupt):
+            Import(Pages(runs, size, breaks_at), pieces, checkpoint_runs=checkpoint, sessions_in_memory=memory).run()
+    last = Import(Pages(runs, size), pieces, checkpoint_runs=checkpoint, sessions_in_memory=memory)
+    last.run()
+    assert reported(pieces) == reported(whole)
+    # and once more: nothing counts twice
+    Import(Pages(runs, size), pieces).run()
+    assert reported(pieces) == reported(whole)
+    whole.close()
+    pieces.close()
