@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ts_langchain.cli.options import JsonOption
 from ts_langchain.cli.output import clear_errors, out
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.rules import RULES
-
-if TYPE_CHECKING:
-    from ts_langchain.cli.options import JsonOption
 
 
 def rules(
