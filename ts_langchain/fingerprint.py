@@ -22,7 +22,7 @@ DEPTH_LIMIT = 16
 SAMPLE_LIMIT = 512
 
 _JSON = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-_PLAIN = (int, float, bool, type(None))
+_PLAIN = frozenset({int, float, bool, type(None)})
 
 # Only words of this kind may differ between two calls that count as the same. Whatever carries a digit, a
 # path, an address or stands in quotes names *which one* is meant.
@@ -39,7 +39,10 @@ def text_hash(text: str) -> int:
     """64-bit hash of a text's first 64 K characters and its length."""
     if len(text) > TEXT_LIMIT:
         text = f"{text[:TEXT_LIMIT]}\0{len(text)}"
-    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+    try:
+        return xxh3_64_intdigest(text.encode())
+    except UnicodeEncodeError:  # lone surrogates
+        return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
 @lru_cache(maxsize=4096)
@@ -57,11 +60,33 @@ def canonical(value: object) -> bytes:
         return json.dumps(_stringly(value), sort_keys=True, default=_foreign).encode()
 
 
+def value_digest(value: object) -> tuple[int, int]:
+    """64-bit hash of any value, by its canonical JSON (strings by `text_hash`), and its length in characters."""
+    if type(value) is str:
+        return text_hash(value), len(value)
+    if type(value) is dict:
+        for item in value.values():
+            kind = type(item)
+            if kind is str:
+                if len(item) > TEXT_LIMIT:
+                    break
+            elif kind not in _PLAIN:
+                break
+        else:  # a flat dict of plain values, as most arguments are
+            if len(value) <= ITEM_LIMIT:
+                try:
+                    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+                except (TypeError, ValueError):
+                    pass
+                else:
+                    return xxh3_64_intdigest(text), len(text)
+    text = canonical(value)
+    return xxh3_64_intdigest(text), len(text)
+
+
 def value_hash(value: object) -> int:
     """64-bit hash of any value, by its canonical JSON; strings by `text_hash`."""
-    if type(value) is str:
-        return text_hash(value)
-    return xxh3_64_intdigest(canonical(value))
+    return value_digest(value)[0]
 
 
 def bounded(value: object, depth: int = 0) -> object:

@@ -179,6 +179,9 @@ class Sentinel:
 
     def get(self, session_id: str) -> Session:
         """The session of this id, made or loaded if need be."""
+        session = self._sessions.get(session_id)  # one dict look-up: atomic
+        if session is not None:
+            return session
         with self._lock:
             session = self._sessions.get(session_id)
             if session is not None:

@@ -157,7 +157,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self.session_id = session_id
         self.clock = clock
         self._started: OrderedDict[Any, _Started] = OrderedDict()
-        self._roots: dict[Any, Any] = {}
+        self._roots: dict[Any, str] = {}
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -176,7 +176,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     ) -> None:
         """Remembers the outermost run of each chain, which is the session where nothing else names one."""
         roots = self._roots
-        roots[run_id] = run_id if parent_run_id is None else roots.get(parent_run_id, parent_run_id)
+        roots[run_id] = str(run_id) if parent_run_id is None else roots.get(parent_run_id) or str(parent_run_id)
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
             roots.pop(next(iter(roots)), None)
 
@@ -218,9 +218,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         tags: Sequence[str] | None,
         name: str,
     ) -> _Started:
-        roots = self._roots
-        root = roots.get(run_id, run_id) if parent_run_id is None else roots.get(parent_run_id, parent_run_id)
-        root_id = root if type(root) is str else str(root)
+        outer = run_id if parent_run_id is None else parent_run_id
+        root_id = self._roots.get(outer) or str(outer)
         labels = current_labels()
         session_id = self.session_id or (labels.session_id if labels else None) or session_of(metadata) or root_id
         started = _Started(session_id, root_id, self.clock(), name)
@@ -365,10 +364,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
             tags=started.tags,
             user_id=started.user_id,
         )
-        if call.tool_calls:
+        if answer.read is not None and error is None:
             session = self.sentinel.get(call.session_id)
             with session.lock:
-                Memory.of(session.state).request(call)
+                memory = Memory.of(session.state)
+                memory.request(call)
+                memory.conversation.remember(answer.message, answer.read)
         self.sentinel.observe(call)
 
     def _priced_name(self, answered: str | None, started: _Started) -> str | None:

@@ -40,6 +40,8 @@ class Memory:
 
     def request(self, call: Call) -> None:
         """Remembers which tool calls a model turn asked for."""
+        if not call.tool_calls:
+            return
         requested = self.requested
         for tool_call in call.tool_calls:
             if tool_call.id and tool_call.valid:

@@ -11,19 +11,21 @@ the prefix already seen, and only messages behind it are read.
 from __future__ import annotations
 
 import re
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import orjson
 
 from ts_langchain.call import NO_USAGE, Prompt, ToolCall, Toolset, Usage
-from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_hash
+from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_digest, value_hash
 
 LONG_MESSAGE_CHARS = 200
 CLASSIFIABLE_CHARS = 3_000
 MAX_BRANCHES = 4
 MAX_LONG_MESSAGES = 64
+MAX_FRESH = 16
 CHARS_PER_TOKEN = 4
 
 _ROLES = {
@@ -75,6 +77,16 @@ class ToolResult(NamedTuple):
     failed: bool
 
 
+class Asked(NamedTuple):
+    """A tool call as a message carries it: raw arguments, to be forgotten once read."""
+
+    id: str
+    name: str
+    args: object
+    digest: int
+    chars: int
+
+
 class Message(NamedTuple):
     """What is known of a message after reading it."""
 
@@ -82,7 +94,7 @@ class Message(NamedTuple):
     digest: int
     content: int
     chars: int
-    tool_calls: tuple[tuple[str, str, object], ...] = ()
+    tool_calls: tuple[Asked, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
 
 
@@ -91,53 +103,60 @@ class Text(NamedTuple):
 
     digest: int
     chars: int
-    tool_calls: tuple[tuple[str, str, object], ...] = ()
+    tool_calls: tuple[Asked, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
 
 
 def read_message(message: object) -> Message:
     """Reads one message in whatever shape; what is no message at all counts as a human's text."""
-    role: str | None
-    if isinstance(message, Mapping):
-        fields = _unwrap(message)
-        role = _ROLES.get(str(fields.get("role") or fields.get("type") or ""), "human")
-        content = fields.get("content")
-        calls = fields.get("tool_calls")
-        result_id = fields.get("tool_call_id")
-        failed = fields.get("status") == "error"
-    elif isinstance(message, str):
-        role, content, calls, result_id, failed = "human", message, None, None, False
-    elif isinstance(message, (list, tuple)) and len(message) == 2:
-        role, content = _ROLES.get(str(message[0]), "human"), message[1]
-        calls, result_id, failed = None, None, False
+    kind = type(message)
+    if kind is dict or isinstance(message, Mapping):
+        fields = _unwrap(cast("Mapping[str, Any]", message))
+        role = _ROLES.get(str(fields.get("role") or fields.get("type")), "human")
+        content, calls, result_id = fields.get("content"), fields.get("tool_calls"), fields.get("tool_call_id")
+        status = fields.get("status")
+    elif kind is str:
+        role, content, calls, result_id, status = "human", message, None, None, None
+    elif kind is tuple or kind is list:
+        pair = cast("Sequence[object]", message)
+        role = _ROLES.get(str(pair[0]), "human") if len(pair) == 2 else "human"
+        content = pair[1] if len(pair) == 2 else message
+        calls = result_id = status = None
     else:
-        kind = getattr(message, "type", None)
-        if kind == "chat":
-            kind = getattr(message, "role", None)
-        role = _ROLES.get(str(kind), "human")
+        name = getattr(message, "type", None)
+        if name == "chat":
+            name = getattr(message, "role", None)
+        role = _ROLES.get(str(name), "human")
         content = getattr(message, "content", None)
         calls = getattr(message, "tool_calls", None) if role == "ai" else None
-        result_id = getattr(message, "tool_call_id", None) if role == "tool" else None
-        failed = role == "tool" and getattr(message, "status", None) == "error"
+        result_id = status = None
+        if role == "tool":
+            result_id, status = getattr(message, "tool_call_id", None), getattr(message, "status", None)
 
-    text = Text(text_hash(content), len(content)) if type(content) is str else _read_content(content)
-    tool_calls = _read_tool_calls(calls) if calls else text.tool_calls
-    digest = mix(_ROLE_CODES[role], text.digest)
-    if tool_calls:
-        digest = mix(digest, *(mix(name_hash(name), args_hash(args)) for _, name, args in tool_calls))
-    if role == "tool" and result_id is not None:
-        pending = is_pending(content) if text.chars <= PENDING_CHARS else False
-        result = ToolResult(str(result_id), text.digest, text.chars, pending, bool(failed))
-        return Message(role, digest, text.digest, text.chars, tool_calls, (result,))
-    if text.tool_results:
+    if type(content) is str:
+        body, chars = text_hash(content), len(content)
+        tool_calls = _read_tool_calls(calls) if calls else ()
+        tool_results: tuple[ToolResult, ...] = ()
+    else:
+        text = _read_content(content)
+        body, chars, tool_results = text.digest, text.chars, text.tool_results
+        tool_calls = _read_tool_calls(calls) if calls else text.tool_calls
+    digest = hash((_ROLE_CODES[role], body))
+    for asked in tool_calls:
+        digest = hash((digest, name_hash(asked.name), asked.digest))
+        chars += asked.chars
+    if result_id is not None and role == "tool":
+        pending = chars <= PENDING_CHARS and is_pending(content)
+        tool_results = (ToolResult(str(result_id), body, chars, pending, status == "error"),)
+    elif tool_results:
         role = "tool"
-    return Message(role, digest, text.digest, text.chars, tool_calls, text.tool_results)
+    return Message(role, digest, body, chars, tool_calls, tool_results)
 
 
 def _unwrap(message: Mapping[str, object]) -> Mapping[str, object]:
     """The fields of a serialised message, whatever it is wrapped in."""
     inner = message.get("kwargs") if "lc" in message else message.get("data")
-    if isinstance(inner, Mapping) and "content" in inner:
+    if inner is not None and isinstance(inner, Mapping) and "content" in inner:
         if "type" in inner or "role" in inner:
             return inner
         ids = message.get("id")
@@ -154,7 +173,7 @@ def _read_content(content: object) -> Text:
         return Text(value_hash(content), len(str(bounded(content))))
     texts: list[str] = []
     others: list[object] = []
-    calls: list[tuple[str, str, object]] = []
+    calls: list[Asked] = []
     results: list[ToolResult] = []
     chars = 0
     for block in content:
@@ -166,7 +185,7 @@ def _read_content(content: object) -> Text:
             texts.append(text)
         elif (kind := block.get("type")) in ("tool_use", "tool_call"):
             args = block.get("input") if kind == "tool_use" else block.get("args")
-            calls.append((str(block.get("id") or ""), str(block.get("name") or ""), args))
+            calls.append(_asked(block.get("id"), block.get("name"), args))
         elif kind == "tool_result":
             inner = block.get("content")
             text_ = Text(text_hash(inner), len(inner)) if isinstance(inner, str) else _read_content(inner)
@@ -192,31 +211,38 @@ def _read_content(content: object) -> Text:
     return Text(digest, chars + len(joined), tuple(calls), tuple(results))
 
 
-def _read_tool_calls(calls: object) -> tuple[tuple[str, str, object], ...]:
-    """Tool calls in LangChain's (`name`, `args`) or OpenAI's (`function`) shape: id, name, raw arguments."""
+def _read_tool_calls(calls: object) -> tuple[Asked, ...]:
+    """Tool calls in LangChain's (`name`, `args`) or OpenAI's (`function`) shape."""
     if not isinstance(calls, (list, tuple)):
         return ()
     read = []
     for call in calls:
-        if not isinstance(call, Mapping):
+        if type(call) is not dict and not isinstance(call, Mapping):
             continue
         function = call.get("function")
-        if isinstance(function, Mapping):
-            name, args = function.get("name"), function.get("arguments")
+        if function is not None and isinstance(function, Mapping):
+            read.append(_asked(call.get("id"), function.get("name"), function.get("arguments")))
         else:
-            name, args = call.get("name"), call.get("args")
-        read.append((str(call.get("id") or ""), str(name or ""), args))
+            read.append(_asked(call.get("id"), call.get("name"), call.get("args")))
     return tuple(read)
 
 
-def args_hash(args: object) -> int:
-    """Fingerprint of raw tool arguments; a JSON string counts as what it says."""
+def _asked(call_id: object, name: object, args: object) -> Asked:
+    """Arguments may be a value, or a JSON string, which counts as what it says."""
+    value = args
     if type(args) is str and args[:1] == "{" and len(args) <= TEXT_LIMIT:
         try:
-            return value_hash(orjson.loads(args))
+            value = orjson.loads(args)
         except ValueError:
-            return text_hash(args)
-    return value_hash(args)
+            value = args
+    digest, chars = value_digest(value)
+    return Asked(
+        call_id if type(call_id) is str else str(call_id or ""),
+        name if type(name) is str else str(name or ""),
+        value,
+        digest,
+        chars,
+    )
 
 
 def is_pending(content: object) -> bool:
@@ -227,16 +253,49 @@ def is_pending(content: object) -> bool:
 class Branch:
     """One line of conversation, as far as it has been read."""
 
-    __slots__ = ("chain", "chars", "count", "last", "long", "repeated", "results")
+    __slots__ = (
+        "chain",
+        "chars",
+        "count",
+        "first",
+        "key",
+        "last",
+        "last_digest",
+        "long",
+        "repeated",
+        "results",
+        "role",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, key: int) -> None:
+        self.key = key
         self.count = 0
-        self.last = 0
+        self.last_digest = 0
+        self.role = "human"
         self.chain = 0
         self.chars = 0
         self.repeated = 0
         self.results = 0
         self.long: dict[int, int] = {}
+        # the first and the last message object read; inside a run the objects stay the same
+        self.first: Reference | None = None
+        self.last: Reference | None = None
+
+    def restart(self) -> None:
+        """Forgets what was read: its past was rewritten."""
+        self.__init__(self.key)  # type: ignore[misc]
+
+    def __getstate__(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in _STORED)
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        for name, value in zip(_STORED, state, strict=True):
+            setattr(self, name, value)
+        self.first = self.last = None
+
+
+_STORED = tuple(name for name in Branch.__slots__ if name not in ("first", "last"))
+Reference = weakref.ReferenceType[Any]
 
 
 class Reading(NamedTuple):
@@ -250,10 +309,34 @@ class Reading(NamedTuple):
 class Conversation:
     """The prompts of one session, read incrementally."""
 
-    __slots__ = ("branches",)
+    __slots__ = ("_fresh", "branches")
 
     def __init__(self) -> None:
         self.branches: OrderedDict[int, Branch] = OrderedDict()
+        self._fresh: dict[int, tuple[Reference, Message]] = {}
+
+    def __getstate__(self) -> OrderedDict[int, Branch]:
+        return self.branches
+
+    def __setstate__(self, branches: OrderedDict[int, Branch]) -> None:
+        self.branches, self._fresh = branches, {}
+
+    def remember(self, message: object, read: Message) -> None:
+        """Keeps what was read of an answer or tool result, for the prompt it will be part of next.
+
+        Only as long as the message itself lives: it is held by a weak reference.
+        """
+        reference = _refer(message)
+        if reference is not None:
+            self._fresh[id(message)] = (reference, read)
+            if len(self._fresh) > MAX_FRESH:
+                del self._fresh[next(iter(self._fresh))]
+
+    def _read(self, message: object) -> Message:
+        fresh = self._fresh.pop(id(message), None)
+        if fresh is not None and fresh[0]() is message:
+            return fresh[1]
+        return read_message(message)
 
     def read(self, messages: Sequence[object]) -> Reading:
         """Reads what is new since the longest known prefix.
@@ -263,65 +346,91 @@ class Conversation:
         total = len(messages)
         if not total:
             return Reading(Prompt(0, 0, 0, 0), [])
-        first = read_message(messages[0])
-        opening = [first]
-        if first.role == "system" and total > 1:
-            opening.append(read_message(messages[1]))
-        key = mix(*(m.digest for m in opening))
-        branch = self.branches.get(key)
-        if branch is None:
-            branch = self.branches[key] = Branch()
-            if len(self.branches) > MAX_BRANCHES:
-                self.branches.popitem(last=False)
-        else:
-            self.branches.move_to_end(key)
-            if branch.count > total or read_message(messages[branch.count - 1]).digest != branch.last:
-                branch.__init__()  # type: ignore[misc]  # its past was rewritten: read it anew
-        role, results = self._extend(branch, messages, opening)
+        branch = self._newest_if_same(messages, total) or self._find(messages, total)
+        results = self._extend(branch, messages, total) if branch.count < total else []
         asks = branch.chars <= CLASSIFIABLE_CHARS and total <= 4 and asks_for_label(messages)
-        prompt = Prompt(branch.chain, key, total, branch.chars, branch.repeated, branch.results, role, asks)
+        prompt = Prompt(
+            branch.chain, branch.key, total, branch.chars, branch.repeated, branch.results, branch.role, asks
+        )
         return Reading(prompt, results)
 
-    def _extend(
-        self, branch: Branch, messages: Sequence[object], opening: list[Message]
-    ) -> tuple[str, list[tuple[ToolResult, str, object]]]:
-        asked: dict[str, tuple[str, object]] = {}
+    def _newest_if_same(self, messages: Sequence[object], total: int) -> Branch | None:
+        """The branch read last, if these are the same message objects and more."""
+        if not self.branches:
+            return None
+        branch = self.branches[next(reversed(self.branches))]
+        if (
+            branch.last is not None
+            and branch.first is not None
+            and branch.count <= total
+            and branch.last() is messages[branch.count - 1]
+            and branch.first() is messages[0]
+        ):
+            return branch
+        return None
+
+    def _find(self, messages: Sequence[object], total: int) -> Branch:
+        """The branch with this opening, by content; read anew if its past was rewritten."""
+        first = read_message(messages[0])
+        key = first.digest
+        if first.role == "system" and total > 1:
+            key = mix(key, read_message(messages[1]).digest)
+        branch = self.branches.get(key)
+        if branch is None:
+            branch = self.branches[key] = Branch(key)
+            if len(self.branches) > MAX_BRANCHES:
+                self.branches.popitem(last=False)
+            return branch
+        self.branches.move_to_end(key)
+        if branch.count > total or read_message(messages[branch.count - 1]).digest != branch.last_digest:
+            branch.restart()
+        return branch
+
+    def _extend(self, branch: Branch, messages: Sequence[object], total: int) -> list[tuple[ToolResult, str, object]]:
+        asked: dict[str, Asked] = {}
         results: list[tuple[ToolResult, str, object]] = []
-        start, total = branch.count, len(messages)
-        if start == total:
-            role = opening[-1].role if total <= len(opening) else read_message(messages[-1]).role
-            return role, results
-        long = branch.long
-        message = opening[0]
-        for index in range(start, total):
-            message = opening[index] if index < len(opening) else read_message(messages[index])
-            branch.chain = mix(branch.chain, message.digest)
-            branch.chars += message.chars
-            for call_id, name, args in message.tool_calls:
-                asked[call_id] = (name, args)
-            for result in message.tool_results:
+        long, chain = branch.long, branch.chain
+        for index in range(branch.count, total):
+            role, digest, content, chars, tool_calls, tool_results = self._read(messages[index])
+            chain = hash((chain, digest))
+            branch.chars += chars
+            for call in tool_calls:
+                asked[call.id] = call
+            for result in tool_results:
                 branch.results += result.chars
-                name, args = asked.get(result.tool_call_id, ("", None))
-                results.append((result, name, args))
-                if name and result.chars >= LONG_MESSAGE_CHARS:
+                call_ = asked.get(result.tool_call_id)
+                results.append((result, call_.name, call_.args) if call_ else (result, "", None))
+                if call_ is not None and result.chars >= LONG_MESSAGE_CHARS:
                     # an older answer to the same call is superseded by this one
-                    about = mix(name_hash(name), args_hash(args))
+                    about = mix(name_hash(call_.name), call_.digest)
                     if (older := long.get(about)) and result.answer not in long:
                         branch.repeated += older
                     long[about] = result.chars
-            if message.chars >= LONG_MESSAGE_CHARS and message.role != "system":
-                if message.content in long:
-                    branch.repeated += message.chars
-                long[message.content] = message.chars
+            if chars >= LONG_MESSAGE_CHARS and role != "system":
+                # arguments that repeat are the repeated-call rules' business; here it is what is carried along
+                if digest in long:
+                    branch.repeated += chars
+                long[digest] = chars
+                if content != digest and tool_results:
+                    long[content] = chars
                 while len(long) > MAX_LONG_MESSAGES:
                     del long[next(iter(long))]
-        branch.count, branch.last = total, message.digest
-        return message.role, results
+        branch.count, branch.last_digest, branch.role, branch.chain = total, digest, role, chain
+        branch.first, branch.last = _refer(messages[0]), _refer(messages[-1])
+        return results
 
     def shrink(self) -> None:
         """Keeps only the newest branch."""
         while len(self.branches) > 1:
             self.branches.popitem(last=False)
+
+
+def _refer(message: object) -> Reference | None:
+    """A weak reference to a message object; None for recorded dicts, which have none."""
+    try:
+        return weakref.ref(message)
+    except TypeError:
+        return None
 
 
 def asks_for_label(messages: Sequence[object]) -> bool:
@@ -346,6 +455,8 @@ class Answer(NamedTuple):
     model: str | None = None
     finish_reason: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    message: object = None
+    read: Message | None = None
 
 
 def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
@@ -358,46 +469,41 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         usage: Usage that the source of a history holds beside the outputs.
     """
     message, extra, llm_output = _find_message(response)
-    fields = _unwrap(message) if isinstance(message, Mapping) else None
-    if fields is not None:
-        invalid, meta = fields.get("invalid_tool_calls"), fields.get("response_metadata")
-        reported = fields.get("usage_metadata")
+    if message is None:
+        return Answer(usage=usage or NO_USAGE)
+    if type(message) is dict or isinstance(message, Mapping):
+        get = _unwrap(message).get
+        invalid, found, reported = get("invalid_tool_calls"), get("response_metadata"), get("usage_metadata")
     else:
-        invalid, meta = (
-            getattr(message, "invalid_tool_calls", None),
-            getattr(message, "response_metadata", None),
-        )
+        invalid = getattr(message, "invalid_tool_calls", None)
+        found = getattr(message, "response_metadata", None)
         reported = getattr(message, "usage_metadata", None)
-    meta = meta if isinstance(meta, Mapping) else {}
-    read = read_message(message) if message is not None else None
+    meta = _mapping(found)
+    read = read_message(message)
     tokens = (
         read_usage(reported)
         or usage
         or read_usage(meta.get("token_usage") or meta.get("usage"))
         or read_usage(extra.get("usage"))
         or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))
+        or Usage(_estimate(prompt_chars), _estimate(read.chars), estimated=True)
     )
-    chars = read.chars if read else 0
-    if tokens is None and read is not None:
-        tokens = Usage(_estimate(prompt_chars), _estimate(chars), estimated=True)
-    calls = tuple(ToolCall(i, n, args_hash(a)) for i, n, a in read.tool_calls) if read else ()
+    calls = tuple([ToolCall(call[0], call[1], call[3]) for call in read.tool_calls]) if read.tool_calls else ()
     if invalid:
-        calls += tuple(ToolCall(i, n, args_hash(a), valid=False) for i, n, a in _read_tool_calls(invalid))
-    reason = (
-        meta.get("finish_reason")
-        or meta.get("stop_reason")
-        or meta.get("done_reason")
-        or extra.get("finish_reason")
-        or extra.get("stop_reason")
-    )
+        calls += tuple(ToolCall(call.id, call.name, call.digest, valid=False) for call in _read_tool_calls(invalid))
+    reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason")
+    if reason is None:
+        reason = extra.get("finish_reason") or extra.get("stop_reason")
     model = meta.get("model_name") or meta.get("model") or extra.get("model") or llm_output.get("model_name")
     return Answer(
-        read.digest if read else 0,
-        chars,
-        tokens or NO_USAGE,
-        model if isinstance(model, str) and model else None,
-        reason if isinstance(reason, str) else None,
+        read.digest,
+        read.chars,
+        tokens,
+        model if type(model) is str and model else None,
+        reason if type(reason) is str else None,
         calls,
+        message,
+        read,
     )
 
 
@@ -408,20 +514,17 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
     """The message in an answer, what stands beside it, and LangChain's `llm_output`."""
     if response is None:
         return None, _NOTHING, _NOTHING
-    if not isinstance(response, Mapping):
+    if type(response) is not dict and not isinstance(response, Mapping):
         generations = getattr(response, "generations", None)
-        output = getattr(response, "llm_output", None)
-        output = output if isinstance(output, Mapping) else _NOTHING
+        output = _mapping(getattr(response, "llm_output", None))
         if not generations or not generations[0]:
             return None, _NOTHING, output
         generation = generations[0][0]
-        info = getattr(generation, "generation_info", None)
         message = getattr(generation, "message", None)
         if message is None:
             message = {"role": "ai", "content": getattr(generation, "text", "")}
-        return message, info if isinstance(info, Mapping) else _NOTHING, output
-    output = response.get("llm_output")
-    output = output if isinstance(output, Mapping) else _NOTHING
+        return message, _mapping(getattr(generation, "generation_info", None)), output
+    output = _mapping(response.get("llm_output"))
     generation = _first(_first(response.get("generations")))
     if isinstance(generation, Mapping):
         info = generation.get("generation_info")
@@ -457,13 +560,18 @@ def _estimate(chars: int) -> int:
 def _count(*values: object) -> int:
     """The first of several spellings that is a sensible count of tokens."""
     for value in values:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e12:
+        if type(value) is int:
+            if 0 < value < 1_000_000_000_000:
+                return value
+        elif isinstance(value, float) and 0 < value < 1e12:
             return int(value)
     return 0
 
 
 def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else _NOTHING
+    if type(value) is dict:
+        return value
+    return value if value is not None and isinstance(value, Mapping) else _NOTHING
 
 
 def read_usage(reported: object) -> Usage | None:
@@ -471,11 +579,15 @@ def read_usage(reported: object) -> Usage | None:
 
     Anthropic's raw `input_tokens` leaves the cached tokens out; they are added. None if it holds no count.
     """
-    if not isinstance(reported, Mapping) or not reported:
+    if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
         return None
-    get = reported.get
+    get = cast("Mapping[str, object]", reported).get
     details, out = get("input_token_details"), get("output_token_details")
-    if isinstance(details, Mapping) or isinstance(out, Mapping):  # LangChain's: the way of nearly all calls
+    if details is None and out is None and "total_tokens" in reported and "input_tokens" in reported:
+        # LangChain's without details: the way of many calls, and the shortest
+        usage = Usage(_count(get("input_tokens")), _count(get("output_tokens")))
+        return usage if usage.input_tokens or usage.output_tokens else None
+    if details is not None or out is not None:
         ins, outs = _mapping(details), _mapping(out)
         usage = Usage(
             _count(get("input_tokens")),
