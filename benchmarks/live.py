@@ -55,7 +55,7 @@ class Fast(BaseChatModel):
 @tool
 def write_note(text: str, number: int) -> str:
     """Writes a note."""
-    return f"written {number}"
+    return f"{len(text)} characters written as note {number}"
 
 
 def turn(number: int) -> list[Any]:

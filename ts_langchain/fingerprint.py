@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import orjson
 from xxhash import xxh3_64_intdigest
@@ -184,8 +183,7 @@ def _free_text(words: int, literals: int) -> FreeText:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(NamedTuple):
     """What was asked of a tool or retriever.
 
     Attributes:
@@ -208,14 +206,10 @@ class Arguments:
         return self.free_text.similarity(other.free_text)
 
 
-def is_free_text(value: object) -> bool:
+def is_free_text(value: str) -> bool:
     """True for a string of three words and more on one line: a question, a search query, a thought."""
-    return (
-        type(value) is str
-        and value.count(" ", 0, SAMPLE_LIMIT) >= 2
-        and "\n" not in value[:SAMPLE_LIMIT]
-        and value[0] not in "{[</"
-    )
+    start = value[:SAMPLE_LIMIT]
+    return start.count(" ") >= 2 and "\n" not in start and start[0] not in "{[</"
 
 
 def arguments(value: object) -> Arguments:
@@ -232,12 +226,18 @@ def arguments(value: object) -> Arguments:
                 value = {"": value}
         else:
             value = {"": value}
-    if not isinstance(value, dict):
-        print_ = value_hash(value)
-        return Arguments(print_, print_)
-    fingerprint = value_hash(value)
-    texts = [k for k, v in value.items() if is_free_text(v)]
+    fingerprint = value_digest(value)[0]
+    if type(value) is not dict:
+        return Arguments(fingerprint, fingerprint)
+    fixed: dict[object, object] = {}
+    texts: list[str] = []
+    for key, item in value.items():
+        if type(item) is str and is_free_text(item):
+            texts.append(item)
+            fixed[key] = None  # the field counts, its wording does not
+        else:
+            fixed[key] = item
     if not texts:
         return Arguments(fingerprint, fingerprint)
-    fixed = value_hash({k: v for k, v in value.items() if k not in texts} | {"": [str(k) for k in texts]})
-    return Arguments(fingerprint, fixed, FreeText("\n".join(value[k][:SAMPLE_LIMIT] for k in texts)))
+    sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])
+    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample))

@@ -170,8 +170,6 @@ class Replay:
                 invocation_params=run.invocation_params,
                 name=run.name,
             )
-            if run.usage is not None or run.cost is not None:
-                handler.report(run.id, Reported(read_usage(run.usage), run.cost))
         elif run.run_type == "tool":
             handler.on_tool_start(
                 None,
@@ -206,6 +204,8 @@ class Replay:
         if run.run_type == "embedding":
             self._embedding(run)
         elif run.run_type == "llm":
+            if run.usage is not None or run.cost is not None:
+                handler.report(run_id, Reported(read_usage(run.usage), run.cost))
             if error is None:
                 handler.on_llm_end(run.outputs, run_id=run_id)
             else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from histories import START, Script, tools
 
@@ -165,7 +163,7 @@ def parallel_samples() -> Script:
     s = Script()
     for i in range(6):
         s.say(f"sample {i}", prompt=Prompt(5, 7, 2, 400), temperature=0.0)
-    s.calls = [replace(c, started_at=START, ended_at=START + 2 + i / 10, answer=3) for i, c in enumerate(s.calls)]
+    s.calls = [c._replace(started_at=START, ended_at=START + 2 + i / 10, answer=3) for i, c in enumerate(s.calls)]
     return s
 
 
@@ -281,7 +279,7 @@ def test_failed_calls_waste_time_and_no_invented_dollars() -> None:
 
 def test_a_turn_is_wasted_as_a_whole_only_if_all_its_calls_are() -> None:
     script = loop(1).tool("fetch_page", {"url": "https://e.com/a"}, "same page")
-    twin = replace(script.calls[-1], siblings=2)
+    twin = script.calls[-1]._replace(siblings=2)
     half = Script(calls=[*script.calls[:-1], twin]).run().incidents()[0]
     assert (half.wasted_input_tokens, half.wasted_output_tokens) == (0, 10)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
-    from ts_langchain.call import SourceCost
+    from ts_langchain.call import Kind, SourceCost
 
 MAX_PENDING = 20_000
 MAX_ROOTS = 100_000
@@ -59,57 +59,41 @@ def _fail_open(hook: Hook) -> Hook:
     return cast("Hook", guarded)
 
 
-class _Started:
-    """A call that has begun: what is needed of it once it ends."""
+class _Origin(NamedTuple):
+    """Where a call comes from."""
 
-    __slots__ = (
-        "args",
-        "kind",
-        "metadata_model",
-        "name",
-        "node",
-        "prompt",
-        "provider",
-        "request",
-        "root_id",
-        "session_id",
-        "source",
-        "started_at",
-        "tags",
-        "temperature",
-        "tool_call_id",
-        "toolset",
-        "user_id",
-    )
-
-    def __init__(self, session_id: str, root_id: str, started_at: float, name: str) -> None:
-        self.session_id = session_id
-        self.root_id = root_id
-        self.started_at = started_at
-        self.name = name
-        self.kind: Literal["model", "tool", "retriever"] = "model"
-        self.metadata_model: str | None = None
-        self.provider: str | None = None
-        self.prompt: Prompt | None = None
-        self.toolset: Toolset | None = None
-        self.request = 0
-        self.temperature: float | None = None
-        self.args: Arguments | None = None
-        self.tool_call_id: str | None = None
-        self.node: str | None = None
-        self.tags: tuple[str, ...] = ()
-        self.user_id: str | None = None
-        self.source: Reported | None = None
+    session_id: str
+    root_id: str
+    node: str | None
+    tags: tuple[str, ...]
+    user_id: str | None
 
 
-class Reported:
+class _Started(NamedTuple):
+    """A call that has begun: what is needed of it once it ends. No content."""
+
+    kind: Kind
+    origin: _Origin
+    started_at: float
+    name: str
+    model: str | None = None
+    provider: str | None = None
+    prompt: Prompt | None = None
+    toolset: Toolset | None = None
+    request: int = 0
+    temperature: float | None = None
+    args: Arguments | None = None
+    tool_call_id: str | None = None
+
+
+class Reported(NamedTuple):
     """What a history's source says of a call beside its content."""
 
-    __slots__ = ("cost", "usage")
+    usage: Usage | None
+    cost: SourceCost | None
 
-    def __init__(self, usage: Usage | None, cost: SourceCost | None) -> None:
-        self.usage = usage
-        self.cost = cost
+
+NOT_REPORTED = Reported(None, None)
 
 
 class TokenSentinelHandler(BaseCallbackHandler):
@@ -158,6 +142,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self.clock = clock
         self._started: OrderedDict[Any, _Started] = OrderedDict()
         self._roots: dict[Any, str] = {}
+        self._reported: dict[str, Reported] = {}
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -205,30 +190,23 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._started = OrderedDict(pending)
 
     def report(self, run_id: str, reported: Reported) -> None:
-        """Tells what a history's source says of a call that has started. For replay."""
-        started = self._started.get(run_id)
-        if started is not None:
-            started.source = reported
+        """Tells what a history's source says of a call before it ends. For replay."""
+        self._reported[run_id] = reported
 
-    def _begin(
-        self,
-        run_id: Any,
-        parent_run_id: Any,
-        metadata: Mapping[str, object],
-        tags: Sequence[str] | None,
-        name: str,
-    ) -> _Started:
+    def _origin(
+        self, run_id: Any, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None
+    ) -> _Origin:
         outer = run_id if parent_run_id is None else parent_run_id
         root_id = self._roots.get(outer) or str(outer)
-        labels = current_labels()
-        session_id = self.session_id or (labels.session_id if labels else None) or session_of(metadata) or root_id
-        started = _Started(session_id, root_id, self.clock(), name)
         node = metadata.get("langgraph_node")
-        started.node = node if type(node) is str else None
-        started.user_id = (labels.user_id if labels else None) or user_of(metadata)
-        if tags or (labels and labels.tags):
-            started.tags = (*(tags or ()), *(labels.tags if labels else ()))
-        return started
+        if type(node) is not str:
+            node = None
+        labels = current_labels()
+        if labels is None:
+            session_id = self.session_id or session_of(metadata) or root_id
+            return _Origin(session_id, root_id, node, tuple(tags) if tags else (), user_of(metadata))
+        session_id = self.session_id or labels.session_id or session_of(metadata) or root_id
+        return _Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_of(metadata))
 
     def _keep(self, run_id: Any, started: _Started) -> None:
         self._started[run_id] = started
@@ -278,41 +256,53 @@ class TokenSentinelHandler(BaseCallbackHandler):
         kwargs: Mapping[str, Any],
     ) -> None:
         meta = metadata or {}
-        started = self._begin(run_id, parent_run_id, meta, tags, "")
+        origin = self._origin(run_id, parent_run_id, meta, tags)
+        at = self.clock()
         params = kwargs.get("invocation_params") or {}
         get = params.get
         model = meta.get("ls_model_name") or get("model") or get("model_name") or get("model_id")
-        started.metadata_model = model if type(model) is str and model else None
-        started.name = started.metadata_model or kwargs.get("name") or "model"
+        if type(model) is not str:
+            model = None
+        name = model or kwargs.get("name") or "model"
         provider = meta.get("ls_provider")
-        started.provider = provider if type(provider) is str else None
-        temperature = get("temperature", meta.get("ls_temperature"))
-        started.temperature = float(temperature) if isinstance(temperature, (int, float)) else None
+        temperature = get("temperature")
+        if temperature is None:
+            temperature = meta.get("ls_temperature")
+        if type(temperature) is not float:
+            temperature = float(temperature) if type(temperature) is int else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
-        toolset = started.toolset = read_toolset(tools) if tools else None
-        session = self.sentinel.get(started.session_id)
+        toolset = read_toolset(tools) if tools else None
+        session = self.sentinel.get(origin.session_id)
         with session.lock:
             memory = Memory.of(session.state)
             prompt, results = memory.conversation.read(messages)
             unseen = [
                 call
-                for result, name, args in results
-                if (call := _unseen_tool_call(memory, result, name, args, started)) is not None
+                for result, tool, args in results
+                if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-        started.prompt = prompt
-        started.request = mix(
-            prompt.fingerprint,
-            toolset.fingerprint if toolset else 0,
-            name_hash(started.name),
-            hash(started.temperature),
-        )
+        request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), hash(temperature)))
         for call in unseen:
             self.sentinel.observe(call)
         if self.mode == "block":
-            incident = self.sentinel.veto(session, started.root_id, started.request)
+            incident = self.sentinel.veto(session, origin.root_id, request)
             if incident is not None:
                 raise WasteBlocked(incident)
-        self._keep(run_id, started)
+        self._keep(
+            run_id,
+            _Started(
+                "model",
+                origin,
+                at,
+                name,
+                model,
+                provider if type(provider) is str else None,
+                prompt,
+                toolset,
+                request,
+                temperature,
+            ),
+        )
 
     @_fail_open
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -328,8 +318,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         if started is None or started.prompt is None:
             return
-        reported = started.source
-        answer = read_answer(response, started.prompt.chars, reported.usage if reported else None)
+        reported = self._reported.pop(run_id, NOT_REPORTED) if self._reported else NOT_REPORTED
+        answer = read_answer(response, started.prompt.chars, reported.usage)
         usage = answer.usage
         status: Status = "ok"
         if error is not None:
@@ -338,46 +328,46 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 usage = NO_USAGE  # nobody says it was billed
             elif status == "cancelled" and usage is NO_USAGE:
                 usage = Usage(-(-started.prompt.chars // CHARS_PER_TOKEN), 0, estimated=True)
+        origin, at = started.origin, started.started_at
+        ended_at = self.clock()
         call = Call(
-            id=run_id if type(run_id) is str else str(run_id),
-            kind="model",
-            session_id=started.session_id,
-            root_id=started.root_id,
-            name=started.name,
-            started_at=started.started_at,
-            ended_at=max(self.clock(), started.started_at),
-            status=status,
-            error=error,
-            model=self._priced_name(answer.model, started),
-            provider=started.provider,
-            usage=usage,
-            source_cost=reported.cost if reported else None,
-            prompt=started.prompt,
-            toolset=started.toolset,
-            request=started.request,
-            answer=answer.digest if error is None else name_hash(error),
-            answer_chars=answer.chars,
-            temperature=started.temperature,
-            finish_reason=answer.finish_reason,
-            tool_calls=answer.tool_calls,
-            node=started.node,
-            tags=started.tags,
-            user_id=started.user_id,
+            run_id if type(run_id) is str else str(run_id),
+            "model",
+            origin.session_id,
+            origin.root_id,
+            started.name,
+            at,
+            max(at, ended_at),
+            status,
+            error,
+            started.model if answer.model is None else self._priced_name(answer.model, started),
+            started.provider,
+            usage,
+            reported.cost,
+            started.prompt,
+            started.toolset,
+            started.request,
+            answer.digest if error is None else name_hash(error),
+            answer.chars,
+            started.temperature,
+            answer.finish_reason,
+            answer.tool_calls,
+            node=origin.node,
+            tags=origin.tags,
+            user_id=origin.user_id,
         )
         if answer.read is not None and error is None:
-            session = self.sentinel.get(call.session_id)
+            session = self.sentinel.get(origin.session_id)
             with session.lock:
                 memory = Memory.of(session.state)
                 memory.request(call)
                 memory.conversation.remember(answer.message, answer.read)
         self.sentinel.observe(call)
 
-    def _priced_name(self, answered: str | None, started: _Started) -> str | None:
+    def _priced_name(self, answered: str, started: _Started) -> str:
         """The model that was billed: what the answer names, if that has a price, else what was asked for."""
-        asked = started.metadata_model
-        if answered is None or answered == asked:
-            return asked
-        if asked is not None:
+        asked = started.model
+        if asked is not None and asked != answered:
             prices = self.sentinel.prices
             if prices.rates(answered, started.provider, started.started_at) is None:
                 return asked
@@ -400,13 +390,21 @@ class TokenSentinelHandler(BaseCallbackHandler):
     ) -> None:
         """A tool runs."""
         name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
-        started = self._begin(run_id, parent_run_id, metadata or {}, tags, str(name))
-        started.kind = "tool"
-        started.args = arguments(inputs if inputs is not None else input_str)
+        origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
+        args = arguments(inputs if inputs is not None else input_str)
         tool_call_id = kwargs.get("tool_call_id")
-        started.tool_call_id = str(tool_call_id) if tool_call_id else None
-        self._roots[run_id] = started.root_id  # models and retrievers inside the tool belong to its run
-        self._keep(run_id, started)
+        self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
+        self._keep(
+            run_id,
+            _Started(
+                "tool",
+                origin,
+                self.clock(),
+                str(name),
+                args=args,
+                tool_call_id=str(tool_call_id) if tool_call_id else None,
+            ),
+        )
 
     @_fail_open
     def on_tool_end(self, output: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -439,23 +437,23 @@ class TokenSentinelHandler(BaseCallbackHandler):
         status: Status | None = None,
         error: str | None = None,
     ) -> None:
-        session = self.sentinel.get(started.session_id)
-        asked = None
+        origin, at, asked = started.origin, started.started_at, None
         if started.tool_call_id is not None:
+            session = self.sentinel.get(origin.session_id)
             with session.lock:
-                memory = Memory.of(session.state)
-                asked = memory.requested.pop(started.tool_call_id, None)
+                asked = Memory.of(session.state).requested.pop(started.tool_call_id, None)
+        ended_at = self.clock()
         self.sentinel.observe(
             Call(
-                id=run_id if type(run_id) is str else str(run_id),
-                kind="tool",
-                session_id=started.session_id,
-                root_id=started.root_id,
-                name=started.name,
-                started_at=started.started_at,
-                ended_at=max(self.clock(), started.started_at),
-                status=status or ("error" if output.failed else "ok"),
-                error=error,
+                run_id if type(run_id) is str else str(run_id),
+                "tool",
+                origin.session_id,
+                origin.root_id,
+                started.name,
+                at,
+                max(at, ended_at),
+                status or ("error" if output.failed else "ok"),
+                error,
                 answer=output.digest,
                 answer_chars=output.chars,
                 arguments=started.args,
@@ -463,9 +461,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 requested_by=asked.model_call_id if asked else None,
                 siblings=asked.siblings if asked else 1,
                 pending=output.pending,
-                node=started.node,
-                tags=started.tags,
-                user_id=started.user_id,
+                node=origin.node,
+                tags=origin.tags,
+                user_id=origin.user_id,
             )
         )
 
@@ -488,10 +486,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if parent is not None and parent.kind == "tool":
             return
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
-        started = self._begin(run_id, parent_run_id, metadata or {}, tags, str(name))
-        started.kind = "retriever"
-        started.args = arguments({"query": query})
-        self._keep(run_id, started)
+        origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
+        self._keep(run_id, _Started("retriever", origin, self.clock(), str(name), args=arguments({"query": query})))
 
     @_fail_open
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -512,28 +508,31 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def _retriever_end(
         self, started: _Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
+        origin = started.origin
         self.sentinel.observe(
             Call(
-                id=run_id if type(run_id) is str else str(run_id),
-                kind="retriever",
-                session_id=started.session_id,
-                root_id=started.root_id,
-                name=started.name,
-                started_at=started.started_at,
-                ended_at=max(self.clock(), started.started_at),
-                status="ok" if error is None else "cancelled" if error in _CANCELLED else "error",
-                error=error,
+                run_id if type(run_id) is str else str(run_id),
+                "retriever",
+                origin.session_id,
+                origin.root_id,
+                started.name,
+                started.started_at,
+                max(self.clock(), started.started_at),
+                "ok" if error is None else "cancelled" if error in _CANCELLED else "error",
+                error,
                 answer=answer,
                 arguments=started.args,
                 items=items,
-                node=started.node,
-                tags=started.tags,
-                user_id=started.user_id,
+                node=origin.node,
+                tags=origin.tags,
+                user_id=origin.user_id,
             )
         )
 
 
-def _unseen_tool_call(memory: Memory, result: ToolResult, name: str, args: object, started: _Started) -> Call | None:
+def _unseen_tool_call(
+    memory: Memory, result: ToolResult, name: str, args: object, origin: _Origin, at: float
+) -> Call | None:
     """The call behind a tool result in a prompt, if nobody saw the tool run.
 
     That is so where only model calls are recorded: a handler on the model, a gateway's log.
@@ -544,11 +543,11 @@ def _unseen_tool_call(memory: Memory, result: ToolResult, name: str, args: objec
     return Call(
         id=f"{asked.model_call_id}/{result.tool_call_id}",
         kind="tool",
-        session_id=started.session_id,
-        root_id=started.root_id,
+        session_id=origin.session_id,
+        root_id=origin.root_id,
         name=name,
-        started_at=min(asked.asked_at, started.started_at),
-        ended_at=started.started_at,
+        started_at=min(asked.asked_at, at),
+        ended_at=at,
         status="error" if result.failed else "ok",
         answer=result.answer,
         answer_chars=result.chars,
@@ -557,7 +556,7 @@ def _unseen_tool_call(memory: Memory, result: ToolResult, name: str, args: objec
         requested_by=asked.model_call_id,
         siblings=asked.siblings,
         pending=result.pending,
-        node=started.node,
-        tags=started.tags,
-        user_id=started.user_id,
+        node=origin.node,
+        tags=origin.tags,
+        user_id=origin.user_id,
     )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix, name_hash
-from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Severity
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity
 
 if TYPE_CHECKING:
-    from ts_langchain.call import Call
+    from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
 MAX_GROUPS = 96
@@ -111,6 +111,10 @@ class RepeatRule(Rule[Repeats]):
 
     settings: Settings
 
+    def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
+        super().__init__(settings, context)
+        self._concerns: dict[str, bool] = {}
+
     def new_state(self) -> Repeats:
         return Repeats()
 
@@ -127,13 +131,18 @@ class RepeatRule(Rule[Repeats]):
             return s.min_identical_calls
         return 2 if s.min_calls == type(s).model_fields["min_calls"].default else s.min_calls
 
-    def concerns(self, call: Call) -> bool:
-        """True if the call is one this rule is about."""
+    def concerns(self, kind: Kind, name: str) -> bool:
+        """True if tools or retrievers of this name are what the rule is about."""
         raise NotImplementedError
 
     def observe(self, call: Call, state: Repeats) -> Finding | None:
+        concerned = self._concerns.get(call.name)
+        if concerned is None:
+            if len(self._concerns) > 4096:
+                self._concerns.clear()
+            concerned = self._concerns[call.name] = self.concerns(call.kind, call.name)
         arguments = call.arguments
-        if arguments is None or call.status == "cancelled" or not self.concerns(call):
+        if not concerned or arguments is None or call.status == "cancelled":
             return None
         mutating = call.status == "ok" and is_mutating(call.name)
         tool = name_hash(call.name)

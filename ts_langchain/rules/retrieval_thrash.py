@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.rules.repeats import RepeatRule
 
 if TYPE_CHECKING:
-    from ts_langchain.call import Call, Kind
+    from ts_langchain.call import Kind
 
 _RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.IGNORECASE)
 
@@ -52,5 +52,5 @@ class RetrievalThrash(RepeatRule):
 
     settings: Settings
 
-    def concerns(self, call: Call) -> bool:
-        return call.kind == "retriever" or is_retrieval(call.name)
+    def concerns(self, kind: Kind, name: str) -> bool:
+        return kind == "retriever" or is_retrieval(name)

@@ -11,7 +11,7 @@ from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.retrieval_thrash import is_retrieval
 
 if TYPE_CHECKING:
-    from ts_langchain.call import Call, Kind
+    from ts_langchain.call import Kind
 
 _POLLING = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep", re.IGNORECASE)
 
@@ -50,7 +50,7 @@ class ToolLoop(RepeatRule):
 
     settings: Settings
 
-    def concerns(self, call: Call) -> bool:
-        if call.name in self.settings.polling_tools or _POLLING.search(call.name):
+    def concerns(self, kind: Kind, name: str) -> bool:
+        if kind != "tool" or name in self.settings.polling_tools or _POLLING.search(name):
             return False
-        return "retrieval_thrash" not in self.context.active or not is_retrieval(call.name)
+        return "retrieval_thrash" not in self.context.active or not is_retrieval(name)
