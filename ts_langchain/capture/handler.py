@@ -412,7 +412,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         self._roots.pop(run_id, None)
         if started is not None:
-            self._tool_end(started, run_id, read_tool_output(output))
+            self._tool_end(started, run_id, read_tool_output(output), message=output)
 
     @_fail_open
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
@@ -436,12 +436,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
         output: Output,
         status: Status | None = None,
         error: str | None = None,
+        message: object = None,
     ) -> None:
         origin, at, asked = started.origin, started.started_at, None
         if started.tool_call_id is not None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
-                asked = Memory.of(session.state).requested.pop(started.tool_call_id, None)
+                memory = Memory.of(session.state)
+                asked = memory.requested.pop(started.tool_call_id, None)
+                if output.read is not None:
+                    memory.conversation.remember(message, output.read)
         ended_at = self.clock()
         self.sentinel.observe(
             Call(

@@ -110,7 +110,7 @@ class Text(NamedTuple):
 def read_message(message: object) -> Message:
     """Reads one message in whatever shape; what is no message at all counts as a human's text."""
     kind = type(message)
-    if kind is dict or isinstance(message, Mapping):
+    if kind is dict or _is_mapping(message):
         fields = _unwrap(cast("Mapping[str, Any]", message))
         role = _ROLES.get(str(fields.get("role") or fields.get("type")), "human")
         content, calls, result_id = fields.get("content"), fields.get("tool_calls"), fields.get("tool_call_id")
@@ -147,7 +147,8 @@ def read_message(message: object) -> Message:
         chars += asked.chars
     if result_id is not None and role == "tool":
         pending = chars <= PENDING_CHARS and is_pending(content)
-        tool_results = (ToolResult(str(result_id), body, chars, pending, status == "error"),)
+        failed = status == "error" or (type(content) is str and _reads_failed(content))
+        tool_results = (ToolResult(str(result_id), body, chars, pending, failed),)
     elif tool_results:
         role = "tool"
     return Message(role, digest, body, chars, tool_calls, tool_results)
@@ -471,7 +472,7 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
     message, extra, llm_output = _find_message(response)
     if message is None:
         return Answer(usage=usage or NO_USAGE)
-    if type(message) is dict or isinstance(message, Mapping):
+    if _is_mapping(message):
         get = _unwrap(message).get
         invalid, found, reported = get("invalid_tool_calls"), get("response_metadata"), get("usage_metadata")
     else:
@@ -514,7 +515,7 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
     """The message in an answer, what stands beside it, and LangChain's `llm_output`."""
     if response is None:
         return None, _NOTHING, _NOTHING
-    if type(response) is not dict and not isinstance(response, Mapping):
+    if not _is_mapping(response):
         generations = getattr(response, "generations", None)
         output = _mapping(getattr(response, "llm_output", None))
         if not generations or not generations[0]:
@@ -566,6 +567,20 @@ def _count(*values: object) -> int:
         elif isinstance(value, float) and 0 < value < 1e12:
             return int(value)
     return 0
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """`isinstance(value, Mapping)`, which is slow to ask of an abstract class, without asking twice for a class."""
+    kind = type(value)
+    known = _MAPS.get(kind)
+    if known is None:
+        if len(_MAPS) > 1024:
+            _MAPS.clear()
+        known = _MAPS[kind] = issubclass(kind, Mapping)
+    return known
+
+
+_MAPS: dict[type, bool] = {}
 
 
 def _mapping(value: object) -> Mapping[str, object]:
@@ -693,32 +708,34 @@ class Output(NamedTuple):
     chars: int
     pending: bool = False
     failed: bool = False
+    read: Message | None = None
 
 
 def read_tool_output(output: object) -> Output:
     """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded."""
-    if isinstance(output, Mapping) and "output" in output and "content" not in output and "lc" not in output:
-        output = output["output"]
-    if isinstance(output, str):
+    if _is_mapping(output):
+        if "output" in output and "content" not in output and "lc" not in output:
+            return read_tool_output(output["output"])
+        is_message = "content" in _unwrap(output)
+    elif isinstance(output, str):
         return Output(text_hash(output), len(output), is_pending(output), _reads_failed(output))
-    fields = _unwrap(output) if isinstance(output, Mapping) else None
-    if fields is not None and "content" in fields:
-        content, status = fields.get("content"), fields.get("status")
-    elif fields is None and hasattr(output, "content"):
-        content, status = output.content, getattr(output, "status", None)
-    elif hasattr(output, "update"):  # Command
-        update = output.update
-        messages = update.get("messages") if isinstance(update, Mapping) else None
+    else:
+        is_message = hasattr(output, "content")
+    if is_message:
+        message = read_message(output)
+        if len(message.tool_results) == 1:
+            result = message.tool_results[0]
+            return Output(result.answer, result.chars, result.pending, result.failed, message)
+        content = _unwrap(output).get("content") if _is_mapping(output) else getattr(output, "content", None)
+        failed = isinstance(content, str) and _reads_failed(content)
+        return Output(message.content, message.chars, is_pending(content), failed)
+    update = getattr(output, "update", None)
+    if update is not None and not _is_mapping(output):  # Command
+        messages = update.get("messages") if _is_mapping(update) else None
         digests = [read_message(m).content for m in messages] if isinstance(messages, list) else [value_hash(update)]
         return Output(mix(*digests), 0)
-    else:
-        size = len(output) if isinstance(output, (str, list, dict)) else 1
-        return Output(value_hash(output), size if output else 0)
-    if isinstance(content, str):
-        failed = status == "error" or _reads_failed(content)
-        return Output(text_hash(content), len(content), is_pending(content), failed)
-    text = _read_content(content)
-    return Output(text.digest, text.chars, failed=status == "error")
+    size = len(output) if isinstance(output, (list, dict)) else 1
+    return Output(value_hash(output), size if output else 0)
 
 
 def _reads_failed(content: str) -> bool:
