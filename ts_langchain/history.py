@@ -6,7 +6,9 @@ position, the calls under way, the sessions that changed and the runs already co
 
 from __future__ import annotations
 
+import gc
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from ts_langchain.session import SessionState
 
 CHECKPOINT_RUNS = 5_000
-SESSIONS_IN_MEMORY = 2_000
+SESSIONS_IN_MEMORY = 500
+GC_THRESHOLD = 200_000
 
 
 class SkippedRow(Protocol):
@@ -76,6 +79,17 @@ class Progress:
     pages: int
     total: int | None
     resumed: int
+
+
+@contextmanager
+def _unhurried_collector() -> Iterator[None]:
+    """Fewer passes of Python's cycle collector: parsed rows make many objects and no cycles, a pass is all loss."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(max(thresholds[0], GC_THRESHOLD), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 class LedgerStore:
@@ -203,6 +217,10 @@ class Import:
             ImporterError: The source could not be read to its end; what was read is kept.
             LedgerError: A checkpoint could not be written.
         """
+        with _unhurried_collector():
+            return self._run(on_progress)
+
+    def _run(self, on_progress: Callable[[Progress], None] | None) -> History:
         history, replay = self.history, self.replay
         if self.resumes and history.replay is not None:
             replay.restore(history.replay)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Format = Literal["langsmith", "messages"]
 
-PAGE_ROWS = 500
-PAGE_BYTES = 8_000_000
+PAGE_ROWS = 100
+PAGE_BYTES = 4_000_000
 MAX_LINE_BYTES = 256_000_000
 PROBE_LINES = 50
 
@@ -183,7 +183,7 @@ class FileImporter:
     # --- reading -----------------------------------------------------------------------------------
 
     def pages(self, position: Position | None = None) -> Iterator[Page]:
-        """Pages of up to 500 rows or 8 MB."""
+        """Pages of up to 100 rows or 4 MB."""
         start = position or {}
         line = int(start.get("line") or 0)
         offset = int(start.get("offset") or 0)

@@ -11,7 +11,7 @@ import orjson
 import tenacity
 
 from ts_importers.base import OnWait, Wait
-from ts_langchain.errors import AuthenticationFailed, ImporterError, SourceUnavailable
+from ts_langchain.errors import AuthenticationFailed, ConfigurationError, ImporterError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,18 +47,23 @@ class Client:
     """JSON requests to one service, retried with tenacity.
 
     Tried again: 429 (after `Retry-After` as seconds or date, else jittered exponential back-off), 5xx but 501,
-    connection errors, time-outs, and bodies that are cut off. Never: 401, 403 and other 4xx. Proxies and own
-    certificates come from the environment (`HTTPS_PROXY`, `SSL_CERT_FILE`).
+    connection errors, time-outs, and bodies that are cut off. Never: 401, 403 and other 4xx, redirects, web pages
+    where JSON is expected. Proxies and own certificates come from the environment (`HTTPS_PROXY`,
+    `SSL_CERT_FILE`).
 
     Args:
-        base_url: Address of the service.
-        headers: Sent with each request; the place for the key.
+        base_url: Address of the service: `http://` or `https://`, without a user or password in it.
+        headers: Sent with each request; the place for the key. No value of them ever shows in a message.
         service: The service's name, for messages.
         key_hint: What to do about a refused key.
         on_wait: Told of each wait.
         sleep: Waits; for tests.
         attempts: How often a request is sent at most.
         timeout: Seconds without an answer until a request counts as failed.
+        address_hint: What to do about a wrong address.
+
+    Raises:
+        ConfigurationError: The address is none, or a header holds what no header can hold.
     """
 
     def __init__(
@@ -72,12 +77,21 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         attempts: int = ATTEMPTS,
         timeout: float = TIMEOUT,
+        address_hint: str = "Check the address.",
     ) -> None:
         self.service = service
-        self.host = httpx2.URL(base_url).host
+        self.host = _host(base_url, service, address_hint)
         self._key_hint = key_hint
+        self._address_hint = address_hint
         self._on_wait = on_wait
-        self._client = httpx2.Client(base_url=base_url, headers=dict(headers), timeout=timeout)
+        sent = {name: value.strip() for name, value in headers.items()}
+        if not all(value.isascii() and value.isprintable() for value in sent.values()):
+            msg = (
+                f"the key for {service} holds characters that no key has (a line break, a quotation mark?). {key_hint}"
+            )
+            raise ConfigurationError(msg)
+        self._secrets = [value for value in sent.values() if value]
+        self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
         backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -139,19 +153,45 @@ class Client:
             raise AuthenticationFailed(msg)
         if status == 429 or (status >= 500 and status != 501):
             raise _Retry(f"HTTP {status}", _retry_after(response.headers.get("retry-after")))
+        if 300 <= status < 400:
+            msg = f"{self.service} at {self.host} answered with a redirect (HTTP {status}). {self._address_hint}"
+            raise HTTPFailure(status, msg)
         if status >= 400:
-            msg = f"{self.service} at {self.host} refused {method} {path}: HTTP {status}{_detail(response.content)}"
+            detail = self._without_secrets(_detail(response.content))
+            msg = f"{self.service} at {self.host} refused {method} {path}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
         try:
             return orjson.loads(response.content)
         except ValueError:
-            raise _Retry("an answer that is no JSON or was cut off") from None
+            pass
+        if "text/html" in response.headers.get("content-type", ""):
+            msg = f"{self.host} answered with a web page instead of data. {self._address_hint}"
+            raise HTTPFailure(status, msg)
+        raise _Retry("an answer that is no JSON or was cut off")
+
+    def _without_secrets(self, text: str) -> str:
+        """Some servers quote the key they refuse."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text
 
     def _tell(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if self._on_wait is not None and isinstance(error, _Retry):
             seconds = state.next_action.sleep if state.next_action else 0.0
             self._on_wait(Wait(seconds, f"{self.service}: {error.reason}", state.attempt_number))
+
+
+def _host(base_url: str, service: str, hint: str) -> str:
+    """The host of an address. A password in it is refused without repeating it."""
+    try:
+        url = httpx2.URL(base_url)
+    except (httpx2.InvalidURL, TypeError, ValueError):
+        url = None
+    if url is None or url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        msg = f"the address of {service} must be like https://host, without a user or password in it. {hint}"
+        raise ConfigurationError(msg)
+    return url.host
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -164,7 +204,7 @@ def _retry_after(value: str | None) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

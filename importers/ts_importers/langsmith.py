@@ -26,6 +26,10 @@ KEY_HINT = (
     "Check LANGSMITH_API_KEY; for a key of several workspaces set LANGSMITH_WORKSPACE_ID, for EU or self-hosted "
     "LangSmith set LANGSMITH_ENDPOINT."
 )
+ADDRESS_HINT = (
+    "Check LANGSMITH_ENDPOINT: https://api.smith.langchain.com, https://eu.api.smith.langchain.com, or your own "
+    "server's API."
+)
 DEFAULT_DAYS = 30
 FIRST_WINDOW = timedelta(hours=1)
 LONGEST_WINDOW = timedelta(days=30)
@@ -48,6 +52,7 @@ V1_FIELDS = [
     "trace_id", "parent_run_id", "dotted_order", "prompt_tokens", "completion_tokens", "prompt_token_details",
     "completion_token_details", "prompt_cost", "completion_cost", "total_cost",
 ]  # fmt: skip
+V1_NEWER_FIELDS = frozenset({"prompt_token_details", "completion_token_details"})
 
 
 class LangSmithImporter:
@@ -102,11 +107,20 @@ class LangSmithImporter:
         if workspace_id:
             headers["x-tenant-id"] = workspace_id
         base = endpoint.rstrip("/").removesuffix("/api/v1").removesuffix("/api/v2").removesuffix("/api")
-        self._client = Client(base, headers, service=SERVICE, key_hint=KEY_HINT, on_wait=on_wait, sleep=sleep)
+        self._client = Client(
+            base,
+            headers,
+            service=SERVICE,
+            key_hint=KEY_HINT,
+            address_hint=ADDRESS_HINT,
+            on_wait=on_wait,
+            sleep=sleep,
+        )
         self.project_id, self.project_name = self._find(project)
         self.scope = f"{self._client.host}/{self.project_id}"
         self._v2 = True
         self._settled = False
+        self._v1_fields = V1_FIELDS
         self._in_mid_window = False
 
     def describe(self) -> Mapping[str, str]:
@@ -215,7 +229,15 @@ class LangSmithImporter:
             else:
                 self._settled = True
                 return answer
-        return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor))
+        try:
+            return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor))
+        except HTTPFailure as error:
+            if error.status != 422 or cursor is not None or self._v1_fields is not V1_FIELDS:
+                raise
+            # servers of before the token details refuse to be asked for them
+            self._v1_fields = [name for name in V1_FIELDS if name not in V1_NEWER_FIELDS]
+            self.notices.append("this LangSmith is too old to tell cached tokens apart: they count at the full price")
+            return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor))
 
     def _v2_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
         # min_start_time is always sent: left out it means "one day ago"
@@ -235,7 +257,7 @@ class LangSmithImporter:
             "filter": f'lt(start_time, "{end.isoformat()}")',
             "limit": min(self.page_size, 100),
             "order": "asc",
-            "select": V1_FIELDS,
+            "select": self._v1_fields,
         }
         return body | ({"cursor": cursor} if cursor else {})
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
 from ts_langchain.call import SourceCost
+from ts_langchain.capture.messages import MAX_TOKENS
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from ts_langchain.replay import RunType
 
+# beyond these a number is a mistake of whoever wrote it, not a fact about a call
+LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+MAX_USD = 1_000_000.0
 _CALLS = {"llm": "llm", "tool": "tool", "retriever": "retriever", "embedding": "embedding"}
 _NOTHING: dict[str, Any] = {}
 
@@ -99,12 +102,14 @@ def timestamp(value: object) -> float | None:
             at = datetime.fromisoformat(value)
         except ValueError:
             return None
-        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, datetime):
-        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+    elif isinstance(value, datetime):
+        at = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < LATEST * 1000:
         return float(value) / 1000 if value > 1e11 else float(value)
-    return None
+    else:
+        return None
+    seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    return seconds if 0 < seconds < LATEST else None
 
 
 def _dict(value: object) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def _usage(row: Mapping[str, Any], metadata: dict[str, Any]) -> dict[str, Any] |
     own = metadata.get("usage_metadata")
     if isinstance(own, dict) and own:
         return own
-    sent, got = _number(row.get("prompt_tokens")), _number(row.get("completion_tokens"))
+    sent, got = _number(row.get("prompt_tokens"), MAX_TOKENS), _number(row.get("completion_tokens"), MAX_TOKENS)
     if not sent and not got:
         return None
     return {
@@ -153,23 +158,21 @@ def _details(value: object) -> dict[str, Any]:
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:
     sent, got, total = (
-        _number(row.get("prompt_cost")),
-        _number(row.get("completion_cost")),
-        _number(row.get("total_cost")),
+        _number(row.get("prompt_cost"), MAX_USD),
+        _number(row.get("completion_cost"), MAX_USD),
+        _number(row.get("total_cost"), MAX_USD),
     )
     if sent is None and got is None and total is None:
         return None
     return SourceCost(sent, got, total)
 
 
-def _number(value: object) -> float | None:
-    """A finite number of at least 0; LangSmith writes costs as strings."""
-    if value is None or isinstance(value, bool):
+def _number(value: object, most: float) -> float | None:
+    """A number from 0 to `most`; LangSmith writes costs as strings."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
-    if isinstance(value, (int, float, str)):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        return number if math.isfinite(number) and number >= 0 else None
-    return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number <= most else None

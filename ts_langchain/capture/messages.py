@@ -27,6 +27,7 @@ MAX_BRANCHES = 4
 MAX_LONG_MESSAGES = 64
 MAX_FRESH = 16
 CHARS_PER_TOKEN = 4
+MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
 
 _ROLES = {
     "human": "human",
@@ -562,9 +563,9 @@ def _count(*values: object) -> int:
     """The first of several spellings that is a sensible count of tokens."""
     for value in values:
         if type(value) is int:
-            if 0 < value < 1_000_000_000_000:
+            if 0 < value <= MAX_TOKENS:
                 return value
-        elif isinstance(value, float) and 0 < value < 1e12:
+        elif isinstance(value, float) and 0 < value <= MAX_TOKENS:
             return int(value)
     return 0
 
