@@ -148,6 +148,8 @@ class FreeText:
         self._sample: str | None = sample[:SAMPLE_LIMIT]
         self._words = 0
         self._literals = 0
+        if not sample.isascii():  # up to four bytes a character: not worth keeping
+            self._condense()
 
     def similarity(self, other: FreeText) -> float:
         """Jaccard similarity of the word sets, 0.0 to 1.0; 0.0 where the literals differ."""

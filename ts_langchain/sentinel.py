@@ -81,8 +81,9 @@ class Sentinel:
         rules: Names or classes of the rules to run; None for all.
         settings: `rule.param` to value, for example `{"tool_loop.min_calls": 5}`.
         prices: Own prices by model name (see `ts_langchain.pricing.Rates`), or a `Prices`.
-        max_sessions: Sessions kept in memory. An idle session takes at most 6 KB, an active one at most 64 KB, so
-            the default of 20 000 is bounded by 120 MB of idle ones.
+        max_sessions: Sessions kept in memory. An idle session (silent for 900 s of event time) takes at most 6 KB,
+            an active one at most 64 KB, typically 10: the default of 20 000 is bounded by 120 MB of idle ones. Beside
+            them the newest 10 000 incidents that are over are kept, 2 KB each.
         store: Where sessions go that do not fit; None drops and counts them.
 
     Raises:
@@ -295,8 +296,7 @@ class Sentinel:
         for rule in self.rules:
             if rule.name in state.rules:
                 rule.shrink(state.rules[rule.name])
-        while len(state.bills) > MAX_BILLS_IDLE:
-            state.bills.popitem(last=False)
+        state.bills.limit(MAX_BILLS_IDLE)
         if state.capture is not None:
             state.capture.shrink()
         state.shrunk = True

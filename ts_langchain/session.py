@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
     from ts_langchain.incident import Bill, Incident
     from ts_langchain.pricing import Cost
 
-MAX_BILLS = 48
-MAX_BILLS_IDLE = 4
-MAX_INCIDENTS = 24
+MAX_BILLS = 24
+MAX_BILLS_IDLE = 3
+MAX_INCIDENTS = 12
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class SessionState:
     totals: Totals = field(default_factory=Totals)
     capture: Any = None
     rules: dict[str, Any] = field(default_factory=dict)
-    bills: OrderedDict[str, Bill] = field(default_factory=OrderedDict)
+    bills: Recent[str, Bill] = field(default_factory=Recent)
     incidents: dict[tuple[str, int], Incident] = field(default_factory=dict)
 
 
@@ -88,5 +89,4 @@ class Session:
         """Keeps a bill as long as rules may still claim parts of it."""
         bills = self.state.bills
         bills[call_id] = bill
-        if len(bills) > MAX_BILLS:
-            bills.popitem(last=False)
+        bills.limit(MAX_BILLS)

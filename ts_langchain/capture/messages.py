@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard, cast
 
@@ -20,11 +19,12 @@ import orjson
 
 from ts_langchain.call import NO_USAGE, Prompt, ToolCall, Toolset, Usage
 from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_digest, value_hash
+from ts_langchain.recent import Recent
 
 LONG_MESSAGE_CHARS = 200
 CLASSIFIABLE_CHARS = 3_000
-MAX_BRANCHES = 4
-MAX_LONG_MESSAGES = 64
+MAX_BRANCHES = 3
+MAX_LONG_MESSAGES = 24
 MAX_FRESH = 16
 CHARS_PER_TOKEN = 4
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
@@ -314,13 +314,13 @@ class Conversation:
     __slots__ = ("_fresh", "branches")
 
     def __init__(self) -> None:
-        self.branches: OrderedDict[int, Branch] = OrderedDict()
+        self.branches: Recent[int, Branch] = Recent()
         self._fresh: dict[int, tuple[Reference, Message]] = {}
 
-    def __getstate__(self) -> OrderedDict[int, Branch]:
+    def __getstate__(self) -> Recent[int, Branch]:
         return self.branches
 
-    def __setstate__(self, branches: OrderedDict[int, Branch]) -> None:
+    def __setstate__(self, branches: Recent[int, Branch]) -> None:
         self.branches, self._fresh = branches, {}
 
     def remember(self, message: object, read: Message) -> None:
@@ -380,10 +380,9 @@ class Conversation:
         branch = self.branches.get(key)
         if branch is None:
             branch = self.branches[key] = Branch(key)
-            if len(self.branches) > MAX_BRANCHES:
-                self.branches.popitem(last=False)
+            self.branches.limit(MAX_BRANCHES)
             return branch
-        self.branches.move_to_end(key)
+        self.branches.touch(key)
         if branch.count > total or read_message(messages[branch.count - 1]).digest != branch.last_digest:
             branch.restart()
         return branch
@@ -423,8 +422,7 @@ class Conversation:
 
     def shrink(self) -> None:
         """Keeps only the newest branch."""
-        while len(self.branches) > 1:
-            self.branches.popitem(last=False)
+        self.branches.limit(1)
 
 
 def _refer(message: object) -> Reference | None:
@@ -649,7 +647,7 @@ def _consistent(usage: Usage) -> Usage:
 
 # --- tool definitions ------------------------------------------------------------------------------
 
-_TOOLSETS: OrderedDict[tuple[object, ...], Toolset] = OrderedDict()
+_TOOLSETS: Recent[tuple[object, ...], Toolset] = Recent()
 
 
 def read_toolset(tools: object) -> Toolset | None:
@@ -668,8 +666,7 @@ def read_toolset(tools: object) -> Toolset | None:
         sizes = tuple(len(orjson.dumps(bounded(t), default=str, option=orjson.OPT_NON_STR_KEYS)) for t in flat)
         known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
         _TOOLSETS[key] = known
-        if len(_TOOLSETS) > 512:
-            _TOOLSETS.popitem(last=False)
+        _TOOLSETS.limit(512)
     return known
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from ts_langchain.fingerprint import mix
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ MAX_BRANCHES = 4
 CACHED_WEIGHT = 0.25
 
 
-class ContextBloat(Rule["OrderedDict[int, tuple[int, ...]]"]):
+class ContextBloat(Rule["Recent[int, tuple[int, ...]]"]):
     """The input of one line of conversation grows turn over turn until it weighs.
 
     Fires when the input tokens of the last `turns` model calls of one conversation branch (at least `min_turns`
@@ -50,19 +50,18 @@ class ContextBloat(Rule["OrderedDict[int, tuple[int, ...]]"]):
 
     settings: Settings
 
-    def new_state(self) -> OrderedDict[int, tuple[int, ...]]:
-        return OrderedDict()
+    def new_state(self) -> Recent[int, tuple[int, ...]]:
+        return Recent()
 
-    def observe(self, call: Call, state: OrderedDict[int, tuple[int, ...]]) -> Finding | None:
+    def observe(self, call: Call, state: Recent[int, tuple[int, ...]]) -> Finding | None:
         prompt, usage = call.prompt, call.usage
         if prompt is None or call.status != "ok" or not usage.input_tokens:
             return None
         s = self.settings
         branch = prompt.branch
         turns = state[branch] = (*state.get(branch, ()), usage.input_tokens)[-s.turns :]
-        state.move_to_end(branch)
-        if len(state) > MAX_BRANCHES:
-            state.popitem(last=False)
+        state.touch(branch)
+        state.limit(MAX_BRANCHES)
         if len(turns) < s.min_turns:
             return None
         weight = usage.input_tokens - (1 - CACHED_WEIGHT) * usage.cache_read_tokens

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ MAX_TEXTS = 512
 MAX_TEXTS_IDLE = 24
 
 
-class EmbeddingWaste(Rule["OrderedDict[int, int]"]):
+class EmbeddingWaste(Rule["Recent[int, int]"]):
     """A text that was already embedded is embedded again with the same model.
 
     Fires when a text has been embedded `min_calls` times in a session.
@@ -39,14 +39,13 @@ class EmbeddingWaste(Rule["OrderedDict[int, int]"]):
 
     settings: Settings
 
-    def new_state(self) -> OrderedDict[int, int]:
-        return OrderedDict()
+    def new_state(self) -> Recent[int, int]:
+        return Recent()
 
-    def shrink(self, state: OrderedDict[int, int]) -> None:
-        while len(state) > MAX_TEXTS_IDLE:
-            state.popitem(last=False)
+    def shrink(self, state: Recent[int, int]) -> None:
+        state.limit(MAX_TEXTS_IDLE)
 
-    def observe(self, call: Call, state: OrderedDict[int, int]) -> Finding | None:
+    def observe(self, call: Call, state: Recent[int, int]) -> Finding | None:
         if call.status != "ok" or not call.items:
             return None
         model = name_hash(call.model or call.name)
@@ -54,13 +53,11 @@ class EmbeddingWaste(Rule["OrderedDict[int, int]"]):
         repeated = again = 0
         for item, size in zip(call.items, sizes, strict=True):
             key = mix(model, item)
-            count = state[key] = state.get(key, 0) + 1
-            state.move_to_end(key)
+            count = state[key] = state.pop(key, 0) + 1
             if count >= self.settings.min_calls:
                 again += 1
                 repeated += size
-        while len(state) > MAX_TEXTS:
-            state.popitem(last=False)
+        state.limit(MAX_TEXTS)
         if not again:
             return None
         tokens = call.usage.input_tokens * repeated // max(1, sum(sizes))

@@ -7,21 +7,22 @@ if it brought back what the group already had; an answer that differs is progres
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
-MAX_GROUPS = 96
-MAX_GROUPS_IDLE = 16
+MAX_GROUPS = 48
+MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
+MAX_TOOLS = 6
 MAX_ITEMS = 64
 
 _MUTATING = re.compile(
@@ -29,6 +30,9 @@ _MUTATING = re.compile(
     r"click|type|press|submit|change|modify|edit|apply|save|upload|start|stop|restart|next|step|undo|redo|toggle|"
     r"open|close|commit|push|merge|assign|pay|refund|transfer)(?:$|[_\-. A-Z])",
 )
+
+
+_NO_ITEMS: frozenset[int] = frozenset()
 
 
 class Turn(NamedTuple):
@@ -46,7 +50,7 @@ class Group:
 
     __slots__ = (
         "answer",
-        "arguments",
+        "arguments_hash",
         "blind",
         "count",
         "ended_at",
@@ -58,11 +62,11 @@ class Group:
         "unclaimed",
     )
 
-    def __init__(self, key: int, call: Call, arguments: Arguments) -> None:
+    def __init__(self, key: int, call: Call, arguments_hash: int) -> None:
         self.key = key
-        self.arguments = arguments
+        self.arguments_hash = arguments_hash
         self.answer = call.answer
-        self.items: frozenset[int] = frozenset(call.items[:MAX_ITEMS])
+        self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
         self.times: tuple[float, ...] = (call.started_at,)
         self.ended_at = call.ended_at
@@ -78,8 +82,8 @@ class Repeats:
     __slots__ = ("groups", "mutations", "recent")
 
     def __init__(self) -> None:
-        self.groups: OrderedDict[int, Group] = OrderedDict()
-        self.recent: dict[int, list[int]] = {}
+        self.groups: Recent[int, Group] = Recent()
+        self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.mutations = 0
 
 
@@ -119,8 +123,7 @@ class RepeatRule(Rule[Repeats]):
         return Repeats()
 
     def shrink(self, state: Repeats) -> None:
-        while len(state.groups) > MAX_GROUPS_IDLE:
-            state.groups.popitem(last=False)
+        state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
 
     @property
@@ -155,7 +158,7 @@ class RepeatRule(Rule[Repeats]):
             self._remember(call, arguments, key, tool, state)
             group = state.groups[key]
         else:
-            state.groups.move_to_end(key)
+            state.groups.touch(key)
             nothing_new = _nothing_new(call, group)
             state_changed = mutating and state.mutations > group.mutations
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
@@ -183,33 +186,30 @@ class RepeatRule(Rule[Repeats]):
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
         if arguments.free_text is None:
             return None
-        for key in reversed(state.recent.get(tool, ())):
+        for key, before in reversed(state.recent.get(tool, ())):
             group = state.groups.get(key)
             if (
                 group is not None
                 and _nothing_new(call, group)
                 and call.started_at - group.times[-1] <= self.settings.window_seconds
-                and arguments.similarity(group.arguments) >= self.settings.similarity
+                and arguments.similarity(before) >= self.settings.similarity
             ):
                 return group
         return None
 
     @staticmethod
     def _remember(call: Call, arguments: Arguments, key: int, tool: int, state: Repeats) -> None:
-        state.groups[key] = Group(key, call, arguments)
-        if len(state.groups) > MAX_GROUPS:
-            state.groups.popitem(last=False)
+        state.groups[key] = Group(key, call, arguments.fingerprint)
+        state.groups.limit(MAX_GROUPS)
         if arguments.free_text is not None:
-            recent = state.recent.setdefault(tool, [])
-            recent.append(key)
-            del recent[:-MAX_RECENT]
-            if len(state.recent) > MAX_RECENT * 2:
-                del state.recent[next(iter(state.recent))]
+            state.recent[tool] = (*state.recent.pop(tool, ()), (key, arguments))[-MAX_RECENT:]
+            state.recent.limit(MAX_TOOLS)
 
     @staticmethod
     def _start_anew(group: Group, call: Call) -> None:
         group.answer = call.answer
-        group.items |= frozenset(call.items[:MAX_ITEMS])
+        if call.items:
+            group.items |= frozenset(call.items[:MAX_ITEMS])
         if len(group.items) > MAX_ITEMS * 2:
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
@@ -249,7 +249,7 @@ class RepeatRule(Rule[Repeats]):
             evidence={
                 "tool": call.name,
                 "calls": group.count,
-                "arguments_hash": f"{group.arguments.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}",
+                "arguments_hash": f"{group.arguments_hash & 0xFFFFFFFFFFFFFFFF:016x}",
                 "answer_hash": f"{group.answer & 0xFFFFFFFFFFFFFFFF:016x}",
                 "answer_chars": call.answer_chars,
                 "answer_captured": not group.blind,

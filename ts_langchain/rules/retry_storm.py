@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
-MAX_STREAKS = 12
+MAX_STREAKS = 8
 
 
 class Streak:
@@ -32,7 +32,7 @@ class Streak:
         self.answer = call.answer
 
 
-class RetryStorm(Rule["OrderedDict[int, Streak]"]):
+class RetryStorm(Rule["Recent[int, Streak]"]):
     """The same request is sent again and again in a short time, and it fails or answers the same each time.
 
     Fires when `min_retries` requests with the same fingerprint (messages, tools, model, temperature) start
@@ -60,22 +60,21 @@ class RetryStorm(Rule["OrderedDict[int, Streak]"]):
 
     settings: Settings
 
-    def new_state(self) -> OrderedDict[int, Streak]:
-        return OrderedDict()
+    def new_state(self) -> Recent[int, Streak]:
+        return Recent()
 
-    def shrink(self, state: OrderedDict[int, Streak]) -> None:
+    def shrink(self, state: Recent[int, Streak]) -> None:
         state.clear()
 
-    def observe(self, call: Call, state: OrderedDict[int, Streak]) -> Finding | None:
+    def observe(self, call: Call, state: Recent[int, Streak]) -> Finding | None:
         if not call.request or call.status == "cancelled":
             return None
         streak = state.get(call.request)
         if streak is None:
             state[call.request] = Streak(call)
-            if len(state) > MAX_STREAKS:
-                state.popitem(last=False)
+            state.limit(MAX_STREAKS)
             return None
-        state.move_to_end(call.request)
+        state.touch(call.request)
         if call.started_at < streak.ended_at:
             streak.ended_at = max(streak.ended_at, call.ended_at)
             return None

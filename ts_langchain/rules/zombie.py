@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
-MAX_SEEN = 64
-MAX_UNCLAIMED = 32
+MAX_SEEN = 40
+MAX_SEEN_IDLE = 4
+MAX_UNCLAIMED = 20
 
 
 class Progress:
@@ -25,7 +26,7 @@ class Progress:
         self.since = 0.0
         self.root_id = ""
         self.calls = 0
-        self.seen: OrderedDict[int, None] = OrderedDict()
+        self.seen: Recent[int, None] = Recent()
         self.unclaimed: list[tuple[str, float, bool]] = []
 
     def restart(self, at: float) -> None:
@@ -36,11 +37,10 @@ class Progress:
     def is_new(self, answer: int) -> bool:
         """True if this answer has not come back before; remembers it."""
         if answer in self.seen:
-            self.seen.move_to_end(answer)
+            self.seen.touch(answer)
             return False
         self.seen[answer] = None
-        if len(self.seen) > MAX_SEEN:
-            self.seen.popitem(last=False)
+        self.seen.limit(MAX_SEEN)
         return True
 
 
@@ -78,8 +78,7 @@ class Zombie(Rule[Progress]):
         return Progress()
 
     def shrink(self, state: Progress) -> None:
-        while len(state.seen) > MAX_SEEN // 4:
-            state.seen.popitem(last=False)
+        state.seen.limit(MAX_SEEN_IDLE)
         state.unclaimed.clear()
 
     def observe(self, call: Call, state: Progress) -> Finding | None:

@@ -1,0 +1,132 @@
+"""Many sessions at once: nothing missed, memory bounded, evictions by event time and counted."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections import deque
+
+from histories import START
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+
+from ts_langchain import Sentinel
+from ts_langchain.call import Call, Prompt, ToolCall, Usage
+from ts_langchain.capture.memory import Memory
+from ts_langchain.fingerprint import arguments, text_hash
+from ts_langchain.sentinel import MAX_SESSIONS
+
+KB = 1024
+TEXT = "a long note with many words in it, written by someone who had the time for it " * 25
+
+
+def turn(session: str, number: int, at: float, args: object, answer: str) -> list[Call]:
+    """A model turn and the tool call it asked for."""
+    asked = f"{session}-m{number}"
+    return [
+        Call(
+            asked, "model", session, session, "gpt-4o", at, at + 1, model="gpt-4o", provider="openai",
+            usage=Usage(1000, 20), prompt=Prompt(number + 1, 7, number + 1, 4000), request=text_hash(asked),
+            tool_calls=(ToolCall(f"{asked}-c", "fetch", 1),),
+        ),
+        Call(
+            f"{session}-t{number}", "tool", session, session, "fetch", at + 1, at + 2, answer=text_hash(answer),
+            answer_chars=len(answer), arguments=arguments(args), tool_call_id=f"{asked}-c", requested_by=asked,
+        ),
+    ]  # fmt: skip
+
+
+def test_ten_thousand_interleaved_sessions_are_all_seen() -> None:
+    sentinel = Sentinel()
+    for number in range(3):
+        for session in range(10_000):
+            loops = session % 2 == 0
+            for call in turn(f"s{session}", number, START + number * 20, {"url": "a" if loops else number}, "same"):
+                sentinel.observe(call)
+    found = {i.session_id for i in sentinel.incidents() if i.rule == "tool_loop" and i.severity == "high"}
+    assert found == {f"s{n}" for n in range(0, 10_000, 2)}
+    assert sentinel.health().ok
+
+
+def test_memory_of_idle_and_active_sessions() -> None:
+    sentinel, sessions, turns = Sentinel(), 2_000, 12
+    observe = sentinel.observe
+    for call in turn("warm", 0, START, {}, "x"):  # loads the price table, once for all
+        Sentinel().observe(call)
+    gc.collect()
+    tracemalloc.start()
+    for number in range(turns):
+        for session in range(sessions):
+            args = {"url": f"page {number}", "note": f"{number} {TEXT}"}
+            for call in turn(f"s{session}", number, START + number * 20, args, f"answer {session} {number}"):
+                observe(call)
+    active = tracemalloc.get_traced_memory()[0] / sessions
+    for number in range(sessions * 2):
+        for call in turn("other", number, START + 5_000 + number, {"n": number}, str(number)):
+            observe(call)
+    gc.collect()
+    idle = tracemalloc.get_traced_memory()[0] / sessions
+    tracemalloc.stop()
+    assert sentinel.health().sessions == sessions + 1
+    assert active <= 64 * KB, f"{active:,.0f} bytes"
+    assert idle <= 6 * KB, f"{idle:,.0f} bytes"
+
+
+def test_memory_of_the_largest_session_there_can_be() -> None:
+    """Every buffer full: thousands of different calls, questions, incidents."""
+    sizes = []
+    for seed in range(3):
+        gc.collect()
+        sentinel = Sentinel()
+        sentinel._past = deque(maxlen=1)  # closed incidents have a cap of their own
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        session = sentinel.get("s")
+        memory = Memory.of(session.state)
+        for branch in range(6):
+            messages: list[object] = [SystemMessage(f"role {branch}"), HumanMessage(f"{TEXT} {branch}")]
+            messages += [ToolMessage(f"{n} {branch} {TEXT}", tool_call_id=f"c{n}") for n in range(100)]
+            memory.conversation.read(messages)
+        del messages
+        for number in range(1_500):
+            args = {"question": f"which of the many fine colours is it {chr(97 + number % 26)}", "n": number // 3}
+            for call in turn("s", number, START + number, args, f"answer {number // 3}"):
+                if call.tool_calls:
+                    memory.request(call)
+                sentinel.observe(call)
+        del args, call
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0] - before)
+        tracemalloc.stop()
+        assert sentinel.incidents(), seed
+    assert max(sizes[1:]) <= 64 * KB, sizes  # the first one also holds what is loaded once for all
+
+
+def test_what_is_evicted_is_the_oldest_in_event_time_and_counted() -> None:
+    sentinel = Sentinel(max_sessions=50)
+    for session in range(60):
+        # the first ten are used last, with events from long ago
+        at = START + (session if session >= 10 else session - 100_000)
+        for call in turn(f"s{session}", 0, at, {}, "x"):
+            sentinel.observe(call)
+    health = sentinel.health()
+    assert health.sessions == 50
+    assert health.evicted_sessions == 10
+    assert not health.ok
+    assert all(sentinel.totals(f"s{n}") is None for n in range(10))
+
+
+def test_incidents_of_evicted_sessions_are_kept() -> None:
+    sentinel = Sentinel(max_sessions=2)
+    for number in range(4):
+        for call in turn("loop", number, START + number, {"url": "a"}, "same"):
+            sentinel.observe(call)
+    for session in range(10):
+        for call in turn(f"s{session}", 0, START + 100 + session, {}, "x"):
+            sentinel.observe(call)
+    assert sentinel.totals("loop") is None
+    assert [i.session_id for i in sentinel.incidents()] == ["loop"]
+
+
+def test_the_stated_cap_holds() -> None:
+    """What the docstring of `Sentinel` promises for its default."""
+    assert MAX_SESSIONS * 6 * KB <= 125_000_000
