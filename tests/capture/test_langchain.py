@@ -1,0 +1,365 @@
+"""What the handler makes of what LangChain and LangGraph really do."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pytest
+from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
+from langchain.agents import create_agent
+from langchain_core.documents import Document
+from langchain_core.language_models import FakeListLLM
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.tools import create_retriever_tool, tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import Command, Send, interrupt
+
+from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, token_sentinel
+from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from langchain_core.callbacks import CallbackManagerForRetrieverRun
+
+    from ts_langchain.call import Call
+
+
+class Recorder(Sentinel):
+    """A Sentinel that keeps the calls it is fed."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seen: list[Call] = []
+
+    def observe(self, call: Call) -> None:
+        self.seen.append(call)
+        super().observe(call)
+
+    def kinds(self) -> list[str]:
+        return [c.kind for c in self.seen]
+
+
+def recorded(**kwargs: Any) -> tuple[Recorder, TokenSentinelHandler]:
+    recorder = Recorder()
+    return recorder, TokenSentinelHandler(recorder, **kwargs)
+
+
+def clean(recorder: Recorder, handler: TokenSentinelHandler) -> None:
+    """Nothing went wrong, nothing is left over."""
+    assert recorder.health().faults == {}
+    assert handler.pending() == {}
+    assert handler._roots == {}
+    assert handler._reported == {}
+
+
+def test_a_tool_call_is_one_call_joined_with_its_request() -> None:
+    recorder, handler = recorded()
+    app, _ = agent([call_tool("fetch_page", url="u"), DONE])
+    app.invoke(ASK, {"callbacks": [handler], "tags": ["beta"], "configurable": {"thread_id": "t"}})
+    assert recorder.kinds() == ["model", "tool", "model"]
+    first, run, _ = recorder.seen
+    assert run.requested_by == first.id
+    assert run.tool_call_id == first.tool_calls[0].id
+    assert {c.session_id for c in recorder.seen} == {"t"}
+    assert len({c.root_id for c in recorder.seen}) == 1
+    assert [c.node for c in recorder.seen] == ["model", "tools", "model"]
+    assert all("beta" in c.tags for c in recorder.seen)
+    clean(recorder, handler)
+
+
+def test_parallel_tool_calls_are_siblings() -> None:
+    recorder, handler = recorded()
+    both = AIMessage(
+        "",
+        tool_calls=[{"name": "fetch_page", "args": {"url": u}, "id": u, "type": "tool_call"} for u in ("a", "b")],
+    )
+    app, _ = agent([both, DONE])
+    app.invoke(ASK, {"callbacks": [handler]})
+    tools = [c for c in recorder.seen if c.kind == "tool"]
+    assert [c.siblings for c in tools] == [2, 2]
+    assert {c.tool_call_id for c in tools} == {asked.id for asked in recorder.seen[0].tool_calls}
+    clean(recorder, handler)
+
+
+@pytest.mark.parametrize("build", [agent, graph])
+def test_an_approved_tool_call_is_one_call(build: Any) -> None:
+    """A call that waits for a human is no error, and is not counted when it waits."""
+
+    @tool
+    def pay(amount: int) -> str:
+        """Pays."""
+        return f"paid {amount}: {interrupt('may I?')}"
+
+    recorder, handler = recorded(mode="block")
+    model = ScriptedChatModel(script=[call_tool("pay", amount=5), DONE])
+    app = create_agent(model, [pay], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    app.invoke(ASK, config)
+    assert recorder.kinds() == ["model"]
+    app.invoke(Command(resume="yes"), config)
+    assert recorder.kinds() == ["model", "tool", "model"]
+    run = recorder.seen[1]
+    assert (run.status, run.requested_by) == ("ok", recorder.seen[0].id)
+    assert recorder.incidents() == []
+    clean(recorder, handler)
+
+
+def test_subgraphs_and_send() -> None:
+    class Work(TypedDict):
+        n: int
+
+    recorder, handler = recorded()
+    inner, _ = agent([DONE])
+
+    def fan_out(state: MessagesState) -> list[Send]:
+        return [Send("worker", {"n": n}) for n in range(5)]
+
+    def worker(state: Work) -> dict[str, Any]:
+        return {"messages": inner.invoke({"messages": [HumanMessage(f"task {state['n']}")]})["messages"][-1:]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("worker", worker)
+    builder.add_conditional_edges(START, fan_out, ["worker"])
+    builder.add_edge("worker", END)
+    builder.compile().invoke(ASK, {"callbacks": [handler], "configurable": {"thread_id": "t"}})
+    assert recorder.kinds() == ["model"] * 5
+    assert {(c.session_id) for c in recorder.seen} == {"t"}
+    assert len({c.root_id for c in recorder.seen}) == 1
+    assert recorder.incidents() == []
+    clean(recorder, handler)
+
+
+def test_without_a_thread_each_invocation_is_a_session() -> None:
+    recorder, handler = recorded()
+    app, _ = agent([call_tool("count_up", n=1), DONE])
+    app.invoke(ASK, {"callbacks": [handler]})
+    app.invoke(ASK, {"callbacks": [handler]})
+    assert len({c.session_id for c in recorder.seen}) == 2
+    assert all(c.session_id == c.root_id for c in recorder.seen)
+    clean(recorder, handler)
+
+
+@pytest.mark.parametrize("key", ["session_id", "thread_id", "conversation_id"])
+def test_the_session_comes_from_metadata(key: str) -> None:
+    recorder, handler = recorded()
+    ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [handler], "metadata": {key: 42}})
+    assert recorder.seen[0].session_id == "42"
+
+
+def test_the_session_a_user_names_wins() -> None:
+    recorder, handler = recorded()
+    with recorder.session("mine", user_id="ada", tags=["x"]):
+        ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [handler], "metadata": {"thread_id": "theirs"}})
+    call = recorder.seen[0]
+    assert (call.session_id, call.user_id, call.tags) == ("mine", "ada", ("x",))
+    fixed, other = recorded(session_id="fixed")
+    with fixed.session("mine"):
+        ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [other]})
+    assert fixed.seen[0].session_id == "fixed"
+
+
+def test_contexts_nest() -> None:
+    recorder, handler = recorded()
+    with recorder.session("outer", user_id="ada", tags=["a"]), recorder.session("inner", tags=["b"]):
+        ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [handler]})
+    call = recorder.seen[0]
+    assert (call.session_id, call.user_id, call.tags) == ("inner", "ada", ("a", "b"))
+
+
+def test_a_cancelled_stream_is_cancelled_and_estimated() -> None:
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[AIMessage("one two three four five six")])
+    stream = model.stream("x" * 400, {"callbacks": [handler]})
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    [call] = recorder.seen
+    assert call.status == "cancelled"
+    assert call.usage.estimated
+    assert call.usage.input_tokens >= 100
+    assert recorder.incidents() == []
+    clean(recorder, handler)
+
+
+def test_a_cancelled_task_is_cancelled() -> None:
+    recorder, handler = recorded()
+
+    async def left() -> None:
+        stream = ScriptedChatModel(script=[AIMessage("one two three")]).astream("hi", {"callbacks": [handler]})
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(left())
+    assert [c.status for c in recorder.seen] == ["cancelled"]
+    clean(recorder, handler)
+
+
+def test_a_failing_model_is_an_error_and_costs_nothing() -> None:
+    recorder, handler = recorded()
+    with pytest.raises(TimeoutError):
+        ScriptedChatModel(script=[TimeoutError("too slow")]).invoke("hi", {"callbacks": [handler]})
+    [call] = recorder.seen
+    assert (call.status, call.error, call.usage.total_tokens) == ("error", "TimeoutError", 0)
+    clean(recorder, handler)
+
+
+def test_a_failing_tool_is_an_error() -> None:
+    @tool
+    def broken(n: int) -> str:
+        """Breaks."""
+        raise ValueError(n)
+
+    recorder, handler = recorded()
+    app = create_agent(ScriptedChatModel(script=[call_tool("broken", n=1), DONE]), [broken])
+    with pytest.raises(ValueError, match="1"):
+        app.invoke(ASK, {"callbacks": [handler]})
+    assert [(c.kind, c.status, c.error) for c in recorder.seen][1] == ("tool", "error", "ValueError")
+    clean(recorder, handler)
+
+
+def test_usage_as_reported_with_cache_reasoning_and_audio() -> None:
+    recorder, handler = recorded()
+    usage: Any = {
+        "input_tokens": 1000,
+        "output_tokens": 300,
+        "total_tokens": 1300,
+        "input_token_details": {"cache_read": 600, "cache_creation": 100, "audio": 50},
+        "output_token_details": {"reasoning": 200, "audio": 20},
+    }
+    ScriptedChatModel(script=[AIMessage("hi", usage_metadata=usage)]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == (1000, 300, 600, 100, 200, 50, 20, False)
+
+
+def test_invalid_tool_calls_are_seen() -> None:
+    recorder, handler = recorded()
+    odd: Any = {"name": "fetch_page", "args": "{not json", "id": "c", "error": "x", "type": "invalid_tool_call"}
+    ScriptedChatModel(script=[AIMessage("", invalid_tool_calls=[odd])]).invoke("q", {"callbacks": [handler]})
+    [asked] = recorder.seen[0].tool_calls
+    assert (asked.name, asked.valid) == ("fetch_page", False)
+
+
+def test_tools_and_parameters_are_read() -> None:
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[DONE]).bind_tools([fetch_page, count_up])
+    model.invoke("q", {"callbacks": [handler]})
+    toolset = recorder.seen[0].toolset
+    assert toolset is not None
+    assert toolset.names == ("fetch_page", "count_up")
+    assert all(80 < size < 1000 for size in toolset.sizes)
+
+
+def test_completion_models_and_batches() -> None:
+    recorder, handler = recorded()
+    FakeListLLM(responses=["a", "b", "c"]).batch(["one", "two", "three"], {"callbacks": [handler]})
+    assert recorder.kinds() == ["model"] * 3
+    assert all(c.usage.estimated and c.usage.output_tokens == 1 for c in recorder.seen)
+    FakeListLLM(responses=["a", "b"]).generate(["one", "two"], callbacks=[handler])
+    assert len(recorder.seen) == 5
+    clean(recorder, handler)
+
+
+class Shelf(BaseRetriever):
+    """A retriever that always finds the same."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        return [Document("the one book")]
+
+
+def test_retrievers() -> None:
+    recorder, handler = recorded()
+    for _ in range(3):
+        Shelf().invoke("which book is it", {"callbacks": [handler], "metadata": {"session_id": "s"}})
+    assert recorder.kinds() == ["retriever"] * 3
+    assert [i.rule for i in recorder.incidents()] == ["retrieval_thrash"]
+    clean(recorder, handler)
+
+
+def test_a_retriever_inside_its_tool_is_one_call() -> None:
+    recorder, handler = recorded()
+    look_up = create_retriever_tool(Shelf(), "search_books", "Searches.")
+    app = create_agent(ScriptedChatModel(script=[call_tool("search_books", query="which book"), DONE]), [look_up])
+    app.invoke(ASK, {"callbacks": [handler]})
+    assert recorder.kinds() == ["model", "tool", "model"]
+    clean(recorder, handler)
+
+
+def test_handler_on_the_model_only() -> None:
+    """Nobody sees the tools run: their calls are read out of the next prompt."""
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[LOOP] * 4 + [DONE], callbacks=[handler])
+    app = create_agent(model, [fetch_page])
+    app.invoke(ASK, {"configurable": {"thread_id": "t"}})
+    assert recorder.kinds() == ["model", "tool"] * 4 + ["model"]
+    assert [(i.rule, i.severity, i.calls) for i in recorder.incidents()] == [("tool_loop", "high", 3)]
+    clean(recorder, handler)
+
+
+def test_token_sentinel_needs_no_callbacks() -> None:
+    app, _ = agent([LOOP] * 3 + [DONE])
+    with token_sentinel(session_id="s") as handler:
+        app.invoke(ASK)
+        asyncio.run(app.ainvoke(ASK))
+    assert handler.sentinel.health().calls == 8
+    assert {i.session_id for i in handler.sentinel.incidents()} == {"s"}
+    app.invoke(ASK)
+    assert handler.sentinel.health().calls == 8
+
+
+def test_two_handlers_do_not_disturb_each_other() -> None:
+    (first, one), (second, two) = recorded(), recorded()
+    app, _ = agent([LOOP] * 3 + [DONE])
+    app.invoke(ASK, {"callbacks": [one, two]})
+    assert [c[1:5] for c in first.seen] == [c[1:5] for c in second.seen]
+    assert len(first.seen) == 7
+
+
+def test_embeddings_sync_and_async() -> None:
+    sentinel = Recorder()
+    embeddings = SentinelEmbeddings(HashEmbeddings(), sentinel, session_id="s")
+    texts = ["a long text to embed", "another one"]
+    assert embeddings.embed_documents(texts) == HashEmbeddings().embed_documents(texts)
+    asyncio.run(embeddings.aembed_documents(texts))
+    embeddings.embed_query("a long text to embed")
+    asyncio.run(embeddings.aembed_query("something new"))
+    assert sentinel.kinds() == ["embedding"] * 4
+    [incident] = sentinel.incidents()
+    assert incident.rule == "embedding_waste"
+    assert incident.wasted_input_tokens == 5 + 3 + 5
+    assert incident.estimated
+
+
+def test_embeddings_that_fail_are_seen_and_raise() -> None:
+    class Broken(HashEmbeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            raise ConnectionError("down")
+
+    sentinel = Recorder()
+    with pytest.raises(ConnectionError, match="down"):
+        SentinelEmbeddings(Broken(), sentinel).embed_documents(["x"])
+    assert [(c.status, c.error) for c in sentinel.seen] == [("error", "ConnectionError")]
+
+
+def test_a_fault_inside_never_reaches_the_app(caplog: pytest.LogCaptureFixture) -> None:
+    class Sabotaged(Sentinel):
+        def get(self, session_id: str) -> Any:
+            raise ZeroDivisionError("the secret prompt")
+
+    sentinel = Sabotaged()
+    app, model = agent([LOOP] * 3 + [DONE])
+    app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]})
+    assert model.calls == 4
+    faults = sentinel.health().faults
+    assert sum(faults.values()) >= 4
+    assert all("ZeroDivisionError" in place for place in faults)
+    assert len([r for r in caplog.records if r.name == "ts_langchain"]) == len(faults)
+    assert "the secret prompt" not in caplog.text
+
+
+def test_what_a_callback_raises_goes_no_further() -> None:
+    sentinel = Sentinel()
+    sentinel.on_incident(lambda _: 1 / 0)
+    app, model = agent([LOOP] * 3 + [DONE])
+    app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel)]})
+    assert model.calls == 4
+    assert sentinel.health().faults == {"on_incident callback: ZeroDivisionError": 2}

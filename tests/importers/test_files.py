@@ -1,0 +1,176 @@
+"""The file importer: formats, order, compression, damage."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from importers.fake_langsmith import agent_rows
+
+from ts_importers.base import Importer
+from ts_importers.files import FileImporter
+from ts_langchain.errors import UnreadableSource
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.report.summary import summarise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = sorted(agent_rows(30), key=lambda r: (r["start_time"], r["id"]))
+CALLS = [r["id"] for r in ROWS if r["run_type"] != "chain"]
+
+
+def lines(rows: list[Any]) -> bytes:
+    return b"".join(json.dumps(r).encode() + b"\n" for r in rows)
+
+
+def ids(source: FileImporter) -> list[str]:
+    return [run.id for page in source.pages() for run in page.runs]
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    source = FileImporter(write(tmp_path / "a.jsonl", lines(ROWS)))
+    assert isinstance(source, Importer)
+    assert ids(source) == CALLS
+    assert source.total == len(ROWS)
+    assert source.notices == ["detected: LangSmith runs"]
+
+
+def test_gzip_list_and_disorder_give_the_same(tmp_path: Path) -> None:
+    shuffled = ROWS[10:] + ROWS[:10]
+    packed = FileImporter(write(tmp_path / "a.jsonl.gz", gzip.compress(lines(ROWS))))
+    listed = FileImporter(write(tmp_path / "a.json", json.dumps(ROWS).encode()))
+    disordered = FileImporter(write(tmp_path / "b.jsonl", lines(shuffled)))
+    listed_disordered = FileImporter(write(tmp_path / "b.json", json.dumps(shuffled).encode()))
+    assert sorted(ids(packed)) == sorted(CALLS)
+    for source in (listed, disordered, listed_disordered):
+        assert ids(source) == ids(packed)
+    assert any("not in order" in n for n in disordered.notices)
+
+
+def test_disorder_in_gzip_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableSource, match="gunzip"):
+        FileImporter(write(tmp_path / "a.gz", gzip.compress(lines(ROWS[10:] + ROWS[:10]))))
+
+
+def test_any_position_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    for path in (
+        write(tmp_path / "a.jsonl", lines(ROWS)),
+        write(tmp_path / "a.jsonl.gz", gzip.compress(lines(ROWS))),
+        write(tmp_path / "b.jsonl", lines(ROWS[20:] + ROWS[:20])),
+    ):
+        pages = list(FileImporter(path).pages())
+        assert len(pages) > 5
+        for number in (0, 1, len(pages) // 2, len(pages) - 1):
+            rest = [r.id for p in FileImporter(path).pages(pages[number].position) for r in p.runs]
+            assert rest == [r.id for p in pages[number:] for r in p.runs]
+
+
+def test_bad_lines_are_counted_and_named(tmp_path: Path) -> None:
+    data = lines(ROWS[:4]) + b'not json\n[1, 2]\n"text"\n\n{"run_type": "llm", "id": 5}\n' + lines(ROWS[4:])
+    data += b'{"run_type": "llm", "id": "cut o'
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(write(tmp_path / "a.jsonl", data)), ledger).run()
+    assert history.runs == len(CALLS)
+    assert history.skipped == 5
+    reasons = dict(ledger.skipped(history))
+    assert reasons["line 5"] == "not JSON"
+    assert reasons["line 6"] == "a list, not an object"
+    assert "cut off" in reasons[f"line {len(ROWS) + 6}"]
+    assert summarise(ledger, history).as_dict()["rows"]["skipped"] == 5
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9])
+def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path, cut: float) -> None:
+    whole = gzip.compress(lines(ROWS))
+    with pytest.raises(UnreadableSource, match="cannot be read to its end"):
+        FileImporter(write(tmp_path / "a.gz", whole[: int(len(whole) * cut)]))
+
+
+@pytest.mark.parametrize("data", [b"\x00\xff\xfe garbage \x80" * 50, b"hello\nworld\n", b'{"a": 1}\n', b"{}\n" * 100])
+def test_garbage_says_what_is_expected(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(UnreadableSource, match="--format"):
+        FileImporter(write(tmp_path / "a.bin", data))
+
+
+def test_missing_empty_and_directory(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableSource, match="No such file"):
+        FileImporter(tmp_path / "none.jsonl")
+    with pytest.raises(UnreadableSource, match="directory"):
+        FileImporter(tmp_path)
+    empty = FileImporter(write(tmp_path / "empty.jsonl", b""))
+    assert ids(empty) == []
+    assert "empty" in empty.notices[0]
+    with pytest.raises(UnreadableSource, match="is none"):
+        FileImporter(write(tmp_path / "half.json", json.dumps(ROWS).encode()[:-50]))
+
+
+CHAT = {
+    "id": "chat-1",
+    "model": "gpt-4o",
+    "created_at": "2026-05-01T00:00:00Z",
+    "tools": [{"type": "function", "function": {"name": "find", "description": "d", "parameters": {}}}],
+    "messages": [
+        {"role": "user", "content": "where is it"},
+        *(
+            m
+            for n in range(3)
+            for m in (
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {"id": f"c{n}", "type": "function", "function": {"name": "find", "arguments": '{"what": "it"}'}}
+                    ],
+                },
+                {"role": "tool", "tool_call_id": f"c{n}", "content": "nowhere"},
+            )
+        ),
+        {"role": "assistant", "content": "I do not know"},
+    ],
+}
+
+
+def test_conversations(tmp_path: Path) -> None:
+    source = FileImporter(write(tmp_path / "chats.jsonl", lines([CHAT])))
+    runs = [r for p in source.pages() for r in p.runs]
+    assert [r.run_type for r in runs] == ["llm", "tool"] * 3 + ["llm"]
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(source, ledger).run()
+    [incident] = ledger.incidents(history)
+    assert (incident.rule, incident.session_id, incident.calls, incident.estimated) == ("tool_loop", "chat-1", 2, True)
+    assert summarise(ledger, history).as_dict()["first_day"] == "2026-05-01"
+
+
+def test_conversations_without_model_or_time(tmp_path: Path) -> None:
+    bare = {"messages": CHAT["messages"]}
+    path = write(tmp_path / "chats.jsonl", lines([bare, bare, {"messages": "no"}, {"messages": ["no"]}]))
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    summary = summarise(ledger, history).as_dict()
+    assert summary["unpriced_calls"] == 8
+    assert summary["spend_usd"] == 0
+    assert {i.session_id for i in ledger.incidents(history)} == {"line-1", "line-2"}
+    assert dict(ledger.skipped(history)) == {"line 3": "no list of messages", "line 4": "a message is not an object"}
+    priced = Ledger(tmp_path / "m.sqlite")
+    named = FileImporter(path, model="gpt-4o", provider="openai")
+    assert summarise(priced, Import(named, priced).run()).as_dict()["unpriced_calls"] == 0
+
+
+def test_the_same_file_twice_counts_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", lines(ROWS))
+    ledger = Ledger(tmp_path / "l.sqlite")
+    first = summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict()
+    again = Import(FileImporter(path), ledger)
+    second = summarise(ledger, again.run()).as_dict()
+    assert again.duplicates == len(CALLS)
+    assert second == first

@@ -1,0 +1,162 @@
+"""The client: what it tries again, what it refuses at once, and that it keeps secrets."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ts_importers.http import Client, HTTPFailure, _retry_after
+from ts_langchain.errors import AuthenticationFailed, ConfigurationError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRET = "sk-very-secret-0123456789"
+
+
+@contextmanager
+def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    """A server that gives these answers in turn, the last one for good."""
+    left, asked = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            status, body, headers = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body.encode())))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def client(url: str, naps: list[float] | None = None, key: str = SECRET, **kwargs: Any) -> Client:
+    waits: list[float] = naps if naps is not None else []
+    return Client(
+        url,
+        {"x-api-key": key},
+        service="Service",
+        key_hint="Set KEY.",
+        address_hint="Set URL.",
+        sleep=waits.append,
+        **kwargs,
+    )
+
+
+OK = (200, '{"fine": true}', {"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "naps"),
+    [
+        ((429, "", {"retry-after": "3"}), [3.0]),
+        ((429, "", {"retry-after": "1e400"}), [300.0]),
+        ((503, "", {}), None),
+        ((500, "<html>", {"content-type": "text/html"}), None),
+        ((200, '{"half', {"content-type": "application/json"}), None),
+    ],
+)
+def test_what_is_tried_again(bad: Any, naps: list[float] | None) -> None:
+    with answering(bad, OK) as (url, asked):
+        waited: list[float] = []
+        assert client(url, waited).get("/x") == {"fine": True}
+        assert len(asked) == 2
+        assert len(waited) == 1
+        assert naps is None or waited == naps
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ((400, '{"detail": "no such field"}', {}), "HTTP 400 .no such field."),
+        ((404, "", {}), "HTTP 404"),
+        ((501, "", {}), "HTTP 501"),
+        ((302, "", {"location": "https://elsewhere.example"}), "redirect.*Set URL"),
+        ((200, "<html>log in</html>", {"content-type": "text/html; charset=utf-8"}), "web page.*Set URL"),
+    ],
+)
+def test_what_is_refused_at_once(bad: Any, message: str) -> None:
+    with answering(bad) as (url, asked):
+        with pytest.raises(HTTPFailure, match=message):
+            client(url).get("/x")
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_is_not_tried_again(status: int) -> None:
+    with answering((status, "{}", {})) as (url, asked):
+        with pytest.raises(AuthenticationFailed, match="Set KEY"):
+            client(url).get("/x")
+        assert len(asked) == 1
+
+
+def test_it_gives_up_and_says_so() -> None:
+    with answering((502, "", {})) as (url, asked), pytest.raises(SourceUnavailable, match="HTTP 502, after 4 attempts"):
+        client(url, attempts=4).get("/x")
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "url", ["api.example.com", "ftp://example.com", "https://", "", "https://user:pw@example.com", "http://[::"]
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"https://host.*Set URL") as refused:
+        client(url)
+    assert "pw" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["geheimnis-ä-0123456789", "two\nlines-0123456789", "nul\0-0123456789"])
+def test_a_key_that_is_none_is_refused_without_repeating_it(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="Set KEY") as refused:
+        client("https://example.com", key=key)
+    assert "0123456789" not in _told(refused.value)
+
+
+def test_white_space_around_a_key_is_forgiven() -> None:
+    with answering(OK) as (url, _):
+        assert client(url, key=f" {SECRET}\n").get("/x") == {"fine": True}
+
+
+def test_a_server_that_quotes_the_key_does_not_make_us_tell_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    body = json.dumps({"detail": f"key {SECRET} may not do that"})
+    for status in (400, 401, 404, 500):
+        with answering((status, body, {})) as (url, _), pytest.raises(Exception) as refused:
+            client(url, attempts=2).get("/x")
+        assert SECRET not in _told(refused.value)
+    assert SECRET not in caplog.text
+
+
+def _told(error: BaseException | None) -> str:
+    """All that a traceback could show of the messages."""
+    told = ""
+    while error is not None:
+        told += f"{error!r} {error} {vars(error)}"
+        error = error.__cause__ or error.__context__
+    return told
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, None), ("5", 5.0), ("-5", 0.0), ("nan", 0.0), ("soon", None), ("Mon, 01 Jan 99999 00:00:00 GMT", None)],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert _retry_after(value) == seconds

@@ -1,0 +1,244 @@
+"""Rows of any shape: read, skipped with a reason, or ignored; never an exception, never a silent loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ts_importers.base import Skipped
+from ts_importers.langsmith_rows import run_from_row, timestamp
+from ts_langchain import Sentinel
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Replay, Run
+
+GOOD: dict[str, Any] = {
+    "id": "r1",
+    "name": "ChatOpenAI",
+    "run_type": "llm",
+    "start_time": "2026-09-01T10:00:00",
+    "end_time": "2026-09-01T10:00:02",
+    "trace_id": "t1",
+    "thread_id": "th",
+    "parent_run_id": None,
+    "inputs": {"messages": [[{"role": "user", "content": "hi"}]]},
+    "outputs": {"generations": [[{"message": {"role": "ai", "content": "hello"}}]]},
+    "error": None,
+    "tags": ["a"],
+    "extra": {"metadata": {"ls_provider": "openai", "ls_model_name": "gpt-4o"}, "invocation_params": {"tools": []}},
+    "prompt_tokens": 10,
+    "completion_tokens": 2,
+    "prompt_token_details": {"cache_read": 4},
+    "completion_token_details": {},
+    "prompt_cost": "0.001",
+    "completion_cost": 0.002,
+    "total_cost": "0.003",
+    "status": "success",
+}
+
+odd = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=4)
+    | st.just(10**400)
+    | st.just("\ud800")
+    | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def replayed(run: Run) -> Sentinel:
+    sentinel = Sentinel()
+    replay = Replay(sentinel)
+    replay.feed(run)
+    replay.finish()
+    return sentinel
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(GOOD)), odd)
+def test_one_field_of_any_type(field: str, value: Any) -> None:
+    run = run_from_row({**GOOD, field: value})
+    if isinstance(run, Run):
+        health = replayed(run).health()
+        assert health.faults == {}
+        assert health.calls == 1
+    elif isinstance(run, Skipped):
+        assert field in ("id", "run_type", "start_time", "end_time", "outputs")
+        assert run.why
+    else:
+        assert field == "run_type"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(GOOD)), odd))
+def test_many_fields_of_any_type(fields: dict[str, Any]) -> None:
+    run = run_from_row({**GOOD, **fields})
+    if isinstance(run, Run):
+        assert replayed(run).health().faults == {}
+
+
+nested = st.sampled_from(
+    [
+        "messages",
+        "generations",
+        "message",
+        "content",
+        "tool_calls",
+        "kwargs",
+        "usage_metadata",
+        "response_metadata",
+        "id",
+        "name",
+        "args",
+        "type",
+        "role",
+        "lc",
+        "text",
+        "output",
+        "input_token_details",
+    ]
+)
+shaped = st.recursive(
+    odd, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(nested, inner, max_size=4), max_leaves=12
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(shaped, shaped, st.sampled_from(["llm", "tool", "retriever", "embedding"]))
+def test_inputs_and_outputs_of_any_shape(inputs: Any, outputs: Any, kind: str) -> None:
+    run = run_from_row(
+        {
+            **GOOD,
+            "run_type": kind,
+            "inputs": {"messages": inputs},
+            "outputs": {"generations": outputs, "output": outputs, "documents": inputs},
+        }
+    )
+    assert isinstance(run, Run)
+    health = replayed(run).health()
+    assert health.faults == {}
+    assert health.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("2026-09-01T00:00:00", 1788220800.0),
+        ("2026-09-01T00:00:00Z", 1788220800.0),
+        ("2026-09-01T02:00:00+02:00", 1788220800.0),
+        (1788220800, 1788220800.0),
+        (1788220800000, 1788220800.0),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+        (True, None),
+        (float("inf"), None),
+        (float("nan"), None),
+        (-5, None),
+        (10**400, None),
+        ("0001-01-01T00:00:00+14:00", None),
+        ([], None),
+    ],
+)
+def test_timestamps(value: object, seconds: float | None) -> None:
+    assert timestamp(value) == seconds
+
+
+def test_numbers_that_cannot_be_are_left_out() -> None:
+    run = run_from_row(
+        {**GOOD, "prompt_cost": 10**400, "completion_cost": "1e300", "total_cost": -1, "prompt_tokens": 1e300}
+    )
+    assert isinstance(run, Run)
+    assert run.cost is None
+    assert run.usage is not None
+    assert run.usage["input_tokens"] == 0
+
+
+def test_a_clock_that_runs_backwards_is_not_believed() -> None:
+    run = run_from_row({**GOOD, "end_time": "2026-08-01T10:00:00"})
+    assert isinstance(run, Run)
+    assert run.ended_at == run.started_at
+
+
+def test_a_hundred_megabyte_argument_costs_no_more_than_its_beginning(tmp_path: Any) -> None:
+    import tracemalloc
+
+    huge = "x" * 100_000_000
+    runs = [
+        Run(
+            f"r{n}",
+            "tool",
+            "fetch_page",
+            1.8e9 + n,
+            1.8e9 + n + 0.5,
+            "t",
+            thread_id="th",
+            inputs={"body": huge},
+            outputs={"output": "same"},
+        )
+        for n in range(3)
+    ]
+    tracemalloc.start()
+    sentinel = Sentinel()
+    replay = Replay(sentinel)
+    for run in runs:
+        replay.feed(run)
+    replay.finish()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+    assert sentinel.health().ok
+    assert [i.rule for i in sentinel.incidents()] == ["tool_loop"]
+
+
+def test_cyclic_and_deep_arguments_end() -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic["self"] = cyclic
+    deep: list[Any] = []
+    for _ in range(5_000):
+        deep = [deep]
+    for value in (cyclic, {"deep": deep}):
+        run = Run("r", "tool", "fetch_page", 1.8e9, 1.8e9, "t", inputs=value, outputs={"output": value})
+        assert replayed(run).health().faults == {}
+
+
+class OnePage:
+    source, scope, total, notices = "memory", "odd", None, []  # type: ignore[var-annotated]
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+
+    def pages(self, position: Any = None) -> Any:
+        yield self.page
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+
+def test_a_row_that_breaks_the_reader_is_named_and_the_rest_goes_on(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ts_importers.base import Page
+    from ts_langchain.capture import handler
+
+    read = handler.read_answer
+    monkeypatch.setattr(
+        handler, "read_answer", lambda response, *a: 1 / 0 if response == {"bad": 1} else read(response, *a)
+    )
+    runs = [
+        Run(f"r{n}", "llm", "m", 1.8e9 + n, 1.8e9 + n, "t", inputs={"messages": ["hi"]}, outputs={"bad": n})
+        for n in range(3)
+    ]
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(OnePage(Page(runs, {})), ledger).run()
+    assert history.runs == 3
+    assert history.skipped == 1
+    assert dict(ledger.skipped(history)) == {"r1": "could only be read in part"}
