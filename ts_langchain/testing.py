@@ -29,8 +29,8 @@ CHARS_PER_TOKEN = 4
 class ScriptedChatModel(BaseChatModel):
     """A chat model that follows a script and counts what it would have billed.
 
-    Each call takes the next step: a message to answer with, an exception to raise, or a function from the
-    messages to an answer. The last step repeats for ever. Where a step has no usage, it is the number of
+    Each call takes the next step: a message or text to answer with, an exception to raise, or a function from
+    the messages to an answer. The last step repeats for ever. Where a step has no usage, it is the number of
     characters by 4.
 
     Attributes:
@@ -79,7 +79,8 @@ class ScriptedChatModel(BaseChatModel):
         step = self.script[min(number, len(self.script) - 1)]
         if isinstance(step, BaseException):
             raise step
-        answer: AIMessage = step(messages) if callable(step) else step
+        given = step(messages) if callable(step) else step
+        answer: AIMessage = AIMessage(given) if isinstance(given, str) else given
         usage = answer.usage_metadata or _usage(messages, answer)
         calls = [{**c, "id": f"call_{number}_{i}"} for i, c in enumerate(answer.tool_calls)]
         meta = {"model_name": self.model_name, "finish_reason": "tool_calls" if calls else "stop"}

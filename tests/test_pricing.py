@@ -1,0 +1,121 @@
+"""Prices: the same as genai-prices' own, at the call's date; unknown stays unknown."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from genai_prices import Usage as TheirUsage
+from genai_prices import calc_price
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ts_langchain.call import Call, SourceCost, Usage
+from ts_langchain.pricing import Prices
+
+DAY = datetime(2026, 9, 1, tzinfo=UTC)
+MODELS = [
+    ("gpt-4o", "openai"),
+    ("gpt-4o-mini", "openai"),
+    ("o3", "openai"),
+    ("gpt-4o-2024-08-06", "openai"),
+    ("claude-sonnet-4-5", "anthropic"),
+    ("claude-opus-4-1", "anthropic"),
+    ("gemini-2.5-pro", "google"),
+    ("deepseek-chat", "deepseek"),
+]
+ALIASES = {"google": "google_genai"}
+
+
+def call(
+    model: str | None,
+    provider: str | None,
+    usage: Usage,
+    cost: SourceCost | None = None,
+    at: float = DAY.timestamp(),
+) -> Call:
+    name = model or "m"
+    return Call("m", "model", "s", "r", name, at, at + 1, model=model, provider=provider, usage=usage, source_cost=cost)
+
+
+@pytest.mark.parametrize(("model", "provider"), MODELS)
+@given(data=st.data())
+def test_the_same_as_genai_prices(model: str, provider: str, data: Any) -> None:
+    sent = data.draw(st.integers(1, 400_000))
+    read = data.draw(st.integers(0, sent))
+    written = data.draw(st.integers(0, sent - read))
+    got = data.draw(st.integers(0, 50_000))
+    when = datetime.fromtimestamp(data.draw(st.integers(1_735_689_600, 1_795_000_000)), tz=UTC)
+    theirs = calc_price(
+        TheirUsage(input_tokens=sent, output_tokens=got, cache_read_tokens=read, cache_write_tokens=written),
+        model, provider_id=provider, genai_request_timestamp=when,
+    )  # fmt: skip
+    ours = Prices().cost(
+        call(model, ALIASES.get(provider, provider), Usage(sent, got, read, written), at=when.timestamp())
+    )
+    assert ours is not None
+    assert ours.source == "table"
+    assert ours.nano / 1e9 == pytest.approx(float(theirs.total_price), abs=2e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "bare"),
+    [
+        ("openai/gpt-4o", None, "gpt-4o"),
+        ("openrouter/openai/gpt-4o", None, "gpt-4o"),
+        ("gpt-4o", None, "gpt-4o"),
+        ("GPT-4o", "openai", "gpt-4o"),
+        ("models/gemini-2.5-pro", "google_genai", "gemini-2.5-pro"),
+        ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "amazon_bedrock", "claude-sonnet-4-5"),
+        ("anthropic/claude-sonnet-4-5", None, "claude-sonnet-4-5"),
+        ("@key/gpt-4o", None, "gpt-4o"),
+    ],
+)
+def test_gateway_and_cloud_names(name: str, provider: str | None, bare: str) -> None:
+    prices, at = Prices(), DAY.timestamp()
+    found = prices.rates(name, provider, at)
+    assert found is not None
+    expected = prices.rates(bare, None, at)
+    assert expected is not None
+    assert (found.input, found.output) == (expected.input, expected.output)
+
+
+def test_a_regional_endpoint_has_its_own_price() -> None:
+    prices, at = Prices(), DAY.timestamp()
+    name = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+    regional, worldwide = (prices.rates(f"{p}.{name}", "amazon_bedrock", at) for p in ("us", "global"))
+    assert regional is not None
+    assert worldwide is not None
+    assert regional.input > worldwide.input
+
+
+@pytest.mark.parametrize("model", ["my-finetune", "", None, "gpt-999", "x" * 10_000, "//", "@", "us.", "\ud800"])
+def test_unknown_stays_unknown(model: str | None) -> None:
+    assert Prices().cost(call(model, "openai", Usage(1000, 100))) is None
+
+
+def test_a_model_on_ones_own_machine_has_no_list_price() -> None:
+    assert Prices().cost(call("gpt-4o", "ollama", Usage(1000, 100))) is None
+
+
+def test_who_is_believed() -> None:
+    usage = Usage(1_000_000, 1_000_000)
+    own = Prices({"gpt-4o": {"input": 1.0, "output": 2.0}})
+    assert own.cost(call("gpt-4o", "openai", usage)) == (1_000_000_000, 2_000_000_000, "override")
+    told = own.cost(call("gpt-4o", "openai", usage, SourceCost(0.5, 0.25)))
+    assert told == (500_000_000, 250_000_000, "source")
+    total = own.cost(call("gpt-4o", "openai", usage, SourceCost(total_usd=3.0)))
+    assert total == (1_000_000_000, 2_000_000_000, "source")
+    unknown = Prices().cost(call("my-finetune", None, Usage(3, 1), SourceCost(total_usd=1.0)))
+    assert unknown == (750_000_000, 250_000_000, "source")
+    nothing = own.cost(call("gpt-4o", "openai", usage, SourceCost()))
+    assert nothing is not None
+    assert nothing.source == "override"
+
+
+def test_cached_tokens_have_their_own_price() -> None:
+    prices = Prices({"m": {"input": 10.0, "output": 20.0, "cache_read": 1.0, "cache_write": 12.5}})
+    cost = prices.cost(call("m", None, Usage(1000, 0, cache_read_tokens=600, cache_write_tokens=100)))
+    assert cost is not None
+    assert cost.input_nano == (300 * 10 + 600 * 1 + 100 * 12.5) * 1000

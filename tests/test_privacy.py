@@ -1,0 +1,76 @@
+"""No content and no key leaves memory: not in the ledger, not in logs, not in an incident or an exception."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from agents import agent
+
+from ts_importers.files import FileImporter
+from ts_langchain import TokenSentinelHandler, WasteBlocked
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.testing import call_tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRETS = ["Ada Lovelace", "4111-1111", "patient 77", "zebra-quartz"]
+
+
+def chat() -> dict[str, Any]:
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": f"You serve {SECRETS[0]}. " + "long " * 100},
+        {"role": "user", "content": f"My card is {SECRETS[1]}. " + "long " * 100},
+    ]
+    for n in range(8):
+        args = json.dumps({"question": f"what do we know about {SECRETS[2]} and others", "n": 1})
+        call = {"id": f"c{n}", "type": "function", "function": {"name": "search_notes", "arguments": args}}
+        messages += [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": f"c{n}", "content": f"{SECRETS[3]} " + "long " * 100},
+        ]
+    return {"id": "chat", "model": "gpt-4o", "messages": messages}
+
+
+def test_nothing_said_is_in_the_ledger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps(chat()) + "\n")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    imported = Import(FileImporter(path), ledger, checkpoint_runs=2)
+    history = imported.run()
+    incidents = list(ledger.incidents(history))
+    assert incidents
+    stored = b"".join(p.read_bytes() for p in tmp_path.iterdir() if p.name != "chat.jsonl")
+    state = pickle.dumps(imported.sentinel.states())
+    for secret in SECRETS:
+        for place in (stored, state, repr(incidents).encode(), caplog.text.encode()):
+            assert secret.encode() not in place
+            assert secret.split()[0].encode() not in place
+
+
+def test_nothing_said_is_in_an_incident_or_a_veto() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    app, _ = agent([call_tool("fetch_page", url="https://example.com/?q=zebra-quartz")])
+    with pytest.raises(WasteBlocked) as stopped:
+        app.invoke({"messages": [("user", "Ada Lovelace")]}, {"callbacks": [handler]})
+    told = repr(stopped.value) + str(stopped.value) + repr(handler.sentinel.incidents())
+    assert "zebra" not in told
+    assert "Ada" not in told
+
+
+def test_importing_the_library_is_cheap_and_opens_nothing() -> None:
+    code = (
+        "import sys, ts_langchain; "
+        "heavy = {'langchain_core', 'langgraph', 'sqlalchemy', 'typer', 'rich', 'httpx2', 'genai_prices', 'pydantic'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
