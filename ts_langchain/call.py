@@ -160,6 +160,7 @@ class Call(NamedTuple):
         node: LangGraph node.
         tags: Tags of the run.
         user_id: User, where known.
+        max_tokens: Bound on the output that the request set; None if it set none.
     """
 
     id: str
@@ -193,3 +194,4 @@ class Call(NamedTuple):
     node: str | None = None
     tags: tuple[str, ...] = ()
     user_id: str | None = None
+    max_tokens: int | None = None

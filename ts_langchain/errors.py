@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ts_langchain.decision import Decision
     from ts_langchain.incident import Incident
 
 
@@ -33,6 +34,21 @@ class WasteBlocked(Intervention):
 
     def __reduce__(self) -> tuple[type[WasteBlocked], tuple[Incident]]:
         return (type(self), (self.incident,))
+
+
+class CallRefused(Intervention):
+    """The next model call does not fit into a budget, or a kill switch is on. Nothing was sent.
+
+    Attributes:
+        decision: What was decided, and why.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        super().__init__(f"{decision.summary} Nothing was sent. {decision.suggestion}".strip())
+
+    def __reduce__(self) -> tuple[type[CallRefused], tuple[Decision]]:
+        return (type(self), (self.decision,))
 
 
 class ConfigurationError(TokenSentinelError, ValueError):

@@ -52,6 +52,9 @@ class Incident:
         evidence: Hashes, lengths, counts and names of the last finding.
         root_id: The outermost run of the last finding.
         request: If set, the request that is to be vetoed.
+        acted_at: Event time of the first decision of a policy about it, None without one.
+        after_nano: The part of `wasted_nano` spent on calls begun after that decision: what it would have saved.
+        after_tokens: The same in tokens.
     """
 
     id: str
@@ -80,6 +83,9 @@ class Incident:
     evidence: dict[str, int | float | str | bool | None] = field(default_factory=dict)
     root_id: str = ""
     request: int | None = None
+    acted_at: float | None = None
+    after_nano: int = 0
+    after_tokens: int = 0
 
     @property
     def wasted_tokens(self) -> int:
@@ -248,5 +254,8 @@ class Bill:
         if c.avoidable:
             incident.avoidable_tokens += delta_in + delta_out
             incident.avoidable_nano += delta
+        if incident.acted_at is not None and self.started_at >= incident.acted_at:
+            incident.after_tokens += delta_in + delta_out
+            incident.after_nano += delta
         c.input_tokens, c.output_tokens, c.nano = take_in, take_out, nano
         return True

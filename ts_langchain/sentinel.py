@@ -6,20 +6,29 @@ import copy
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from ts_langchain.budget import Budgets, Reservation
+from ts_langchain.budget_redis import RedisStore
 from ts_langchain.capture.context import SessionContext
+from ts_langchain.control import Control
+from ts_langchain.decision import Decision, Standing, decide
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.health import Faults
+from ts_langchain.health import Faults, logger
 from ts_langchain.incident import Bill, Incident, open_incident
+from ts_langchain.policy import ENDING, SESSION_WIDE, as_policy
 from ts_langchain.pricing import Prices
-from ts_langchain.rules import build_rules
+from ts_langchain.rules import build_rules, known_rules, rule_classes
 from ts_langchain.session import MAX_BILLS_IDLE, MAX_INCIDENTS, Session, SessionState, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
+    from ts_langchain.budget import Request
     from ts_langchain.call import Call
+    from ts_langchain.decision import Outcome
+    from ts_langchain.policy import Action, Budget, Policy
     from ts_langchain.pricing import Cost, Rates
     from ts_langchain.rules.base import Finding, Rule
 
@@ -29,6 +38,7 @@ IDLE_SECONDS = 900.0
 QUIET_SECONDS = 900.0
 MAX_SESSIONS = 20_000
 MAX_PAST_INCIDENTS = 10_000
+MAX_DECISIONS = 10_000
 SWEEP = 4
 
 
@@ -74,6 +84,21 @@ class Health:
         return not self.faults and not self.evicted_sessions
 
 
+class Admission(NamedTuple):
+    """Whether a model request may be sent.
+
+    Attributes:
+        reservation: What it is let through with, to be settled; None where no budget applies.
+        refused: The decision that stands against it; None if it may go. With `downgrade`, it may go to a cheaper model.
+    """
+
+    reservation: Reservation | None
+    refused: Decision | None
+
+
+ADMITTED = Admission(None, None)
+
+
 class Sentinel:
     """Watches calls, recognises waste, keeps the accounts. Thread-safe.
 
@@ -81,13 +106,15 @@ class Sentinel:
         rules: Names or classes of the rules to run; None for all.
         settings: `rule.param` to value, for example `{"tool_loop.min_calls": 5}`.
         prices: Own prices by model name (see `ts_langchain.pricing.Rates`), or a `Prices`.
+        policy: What to do about incidents, and budgets: a `Policy`, a mapping, or the path of a YAML file. Without
+            one nothing is decided; with one, middleware and guards carry the decisions out.
         max_sessions: Sessions kept in memory. An idle session (silent for 900 s of event time) takes at most 6 KB,
             an active one at most 64 KB, typically 10: the default of 20 000 is bounded by 120 MB of idle ones. Beside
             them the newest 10 000 incidents that are over are kept, 2 KB each.
         store: Where sessions go that do not fit; None drops and counts them.
 
     Raises:
-        ConfigurationError: A rule or setting does not exist, or a value is not allowed.
+        ConfigurationError: A rule, setting or field of the policy does not exist, or a value is not allowed.
 
     Example:
         >>> sentinel = Sentinel(settings={"tool_loop.min_calls": 5})
@@ -101,6 +128,7 @@ class Sentinel:
         settings: Mapping[str, object] | None = None,
         prices: Mapping[str, Rates | Mapping[str, float]] | Prices | None = None,
         *,
+        policy: Policy | Mapping[str, Any] | Path | str | None = None,
         max_sessions: int = MAX_SESSIONS,
         store: Store | None = None,
     ) -> None:
@@ -108,8 +136,17 @@ class Sentinel:
             msg = f"max_sessions is {max_sessions}, expected 1 or more"
             raise ConfigurationError(msg)
         self.prices = prices if isinstance(prices, Prices) else Prices(prices)
-        self.rules = build_rules(rules, settings or {}, self.prices)
+        classes = rule_classes(rules)
+        self.policy = as_policy(policy, {*known_rules(), *classes})
+        self.rules = build_rules(
+            classes, {**(self.policy.settings if self.policy else {}), **(settings or {})}, self.prices
+        )
         self.faults = Faults()
+        self.in_flight: Any = None  # capture's, see ts_langchain.capture.handler.InFlight
+        self.budgets: Budgets | None = None
+        self._control: Control | None = None
+        if self.policy is not None:
+            self._open(self.policy)
         self.max_sessions = max_sessions
         self._by_kind: dict[str, tuple[Rule[Any], ...]] = {
             kind: tuple(r for r in self.rules if kind in r.kinds)
@@ -124,6 +161,8 @@ class Sentinel:
         self._lock = threading.Lock()
         self._past: deque[Incident] = deque(maxlen=MAX_PAST_INCIDENTS)
         self._callbacks: list[Callable[[Incident], object]] = []
+        self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
+        self._on_decision: list[Callable[[Decision], object]] = []
         self._store = store
         self._calls = 0
         self._evicted = 0
@@ -152,6 +191,22 @@ class Sentinel:
         `health()` and goes no further.
         """
         self._callbacks.append(callback)
+
+    def on_decision(self, callback: Callable[[Decision], object]) -> None:
+        """Calls `callback` with a copy of each decision once it is settled: done, dry run, skipped or failed.
+
+        What it raises is counted in `health()` and goes no further.
+        """
+        self._on_decision.append(callback)
+
+    def decisions(self, session_id: str | None = None) -> list[Decision]:
+        """Copies of the policy's newest 10 000 decisions, or those about one session, in order of time."""
+        return [copy.copy(d) for d in list(self._decisions) if session_id in (None, d.session_id)]
+
+    def close(self) -> None:
+        """Ends background threads (kill switch and remote policy). Nothing else needs it."""
+        if self._control is not None:
+            self._control.close()
 
     def incidents(self, session_id: str | None = None) -> list[Incident]:
         """Copies of all incidents, or those of one session, in order of opening."""
@@ -275,6 +330,15 @@ class Sentinel:
             if len(state.incidents) > MAX_INCIDENTS:
                 self._close(min(state.incidents.values(), key=lambda i: (i.last_seen_at, i.id)), state)
         rose = incident.extend(finding, call)
+        if self.policy is not None:
+            standing = state.standing.get(key)
+            if standing is None:
+                standing = state.standing[key] = Standing()
+            decision = decide(self.policy, standing, incident, finding, call)
+            if decision is not None:
+                if incident.acted_at is None:
+                    incident.acted_at = decision.at
+                self._decided(decision)
         for claim in finding.claims:
             bill = state.bills.get(claim.call_id)
             if bill is not None:
@@ -284,6 +348,7 @@ class Sentinel:
     def _close(self, incident: Incident, state: SessionState) -> None:
         incident.closed = True
         del state.incidents[incident.rule, incident.key]
+        state.standing.pop((incident.rule, incident.key), None)
         if self._store is not None:
             self._store.closed(incident)
         else:
@@ -323,6 +388,102 @@ class Sentinel:
                 with self.faults.fail_open("on_incident callback"):
                     callback(incident)
 
+    @property
+    def governed(self) -> bool:
+        """True if budgets or a kill switch have a say in each model call."""
+        return self.budgets is not None or self._control is not None
+
+    # --- policy ------------------------------------------------------------------------------------
+
+    def _open(self, policy: Policy) -> None:
+        """Makes what a policy needs beside the rules."""
+        switch = policy.kill_switch
+        if switch.file is not None or switch.redis_key is not None or policy.remote is not None:
+            self._control = Control(policy, self.faults)
+        if policy.budgets or policy.remote is not None:
+            store = RedisStore(policy.redis_url) if policy.redis_url is not None else None
+            self.budgets = Budgets(policy, self.prices, self.faults, store, self._budget_warning)
+            control = self._control
+            if control is not None:
+                self.budgets.remote = lambda: control.budgets
+
+    def admit(self, request: Request, *, force: bool = False) -> Admission:
+        """Asks kill switch and budgets whether a model request may be sent.
+
+        Args:
+            request: The request.
+            force: Let it through whatever they say, and count it.
+        """
+        halted = self._control.halted() if self._control is not None else None
+        if halted is not None:
+            decision = self._refuse(request, "kill_switch", "kill_switch", "block", halted, "Remove it to go on.")
+            if decision.outcome == "due" and not force:
+                return Admission(None, decision)
+        if self.budgets is None:
+            return ADMITTED
+        answer = self.budgets.reserve(request, force=force)
+        if isinstance(answer, Reservation):
+            return Admission(answer, None)
+        action: Action = answer.budget.do if answer.budget is not None else "block"
+        label = answer.budget.label if answer.budget is not None else "store"
+        decision = self._refuse(request, "budget", label, action, answer.summary, "Raise the budget to go on.")
+        refused = decision if decision.outcome == "due" else None
+        if refused is not None and action in ENDING:
+            return Admission(None, refused)
+        forced = self.budgets.reserve(request, force=True)
+        return Admission(forced if isinstance(forced, Reservation) else None, refused)
+
+    def _refuse(self, request: Request, rule: str, name: str, action: Action, summary: str, hint: str) -> Decision:
+        observing = self.policy is not None and self.policy.mode == "observe"
+        decision = Decision(
+            request.at, request.session_id, request.root_id, rule, name, 0, action, 1, summary, hint,
+            "dry run" if observing else "due",
+        )  # fmt: skip
+        self._decided(decision)
+        return decision
+
+    def _budget_warning(self, budget: Budget, _key: str, request: Request) -> None:
+        summary = f"{budget.warn_at:.0%} of the budget of {budget.label} is spent or reserved."
+        self._refuse(request, "budget", budget.label, "warn", summary, "")
+
+    def _decided(self, decision: Decision) -> None:
+        """Records a decision. A warning is carried out at once."""
+        self._decisions.append(decision)
+        if decision.action == "warn" and decision.outcome == "due":
+            decision.outcome = "done"
+            logger.warning("ts-langchain: %s: %s %s", decision.rule, decision.summary, decision.suggestion)
+        if decision.outcome != "due":
+            self._tell(decision)
+
+    def due(self, session_id: str, root_id: str) -> list[Decision]:
+        """Decisions in force for the next call of a run. Each one is to be reported back with `settle`."""
+        session = self._sessions.get(session_id)
+        if session is None or not session.state.standing:
+            return []
+        with session.lock:
+            standing = list(session.state.standing.values())
+        found = [s.due for s in standing]
+        return [d for d in found if d is not None and (d.root_id == root_id or d.action in SESSION_WIDE)]
+
+    def settle(self, decision: Decision, outcome: Outcome, why: str = "") -> None:
+        """Says what came of a decision."""
+        first = decision.outcome != outcome
+        decision.outcome, decision.why = outcome, why
+        if first:
+            self._tell(decision)
+
+    def forgive(self, decision: Decision) -> None:
+        """A human has approved: the incident's strikes start again."""
+        session = self._sessions.get(decision.session_id)
+        if session is not None:
+            with session.lock:
+                session.state.standing.pop((decision.rule, decision.key), None)
+
+    def _tell(self, decision: Decision) -> None:
+        for callback in self._on_decision:
+            with self.faults.fail_open("on_decision callback"):
+                callback(copy.copy(decision))
+
     def veto(self, session: Session, root_id: str, request: int) -> Incident | None:
         """The incident because of which this model request should not be sent; None if it may go.
 
@@ -332,6 +493,8 @@ class Sentinel:
         incidents = session.state.incidents
         if not incidents:
             return None
+        if self.policy is not None:
+            return self._policy_veto(session, root_id)
         with session.lock:
             for (rule, _), incident in incidents.items():
                 if incident.severity != "high" or rule not in self._blocking:
@@ -341,6 +504,17 @@ class Sentinel:
                         return copy.copy(incident)
                 elif incident.root_id == root_id:
                     return copy.copy(incident)
+        return None
+
+    def _policy_veto(self, session: Session, root_id: str) -> Incident | None:
+        """With a policy, its `stop`, `pause` and `block` are what a handler in mode `block` vetoes by."""
+        for decision in self.due(session.state.id, root_id):
+            if decision.action in ENDING:
+                with session.lock:
+                    incident = copy.copy(session.state.incidents.get((decision.rule, decision.key)))
+                if incident is not None:
+                    self.settle(decision, "done")
+                    return incident
         return None
 
     # --- storing -----------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
+    from ts_langchain.decision import Standing
     from ts_langchain.incident import Bill, Incident
     from ts_langchain.pricing import Cost
 
 MAX_BILLS = 24
 MAX_BILLS_IDLE = 3
-MAX_INCIDENTS = 12
+MAX_INCIDENTS = 10
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class SessionState:
         rules: State of each rule, by name.
         bills: The newest billed calls, by id.
         incidents: Open incidents by rule and key.
+        standing: How far a policy's escalation on each of them has come.
     """
 
     id: str
@@ -74,6 +76,7 @@ class SessionState:
     rules: dict[str, Any] = field(default_factory=dict)
     bills: Recent[str, Bill] = field(default_factory=Recent)
     incidents: dict[tuple[str, int], Incident] = field(default_factory=dict)
+    standing: dict[tuple[str, int], Standing] = field(default_factory=dict)
 
 
 class Session:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import time
 from collections import OrderedDict
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
+from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.context import current_labels, session_of, user_of
 from ts_langchain.capture.memory import Memory
@@ -23,7 +25,7 @@ from ts_langchain.capture.messages import (
     read_tool_output,
     read_toolset,
 )
-from ts_langchain.errors import ConfigurationError, Intervention, WasteBlocked
+from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.fingerprint import Arguments, arguments, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
@@ -84,6 +86,7 @@ class _Started(NamedTuple):
     temperature: float | None = None
     args: Arguments | None = None
     tool_call_id: str | None = None
+    max_tokens: int | None = None
 
 
 class Reported(NamedTuple):
@@ -94,6 +97,25 @@ class Reported(NamedTuple):
 
 
 NOT_REPORTED = Reported(None, None)
+
+
+class InFlight:
+    """What a Sentinel's handlers know of calls that have begun and not ended."""
+
+    __slots__ = ("reported", "reservations", "roots", "started")
+
+    def __init__(self) -> None:
+        self.started: OrderedDict[Any, _Started] = OrderedDict()
+        self.roots: dict[Any, str] = {}
+        self.reported: dict[str, Reported] = {}
+        self.reservations: dict[Any, Reservation] = {}
+
+    @classmethod
+    def of(cls, sentinel: Sentinel) -> InFlight:
+        """What is in flight at a Sentinel."""
+        if sentinel.in_flight is None:
+            sentinel.in_flight = cls()
+        return cast("InFlight", sentinel.in_flight)
 
 
 class TokenSentinelHandler(BaseCallbackHandler):
@@ -140,9 +162,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self.raise_error = mode == "block"
         self.session_id = session_id
         self.clock = clock
-        self._started: OrderedDict[Any, _Started] = OrderedDict()
-        self._roots: dict[Any, str] = {}
-        self._reported: dict[str, Reported] = {}
+        # shared by all handlers of a Sentinel: a call that several of them see is recorded once
+        flight = InFlight.of(self.sentinel)
+        self._flight = flight
+        self._started, self._roots = flight.started, flight.roots
+        self._reported, self._reservations = flight.reported, flight.reservations
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -187,7 +211,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     def resume(self, pending: Mapping[Any, _Started]) -> None:
         """Takes over the `pending` calls of a handler that is gone."""
-        self._started = OrderedDict(pending)
+        self._started.clear()
+        self._started.update(pending)
 
     def report(self, run_id: str, reported: Reported) -> None:
         """Tells what a history's source says of a call before it ends. For replay."""
@@ -255,6 +280,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         metadata: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
+        if run_id in self._started:
+            return  # another handler of this Sentinel has seen it
         meta = metadata or {}
         origin = self._origin(run_id, parent_run_id, meta, tags)
         at = self.clock()
@@ -288,6 +315,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
             incident = self.sentinel.veto(session, origin.root_id, request)
             if incident is not None:
                 raise WasteBlocked(incident)
+        max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
+        if type(max_tokens) is not int:
+            max_tokens = None
+        if self.sentinel.governed:
+            self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)
         self._keep(
             run_id,
             _Started(
@@ -301,8 +333,44 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 toolset,
                 request,
                 temperature,
+                max_tokens=max_tokens,
             ),
         )
+
+    def _admit(
+        self,
+        run_id: Any,
+        origin: _Origin,
+        at: float,
+        model: str | None,
+        provider: Any,
+        prompt: Prompt,
+        toolset: Toolset | None,
+        max_tokens: int | None,
+    ) -> None:
+        """Reserves what the call may use, unless a middleware has done so; vetoes it in mode `block`."""
+        reservation = reserved.get()
+        if reservation is not None and not reservation.taken:
+            reservation.taken = True
+            self._reservations[run_id] = reservation
+            return
+        asked = Request(
+            origin.session_id,
+            origin.root_id,
+            at,
+            model,
+            provider if type(provider) is str else None,
+            estimated_input(prompt.chars, toolset),
+            max_tokens,
+            origin.user_id,
+            origin.tags,
+        )
+        admission = self.sentinel.admit(asked, force=self.mode != "block")
+        if admission.reservation is not None:
+            self._reservations[run_id] = admission.reservation
+        elif admission.refused is not None and self.mode == "block":
+            self.sentinel.settle(admission.refused, "done")
+            raise CallRefused(admission.refused)
 
     @_fail_open
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -355,7 +423,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
             node=origin.node,
             tags=origin.tags,
             user_id=origin.user_id,
+            max_tokens=started.max_tokens,
         )
+        if self._reservations and (reservation := self._reservations.pop(run_id, None)) is not None:
+            budgets = self.sentinel.budgets
+            if budgets is not None:
+                budgets.settle(reservation, call, self.sentinel.prices.cost(call))
         if answer.read is not None and error is None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
@@ -389,6 +462,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A tool runs."""
+        if run_id in self._started:
+            return
         name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
         args = arguments(inputs if inputs is not None else input_str)
@@ -486,6 +561,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A retriever is asked. One that runs inside a tool is part of that tool's call."""
+        if run_id in self._started:
+            return
         parent = self._started.get(parent_run_id)
         if parent is not None and parent.kind == "tool":
             return
@@ -532,6 +609,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 user_id=origin.user_id,
             )
         )
+
+
+reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
+"""What a middleware has reserved for the model call inside."""
+
+
+def estimated_input(chars: int, toolset: Toolset | None) -> int:
+    """Estimated tokens of a request, from its characters and its tool definitions."""
+    return (chars + (toolset.total_bytes if toolset is not None else 0)) // CHARS_PER_TOKEN + 1
 
 
 def _unseen_tool_call(

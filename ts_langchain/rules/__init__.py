@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.errors import ConfigurationError
@@ -42,16 +43,49 @@ __all__ = [
     "RuleContext",
     "RuleSettings",
     "build_rules",
+    "known_rules",
+    "rule_classes",
 ]
+
+ENTRY_POINTS = "ts_langchain.rules"
+
+
+def known_rules() -> dict[str, type[Rule[Any]]]:
+    """All rules by name: the built-in ones and those that other packages publish under `ts_langchain.rules`."""
+    found = dict(RULES)
+    for entry in entry_points(group=ENTRY_POINTS):
+        rule = entry.load()
+        found.setdefault(rule.name, rule)
+    return found
+
+
+def rule_classes(rules: Sequence[str | type[Rule[Any]]] | None) -> dict[str, type[Rule[Any]]]:
+    """Rules by name, from names and classes; all that are installed for None.
+
+    Raises:
+        ConfigurationError: A rule does not exist.
+    """
+    known = known_rules()
+    if rules is None:
+        return known
+    classes: dict[str, type[Rule[Any]]] = {}
+    for rule in rules:
+        if isinstance(rule, str):
+            if rule not in known:
+                msg = f"there is no rule {rule!r}; there are {', '.join(known)}"
+                raise ConfigurationError(msg)
+            rule = known[rule]
+        classes[rule.name] = rule
+    return classes
 
 
 def build_rules(
-    rules: Sequence[str | type[Rule[Any]]] | None, settings: Mapping[str, object], prices: Prices
+    classes: Mapping[str, type[Rule[Any]]], settings: Mapping[str, object], prices: Prices
 ) -> list[Rule[Any]]:
-    """Makes rules from names and settings.
+    """Makes rules from classes and settings.
 
     Args:
-        rules: Names or classes; None for all of `RULES`.
+        classes: Rules by name.
         settings: `rule.param` to value.
         prices: Prices the rules may ask for.
 
@@ -60,14 +94,6 @@ def build_rules(
     """
     from pydantic import ValidationError
 
-    classes: dict[str, type[Rule[Any]]] = {}
-    for rule in RULES if rules is None else rules:
-        if isinstance(rule, str):
-            if rule not in RULES:
-                msg = f"there is no rule {rule!r}; there are {', '.join(RULES)}"
-                raise ConfigurationError(msg)
-            rule = RULES[rule]
-        classes[rule.name] = rule
     params: dict[str, dict[str, object]] = {}
     for key, value in settings.items():
         name, _, param = key.partition(".")
