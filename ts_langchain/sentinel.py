@@ -455,15 +455,26 @@ class Sentinel:
         if decision.outcome != "due":
             self._tell(decision)
 
-    def due(self, session_id: str, root_id: str) -> list[Decision]:
-        """Decisions in force for the next call of a run. Each one is to be reported back with `settle`."""
+    def due(self, session_id: str, root_id: str, *, resuming: bool = False) -> list[Decision]:
+        """Decisions in force for the next call of a run. Each one is to be reported back with `settle`.
+
+        Args:
+            session_id: The conversation.
+            root_id: The outermost run.
+            resuming: The run goes on after an interrupt: a `pause` decided in the run before is asked about again.
+        """
         session = self._sessions.get(session_id)
         if session is None or not session.state.standing:
             return []
         with session.lock:
             standing = list(session.state.standing.values())
         found = [s.due for s in standing]
-        return [d for d in found if d is not None and (d.root_id == root_id or d.action in SESSION_WIDE)]
+        return [
+            d
+            for d in found
+            if d is not None
+            and (d.root_id == root_id or d.action in SESSION_WIDE or (resuming and d.action == "pause"))
+        ]
 
     def settle(self, decision: Decision, outcome: Outcome, why: str = "") -> None:
         """Says what came of a decision."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import uuid4
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models.base import LangSmithParams
@@ -50,6 +51,7 @@ class ScriptedChatModel(BaseChatModel):
     provider: str = "openai"
     temperature: float | None = None
     _calls: int = PrivateAttr(default=0)
+    _name: str = PrivateAttr(default_factory=lambda: uuid4().hex[:8])
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     @property
@@ -82,14 +84,14 @@ class ScriptedChatModel(BaseChatModel):
         given = step(messages) if callable(step) else step
         answer: AIMessage = AIMessage(given) if isinstance(given, str) else given
         usage = answer.usage_metadata or _usage(messages, answer)
-        calls = [{**c, "id": f"call_{number}_{i}"} for i, c in enumerate(answer.tool_calls)]
+        calls = [{**c, "id": f"call_{self._name}_{number}_{i}"} for i, c in enumerate(answer.tool_calls)]
         meta = {"model_name": self.model_name, "finish_reason": "tool_calls" if calls else "stop"}
         return answer.model_copy(
             update={
                 "usage_metadata": usage,
                 "tool_calls": calls,
                 "response_metadata": {**meta, **answer.response_metadata},
-                "id": f"scripted-{number}",
+                "id": f"scripted-{self._name}-{number}",
             }
         )
 

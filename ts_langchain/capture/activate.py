@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from ts_langchain.sentinel import Mode, Sentinel
 
-_active: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler", default=None)
+active: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler", default=None)
 # registered once: LangChain keeps every registered hook for good
-register_configure_hook(_active, inheritable=True)
+register_configure_hook(active, inheritable=True)
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def token_sentinel(
         []
     """
     handler = TokenSentinelHandler(sentinel, mode=mode, session_id=session_id)
-    token = _active.set(handler)
+    token = active.set(handler)
     try:
         yield handler
     finally:
-        _active.reset(token)
+        active.reset(token)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
 SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
@@ -19,14 +20,27 @@ class Labels(NamedTuple):
     session_id: str | None
     user_id: str | None
     tags: tuple[str, ...]
+    root_id: str | None = None
+    """The outermost run, said by a middleware where no handler has seen it begin."""
 
 
+NO_LABELS = Labels(None, None, ())
 _labels: ContextVar[Labels | None] = ContextVar("ts_langchain_labels", default=None)
 
 
 def current_labels() -> Labels | None:
     """Labels of the innermost context, None outside of one."""
     return _labels.get()
+
+
+@contextmanager
+def inside_run(root_id: str) -> Iterator[None]:
+    """Calls inside belong to this outermost run, where no handler has seen it begin."""
+    token = _labels.set((_labels.get() or NO_LABELS)._replace(root_id=root_id))
+    try:
+        yield
+    finally:
+        _labels.reset(token)
 
 
 class SessionContext:
@@ -46,6 +60,7 @@ class SessionContext:
                 inner.session_id or outer.session_id,
                 inner.user_id or outer.user_id,
                 (*outer.tags, *inner.tags),
+                outer.root_id,
             )
         self._tokens.append(_labels.set(inner))
         return self

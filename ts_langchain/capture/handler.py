@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ts_langchain.call import Kind, SourceCost
+    from ts_langchain.intervene.core import Here
 
 MAX_PENDING = 20_000
 MAX_ROOTS = 100_000
+MAX_NODES = 1_000
 
 # Control flow of LangGraph, raised through tools and nodes: no errors.
 _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
@@ -102,9 +104,10 @@ NOT_REPORTED = Reported(None, None)
 class InFlight:
     """What a Sentinel's handlers know of calls that have begun and not ended."""
 
-    __slots__ = ("reported", "reservations", "roots", "started")
+    __slots__ = ("model_nodes", "reported", "reservations", "roots", "started")
 
     def __init__(self) -> None:
+        self.model_nodes: set[str] = set()
         self.started: OrderedDict[Any, _Started] = OrderedDict()
         self.roots: dict[Any, str] = {}
         self.reported: dict[str, Reported] = {}
@@ -167,6 +170,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._flight = flight
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
+        self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -185,7 +189,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
     ) -> None:
         """Remembers the outermost run of each chain, which is the session where nothing else names one."""
         roots = self._roots
-        roots[run_id] = str(run_id) if parent_run_id is None else roots.get(parent_run_id) or str(parent_run_id)
+        if parent_run_id is None:
+            roots[run_id] = str(run_id)
+        else:
+            labels = current_labels()
+            said = labels.root_id if labels is not None else None
+            roots[run_id] = roots.get(parent_run_id) or said or str(parent_run_id)
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
             roots.pop(next(iter(roots)), None)
 
@@ -196,6 +205,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
         self._roots.pop(run_id, None)
+
+    def root_of(self, run_id: Any) -> str | None:
+        """The outermost run that a run belongs to, None where nobody has seen it begin."""
+        return self._roots.get(run_id)
 
     def adopt(self, run_id: str, root_id: str) -> None:
         """Tells beforehand which outermost run a run belongs to. For replay, where chains may be missing."""
@@ -222,16 +235,22 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self, run_id: Any, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None
     ) -> _Origin:
         outer = run_id if parent_run_id is None else parent_run_id
-        root_id = self._roots.get(outer) or str(outer)
+        root_id = self._roots.get(outer)
         node = metadata.get("langgraph_node")
         if type(node) is not str:
             node = None
         labels = current_labels()
+        if root_id is None:
+            root_id = (labels.root_id if labels is not None else None) or str(outer)
         if labels is None:
             session_id = self.session_id or session_of(metadata) or root_id
             return _Origin(session_id, root_id, node, tuple(tags) if tags else (), user_of(metadata))
         session_id = self.session_id or labels.session_id or session_of(metadata) or root_id
         return _Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_of(metadata))
+
+    def origin(self, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None) -> _Origin:
+        """Where a call made under this parent would come from."""
+        return self._origin(parent_run_id, parent_run_id, metadata, tags)
 
     def _keep(self, run_id: Any, started: _Started) -> None:
         self._started[run_id] = started
@@ -308,6 +327,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
+        if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
+            self.model_nodes.add(origin.node)
         request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), hash(temperature)))
         for call in unseen:
             self.sentinel.observe(call)
@@ -545,6 +566,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 user_id=origin.user_id,
             )
         )
+
+    def reused(self, here: Here, call: Mapping[str, Any], earlier: object) -> None:
+        """A middleware answered a tool call from an earlier result: for the rules it is one more identical call."""
+        read, at = read_tool_output(earlier), self.clock()
+        origin = _Origin(here.session_id, here.root_id, here.node, here.tags, here.user_id)
+        name, call_id = str(call["name"]), str(call["id"])
+        started = _Started("tool", origin, at, name, args=arguments(call["args"]), tool_call_id=call_id)
+        self._tool_end(started, f"reused-{call_id}", read._replace(read=None))
 
     # --- retrievers --------------------------------------------------------------------------------
 

@@ -1,0 +1,383 @@
+"""Every intervention on a real agent and on a plain graph, run in every way, on threads that go on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command
+
+from ts_langchain import (
+    Sentinel,
+    TokenSentinelHandler,
+    TokenSentinelMiddleware,
+    WasteBlocked,
+    guard,
+    guard_model,
+)
+from ts_langchain.intervene import actions
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = "the same page, as ever. " * 40
+LOOP = call_tool("fetch_page", url="https://example.com/a")
+ASK = {"messages": [HumanMessage("go")]}
+
+
+class Bench:
+    """A looping agent behind one of the doors, and what it did."""
+
+    def __init__(
+        self, door: str, way: str, tmp_path: Path, script: list[Any], policy: dict[str, Any], **extra: Any
+    ) -> None:
+        self.runs: list[str] = []
+        self.door, self.way, self.database = door, way, tmp_path / "threads.sqlite"
+        self.model = ScriptedChatModel(script=script)
+        self.sentinel = Sentinel(policy=policy)
+        self.extra = extra
+
+    def tools(self) -> list[Any]:
+        @tool
+        def fetch_page(url: str) -> str:
+            """Fetches a web page."""
+            self.runs.append(url)
+            return PAGE
+
+        @tool
+        def count_up(n: int) -> str:
+            """Counts."""
+            self.runs.append(str(n))
+            return f"now {n}"
+
+        return [fetch_page, count_up]
+
+    def build(self, saver: Any) -> Any:
+        tools = self.tools()
+        if self.door == "agent":
+            middleware = TokenSentinelMiddleware(self.sentinel, **self.extra)
+            return create_agent(self.model, tools, middleware=[middleware], checkpointer=saver)
+        model: Any = (
+            guard_model(self.model, self.sentinel, **self.extra) if self.door == "graph and model" else self.model
+        )
+        bound = model.bind_tools(tools)
+
+        def think(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [bound.invoke(state["messages"])]}
+
+        async def athink(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [await bound.ainvoke(state["messages"])]}
+
+        def route(state: MessagesState) -> str:
+            return "tools" if getattr(state["messages"][-1], "tool_calls", None) else END
+
+        builder = StateGraph(MessagesState)
+        builder.add_node("think", athink if self.way.startswith("a") else think)
+        builder.add_node("tools", ToolNode(tools))
+        builder.add_edge(START, "think")
+        builder.add_conditional_edges("think", route)
+        builder.add_edge("tools", "think")
+        if self.way == "stream":
+            return guard(builder.compile(checkpointer=saver), self.sentinel)
+        return guard(builder, self.sentinel).compile(checkpointer=saver)
+
+    def run(self, given: Any = ASK, thread: str = "t", **config: Any) -> list[AnyMessage]:
+        """One turn on a thread. Returns the thread's messages."""
+        full: Any = {"configurable": {"thread_id": thread}, "recursion_limit": 60, **config}
+        if self.way.startswith("a"):
+            return asyncio.run(self._arun(given, full))
+        with SqliteSaver.from_conn_string(str(self.database)) as saver:
+            app = self.build(saver)
+            if self.way == "invoke":
+                app.invoke(given, full)
+            else:
+                for _ in app.stream(given, full, stream_mode=["updates", "messages"]):
+                    pass
+            self.state = app.get_state(full)
+        return list(self.state.values["messages"])
+
+    async def _arun(self, given: Any, full: Any) -> list[AnyMessage]:
+        async with AsyncSqliteSaver.from_conn_string(str(self.database)) as saver:
+            app = self.build(saver)
+            if self.way == "ainvoke":
+                await app.ainvoke(given, full)
+            else:
+                async for _ in app.astream(given, full, stream_mode=["updates", "messages"]):
+                    pass
+            self.state = await app.aget_state(full)
+        return list(self.state.values["messages"])
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        return [(d.action, d.outcome) for d in self.sentinel.decisions()]
+
+    def fine(self) -> None:
+        assert self.sentinel.health().faults == {}
+        flight = TokenSentinelHandler(self.sentinel)
+        assert flight.pending() == {}
+
+
+def valid(messages: list[AnyMessage]) -> None:
+    """What OpenAI and Anthropic demand: each tool call is answered right behind it, each answer has its call."""
+    open_calls: set[str] = set()
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            assert message.tool_call_id in open_calls
+            open_calls.discard(message.tool_call_id)
+        else:
+            assert not open_calls
+            if isinstance(message, AIMessage):
+                assert message.content or message.tool_calls
+                open_calls = {str(c["id"]) for c in message.tool_calls}
+    assert not open_calls
+
+
+def policy(*steps: tuple[int, str], rule: str = "tool_loop", severity: str = "high", **more: Any) -> dict[str, Any]:
+    return {"rules": {rule: {"min_severity": severity, "steps": [{"at": a, "do": d} for a, d in steps]}}, **more}
+
+
+def obeys(messages: list[AnyMessage]) -> AIMessage:
+    """A model that listens."""
+    told = any(actions.MARK in m.additional_kwargs for m in messages)
+    return AIMessage("done") if told or messages[-1].content == "go on" else LOOP
+
+
+DOORS = ["agent", "graph"]
+WAYS = ["invoke", "stream", "ainvoke", "astream"]
+every = pytest.mark.parametrize(("door", "way"), [(d, w) for d in DOORS for w in WAYS])
+
+
+@every
+def test_steer(door: str, way: str, tmp_path: Path) -> None:
+    bench = Bench(door, way, tmp_path, [obeys], policy((1, "steer")))
+    messages = bench.run()
+    assert (bench.model.calls, len(bench.runs)) == (4, 3)
+    assert messages[-1].content == "done"
+    assert not any(actions.MARK in m.additional_kwargs for m in messages)  # the thread stays as it was
+    assert bench.outcomes() == [("steer", "done")]
+    valid(messages)
+    valid(bench.run({"messages": [HumanMessage("go on")]}))
+    assert bench.model.calls == 5
+    bench.fine()
+
+
+@every
+def test_stop(door: str, way: str, tmp_path: Path) -> None:
+    bench = Bench(door, way, tmp_path, [LOOP, LOOP, LOOP, AIMessage("well")], policy((1, "stop")))
+    messages = bench.run()
+    assert bench.model.calls == 3
+    assert "I stopped here" in str(messages[-1].content)
+    assert bench.outcomes() == [("stop", "done")]
+    assert not bench.state.next
+    valid(messages)
+    messages = bench.run({"messages": [HumanMessage("go on")]})
+    assert messages[-1].content == "well"
+    assert bench.model.calls == 4
+    valid(messages)
+    bench.fine()
+
+
+@every
+def test_block(door: str, way: str, tmp_path: Path) -> None:
+    bench = Bench(door, way, tmp_path, [LOOP, LOOP, LOOP, AIMessage("well")], policy((1, "block")))
+    with pytest.raises(WasteBlocked) as blocked:
+        bench.run()
+    assert blocked.value.incident.rule == "tool_loop"
+    assert bench.model.calls == 3
+    messages = bench.run({"messages": [HumanMessage("go on")]})
+    assert messages[-1].content == "well"
+    assert bench.model.calls == 4
+    valid(messages)
+    bench.fine()
+
+
+@every
+def test_reuse(door: str, way: str, tmp_path: Path) -> None:
+    script = [LOOP] * 5 + [AIMessage("well")]
+    bench = Bench(door, way, tmp_path, script, policy((1, "reuse"), safe_tools=["fetch_*"]))
+    messages = bench.run()
+    assert (bench.model.calls, len(bench.runs)) == (6, 3)
+    results = [str(m.content) for m in messages if isinstance(m, ToolMessage)]
+    assert results[:3] == [PAGE] * 3
+    assert all("above in this conversation" in r and len(r) < 200 for r in results[3:])
+    assert bench.outcomes() == [("reuse", "done")]
+    [incident] = bench.sentinel.incidents()
+    assert incident.calls == 4  # calls that were answered from memory are repeats all the same
+    valid(messages)
+    valid(bench.run({"messages": [HumanMessage("go on")]}))
+    bench.fine()
+
+
+@every
+def test_reuse_leaves_unsafe_tools_alone(door: str, way: str, tmp_path: Path) -> None:
+    bench = Bench(door, way, tmp_path, [LOOP] * 4 + [AIMessage("well")], policy((1, "reuse")))
+    bench.run()
+    assert len(bench.runs) == 4
+    assert ("reuse", "skipped") in bench.outcomes()
+    bench.fine()
+
+
+@every
+def test_trim(door: str, way: str, tmp_path: Path) -> None:
+    seen: list[list[AnyMessage]] = []
+
+    def look(messages: list[AnyMessage]) -> AIMessage:
+        seen.append(list(messages))
+        return LOOP if len(seen) < 6 else AIMessage("well")
+
+    bench = Bench(door, way, tmp_path, [look], policy((1, "trim"), trim={"keep_results": 1}))
+    messages = bench.run()
+    valid(seen[-1])
+    sent = [str(m.content) for m in seen[-1] if isinstance(m, ToolMessage)]
+    assert [c == PAGE for c in sent] == [False] * 4 + [True]
+    assert all(str(m.content) == PAGE for m in messages if isinstance(m, ToolMessage))  # the thread keeps all
+    assert ("trim", "done") in bench.outcomes()
+    valid(bench.run({"messages": [HumanMessage("go on")]}))
+    bench.fine()
+
+
+@every
+def test_backoff(door: str, way: str, tmp_path: Path) -> None:
+    script = [LOOP] * 4 + [AIMessage("well")]
+    bench = Bench(
+        door, way, tmp_path, script, policy((1, "backoff"), backoff={"base_seconds": 0.1, "max_seconds": 0.15})
+    )
+    begin = time.monotonic()
+    messages = bench.run()
+    assert time.monotonic() - begin >= 0.25
+    assert bench.outcomes() == [("backoff", "done")] * 2
+    assert messages[-1].content == "well"
+    bench.fine()
+
+
+@every
+@pytest.mark.parametrize("answer", ["approve", "stop", {"advice": "use the cache"}])
+def test_pause(door: str, way: str, answer: Any, tmp_path: Path) -> None:
+    script: list[Any] = [LOOP] * 3 + [
+        lambda m: AIMessage("as told" if "use the cache" in str(m[-1].content) else "well")
+    ]
+    bench = Bench(door, way, tmp_path, script, policy((1, "pause")))
+    bench.run()
+    assert bench.model.calls == 3
+    [question] = bench.state.interrupts
+    assert question.value["rule"] == "tool_loop"
+    assert "example.com" not in str(question.value)
+    messages = bench.run(Command(resume=answer))
+    assert not bench.state.next
+    valid(messages)
+    if answer == "stop":
+        assert bench.model.calls == 3
+        assert "I stopped here" in str(messages[-1].content)
+    else:
+        assert bench.model.calls == 4
+        assert messages[-1].content == ("well" if answer == "approve" else "as told")
+    valid(bench.run({"messages": [HumanMessage("go on")]}))
+    bench.fine()
+
+
+def test_pause_without_a_checkpointer_is_a_stop() -> None:
+    model = ScriptedChatModel(script=[LOOP])
+    middleware = TokenSentinelMiddleware(policy=policy((1, "pause")))
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches."""
+        return "x"
+
+    out = create_agent(model, [fetch_page], middleware=[middleware]).invoke(ASK)
+    assert model.calls == 3
+    assert "I stopped here" in out["messages"][-1].content
+    assert middleware.sentinel.decisions()[0].why.startswith("stopped instead")
+
+
+@pytest.mark.parametrize(("door", "way"), [(d, w) for d in ("agent", "graph and model") for w in WAYS])
+def test_downgrade_and_prune_tools(door: str, way: str, tmp_path: Path) -> None:
+    cheap = ScriptedChatModel(script=[AIMessage("cheap")], model_name="gpt-4o-mini")
+    names: list[tuple[str, ...]] = []
+    rules = {
+        "tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "prune_tools"}, {"at": 2, "do": "downgrade"}]}
+    }
+    bench = Bench(
+        door, way, tmp_path, [LOOP], {"rules": rules, "downgrade": {"gpt-4o-20*": "cheap"}}, models={"cheap": cheap}
+    )  # fmt: skip
+    observe = bench.sentinel.observe
+
+    def watch(call: Any) -> None:
+        if call.kind == "model":
+            names.append(call.toolset.names)
+        observe(call)
+
+    bench.sentinel.observe = watch  # type: ignore[method-assign]
+    messages = bench.run()
+    assert (bench.model.calls, cheap.calls) == (4, 1)
+    assert messages[-1].content == "cheap"
+    assert names == [("fetch_page", "count_up")] * 3 + [("fetch_page",)] + [("fetch_page", "count_up")]
+    assert bench.outcomes() == [("prune_tools", "done"), ("downgrade", "done")]
+    bench.fine()
+
+
+@every
+def test_escalation_ends_an_agent_that_does_not_listen(door: str, way: str, tmp_path: Path) -> None:
+    bench = Bench(
+        door, way, tmp_path, [LOOP], policy((1, "steer"), (2, "reuse"), (4, "stop"), safe_tools=["fetch_page"])
+    )
+    messages = bench.run()
+    assert (bench.model.calls, len(bench.runs)) == (6, 4)
+    assert bench.outcomes() == [("steer", "done"), ("reuse", "done"), ("stop", "done")]
+    valid(messages)
+    bench.fine()
+
+
+@every
+def test_a_dry_run_only_records(door: str, way: str, tmp_path: Path) -> None:
+    script = [LOOP] * 5 + [AIMessage("well")]
+    bench = Bench(door, way, tmp_path, script, policy((1, "steer"), (2, "stop"), mode="observe"))
+    assert bench.run()[-1].content == "well"
+    assert (bench.model.calls, len(bench.runs)) == (6, 5)
+    assert bench.outcomes() == [("steer", "dry run"), ("stop", "dry run"), ("stop", "dry run")]
+    bench.fine()
+
+
+@every
+@pytest.mark.parametrize("broken", ["steer_text", "trimmed", "final_message", "earlier_result", "pause_question"])
+def test_a_bug_in_an_action_never_reaches_the_agent(
+    door: str, way: str, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boom(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(actions, broken, boom)
+    action = {"steer_text": "steer", "trimmed": "trim", "final_message": "stop", "earlier_result": "reuse"}
+    steps = policy((1, action.get(broken, "pause")), safe_tools=["*"])
+    bench = Bench(door, way, tmp_path, [LOOP] * 4 + [AIMessage("well")], steps)
+    assert bench.run()[-1].content == "well"
+    assert bench.model.calls == 5
+    faults = bench.sentinel.health().faults
+    assert any("ZeroDivisionError" in place for place in faults)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_with_a_handler_each_call_is_recorded_once(door: str, tmp_path: Path) -> None:
+    bench = Bench(door, "invoke", tmp_path, [LOOP, LOOP, AIMessage("well")], policy((1, "steer")))
+    bench.run(callbacks=[TokenSentinelHandler(bench.sentinel)])
+    assert bench.sentinel.health().calls == 5
+    bench.run({"messages": [HumanMessage("go on")]}, callbacks=[TokenSentinelHandler(bench.sentinel)])
+    assert bench.sentinel.health().calls == 6
+    bench.fine()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_exempt_tags_are_left_alone(door: str, tmp_path: Path) -> None:
+    exempt = {"exempt": {"tags": ["careful-*"]}}
+    bench = Bench(door, "invoke", tmp_path, [LOOP] * 4 + [AIMessage("well")], policy((1, "stop"), **exempt))
+    assert bench.run(tags=["careful-now"])[-1].content == "well"
+    assert bench.outcomes() == []

@@ -1,0 +1,180 @@
+"""The actions themselves: plain functions from messages to messages. None of them changes what it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from ts_langchain.fingerprint import arguments
+from ts_langchain.policy import matches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ts_langchain.decision import Decision
+    from ts_langchain.policy import Trim
+
+MARK = "ts_langchain"
+"""Key in `additional_kwargs` and `response_metadata` of messages that this library wrote."""
+
+REPEAT_CHARS = 500
+"""A result up to this length is repeated by `reuse`; a longer one is only referred to."""
+
+TRIMMED = "[An earlier result of {name}, {chars:,} characters, left out to save tokens. Call the tool again if needed.]"
+SUPERSEDED = "[Left out: the same call was made again later, see its result there.]"
+
+
+def steer_text(decisions: Sequence[Decision], advice: str = "") -> str:
+    """What the model is told: what it tried, how often, with what result, and what to do about it."""
+    lines = [d.summary for d in decisions]
+    if advice:
+        lines.append(f"A person advises: {advice}")
+    return (
+        "Note from the system that watches this run, not from the user: "
+        + " ".join(lines)
+        + " Do not repeat the same step. Use what you already know: try another way, or answer now and say what is "
+        "missing."
+    )
+
+
+def steered(messages: Sequence[BaseMessage], text: str) -> list[BaseMessage]:
+    """The messages with a note at the end. A human message: all providers take one after tool results."""
+    return [*messages, HumanMessage(text, additional_kwargs={MARK: "steer"})]
+
+
+def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
+    """The messages with superseded and old tool results left out; each result keeps its place and its id.
+
+    A result is superseded if the same tool was called again with the same arguments later on. Of the others the
+    newest `trim.keep_results` stay.
+    """
+    calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
+    results = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage)]
+    kept = set(results[len(results) - trim.keep_results :]) if trim.keep_results else set()
+    shortened = list(messages)
+    seen: set[tuple[str, int]] = set()
+    for index in reversed(results):
+        message = messages[index]
+        assert isinstance(message, ToolMessage)  # noqa: S101 - that is how the indices were made
+        call = calls.get(message.tool_call_id)
+        name = message.name or (call["name"] if call is not None else "a tool")
+        about = (name, arguments(call["args"]).fingerprint) if call is not None else None
+        superseded = about in seen
+        if about is not None:
+            seen.add(about)
+        size = len(message.content) if isinstance(message.content, str) else sum(len(str(b)) for b in message.content)
+        if size < trim.min_chars or matches(name, trim.exclude_tools) or (index in kept and not superseded):
+            continue
+        text = SUPERSEDED if superseded else TRIMMED.format(name=name, chars=size)
+        shortened[index] = message.model_copy(
+            update={
+                "content": text,
+                "artifact": None,
+                "response_metadata": {**message.response_metadata, MARK: "trim"},
+            }
+        )
+    return shortened
+
+
+def pruned(tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str]) -> list[Any]:
+    """The tools that were asked for in this conversation, or are to be kept; all of them if that leaves none."""
+    used = {c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
+    left = [t for t in tools if (name := tool_name(t)) is None or name in used or matches(name, keep)]
+    return left or list(tools)
+
+
+def tool_name(tool: Any) -> str | None:
+    """Name of a tool, in LangChain's or a provider's shape; None for a provider's built-in ones."""
+    if not isinstance(tool, dict):
+        return getattr(tool, "name", None)
+    inner = tool.get("function")
+    name = inner.get("name") if isinstance(inner, dict) else tool.get("name")
+    return name if isinstance(name, str) else None
+
+
+def earlier_result(messages: Iterable[BaseMessage], call: Mapping[str, Any]) -> ToolMessage | None:
+    """The newest good result of an identical call in the conversation, with its own content; None if there is none."""
+    wanted = arguments(call["args"]).fingerprint
+    twins: set[str] = set()
+    found = None
+    for message in messages:
+        if isinstance(message, AIMessage):
+            for other in message.tool_calls:
+                same = other["name"] == call["name"] and other["id"] != call["id"]
+                if same and arguments(other["args"]).fingerprint == wanted:
+                    twins.add(str(other["id"]))
+        elif (
+            isinstance(message, ToolMessage)
+            and message.tool_call_id in twins
+            and message.status != "error"
+            and MARK not in message.response_metadata
+        ):
+            found = message
+    return found
+
+
+def reused(earlier: ToolMessage, call: Mapping[str, Any]) -> ToolMessage:
+    """An answer to a call from the result of an identical one: a short one is repeated, a long one referred to."""
+    content = earlier.content
+    if isinstance(content, str) and len(content) <= REPEAT_CHARS:
+        text = f"The same call was made before, and its result still holds: {content}"
+    else:
+        text = (
+            f"The same call was made before (tool call {earlier.tool_call_id}). Its result is above in this "
+            "conversation and still holds; it is not repeated here."
+        )
+    return ToolMessage(text, tool_call_id=str(call["id"]), name=call["name"], response_metadata={MARK: "reuse"})
+
+
+def final_message(decision: Decision) -> AIMessage:
+    """The last message of a run that is stopped. It asks for no tools, so an agent's loop ends with it."""
+    return AIMessage(
+        f"I stopped here, before another model call. {decision.summary}",
+        response_metadata={MARK: {"action": decision.action, "rule": decision.rule, "incident": decision.incident_id}},
+    )
+
+
+def answers_to_open_calls(messages: Sequence[BaseMessage], decision: Decision) -> list[ToolMessage]:
+    """Answers to tool calls that would stay open, so that the next turn on the thread is valid."""
+    if not messages or not isinstance(messages[-1], (AIMessage, ToolMessage)):
+        return []
+    answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+    last = next((m for m in reversed(messages) if isinstance(m, AIMessage)), None)
+    return [
+        ToolMessage(f"Not run: {decision.summary}", tool_call_id=str(c["id"]), name=c["name"], status="error")
+        for c in (last.tool_calls if last is not None else ())
+        if c["id"] not in answered
+    ]
+
+
+def pause_question(decision: Decision) -> dict[str, Any]:
+    """What a human is asked. Names and numbers, no content."""
+    return {
+        "type": "ts_langchain.pause",
+        "rule": decision.rule,
+        "incident": decision.incident_id,
+        "session": decision.session_id,
+        "summary": decision.summary,
+        "suggestion": decision.suggestion,
+        "answers": ["approve", "stop", {"advice": "what the agent should do instead"}],
+    }
+
+
+def read_answer(answer: object) -> tuple[str, str]:
+    """A human's answer to `pause_question`: `approve`, `stop` or `advice`, and the advice."""
+    if isinstance(answer, dict):
+        advice = answer.get("advice")
+        if advice:
+            return "advice", str(advice)
+        answer = answer.get("answer") or answer.get("action")
+    if answer is False:
+        return "stop", ""
+    if answer is True or answer is None:
+        return "approve", ""
+    text = str(answer).strip()
+    if text.lower() in ("approve", "approved", "yes", "go on", "continue", "ok"):
+        return "approve", ""
+    if text.lower() in ("stop", "no", "end", "cancel", "reject"):
+        return "stop", ""
+    return "advice", text

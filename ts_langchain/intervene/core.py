@@ -1,0 +1,384 @@
+"""What middleware, graph guards and model guards share: looking up what is due, and carrying it out.
+
+Whatever goes wrong in here is counted in `health()` and the app goes on as if nothing had been decided. Only the
+interventions that the policy asks for leave it: `WasteBlocked`, `CallRefused`, and LangGraph's own interrupts.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from langgraph.errors import GraphBubbleUp
+
+from ts_langchain.budget import Request
+from ts_langchain.capture.activate import active
+from ts_langchain.capture.context import current_labels, inside_run, session_of
+from ts_langchain.capture.handler import TokenSentinelHandler, estimated_input, reserved
+from ts_langchain.capture.messages import read_toolset
+from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
+from ts_langchain.intervene import actions
+from ts_langchain.policy import ENDING, Policy, matches
+from ts_langchain.sentinel import Sentinel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+    from ts_langchain.decision import Decision
+    from ts_langchain.sentinel import Admission
+
+# LangGraph's own keys in `configurable`
+CHECKPOINTER = "__pregel_checkpointer"
+RESUMING = "__pregel_resuming"
+_ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
+
+
+class Here(NamedTuple):
+    """Where a call is about to be made.
+
+    Attributes:
+        session_id: The conversation.
+        root_id: The outermost run.
+        user_id: The user, where known.
+        tags: Tags of the run.
+        node: LangGraph node.
+        resumable: True if an interrupt can be resumed: there is a checkpointer.
+        resuming: True if the run goes on after an interrupt.
+    """
+
+    session_id: str
+    root_id: str
+    user_id: str | None
+    tags: tuple[str, ...]
+    node: str | None
+    resumable: bool
+    resuming: bool
+
+
+@dataclass
+class Turn:
+    """A model request that may be changed before it is sent.
+
+    Attributes:
+        messages: What is to be sent.
+        tools: Tools that go along, None where this door cannot see them.
+        model: The model, None where this door cannot change it.
+        model_name: Its name, None if unknown.
+        provider: Its provider.
+        max_tokens: Bound on the output.
+        wait: Seconds to wait before it is sent.
+        final: Set if nothing is to be sent: the message that ends the run.
+        applied: Decisions carried out on it.
+    """
+
+    messages: list[BaseMessage]
+    tools: list[Any] | None = None
+    model: Any = None
+    model_name: str | None = None
+    provider: str | None = None
+    max_tokens: int | None = None
+    wait: float = 0.0
+    final: AIMessage | None = None
+    applied: list[Decision] = field(default_factory=list)
+
+
+class Interventions:
+    """Carries out a Sentinel's decisions.
+
+    Args:
+        sentinel: Whose; it must have a policy.
+        models: Models for `downgrade`, by the names the policy uses; others are made by `init_chat_model`.
+
+    Raises:
+        ConfigurationError: The Sentinel has no policy.
+    """
+
+    def __init__(self, sentinel: Sentinel, models: Mapping[str, Any] | None = None) -> None:
+        if sentinel.policy is None:
+            msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended() is a start"
+            raise ConfigurationError(msg)
+        self.sentinel = sentinel
+        self.policy: Policy = sentinel.policy
+        self.handler = TokenSentinelHandler(sentinel)
+        self._models = dict(models or {})
+
+    # --- where we are ------------------------------------------------------------------------------
+
+    def here(self, config: Mapping[str, Any], run_key: str | None = None) -> Here:
+        """Where a call is about to be made, by the config of the run around it.
+
+        Args:
+            config: LangChain's config of the node or call.
+            run_key: Names the outermost run where no handler has seen it begin.
+        """
+        metadata = config.get("metadata") or {}
+        configurable = config.get("configurable") or {}
+        parent = getattr(config.get("callbacks"), "parent_run_id", None)
+        if "thread_id" not in metadata and configurable.get("thread_id"):
+            metadata = {**metadata, "thread_id": configurable["thread_id"]}
+        labels = current_labels()
+        named = session_of(metadata) or (labels.session_id if labels is not None else None)
+        said = labels.root_id if labels is not None else None
+        # a model that is called on its own, outside of any chain, belongs to its session
+        root = self.handler.root_of(parent) or run_key or said or str(parent or named or "run")
+        with inside_run(root):
+            origin = self.handler.origin(parent, metadata, config.get("tags"))
+        resumable = configurable.get(CHECKPOINTER) not in (None, False)
+        resuming = configurable.get(RESUMING) is True
+        return Here(origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming)
+
+    @contextmanager
+    def watching(self, here: Here | None) -> Iterator[None]:
+        """Everything inside is seen by a handler of this Sentinel, whether or not the user passed one."""
+        token = active.set(self.handler)
+        try:
+            with inside_run(here.root_id) if here is not None else nullcontext():
+                yield
+        finally:
+            active.reset(token)
+
+    @contextmanager
+    def let_through(self, admission: Admission | None) -> Iterator[None]:
+        """The model call inside takes this reservation; it is given back if no call takes it."""
+        reservation = admission.reservation if admission is not None else None
+        token = reserved.set(reservation)
+        try:
+            yield
+        finally:
+            reserved.reset(token)
+            if reservation is not None and not reservation.taken and self.sentinel.budgets is not None:
+                self.sentinel.budgets.settle(reservation, None)
+
+    # --- before a model call -----------------------------------------------------------------------
+
+    def calls_models(self, node: str) -> bool:
+        """True if the node has called a model before."""
+        return node in self.handler.model_nodes
+
+    def prepare(self, here: Here, turn: Turn, can: frozenset[str], *, last_door: bool = True) -> Admission | None:
+        """Does to a request what is due, and asks the budgets. Fails open.
+
+        Args:
+            here: Where it is about to be made.
+            turn: The request; changed in place.
+            can: Actions this door is able to carry out.
+            last_door: False leaves the other actions to a door further in.
+
+        Returns:
+            What it is let through with.
+
+        Raises:
+            WasteBlocked: An incident is to be answered with `block`.
+            CallRefused: A budget or the kill switch is.
+            GraphInterrupt: A human is to be asked (`pause`).
+        """
+        try:
+            due = self.sentinel.due(here.session_id, here.root_id, resuming=here.resuming)
+        except Exception as error:  # noqa: BLE001 - fails open
+            self.sentinel.faults.record("intervene: due", error)
+            due = []
+        if due:
+            steering: list[Decision] = []
+            for decision in sorted(due, key=lambda d: _ORDER.index(d.action)):
+                if decision.action in can or last_door:
+                    self._carry_out(decision, here, turn, can, steering)
+                if turn.final is not None:
+                    return None
+            if steering:
+                self._guarded(steering, lambda: self._steer(turn, steering))
+        if not self.sentinel.governed:
+            return None
+        return self._admit(here, turn, can)
+
+    def _carry_out(
+        self, decision: Decision, here: Here, turn: Turn, can: frozenset[str], steering: list[Decision]
+    ) -> None:
+        action = decision.action
+        if action in ("reuse", "warn"):
+            return  # not about model calls
+        if action not in can:
+            self.sentinel.settle(decision, "skipped", f"{action} cannot be done here")
+            return
+        if action == "steer":
+            steering.append(decision)
+            return
+        self._guarded([decision], lambda: self._do(decision, here, turn))
+
+    def _guarded(self, decisions: Sequence[Decision], work: Callable[[], None]) -> None:
+        """Runs an action; if it raises, the decision has failed and the request is as it was."""
+        try:
+            work()
+        except (Intervention, GraphBubbleUp):
+            raise
+        except Exception as error:  # noqa: BLE001 - no bug of an action may reach the agent
+            for decision in decisions:
+                self.sentinel.faults.record(f"intervene: {decision.action}", error)
+                self.sentinel.settle(decision, "failed", type(error).__name__)
+
+    def _do(self, decision: Decision, here: Here, turn: Turn) -> None:
+        action = decision.action
+        if action == "block":
+            self.sentinel.settle(decision, "done")
+            raise self._blocked(decision)
+        if action == "pause":
+            self._pause(decision, here, turn)
+            return
+        if action == "stop":
+            turn.final = actions.final_message(decision)
+        elif action == "backoff":
+            settings = self.policy.backoff
+            turn.wait = max(turn.wait, min(settings.base_seconds * 2 ** (decision.strike - 1), settings.max_seconds))
+        elif action == "trim":
+            turn.messages = actions.trimmed(turn.messages, self.policy.trim)
+        elif action == "prune_tools":
+            if turn.tools:
+                turn.tools = actions.pruned(turn.tools, turn.messages, self.policy.keep_tools)
+        elif action == "downgrade" and not self._downgrade(turn):
+            self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
+            return
+        self._applied(turn, decision)
+
+    def _applied(self, turn: Turn, decision: Decision) -> None:
+        turn.applied.append(decision)
+        self.sentinel.settle(decision, "done")
+
+    def _steer(self, turn: Turn, steering: Sequence[Decision], advice: str = "") -> None:
+        turn.messages = actions.steered(turn.messages, actions.steer_text(steering, advice))
+        for decision in steering:
+            self._applied(turn, decision)
+
+    def _downgrade(self, turn: Turn) -> bool:
+        name = self.policy.cheaper(turn.model_name or "")
+        if name is None or turn.model is None:
+            return False
+        if name not in self._models:
+            from langchain.chat_models import init_chat_model
+
+            self._models[name] = init_chat_model(name)
+        turn.model = self._models[name]
+        turn.model_name, turn.provider = describe_model(turn.model)
+        return True
+
+    def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
+        if not here.resumable:
+            turn.final = actions.final_message(decision)
+            self.sentinel.settle(decision, "skipped", "stopped instead: without a checkpointer nobody can resume")
+            return
+        from langgraph.types import interrupt
+
+        answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
+        self.sentinel.settle(decision, "done", answer)
+        if answer == "stop":
+            turn.final = actions.final_message(decision)
+        elif answer == "advice":
+            self._steer(turn, [copy.copy(decision)], advice)
+        self.sentinel.forgive(decision)
+
+    def _blocked(self, decision: Decision) -> Intervention:
+        for incident in self.sentinel.incidents(decision.session_id):
+            if incident.id == decision.incident_id:
+                return WasteBlocked(incident)
+        return CallRefused(decision)
+
+    def _admit(self, here: Here, turn: Turn, can: frozenset[str]) -> Admission | None:
+        try:
+            asked = self._request(here, turn)
+            admission = self.sentinel.admit(asked)
+        except Exception as error:  # noqa: BLE001 - fails open
+            self.sentinel.faults.record("intervene: budget", error)
+            return None
+        refused = admission.refused
+        if refused is None:
+            return admission
+        if refused.action == "downgrade":
+            self._carry_out(refused, here, turn, can, [])
+            return admission
+        if refused.action == "block" or refused.action not in can:
+            self.sentinel.settle(refused, "done")
+            raise CallRefused(refused)
+        before = turn.final
+        self._guarded([refused], lambda: self._do(refused, here, turn))
+        if turn.final is not None and turn.final is not before:
+            return None
+        return self.sentinel.admit(asked, force=True)  # a human said go on
+
+    def _request(self, here: Here, turn: Turn) -> Request:
+        chars = sum(len(m.content) if isinstance(m.content, str) else len(str(m.content)) for m in turn.messages)
+        toolset = read_toolset(turn.tools) if turn.tools else None
+        return Request(
+            here.session_id,
+            here.root_id,
+            self.handler.clock(),
+            turn.model_name,
+            turn.provider,
+            estimated_input(chars, toolset),
+            turn.max_tokens,
+            here.user_id,
+            here.tags,
+        )
+
+    # --- before a tool runs ------------------------------------------------------------------------
+
+    def reuse(
+        self, here: Here, call: Mapping[str, Any], tool: Any, messages: Sequence[BaseMessage]
+    ) -> ToolMessage | None:
+        """An answer to a tool call from an earlier result, if that is due and the tool is safe. Fails open."""
+        try:
+            due = [d for d in self.sentinel.due(here.session_id, here.root_id) if d.action == "reuse"]
+            if not due:
+                return None
+            if not self._safe(str(call["name"]), tool):
+                for decision in due:
+                    self.sentinel.settle(decision, "skipped", f"{call['name']} is not among safe_tools")
+                return None
+            earlier = actions.earlier_result(messages, call)
+            if earlier is None:
+                return None
+            answer = actions.reused(earlier, call)
+            self.handler.reused(here, call, earlier)
+            for decision in due:
+                self.sentinel.settle(decision, "done")
+        except Exception as error:  # noqa: BLE001 - fails open: the tool simply runs
+            self.sentinel.faults.record("intervene: reuse", error)
+            return None
+        return answer
+
+    def _safe(self, name: str, tool: Any) -> bool:
+        metadata = getattr(tool, "metadata", None) or {}
+        return matches(name, self.policy.safe_tools) or metadata.get("read_only") is True
+
+
+def describe_model(model: Any) -> tuple[str | None, str | None]:
+    """Name and provider of a chat model, as LangChain tells them to tracers; None where it does not."""
+    try:
+        params = model._get_ls_params()  # noqa: SLF001 - the one place where all chat models say it the same way
+    except Exception:  # noqa: BLE001 - some wrappers have none
+        params = {}
+    name = params.get("ls_model_name") or getattr(model, "model_name", None) or getattr(model, "model", None)
+    provider = params.get("ls_provider")
+    return (name if isinstance(name, str) else None), (provider if isinstance(provider, str) else None)
+
+
+def make_sentinel(sentinel: Sentinel | None, policy: Any) -> Sentinel:
+    """The Sentinel a door works with: the user's, or a new one with this policy, or with the recommended one.
+
+    Raises:
+        ConfigurationError: Both a Sentinel and a policy were given, or the Sentinel has none.
+    """
+    if sentinel is None:
+        recommended = Policy.recommended().model_copy(update={"mode": "enforce"})
+        return Sentinel(policy=policy if policy is not None else recommended)
+    if policy is not None:
+        msg = "give the policy to the Sentinel: Sentinel(policy=...), not to both"
+        raise ConfigurationError(msg)
+    if sentinel.policy is None:
+        msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended() is a start"
+        raise ConfigurationError(msg)
+    return sentinel
+
+
+ALL_MODEL_ACTIONS = frozenset({"warn", "steer", "trim", "downgrade", "prune_tools", "backoff", *ENDING})

@@ -1,0 +1,245 @@
+"""Guards for plain LangGraph: every node of a graph is watched, and what is due is done before it runs.
+
+A node is guarded from outside: what it is given may be changed (a note at the end of `messages`, old tool results left
+out), it may be held back (`backoff`, `pause`), answered for (`stop`, `reuse`) or refused (`block`). What only the model
+call itself can do, `downgrade` and `prune_tools`, takes `guard_model`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import ensure_config
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.pregel import Pregel
+
+from ts_langchain.intervene.core import Here, Interventions, Turn, make_sentinel
+from ts_langchain.policy import ENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from ts_langchain.policy import Policy
+    from ts_langchain.sentinel import Admission, Sentinel
+
+G = TypeVar("G")
+NODE_ACTIONS = frozenset({"warn", "steer", "trim", "backoff", *ENDING})
+
+
+def guard(
+    graph: G,
+    sentinel: Sentinel | None = None,
+    *,
+    policy: Policy | Mapping[str, Any] | Path | str | None = None,
+) -> G:
+    """Guards all nodes of a graph, its tool nodes and subgraphs, without editing them.
+
+    Args:
+        graph: A `StateGraph`, before or after `compile()`. It is not changed.
+        sentinel: A Sentinel with a policy; a new one if left out.
+        policy: For a new Sentinel; left out: `Policy.recommended()`, enforced.
+
+    Returns:
+        The same kind of graph, guarded. State keys other than `messages` pass through untouched.
+
+    Raises:
+        ConfigurationError: The policy is none, or was given twice, or the Sentinel has none.
+        TypeError: It is no graph.
+    """
+    interventions = Interventions(make_sentinel(sentinel, policy))
+    if isinstance(graph, StateGraph):
+        guarded = copy.copy(graph)
+        compile_ = graph.compile
+
+        def compile_guarded(*args: Any, **kwargs: Any) -> Any:
+            return _guard_compiled(compile_(*args, **kwargs), interventions)
+
+        guarded.compile = compile_guarded  # type: ignore[method-assign]
+        return cast("G", guarded)
+    if isinstance(graph, CompiledStateGraph):
+        return cast("G", _guard_compiled(graph, interventions))
+    msg = f"guard takes a StateGraph, compiled or not, got {type(graph).__name__}"
+    raise TypeError(msg)
+
+
+def _guard_compiled(graph: Any, interventions: Interventions) -> Any:
+    nodes = {
+        name: node if name.startswith("__") else _guard_pregel_node(name, node, interventions)
+        for name, node in graph.nodes.items()
+    }
+    return graph.copy({"nodes": nodes}).with_config(callbacks=[interventions.handler])
+
+
+def _guard_pregel_node(name: str, node: Any, interventions: Interventions) -> Any:
+    bound = node.bound
+    if isinstance(bound, Pregel):
+        return node.copy({"bound": _guard_compiled(bound, interventions)})
+    return node.copy({"bound": GuardedNode(bound, interventions, name)})
+
+
+def guard_node(
+    sentinel: Sentinel | None = None, *, policy: Policy | Mapping[str, Any] | Path | str | None = None
+) -> Callable[[Any], GuardedNode]:
+    """Guards one node: a decorator for its function, or a wrapper of a Runnable.
+
+    Example:
+        >>> from ts_langchain import Policy, Sentinel
+        >>> @guard_node(Sentinel(policy=Policy.recommended()))
+        ... def think(state):
+        ...     return {"messages": []}
+        >>> think.invoke({"messages": []})
+        {'messages': []}
+    """
+    interventions = Interventions(make_sentinel(sentinel, policy))
+
+    def decorate(node: Any) -> GuardedNode:
+        runnable = node if isinstance(node, Runnable) else RunnableLambda(node)
+        return GuardedNode(runnable, interventions, getattr(node, "__name__", None))
+
+    return decorate
+
+
+class GuardedNode(Runnable[Any, Any]):
+    """A node with a guard in front of it."""
+
+    def __init__(self, inner: Runnable[Any, Any], interventions: Interventions, name: str | None = None) -> None:
+        self.inner = inner
+        self.interventions = interventions
+        self.name = name or inner.get_name()
+
+    @property
+    def sentinel(self) -> Sentinel:
+        """The Sentinel that watches."""
+        return self.interventions.sentinel
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's
+        """Runs the node, unless what is due is something else."""
+        config = ensure_config(config)
+        ready = self._prepare(input, config)
+        if ready.answer is not None:
+            return ready.answer
+        if ready.wait:
+            time.sleep(ready.wait)
+        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+            return _with_reused(self.inner.invoke(ready.input, config, **kwargs), ready.reused)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        """As `invoke`."""
+        config = ensure_config(config)
+        ready = self._prepare(input, config)
+        if ready.answer is not None:
+            return ready.answer
+        if ready.wait:
+            await asyncio.sleep(ready.wait)
+        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+            return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
+
+    def _prepare(self, state: Any, config: RunnableConfig) -> _Ready:
+        faults = self.sentinel.faults
+        try:
+            here = self.interventions.here(config)
+            messages = _messages_of(state)
+        except Exception as error:  # noqa: BLE001 - fails open
+            faults.record("guard: where", error)
+            return _Ready(state)
+        ready = _Ready(state, here)
+        if not messages:
+            return ready
+        if _asks_for_tools(messages):
+            with faults.fail_open("guard: tools"):
+                self._reuse(ready, here, messages)
+            return ready
+        if not self.interventions.calls_models(here.node or self.name or ""):
+            return ready
+        turn = Turn(messages)
+        ready.admission = self.interventions.prepare(here, turn, NODE_ACTIONS, last_door=False)
+        ready.wait = turn.wait
+        if turn.final is not None:
+            ready.answer = _update(state, [turn.final])
+        elif turn.applied:
+            ready.input = _with_messages(state, turn.messages)
+        return ready
+
+    def _reuse(self, ready: _Ready, here: Here, messages: Sequence[BaseMessage]) -> None:
+        """Answers what can be answered from earlier results, and leaves the rest to the node."""
+        asking = messages[-1]
+        assert isinstance(asking, AIMessage)  # noqa: S101 - `_asks_for_tools` said so
+        answers: list[ToolMessage] = []
+        left = []
+        for call in asking.tool_calls:
+            answer = self.interventions.reuse(here, cast("dict[str, Any]", call), None, messages)
+            if answer is None:
+                left.append(call)
+            else:
+                answers.append(answer)
+        if not answers:
+            return
+        ready.reused = answers
+        if left:
+            rest = asking.model_copy(update={"tool_calls": left})
+            ready.input = _with_messages(ready.input, [*messages[:-1], rest])
+        else:
+            ready.answer = _update(ready.input, answers)
+
+
+@dataclasses.dataclass
+class _Ready:
+    """What a guarded node is to do."""
+
+    input: Any
+    here: Here | None = None
+    wait: float = 0.0
+    answer: Any = None
+    admission: Admission | None = None
+    reused: list[ToolMessage] = dataclasses.field(default_factory=list)
+
+
+def _messages_of(state: Any) -> list[BaseMessage]:
+    """The messages in a node's input: a list of them, or `messages` of a dict, dataclass or pydantic model."""
+    found = state if isinstance(state, list) else None
+    if found is None:
+        found = state.get("messages") if isinstance(state, dict) else getattr(state, "messages", None)
+    return [m for m in found if isinstance(m, BaseMessage)] if isinstance(found, list) else []
+
+
+def _asks_for_tools(messages: Sequence[BaseMessage]) -> bool:
+    return isinstance(messages[-1], AIMessage) and bool(messages[-1].tool_calls)
+
+
+def _with_messages(state: Any, messages: Sequence[BaseMessage]) -> Any:
+    """A node's input with other messages; the input itself stays as it is."""
+    if isinstance(state, list):
+        return list(messages)
+    if isinstance(state, dict):
+        return {**state, "messages": list(messages)}
+    if hasattr(state, "model_copy"):
+        return state.model_copy(update={"messages": list(messages)})
+    return dataclasses.replace(state, messages=list(messages))
+
+
+def _update(state: Any, messages: Sequence[BaseMessage]) -> Any:
+    """What a node returns to add messages to its state."""
+    return list(messages) if isinstance(state, list) else {"messages": list(messages)}
+
+
+def _with_reused(output: Any, reused: Sequence[ToolMessage]) -> Any:
+    """A tool node's output together with the answers that were reused."""
+    if not reused:
+        return output
+    if isinstance(output, dict) and isinstance(output.get("messages"), list):
+        return {**output, "messages": [*reused, *output["messages"]]}
+    if isinstance(output, list):
+        return [*reused, *output] if _plain(output) else [{"messages": list(reused)}, *output]
+    return [{"messages": list(reused)}, output]
+
+
+def _plain(output: Sequence[Any]) -> bool:
+    return all(isinstance(m, BaseMessage) for m in output)

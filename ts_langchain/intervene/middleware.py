@@ -1,0 +1,174 @@
+"""`TokenSentinelMiddleware`: steps in inside agents made by `create_agent`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired
+from uuid import uuid4
+
+from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
+from langgraph.config import get_config
+
+from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+
+    from langchain.agents.middleware.types import ModelRequest, ToolCallRequest
+    from langchain_core.messages import AIMessage, ToolMessage
+    from langgraph.types import Command
+
+    from ts_langchain.policy import Policy
+    from ts_langchain.sentinel import Admission, Sentinel
+
+
+class SentinelState(AgentState[Any]):
+    """Adds the name of the run to an agent's state; private, no input or output."""
+
+    ts_langchain_run: NotRequired[Annotated[str, PrivateStateAttr]]
+
+
+class _Prepared(NamedTuple):
+    request: ModelRequest[Any]
+    here: Here | None = None
+    final: AIMessage | None = None
+    wait: float = 0.0
+    admission: Admission | None = None
+
+
+class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Watches an agent, and carries out what the policy decides: before the next call is billed.
+
+    Watches by itself; a `TokenSentinelHandler` of the same Sentinel in the callbacks does no harm: each call is
+    recorded once. Notes and trimmed results go into the request only, the thread's state stays as it was.
+
+    Args:
+        sentinel: A Sentinel with a policy; a new one if left out.
+        policy: For a new Sentinel: a `Policy`, a mapping, or the path of a YAML file. Left out:
+            `Policy.recommended()`, enforced.
+        models: Models for `downgrade`, by the names the policy uses. Others are made by `init_chat_model`.
+
+    Raises:
+        ConfigurationError: The policy is none, or was given twice, or the Sentinel has none.
+
+    Example:
+        >>> from langchain.agents import create_agent
+        >>> from ts_langchain.testing import ScriptedChatModel
+        >>> middleware = TokenSentinelMiddleware()
+        >>> agent = create_agent(ScriptedChatModel(script=["done"]), [], middleware=[middleware])
+        >>> agent.invoke({"messages": [("user", "hi")]})["messages"][-1].content
+        'done'
+        >>> middleware.sentinel.decisions()
+        []
+    """
+
+    state_schema = SentinelState
+
+    def __init__(
+        self,
+        sentinel: Sentinel | None = None,
+        *,
+        policy: Policy | Mapping[str, Any] | Path | str | None = None,
+        models: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.sentinel = make_sentinel(sentinel, policy)
+        self.interventions = Interventions(self.sentinel, models)
+        self.tools = []
+
+    def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
+        """Names the run, which is the session where nothing else names one."""
+        return {"ts_langchain_run": uuid4().hex}
+
+    async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
+        """As `before_agent`."""
+        return self.before_agent(state, runtime)
+
+    def _here(self, state: Any) -> Here | None:
+        run = state.get("ts_langchain_run") if isinstance(state, dict) else None
+        try:
+            return self.interventions.here(get_config(), run)
+        except Exception as error:  # noqa: BLE001 - fails open
+            self.sentinel.faults.record("middleware: where", error)
+            return None
+
+    # --- models ------------------------------------------------------------------------------------
+
+    def _prepare(self, request: ModelRequest[Any]) -> _Prepared:
+        """What is to be sent instead, how, and with which reservation."""
+        here = self._here(request.state)
+        if here is None:
+            return _Prepared(request)
+        name, provider = describe_model(request.model)
+        settings = request.model_settings
+        max_tokens = settings.get("max_tokens") or getattr(request.model, "max_tokens", None)
+        turn = Turn(
+            list(request.messages),
+            list(request.tools),
+            request.model,
+            name,
+            provider,
+            max_tokens if isinstance(max_tokens, int) else None,
+        )
+        admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
+        if turn.applied:
+            changed: dict[str, Any] = {"messages": turn.messages, "tools": turn.tools, "model": turn.model}
+            request = request.override(**changed)
+        return _Prepared(request, here, turn.final, turn.wait, admission)
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        """Does to a model request what is due."""
+        ready = self._prepare(request)
+        if ready.final is not None:
+            return ModelResponse(result=[ready.final])
+        if ready.wait:
+            time.sleep(ready.wait)
+        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+            return handler(ready.request)
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        """As `wrap_model_call`."""
+        ready = self._prepare(request)
+        if ready.final is not None:
+            return ModelResponse(result=[ready.final])
+        if ready.wait:
+            await asyncio.sleep(ready.wait)
+        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+            return await handler(ready.request)
+
+    # --- tools -------------------------------------------------------------------------------------
+
+    def _reuse(self, here: Here | None, request: ToolCallRequest) -> ToolMessage | None:
+        if here is None:
+            return None
+        state = request.state
+        messages = state.get("messages", ()) if isinstance(state, dict) else ()
+        return self.interventions.reuse(here, request.tool_call, request.tool, messages)
+
+    def wrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
+    ) -> ToolMessage | Command[Any]:
+        """Answers a tool call from an earlier result, or lets the tool run."""
+        here = self._here(request.state)
+        answer = self._reuse(here, request)
+        if answer is not None:
+            return answer
+        with self.interventions.watching(here):
+            return handler(request)
+
+    async def awrap_tool_call(
+        self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
+    ) -> ToolMessage | Command[Any]:
+        """As `wrap_tool_call`."""
+        here = self._here(request.state)
+        answer = self._reuse(here, request)
+        if answer is not None:
+            return answer
+        with self.interventions.watching(here):
+            return await handler(request)
