@@ -116,6 +116,7 @@ class LedgerStore:
         """Counts a call, and remembers that its session has changed."""
         batch = self.batch
         batch.sessions[state.id] = state
+        batch.calls.append(call)
         key = (day_of(call.started_at), call.provider or "", call.model or "")
         if call.kind not in ("model", "embedding"):
             key = (key[0], "", "")

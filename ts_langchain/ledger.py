@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,13 @@ _skipped = sa.Table(
     sa.Column("place", sa.String(200), primary_key=True),
     sa.Column("why", sa.String(300), nullable=False),
 )
+_calls = sa.Table(
+    "calls",
+    _meta,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("history", sa.Integer, nullable=False, index=True),
+    sa.Column("calls", sa.LargeBinary, nullable=False),
+)
 _schema = sa.Table("schema", _meta, sa.Column("version", sa.Integer, primary_key=True))
 
 
@@ -209,6 +217,7 @@ class Batch:
     closed: dict[str, Incident] = field(default_factory=dict)
     spend: dict[tuple[int, str, str], Spend] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
 
 
 class Ledger:
@@ -271,7 +280,7 @@ class Ledger:
     def forget(self, history: History) -> None:
         """Deletes a history and everything that came from it."""
         with _errors("the ledger could not be written"), self.engine.begin() as db:
-            for table in (_seen, _sessions, _incidents, _spend, _skipped):
+            for table in (_seen, _sessions, _incidents, _spend, _skipped, _calls):
                 db.execute(table.delete().where(table.c.history == history.id))
             db.execute(_histories.delete().where(_histories.c.id == history.id))
 
@@ -286,6 +295,9 @@ class Ledger:
             for state in states:
                 incidents.update((i.id, i) for i in state.incidents.values())
             _replace(db, _incidents, "id", history.id, [_incident_row(history.id, i) for i in incidents.values()])
+            if batch.calls:
+                packed = zlib.compress(dump_state(batch.calls), 1)
+                db.execute(_calls.insert().values(history=history.id, calls=packed))
             for spend in batch.spend.values():
                 _add_spend(db, history.id, spend)
             rows = [
@@ -339,6 +351,18 @@ class Ledger:
             )
             stored = db.execute(query).scalar()
         return cast("SessionState", load_state(stored, modules)) if stored is not None else None
+
+    # --- what a backtest asks ----------------------------------------------------------------------
+
+    def calls(self, history: History) -> Iterator[Call]:
+        """All calls of a history, without content, in the order in which they ended."""
+        where = _calls.c.history == history.id
+        with _errors("the ledger could not be read"), self.engine.connect() as db:
+            numbers = list(db.execute(sa.select(_calls.c.id).where(where).order_by(_calls.c.id)).scalars())
+        for number in numbers:
+            with _errors("the ledger could not be read"), self.engine.connect() as db:
+                packed = db.execute(sa.select(_calls.c.calls).where(_calls.c.id == number)).scalar_one()
+            yield from load_state(zlib.decompress(packed))
 
     # --- what a report asks ------------------------------------------------------------------------
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import orjson
 import typer
 
 from ts_langchain import __version__
-from ts_langchain.cli import history, rules
+from ts_langchain.cli import history, policy, rules
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.output import out
 
@@ -24,7 +23,9 @@ app = typer.Typer(
     "Start with `ts-langchain demo`, then `ts-langchain import langsmith --project NAME`.",
 )
 app.add_typer(history.app, name="import")
+app.add_typer(policy.app, name="policy")
 app.command()(history.report)
+app.command()(policy.backtest)
 app.command(name="rules")(rules.rules)
 app.command()(demo)
 
@@ -52,8 +53,3 @@ def run() -> None:
     except BrokenPipeError:  # `ts-langchain report | head`
         sys.stderr.close()
         sys.exit(0)
-
-
-def print_json(value: object) -> None:
-    """JSON on stdout."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -33,7 +33,7 @@ from ts_langchain.cli.options import (
     parse_prices,
     parse_settings,
 )
-from ts_langchain.cli.output import INTERRUPTED, clear_errors, err, out
+from ts_langchain.cli.output import INTERRUPTED, clear_errors, err, out, print_json
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
@@ -162,8 +162,6 @@ def report(
     csv_file: CsvOption = None,
 ) -> None:
     """Shows the report of an imported history again."""
-    from ts_langchain.cli.app import print_json
-
     with clear_errors():
         book = Ledger(ledger)
         histories = book.histories()
@@ -173,12 +171,21 @@ def report(
             for h in () if as_json else histories:
                 out.print(f"{h.id:>4}  {h.source}  {escape(h.scope)}  {h.runs:,} rows")
             return
-        chosen = next((h for h in histories if number in (None, h.id)), None)
-        if chosen is None:
-            which = f"no history {number} in" if number is not None else "nothing has been imported into"
-            msg = f"{which} this ledger; see ts-langchain report --list, or ts-langchain import --help"
-            raise ConfigurationError(msg)
-        _show(book, chosen, as_json, csv_file, incidents)
+        _show(book, chosen_history(book, number), as_json, csv_file, incidents)
+
+
+def chosen_history(book: Ledger, number: int | None) -> History:
+    """The history of this number, or the latest.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    chosen = next((h for h in book.histories() if number in (None, h.id)), None)
+    if chosen is None:
+        which = f"no history {number} in" if number is not None else "nothing has been imported into"
+        msg = f"{which} this ledger; see ts-langchain report --list, or ts-langchain import --help"
+        raise ConfigurationError(msg)
+    return chosen
 
 
 def _import(
@@ -215,8 +222,6 @@ def _import(
 
 
 def _show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, incidents: int) -> None:
-    from ts_langchain.cli.app import print_json
-
     summary = summarise(book, history)
     if csv_file is not None:
         _write_csv(book, history, csv_file)

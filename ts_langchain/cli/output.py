@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -52,3 +54,8 @@ def clear_errors() -> Iterator[None]:
 def _stop(error: Exception, code: int) -> None:
     err.print(f"[red]Error:[/] {escape(str(error))}")
     raise typer.Exit(code) from None
+
+
+def print_json(value: object) -> None:
+    """JSON on stdout."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")

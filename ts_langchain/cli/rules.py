@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ts_langchain.cli.options import JsonOption
-from ts_langchain.cli.output import clear_errors, out
+from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.rules import RULES
 
@@ -22,8 +22,6 @@ def rules(
     as_json: JsonOption = False,
 ) -> None:
     """Lists the rules, or explains one: what it finds, when it fires, when it does not, its settings."""
-    from ts_langchain.cli.app import print_json
-
     with clear_errors():
         if rule is not None and rule not in RULES:
             msg = f"there is no rule {rule!r}; there are {', '.join(RULES)}"

@@ -1,0 +1,180 @@
+"""`ts-langchain policy …` and `ts-langchain backtest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from ts_langchain.backtest import Backtest, Result
+from ts_langchain.cli.history import chosen_history
+from ts_langchain.cli.options import JsonOption, LedgerOption, PriceOption, parse_prices
+from ts_langchain.cli.output import clear_errors, err, out, print_json
+from ts_langchain.errors import ConfigurationError, UnreadableSource
+from ts_langchain.ledger import Ledger
+from ts_langchain.policy import ACTIONS, RECOMMENDED, Policy
+from ts_langchain.report.terminal import usd
+from ts_langchain.rules import rule_classes
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Policies: what to do about waste, how much may be spent. Write one, check it, then `ts-langchain backtest`.",
+)
+PolicyArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A policy in YAML.")]
+
+
+@app.command("init")
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")] = Path("policy.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+) -> None:
+    """Writes a careful policy to start from: a dry run that steers before it stops."""
+    with clear_errors():
+        if path.exists() and not force:
+            msg = f"{path} exists; --force writes over it"
+            raise ConfigurationError(msg)
+        try:
+            path.write_text(RECOMMENDED, encoding="utf-8")
+        except OSError as error:
+            msg = f"{path} cannot be written: {error.strerror}"
+            raise ConfigurationError(msg) from error
+        out.print(f"{escape(str(path))} written. Next: ts-langchain backtest --policy {escape(str(path))}")
+
+
+@app.command("check")
+def check(path: PolicyArgument) -> None:
+    """Reads a policy and says what is wrong with it, by line. Exit code 0 if nothing is."""
+    with clear_errors():
+        policy = Policy.from_file(path)
+        _check_settings(policy, path)
+        rules = ", ".join(sorted(policy.rules)) or "none"
+        out.print(f"{escape(str(path))} is fine: mode {policy.mode}, rules {rules}, {len(policy.budgets)} budgets.")
+        for warning in doubts(policy):
+            err.print(f"[yellow]Note:[/] {escape(warning)}")
+
+
+@app.command("show")
+def show(
+    path: Annotated[Path | None, typer.Argument(metavar="FILE", help="A policy. Default: the recommended one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Shows a policy with all defaults filled in, and what each action does."""
+    with clear_errors():
+        policy = Policy.from_file(path) if path is not None else Policy.recommended()
+        plain = policy.model_dump(mode="json")
+        if as_json:
+            print_json(plain)
+            return
+        out.print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), markup=False, end="")
+        table = Table("action", "what it does", box=None, title="Actions", title_justify="left", title_style="bold")
+        for action, what in ACTIONS.items():
+            table.add_row(action, what)
+        out.print()
+        out.print(table)
+
+
+def backtest(
+    policies: Annotated[
+        list[Path], typer.Option("--policy", metavar="FILE", help="A policy in YAML. Give two to compare them.")
+    ],
+    number: Annotated[
+        int | None,
+        typer.Argument(help="Number of the history, see report --list. Default: the latest.", show_default=False),
+    ] = None,
+    success_tag: Annotated[
+        str | None,
+        typer.Option(help="Tag of runs that succeeded. Default: runs whose last model call was an answer."),
+    ] = None,
+    ledger: LedgerOption = None,
+    price: PriceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tries a policy on an imported history: what it would have done, saved, and disturbed."""
+    with clear_errors():
+        book = Ledger(ledger)
+        history = chosen_history(book, number)
+        results = []
+        for path in policies:
+            policy = Policy.from_file(path)
+            _check_settings(policy, path)
+            run = Backtest(policy, prices=parse_prices(price), success_tag=success_tag)
+            with err.status(f"Trying {escape(str(path))}"):
+                results.append((path, run.run(book.calls(history))))
+        if not results[0][1].calls and history.runs:
+            msg = "this history was imported by a version that kept no calls; import it again with --fresh"
+            raise UnreadableSource(msg)
+        if as_json:
+            print_json([{"policy": str(path), **result.as_dict()} for path, result in results])
+            return
+        for path, result in results:
+            _print_result(path, result)
+        if len(results) > 1:
+            _print_comparison(results)
+
+
+def _check_settings(policy: Policy, path: Path) -> None:
+    from ts_langchain.pricing import Prices
+    from ts_langchain.rules import build_rules
+
+    try:
+        build_rules(rule_classes(None), policy.settings, Prices())
+    except ConfigurationError as error:
+        msg = f"{path}: settings: {error}"
+        raise ConfigurationError(msg) from None
+
+
+def doubts(policy: Policy) -> list[str]:
+    """What is allowed and yet probably not meant."""
+    found = []
+    actions = {s.do for r in (*policy.rules.values(), policy.default) for s in r.steps}
+    if "reuse" in actions and not policy.safe_tools:
+        found.append("a step says reuse, and safe_tools is empty: only tools marked read_only are answered for")
+    if "downgrade" in actions and not policy.downgrade:
+        found.append("a step says downgrade, and downgrade names no cheaper model")
+    if policy.kill_switch.redis_key and not policy.redis_url:
+        found.append("kill_switch.redis_key has no effect without redis_url")
+    if policy.mode == "observe":
+        found.append("mode is observe: decisions are recorded and nothing is done")
+    return found
+
+
+def _print_result(path: Path, result: Result) -> None:
+    out.print(f"\n[bold]{escape(str(path))}[/]", highlight=False)
+    out.print(
+        f"{result.calls:,} calls in {result.sessions:,} sessions, {result.runs:,} runs of which {result.succeeded:,} "
+        f"succeeded; {usd(result.nano)} spent"
+    )
+    if not result.actions:
+        out.print("It would have done nothing.")
+        return
+    table = Table("rule", "action", box=None, header_style="dim")
+    for column in ("decisions", "sessions", "calls saved", "tokens saved", "saved", "false stops"):
+        table.add_column(column, justify="right")
+    for a in result.actions:
+        stops = f"[red]{a.false_stops}[/]" if a.false_stops else "0"
+        table.add_row(
+            a.rule, a.action, f"{a.decisions:,}", f"{a.sessions:,}", f"{a.saved_calls:,}", f"{a.saved_tokens:,}",
+            usd(a.saved_nano), stops,
+        )  # fmt: skip
+    out.print(table)
+    share = f" ({result.saved_nano / result.nano:.1%})" if result.nano else ""
+    out.print(f"It would have saved {usd(result.saved_nano)}{share}.")
+    for decision in result.false_stops[:5]:
+        out.print(
+            f"  false stop: session {escape(decision.session_id)}: {decision.action} by {decision.rule}", style="red"
+        )
+
+
+def _print_comparison(results: list[tuple[Path, Result]]) -> None:
+    table = Table("policy", box=None, header_style="dim", title="Side by side", title_justify="left")
+    for column in ("decisions", "saved", "share", "false stops"):
+        table.add_column(column, justify="right")
+    for path, r in results:
+        share = f"{r.saved_nano / r.nano:.1%}" if r.nano else "-"
+        table.add_row(escape(str(path)), f"{len(r.decisions):,}", usd(r.saved_nano), share, f"{len(r.false_stops):,}")
+    out.print()
+    out.print(table)
