@@ -21,6 +21,7 @@ docs: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/live.py
+	$(BIN)/python benchmarks/middleware.py
 	$(BIN)/python benchmarks/replay.py
 
 $(VENV)/bin/python:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from langgraph.errors import GraphBubbleUp
 
-from ts_langchain.budget import Request
+from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels, inside_run, session_of
 from ts_langchain.capture.handler import TokenSentinelHandler, estimated_input, reserved
@@ -144,7 +144,9 @@ class Interventions:
     @contextmanager
     def let_through(self, admission: Admission | None) -> Iterator[None]:
         """The model call inside takes this reservation; it is given back if no call takes it."""
-        reservation = admission.reservation if admission is not None else None
+        reservation = None
+        if admission is not None:  # without a budget an empty one: the call has been let through, none asks again
+            reservation = admission.reservation if admission.reservation is not None else Reservation(())
         token = reserved.set(reservation)
         try:
             yield

@@ -1,0 +1,358 @@
+"""Budgets hold: alone, between threads, between processes, and when Redis goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import shutil
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from agents import ASK, DONE, agent
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+
+from ts_langchain import CallRefused, Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard_model
+from ts_langchain.budget import RESERVATION_SECONDS, Budgets, Check, MemoryStore, Refusal, Request, Reservation
+from ts_langchain.budget_redis import RedisStore
+from ts_langchain.call import Call, Usage
+from ts_langchain.health import Faults
+from ts_langchain.pricing import Prices
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+AT = 1_790_000_000.0
+SERVER = shutil.which("redis-server")
+needs_redis = pytest.mark.skipif(SERVER is None, reason="no redis-server on this machine; apt-get install redis-server")
+
+
+class Server:
+    """A real Redis on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder = folder
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        assert SERVER is not None
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--appendonly", "yes"]
+        self.process = subprocess.Popen([SERVER, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 0.1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        pytest.fail("redis-server did not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+def ask(session: str = "s", at: float = AT, sent: int = 100, most: int | None = 100, **more: Any) -> Request:
+    return Request(session, "r", at, "gpt-4o", "openai", sent, most, **more)
+
+
+def made(tokens: int, at: float = AT) -> Call:
+    usage = Usage(tokens)
+    return Call("m", "model", "s", "r", "gpt-4o", at, at + 1, model="gpt-4o", provider="openai", usage=usage)
+
+
+def budgets(*given: dict[str, Any], store: Any = None, **policy: Any) -> Budgets:
+    return Budgets(Policy.from_dict({"budgets": given, **policy}), Prices(), Faults(), store)
+
+
+def stores() -> list[Any]:
+    return ["memory", pytest.param("redis", marks=needs_redis)]
+
+
+@pytest.fixture(params=stores())
+def store(request: pytest.FixtureRequest) -> Any:
+    if request.param == "memory":
+        return MemoryStore()
+    server = request.getfixturevalue("redis")
+    made = RedisStore(server.url)
+    made._client.flushall()
+    return made
+
+
+def test_reserve_settle_refuse(store: Any) -> None:
+    book = budgets({"tokens": 1000}, store=store)
+    first = book.reserve(ask())
+    second = book.reserve(ask(sent=700))
+    assert isinstance(first, Reservation)
+    assert isinstance(second, Reservation)
+    refused = book.reserve(ask(sent=1, most=1))
+    assert isinstance(refused, Refusal)
+    assert "1,000 tokens per session" in refused.summary
+    book.settle(second, made(50))  # it used less than it had reserved
+    book.settle(second, made(900))  # twice: counts once
+    third = book.reserve(ask(sent=600, most=150))
+    assert isinstance(third, Reservation)
+    book.settle(first, None)  # never made
+    assert isinstance(book.reserve(ask(sent=150, most=50)), Reservation)
+    assert isinstance(book.reserve(ask(sent=1, most=1)), Refusal)
+    assert isinstance(book.reserve(ask(session="other")), Reservation)
+
+
+def test_dollars_calls_and_several_budgets_at_once(store: Any) -> None:
+    book = budgets({"usd": 0.01}, {"calls": 3, "per": "run"}, store=store)
+    for _ in range(3):
+        answer = book.reserve(ask(sent=10, most=10))
+        assert isinstance(answer, Reservation)
+        book.settle(answer, made(10), Prices().cost(made(10)))
+    refused = book.reserve(ask(sent=10, most=10))
+    assert isinstance(refused, Refusal)
+    assert refused.budget is not None
+    assert refused.budget.metric == "calls"
+    dear = book.reserve(Request("s", "r2", AT, "gpt-4o", "openai", 10_000, 10))
+    assert isinstance(dear, Refusal)
+    assert dear.budget is not None
+    assert dear.budget.metric == "usd"
+    # what was refused for dollars has not been counted as a call
+    assert isinstance(book.reserve(Request("s", "r2", AT, "gpt-4o", "openai", 10, 10)), Reservation)
+
+
+def test_tokens_per_minute_slide(store: Any) -> None:
+    book = budgets({"tokens_per_minute": 1000, "per": "project"}, store=store)
+    start = AT - AT % 60
+    first = book.reserve(ask(at=start + 30, sent=800, most=100))
+    assert isinstance(first, Reservation)
+    book.settle(first, made(900, start + 31))
+    assert isinstance(book.reserve(ask(at=start + 40, sent=200, most=0)), Refusal)
+    assert isinstance(book.reserve(ask(at=start + 65, sent=200, most=0)), Refusal)  # 11/12 of the minute before count
+    assert isinstance(book.reserve(ask(at=start + 100, sent=600, most=0)), Reservation)
+    assert isinstance(book.reserve(ask(at=start + 200, sent=1000, most=0)), Reservation)
+
+
+@pytest.mark.parametrize("per", ["session", "run", "user", "tag", "project", "day"])
+def test_scopes(store: Any, per: str) -> None:
+    book = budgets({"calls": 1, "per": per}, store=store)
+    base = {"user_id": "ada", "tags": ("a",)}
+    first = book.reserve(ask(**base))
+    assert isinstance(first, Reservation)
+    book.settle(first, made(10))
+    assert isinstance(book.reserve(ask(**base)), Refusal)
+    others = {
+        "session": ask(session="s2", **base),
+        "run": ask(**base)._replace(root_id="r2"),
+        "user": ask(user_id="bob", tags=("a",)),
+        "tag": ask(user_id="ada", tags=("b",)),
+        "day": ask(at=AT + 86_400, **base),
+    }
+    for scope, request in others.items():
+        assert isinstance(book.reserve(request, force=False), Reservation if scope == per else Refusal), scope
+
+
+def test_a_reservation_nobody_settles_is_given_back(store: Any) -> None:
+    book = budgets({"calls": 1}, store=store)
+    assert isinstance(book.reserve(ask()), Reservation)
+    assert isinstance(book.reserve(ask(at=AT + RESERVATION_SECONDS - 1)), Refusal)
+    assert isinstance(book.reserve(ask(at=AT + RESERVATION_SECONDS + 1)), Reservation)
+
+
+def test_a_warning_once_at_80_percent() -> None:
+    warned = []
+    policy = Policy.from_dict({"budgets": [{"calls": 5}]})
+    book = Budgets(policy, Prices(), Faults(), None, lambda _budget, _key, request: warned.append(request.session_id))
+    for _ in range(5):
+        book.reserve(ask())
+    assert warned == ["s"]
+
+
+def test_threads_cannot_overspend_together(store: Any) -> None:
+    book = budgets({"tokens": 10_000}, store=store)
+
+    def one(_: int) -> int:
+        answer = book.reserve(ask(sent=50, most=50))
+        if isinstance(answer, Refusal):
+            return 0
+        book.settle(answer, made(100))
+        return 100
+
+    with ThreadPoolExecutor(32) as pool:
+        spent = sum(pool.map(one, range(400)))
+    assert 9_900 <= spent <= 10_000
+
+
+def _worker(url: str, tries: int, results: Any) -> None:
+    book = budgets({"tokens": 20_000, "per": "project"}, store=RedisStore(url))
+    spent = 0
+    for _ in range(tries):
+        answer = book.reserve(ask(sent=30, most=70, at=time.time()))
+        if isinstance(answer, Reservation):
+            book.settle(answer, made(100, time.time()))
+            spent += 100
+    results.put((spent, dict(book.faults.counts())))
+
+
+@needs_redis
+def test_four_processes_on_one_redis(redis: Server) -> None:
+    RedisStore(redis.url)._client.flushall()
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_worker, args=(redis.url, 100, results)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert all(faults == {} for _, faults in found)
+    assert sum(spent for spent, _ in found) == 20_000
+
+
+def _dies(url: str) -> None:
+    import os
+
+    budgets({"calls": 1, "per": "project"}, store=RedisStore(url)).reserve(ask(at=time.time()))
+    os._exit(1)
+
+
+@needs_redis
+def test_a_killed_worker_does_not_keep_its_reservation_for_good(redis: Server) -> None:
+    RedisStore(redis.url)._client.flushall()
+    worker = multiprocessing.get_context("spawn").Process(target=_dies, args=(redis.url,))
+    worker.start()
+    worker.join()
+    book = budgets({"calls": 1, "per": "project"}, store=RedisStore(redis.url))
+    assert isinstance(book.reserve(ask(at=time.time())), Refusal)
+    assert isinstance(book.reserve(ask(at=time.time() + RESERVATION_SECONDS + 5)), Reservation)
+
+
+@needs_redis
+@pytest.mark.parametrize("down", ["open", "closed"])
+def test_redis_dies_and_comes_back(tmp_path: Path, down: str) -> None:
+    server = Server(tmp_path)
+    now = [0.0]
+    policy = Policy.from_dict({"budgets": [{"calls": 3, "per": "project"}], "redis_down": down})
+    book = Budgets(policy, Prices(), Faults(), RedisStore(server.url), clock=lambda: now[0])
+    first = book.reserve(ask())
+    assert isinstance(first, Reservation)
+    server.kill()
+    book.settle(first, made(10))  # waits until Redis is back
+    second = book.reserve(ask())
+    assert isinstance(second, Reservation if down == "open" else Refusal)
+    assert any("budget store" in place for place in book.faults.counts())
+    server.start()
+    now[0] = 10.0
+    assert isinstance(book.reserve(ask()), Reservation)
+    book.settle(Reservation([Check("calls:x", 9, 1, False, 0.0)]), None)  # any settling sends what has waited
+    account = RedisStore(server.url)._client.hgetall("ts-langchain:budget:calls:project:calls:3:-")
+    assert int(account[b"used"]) == 2  # the settled one, and the one reserved now
+    assert sum(name.startswith(b"r:") for name in account) == 1
+    server.kill()
+
+
+# --- in an app -----------------------------------------------------------------------------------
+
+
+@tool
+def step(n: int) -> str:
+    """Makes a step."""
+    return f"step {n} made"
+
+
+def walker() -> list[Any]:
+    return [*(call_tool("step", n=i) for i in range(20)), DONE]
+
+
+@pytest.mark.parametrize("action", ["stop", "block", "pause"])
+def test_an_agent_stays_within_its_budget(action: str) -> None:
+    model = ScriptedChatModel(script=walker())
+    middleware = TokenSentinelMiddleware(policy={"budgets": [{"calls": 4, "do": action}]})
+    app = create_agent(model, [step], middleware=[middleware])
+    if action == "block":
+        with pytest.raises(CallRefused, match="4 calls per session"):
+            app.invoke(ASK)
+    else:
+        assert "I stopped here" in app.invoke(ASK)["messages"][-1].content
+    assert model.calls == 4
+    assert middleware.sentinel.health().faults == {}
+
+
+def test_a_budget_can_downgrade_instead() -> None:
+    model = ScriptedChatModel(script=walker())
+    cheap = ScriptedChatModel(script=[DONE], model_name="gpt-4o-mini")
+    policy = {"budgets": [{"calls": 2, "do": "downgrade"}], "downgrade": {"gpt-4o-20*": "cheap"}}
+    middleware = TokenSentinelMiddleware(policy=policy, models={"cheap": cheap})
+    out = create_agent(model, [step], middleware=[middleware]).invoke(ASK)
+    assert (model.calls, cheap.calls) == (2, 1)
+    assert out["messages"][-1].content == "done"
+
+
+def test_a_handler_alone_holds_budgets_in_mode_block() -> None:
+    sentinel = Sentinel(policy={"budgets": [{"calls": 3}]})
+    app, model = agent(walker())
+    with pytest.raises(CallRefused):
+        app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]})
+    assert model.calls == 3
+    watched = Sentinel(policy={"budgets": [{"calls": 3}]})
+    app, model = agent(walker())
+    app.invoke(ASK, {"callbacks": [TokenSentinelHandler(watched)], "recursion_limit": 100})
+    assert model.calls == 21
+
+
+def test_200_branches_cannot_overspend_together() -> None:
+    """Each branch's model call waits for all others to have asked."""
+    gate = asyncio.Event()
+
+    class Slow(ScriptedChatModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            await gate.wait()
+            return self._generate(*args)
+
+    # 1 dollar a token: input is estimated as 2, output bounded by 8
+    prices = {"slow": {"input": 1e6, "output": 1e6}}
+    sentinel = Sentinel(policy={"budgets": [{"usd": 100, "per": "project", "do": "block"}]}, prices=prices)
+    model = Slow(script=[AIMessage("eight!!!")], model_name="slow")
+    guarded = guard_model(model, sentinel).bind(max_tokens=8)
+
+    async def branch(number: int) -> bool:
+        try:
+            await guarded.ainvoke("hello", {"metadata": {"session_id": f"s{number}"}})
+        except CallRefused:
+            return False
+        return True
+
+    async def all_branches() -> list[bool]:
+        tasks = [asyncio.create_task(branch(n)) for n in range(200)]
+        await asyncio.sleep(0.5)
+        gate.set()
+        return await asyncio.gather(*tasks)
+
+    made = asyncio.run(all_branches())
+    spent = sum(t.nano for n in range(200) if (t := sentinel.totals(f"s{n}"))) / 1e9
+    assert sum(made) == model.calls == 10
+    assert spent <= 100
+    assert sentinel.health().faults == {}
+
+
+def test_a_call_that_fails_gives_its_reservation_back() -> None:
+    model = ScriptedChatModel(script=[ConnectionError("down"), AIMessage("up")])
+    sentinel = Sentinel(policy={"budgets": [{"tokens": 1200}]})
+    guarded = guard_model(model, sentinel)
+    with sentinel.session("s"):
+        with pytest.raises(ConnectionError):
+            guarded.invoke("hi")
+        assert guarded.invoke("hi").content == "up"

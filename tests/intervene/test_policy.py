@@ -1,0 +1,134 @@
+"""Policies: what is read, what is refused and how clearly, and how strikes become decisions."""
+
+from __future__ import annotations
+
+import pytest
+from histories import Script
+
+from ts_langchain import Policy, Sentinel
+from ts_langchain.cli.policy import doubts
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.policy import RECOMMENDED, Budget, as_policy
+
+
+def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
+    policy = Policy.recommended()
+    assert policy.mode == "observe"
+    assert policy.of("tool_loop").action(1) == "steer"
+    assert policy.of("tool_loop").action(9) == "stop"
+    assert policy.of("model_misroute").action(1) == "warn"
+    assert Policy.from_yaml(RECOMMENDED) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("mode: kill\n", 1, "'observe' or 'enforce'"),
+        ("mode: enforce\nrulez: {}\n", 2, "there are assumed_output_tokens"),
+        ("rules:\n  tool_lop: {}\n", 1, "there is no rule 'tool_lop'; there are context_bloat"),
+        (
+            "rules:\n  tool_loop:\n    steps:\n      - {at: 1, do: steer}\n      - {at: 2, do: stear}\n",
+            5,
+            "'stear' is not",
+        ),
+        ("rules:\n  tool_loop:\n    steps:\n      - {at: 0, do: steer}\n", 4, "greater than 0"),
+        ("rules:\n  tool_loop:\n    steps: [{at: 1, do: steer}, {at: 1, do: stop}]\n", 3, "same `at`"),
+        ("rules:\n  tool_loop:\n    steps:\n      - {at: 2}\n", 4, "rules.tool_loop.steps.0.do: Field required"),
+        ("budgets:\n  - {per: session}\n", 2, "this one has none"),
+        ("budgets:\n  - {per: session, usd: 1, calls: 2}\n", 2, "usd, calls"),
+        ("budgets:\n  - {per: planet, usd: 1}\n", 2, "'session', 'run'"),
+        ("budgets:\n  - {usd: -1}\n", 2, "greater than 0"),
+        ("a: [1\n", 2, "not YAML"),
+        ("- a\n", 1, "got a list"),
+    ],
+)
+def test_mistakes_name_the_line_and_what_is_allowed(text: str, line: int, says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Policy.from_yaml(text, "p.yaml")
+    assert f"p.yaml: line {line}: " in str(refused.value)
+    assert says in str(refused.value)
+
+
+def test_where_policies_come_from(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "p.yaml"
+    path.write_text("mode: observe\nsettings: {tool_loop.min_calls: 7}\n")
+    assert Sentinel(policy=path).rules[0].settings.min_calls == 7  # type: ignore[attr-defined]
+    assert Sentinel(policy=str(path), settings={"tool_loop.min_calls": 9}).rules[0].settings.min_calls == 9  # type: ignore[attr-defined]
+    assert as_policy({"mode": "observe"}) == Policy(mode="observe")
+    monkeypatch.delenv("TS_LANGCHAIN_POLICY", raising=False)
+    assert Policy.from_env() is None
+    monkeypatch.setenv("TS_LANGCHAIN_POLICY", str(path))
+    monkeypatch.setenv("TS_LANGCHAIN_MODE", "enforce")
+    found = Policy.from_env()
+    assert found is not None
+    assert found.mode == "enforce"
+    monkeypatch.setenv("TS_LANGCHAIN_MODE", "kill")
+    with pytest.raises(ConfigurationError, match="TS_LANGCHAIN_MODE"):
+        Policy.from_env()
+    with pytest.raises(ConfigurationError, match="No such file"):
+        Policy.from_file(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="UTF-8"):
+        Policy.from_file(tmp_path / "b.yaml")
+
+
+def test_doubts() -> None:
+    steps = {"steps": [{"at": 1, "do": "reuse"}, {"at": 2, "do": "downgrade"}]}
+    policy = Policy.from_dict({"rules": {"tool_loop": steps}, "kill_switch": {"redis_key": "k"}, "mode": "observe"})
+    assert len(doubts(policy)) == 4
+
+
+def loop(times: int, gap: float = 1.0, session: str = "s") -> Script:
+    script = Script(session_id=session)
+    for _ in range(times):
+        script.tool("fetch_page", {"url": "u"}, "same").wait(gap)
+    return script
+
+
+def decided(script: Script, **rule: object) -> list[tuple[str, int]]:
+    policy = {"mode": "observe", "rules": {"tool_loop": rule}, "default": {"steps": [{"at": 99, "do": "warn"}]}}
+    return [(d.action, d.strike) for d in script.run(policy=policy).decisions()]
+
+
+STEPS = [{"at": 1, "do": "steer"}, {"at": 3, "do": "stop"}]
+
+
+def test_strikes_and_steps() -> None:
+    assert decided(loop(6), steps=STEPS) == [("steer", 1), ("steer", 2), ("stop", 3), ("stop", 4), ("stop", 5)]
+    assert decided(loop(6), steps=STEPS, min_severity="high") == [("steer", 1), ("steer", 2), ("stop", 3), ("stop", 4)]
+    assert decided(loop(6), steps=STEPS, min_confidence=0.99) == []
+    assert decided(loop(6), steps=[{"at": 3, "do": "stop"}]) == [("stop", 3), ("stop", 4), ("stop", 5)]
+
+
+def test_cooldown_is_event_time() -> None:
+    assert decided(loop(6, gap=9.0), steps=STEPS, cooldown_seconds=25) == [("steer", 1), ("stop", 4)]
+
+
+def test_sustained_actions_are_decided_once() -> None:
+    assert decided(loop(6), steps=[{"at": 1, "do": "reuse"}]) == [("reuse", 1)]
+
+
+@pytest.mark.parametrize(
+    "exempt",
+    [{"tools": ["fetch_*"]}, {"sessions": ["s"]}, {"sessions": ["?"]}],
+)
+def test_exemptions(exempt: dict[str, list[str]]) -> None:
+    assert decided(loop(6), steps=STEPS, exempt=exempt) == []
+
+
+def test_warnings_are_told_once_decided(caplog: pytest.LogCaptureFixture) -> None:
+    told = []
+    sentinel = Sentinel(policy={})
+    sentinel.on_decision(told.append)
+    sentinel.on_decision(lambda _: 1 / 0)
+    for call in loop(3).calls:
+        sentinel.observe(call)
+    assert [(d.action, d.outcome) for d in told] == [("warn", "done"), ("warn", "done")]
+    assert "fetch_page was called 3 times" in caplog.text
+    assert sentinel.health().faults == {"on_decision callback: ZeroDivisionError": 2}
+
+
+def test_budget_labels() -> None:
+    assert Budget(usd=1.5, per="day").label == "$1.5 per day"
+    assert Budget(tokens=2000).label == "2,000 tokens per session"
+    assert Budget(name="mine", calls=1).label == "mine"

@@ -1,0 +1,170 @@
+"""Backtests: the decisions of the past are those a live run takes, and only what comes after them is saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents import ASK, DONE, LOOP, agent
+from histories import START, Script
+from typer.testing import CliRunner
+
+from ts_importers.files import FileImporter
+from ts_langchain import Policy, Sentinel, TokenSentinelHandler
+from ts_langchain.backtest import Backtest
+from ts_langchain.cli.app import app
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+
+TAU = Path(__file__).parent.parent / "ts_langchain" / "demo_data" / "tau_bench_airline.jsonl.gz"
+
+
+def policy(*steps: tuple[int, str], **more: Any) -> Policy:
+    rule = {"min_severity": "high", "steps": [{"at": a, "do": d} for a, d in steps]}
+    return Policy.from_dict({"rules": {"tool_loop": rule}, "default": {"steps": [{"at": 99, "do": "warn"}]}, **more})
+
+
+def loop(times: int, *, ends_well: bool, session: str = "s") -> Script:
+    script = Script(session_id=session, root_id=f"root-{session}")
+    for _ in range(times):
+        script.tool("fetch_page", {"url": "u"}, "same", sent=1000, got=20)
+    if ends_well:
+        script.say("here is your answer", sent=1000, got=20)
+    return script
+
+
+def figures(result: Any) -> dict[tuple[str, str], tuple[int, int, int]]:
+    return {(a.rule, a.action): (a.decisions, a.saved_calls, a.false_stops) for a in result.actions}
+
+
+def test_stop_saves_what_comes_after_it_and_false_stops_are_counted() -> None:
+    bad = loop(8, ends_well=False)
+    result = Backtest(policy((1, "stop"))).run(bad.calls)
+    # decided at the end of the third tool call: five turns of model and tool come after it
+    assert figures(result) == {("tool_loop", "stop"): (1, 10, 0)}
+    per_call = (1000 * 2.5 + 20 * 10) * 1000
+    assert result.saved_nano == 5 * per_call
+    assert result.nano == 8 * per_call
+    assert (result.runs, result.succeeded) == (1, 0)
+    good = loop(4, ends_well=True, session="t")
+    both = Backtest(policy((1, "stop"))).run(sorted([*bad.calls, *good.calls], key=lambda c: c.ended_at))
+    assert figures(both) == {("tool_loop", "stop"): (2, 13, 1)}
+    assert [d.session_id for d in both.false_stops] == ["t"]
+
+
+def test_steer_saves_the_waste_after_it() -> None:
+    result = Backtest(policy((1, "steer"))).run(loop(8, ends_well=False).calls)
+    [action] = result.actions
+    assert (action.action, action.decisions, action.saved_calls) == ("steer", 6, 0)
+    assert action.saved_nano == 5 * (1000 * 2.5 + 20 * 10) * 1000
+    assert result.saved_nano <= result.nano
+
+
+def test_success_by_tag() -> None:
+    script = loop(5, ends_well=False)
+    calls = [c._replace(tags=("solved",)) for c in script.calls]
+    assert Backtest(policy((1, "stop")), success_tag="solved").run(calls).succeeded == 1
+    assert Backtest(policy((1, "stop")), success_tag="other").run(calls).succeeded == 0
+
+
+def test_budgets_end_what_does_not_fit() -> None:
+    script = Script()
+    for n in range(10):
+        script.say(f"answer {n}", sent=1000, got=20)
+    result = Backtest(policy(budgets=[{"calls": 4}])).run(script.calls)
+    assert figures(result) == {("budget", "warn"): (1, 0, 0), ("budget", "stop"): (1, 6, 1)}
+
+
+def decisions(sentinel: Sentinel) -> list[tuple[object, ...]]:
+    return [(d.rule, d.action, d.strike, d.at, d.session_id, d.incident_id) for d in sentinel.decisions()]
+
+
+MIXED = Policy.from_dict(
+    {
+        "mode": "observe",
+        "rules": {
+            "tool_loop": {"steps": [{"at": 1, "do": "steer"}, {"at": 2, "do": "reuse"}, {"at": 4, "do": "stop"}]}
+        },
+    }
+)
+
+
+def test_the_same_decisions_as_live_on_recorded_agents(tmp_path: Path) -> None:
+    """τ-bench: imported under the policy, and backtested from what the ledger kept."""
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(TAU), ledger, sessions_in_memory=5, checkpoint_runs=100).run()
+    calls = list(ledger.calls(history))
+    assert len(calls) == history.runs
+    live = Sentinel(policy=MIXED)
+    for call in calls:
+        live.observe(call)
+    tested = Backtest(MIXED, follow=False)
+    tested.run(calls)
+    assert decisions(tested.sentinel) == decisions(live) != []
+
+
+def test_the_same_decisions_as_a_live_agent(tmp_path: Path) -> None:
+    seen = []
+
+    class Recorder(Sentinel):
+        def observe(self, call: Any) -> None:
+            seen.append(call)
+            super().observe(call)
+
+    live = Recorder(policy=MIXED)
+    looping, _ = agent([LOOP] * 7 + [DONE])
+    looping.invoke(ASK, {"callbacks": [TokenSentinelHandler(live)], "configurable": {"thread_id": "t"}})
+    tested = Backtest(MIXED, follow=False)
+    tested.run(seen)
+    assert decisions(tested.sentinel) == decisions(live)
+    assert [d.action for d in live.decisions()] == ["steer", "reuse", "stop", "stop", "stop"]
+
+
+def test_the_ledger_keeps_calls_without_content(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "zebra-quartz"}, {"role": "assistant", "content": "the zebra"}]}
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    assert "zebra" not in repr(list(ledger.calls(history)))
+    [call] = ledger.calls(history)
+    assert call.started_at > START - 1e9
+
+
+def test_the_command(tmp_path: Path) -> None:
+    env = {"TS_LANGCHAIN_LEDGER": str(tmp_path / "l.sqlite"), "COLUMNS": "140"}
+    run = CliRunner()
+    assert run.invoke(app, ["import", "file", str(TAU), "--model", "gpt-4o"], env=env).exit_code == 0
+    one, two = str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")
+    assert run.invoke(app, ["policy", "init", one], env=env).exit_code == 0
+    assert run.invoke(app, ["policy", "init", one], env=env).exit_code == 2
+    assert run.invoke(app, ["policy", "check", one], env=env).exit_code == 0
+    Path(two).write_text("rules:\n  tool_loop:\n    steps: [{at: 1, do: stop}]\n")
+    done = run.invoke(app, ["backtest", "--policy", one, "--policy", two], env=env)
+    assert done.exit_code == 0, done.output
+    assert "Side by side" in done.stdout
+    assert "false stop" in done.stdout
+    first, second = json.loads(
+        run.invoke(app, ["backtest", "--policy", one, "--policy", two, "--json"], env=env).stdout
+    )
+    assert first["saved_usd"] <= first["spend_usd"] == second["spend_usd"]
+    assert len(second["false_stops"]) > len(first["false_stops"]) == 0
+    Path(two).write_text("rules:\n  tool_loop:\n    steps: [{at: 1, do: stopp}]\n")
+    refused = run.invoke(app, ["backtest", "--policy", two], env=env)
+    assert refused.exit_code == 2
+    assert "line 3" in refused.stderr
+    shown = run.invoke(app, ["policy", "show"], env=env).stdout
+    assert "cooldown_seconds" in shown
+    assert "LangGraph interrupt" in shown
+    assert json.loads(run.invoke(app, ["policy", "show", one, "--json"], env=env).stdout)["mode"] == "observe"
+
+
+@pytest.mark.parametrize("setting", ["tool_loop.min_cals: 3", "tool_loop.min_calls: many"])
+def test_wrong_settings_in_a_policy_are_told(tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"settings: {{{setting}}}\n")
+    done = CliRunner().invoke(app, ["policy", "check", str(path)])
+    assert done.exit_code == 2
+    assert "tool_loop.min_cal" in done.stderr
