@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from agents import ASK, DONE, LOOP, agent
 from histories import START, Script
+from langchain_core.tracers.langchain import LangChainTracer
+from test_live_equals_replay import Recorder
 from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
@@ -108,18 +111,38 @@ def test_the_same_decisions_as_live_on_recorded_agents(tmp_path: Path) -> None:
 def test_the_same_decisions_as_a_live_agent(tmp_path: Path) -> None:
     seen = []
 
-    class Recorder(Sentinel):
+    class Listening(Sentinel):
         def observe(self, call: Any) -> None:
             seen.append(call)
             super().observe(call)
 
-    live = Recorder(policy=MIXED)
+    live = Listening(policy=MIXED)
     looping, _ = agent([LOOP] * 7 + [DONE])
     looping.invoke(ASK, {"callbacks": [TokenSentinelHandler(live)], "configurable": {"thread_id": "t"}})
     tested = Backtest(MIXED, follow=False)
     tested.run(seen)
     assert decisions(tested.sentinel) == decisions(live)
     assert [d.action for d in live.decisions()] == ["steer", "reuse", "stop", "stop", "stop"]
+
+
+def test_the_same_decisions_as_live_on_imported_tracer_runs(tmp_path: Path) -> None:
+    """An agent watched live; what LangChain's own tracer recorded of it is imported and backtested."""
+    live, client = Sentinel(policy=MIXED), Recorder()
+    looping, _ = agent([LOOP] * 7 + [DONE])
+    handlers: Any = [TokenSentinelHandler(live), LangChainTracer(client=client)]
+    looping.invoke(ASK, {"callbacks": handlers, "configurable": {"thread_id": "t"}})
+    path = tmp_path / "runs.jsonl"
+    rows = sorted(client.sent(), key=lambda r: r["start_time"])
+    path.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
+    ledger = Ledger(tmp_path / "l.sqlite")
+    tested = Backtest(MIXED, follow=False)
+    tested.run(ledger.calls(Import(FileImporter(path), ledger).run()))
+
+    def told(sentinel: Sentinel) -> list[tuple[object, ...]]:
+        """Without the times, which two observers stamp some microseconds apart."""
+        return [(d.rule, d.action, d.strike, d.session_id, d.root_id, d.summary) for d in sentinel.decisions()]
+
+    assert told(tested.sentinel) == told(live) != []
 
 
 def test_the_ledger_keeps_calls_without_content(tmp_path: Path) -> None:

@@ -123,8 +123,8 @@ class Interventions:
         labels = current_labels()
         named = session_of(metadata) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
-        # a model that is called on its own, outside of any chain, belongs to its session
-        root = self.handler.root_of(parent) or run_key or said or str(parent or named or "run")
+        # where nobody has seen the run begin, the session stands in for it
+        root = self.handler.root_of(parent) or run_key or said or named or str(parent or "run")
         with inside_run(root):
             origin = self.handler.origin(parent, metadata, config.get("tags"))
         resumable = configurable.get(CHECKPOINTER) not in (None, False)

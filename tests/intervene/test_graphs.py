@@ -1,0 +1,234 @@
+"""The guard around graphs of all kinds: what they did before, they still do."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command, RetryPolicy, Send, interrupt
+from pydantic import BaseModel
+
+from ts_langchain import Sentinel, guard, guard_model, guard_node
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+STOP = {"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "stop"}]}}}
+
+
+def looping(
+    state_schema: Any = MessagesState, **kwargs: Any
+) -> tuple[StateGraph[Any, Any, Any, Any], ScriptedChatModel]:
+    """A graph whose model loops."""
+    model = ScriptedChatModel(script=[LOOP])
+    bound = model.bind_tools([fetch_page])
+
+    def messages(state: Any) -> Any:
+        return state["messages"] if isinstance(state, dict) else state.messages
+
+    builder = StateGraph(state_schema)
+    builder.add_node("think", lambda state: {"messages": [bound.invoke(messages(state))]})
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if messages(s)[-1].tool_calls else END, ["tools", END])
+    builder.add_edge("tools", "think")
+    return builder, model
+
+
+class Pydantic(BaseModel):
+    messages: Annotated[list[AnyMessage], add_messages]
+    kept: int = 7
+
+
+@dataclass
+class Plain:
+    messages: Annotated[list[AnyMessage], add_messages] = field(default_factory=list)
+    kept: int = 7
+
+
+class Typed(TypedDict, total=False):
+    messages: Annotated[list[AnyMessage], add_messages]
+    kept: int
+
+
+@pytest.mark.parametrize("schema", [Pydantic, Plain, Typed])
+@pytest.mark.parametrize("action", ["stop", "steer", "trim"])
+def test_states_of_all_kinds(schema: Any, action: str) -> None:
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": action}, {"at": 3, "do": "stop"}]}}
+    }
+    builder, model = looping(schema)
+    sentinel = Sentinel(policy=policy)
+    out = guard(builder, sentinel).compile().invoke({**ASK, "kept": 7})
+    assert model.calls == (3 if action == "stop" else 5)
+    assert out["kept"] == 7
+    assert sentinel.health().faults == {}
+    assert builder.compile().nodes["think"].bound is not None  # the builder itself is not guarded
+    assert "Guarded" not in type(builder.compile().nodes["think"].bound).__name__
+
+
+def test_subgraphs_are_guarded_and_still_visible() -> None:
+    inner, model = looping()
+    outer = StateGraph(MessagesState)
+    outer.add_node("research", inner.compile())
+    outer.add_edge(START, "research")
+    outer.add_edge("research", END)
+    sentinel = Sentinel(policy=STOP)
+    app = guard(outer, sentinel).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    spaces = {space for space, _ in app.stream(ASK, config, subgraphs=True)}
+    assert model.calls == 3
+    assert any(space and space[0].startswith("research:") for space in spaces)
+    assert [name for name, _ in app.get_subgraphs()] == ["research"]
+    assert app.get_graph().nodes.keys() == outer.compile().get_graph().nodes.keys()
+    assert {c.session_id for c in sentinel.incidents()} == {"t"}
+
+
+def test_send_runs_side_by_side() -> None:
+    class Work(TypedDict):
+        n: int
+
+    class Results(TypedDict):
+        results: Annotated[list[str], operator.add]
+
+    model = ScriptedChatModel(script=[AIMessage("result")])
+
+    def worker(state: Work) -> dict[str, Any]:
+        return {"results": [str(model.invoke(f"task {state['n']}").content)]}
+
+    builder = StateGraph(Results)
+    builder.add_node("worker", worker)
+    builder.add_conditional_edges(START, lambda _: [Send("worker", {"n": n}) for n in range(20)], ["worker"])
+    builder.add_edge("worker", END)
+    sentinel = Sentinel(policy=STOP)
+    assert guard(builder, sentinel).compile().invoke({"results": []}) == {"results": ["result"] * 20}
+    assert sentinel.health().calls == 20
+    assert len({s.id for s in sentinel.states()}) == 1
+    assert sentinel.health().faults == {}
+
+
+def test_commands_and_configs_reach_and_leave_the_node() -> None:
+    def first(state: MessagesState, config: RunnableConfig) -> Command[Any]:
+        assert config["configurable"]["colour"] == "blue"
+        return Command(goto="second", update={"messages": [AIMessage("one")]})
+
+    async def second(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("two")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("first", first, destinations=("second",))
+    builder.add_node("second", second)
+    builder.add_edge(START, "first")
+    import asyncio
+
+    app = guard(builder, Sentinel(policy=STOP)).compile()
+    out = asyncio.run(app.ainvoke(ASK, {"configurable": {"colour": "blue"}}))
+    assert [m.content for m in out["messages"]] == ["go", "one", "two"]
+
+
+def test_retries_and_the_users_own_interrupts() -> None:
+    tries = []
+    model = ScriptedChatModel(script=[AIMessage("well")])
+
+    def flaky(state: MessagesState) -> dict[str, Any]:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ConnectionError
+        answer = interrupt("may I?")
+        return {"messages": [model.invoke(f"{answer}")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("flaky", flaky, retry_policy=RetryPolicy(initial_interval=0.01, max_attempts=4))
+    builder.add_edge(START, "flaky")
+    sentinel = Sentinel(policy=STOP)
+    app = guard(builder, sentinel).compile(checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    app.invoke(ASK, config)
+    assert len(tries) == 3
+    assert [i.value for i in app.get_state(config).interrupts] == ["may I?"]
+    out = app.invoke(Command(resume="yes"), config)
+    assert out["messages"][-1].content == "well"
+    assert sentinel.health().faults == {}
+
+
+def test_some_tool_calls_reused_some_run() -> None:
+    both = AIMessage(
+        "",
+        tool_calls=[
+            {"name": "fetch_page", "args": {"url": "https://example.com/a"}, "id": "a", "type": "tool_call"},
+            {"name": "count_up", "args": {"n": 1}, "id": "b", "type": "tool_call"},
+        ],
+    )
+    app, model = graph([LOOP, LOOP, LOOP, both, DONE])
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    sentinel = Sentinel(policy=policy)
+    out = guard(app, sentinel).invoke(ASK, {"callbacks": []})
+    asked = out["messages"][-4]
+    answers = {m.tool_call_id: m.content for m in out["messages"][-3:-1]}
+    assert set(answers) == {c["id"] for c in asked.tool_calls}
+    assert sorted(a[:20] for a in answers.values()) == ["The same call was ma", "now 1"]
+    assert sentinel.health().faults == {}
+    assert model.calls == 5
+
+
+def test_a_guarded_node_alone() -> None:
+    sentinel = Sentinel(policy=STOP)
+    model = ScriptedChatModel(script=[LOOP])
+    bound = model.bind_tools([fetch_page, count_up])
+
+    @guard_node(sentinel)
+    def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [bound.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END, ["tools", END])
+    builder.add_edge("tools", "think")
+    out = builder.compile().invoke(ASK, {"configurable": {"thread_id": "t"}, "metadata": {"session_id": "t"}})
+    assert "I stopped here" in out["messages"][-1].content
+    assert model.calls <= 4
+
+
+def test_a_guarded_model_on_its_own() -> None:
+    policy = {"rules": {"retry_storm": {"steps": [{"at": 1, "do": "stop"}]}}}
+    model = ScriptedChatModel(script=[ConnectionError("down")])
+    guarded = guard_model(model, policy=policy)
+    config: Any = {"metadata": {"session_id": "s"}}
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            guarded.invoke("hi", config)
+    assert "I stopped here" in guarded.invoke("hi", config).content
+    assert model.calls == 5
+    chunks = list(guard_model(ScriptedChatModel(script=[AIMessage("a b c")]), guarded.sentinel).stream("x"))
+    assert "".join(str(c.content) for c in chunks) == "a b c"
+
+
+def test_structured_output_of_a_guarded_model() -> None:
+    class Answer(BaseModel):
+        text: str
+
+    model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
+    guarded = guard_model(model, policy=STOP)
+    assert guarded.with_structured_output(Answer).invoke([HumanMessage("?")]) == Answer(text="forty-two")
+    assert guarded.sentinel.health().calls == 1
+
+
+def test_what_is_no_graph_or_has_no_policy_is_refused() -> None:
+    with pytest.raises(TypeError, match="guard takes a StateGraph"):
+        guard(object())
+    with pytest.raises(ConfigurationError, match="policy is needed"):
+        guard(looping()[0], Sentinel())
+    with pytest.raises(ConfigurationError, match="not to both"):
+        guard(looping()[0], Sentinel(policy=STOP), policy=STOP)
