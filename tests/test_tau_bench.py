@@ -60,8 +60,8 @@ def test_every_run_is_imported(sentinel: Sentinel) -> None:
 
 
 def test_every_exact_repeat_is_found_and_nothing_else(sentinel: Sentinel) -> None:
-    """The checked-in table of false alarms: incidents on these 120 runs that are no exact repeat."""
-    false_alarms: Counter[str] = Counter()
+    """What else is found on these 120 runs is in a checked-in table, each incident read by a person."""
+    others: Counter[str] = Counter()
     for number, conversation in enumerate(conversations(), 1):
         repeats = exact_repeats(conversation)
         found: Counter[str] = Counter()
@@ -69,11 +69,14 @@ def test_every_exact_repeat_is_found_and_nothing_else(sentinel: Sentinel) -> Non
             if incident.rule in ("tool_loop", "retrieval_thrash") and not incident.evidence["reworded"]:
                 found[str(incident.evidence["tool"])] += incident.calls
             else:
-                false_alarms[incident.rule] += 1
+                others[incident.rule] += 1
         assert found == repeats
-    assert false_alarms == FALSE_ALARMS
+    assert others == TRUE_ALARMS + FALSE_ALARMS
 
 
+# error_loop: seven agents send a booking or a change three to five times into the same refusal. ping_pong: two of them
+# think the same thought before each try. duplicate_work: a task that opens with the same words in three runs.
+TRUE_ALARMS = Counter({"error_loop": 7, "ping_pong": 2, "duplicate_work": 1})
 FALSE_ALARMS: Counter[str] = Counter()
 
 

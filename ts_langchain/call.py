@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from ts_langchain.fingerprint import Arguments
+    from ts_langchain.fingerprint import Arguments, FreeText
 
 Kind = Literal["model", "tool", "retriever", "embedding"]
 Status = Literal["ok", "error", "cancelled"]
@@ -96,6 +96,20 @@ class SourceCost:
     total_usd: float | None = None
 
 
+class Image(NamedTuple):
+    """An image in a request.
+
+    Attributes:
+        digest: Fingerprint of the image or its address.
+        high: True if it is read in high detail: asked for, or the provider's default.
+        tokens: Estimated tokens.
+    """
+
+    digest: int
+    high: bool
+    tokens: int
+
+
 class Prompt(NamedTuple):
     """What a model request looked like, without its content.
 
@@ -109,6 +123,15 @@ class Prompt(NamedTuple):
         tool_result_chars: Characters in tool results.
         last_role: Role of the last message: `human`, `tool`, `ai`, `system`.
         classification: True if the wording asks for a classification (yes or no, which category, ...).
+        last_chars: Characters of the last message.
+        images: Images that are new in this request, as against the one before on the same branch.
+        image_tokens: Estimated tokens of all images in the request.
+        carried_chars: Characters of the opening messages that are the same as in the request before on the same branch;
+            0 in the first one.
+        broke_at: Index of the first message that differs from the request before, where its past was rewritten; -1
+            where it only grew.
+        unused_chars: Characters of large tool results that have been carried for some turns without anything the model
+            wrote naming what they name.
     """
 
     fingerprint: int
@@ -119,6 +142,12 @@ class Prompt(NamedTuple):
     tool_result_chars: int = 0
     last_role: str = "human"
     classification: bool = False
+    last_chars: int = 0
+    images: tuple[Image, ...] = ()
+    image_tokens: int = 0
+    carried_chars: int = 0
+    broke_at: int = -1
+    unused_chars: int = 0
 
 
 class Call(NamedTuple):
@@ -161,6 +190,8 @@ class Call(NamedTuple):
         tags: Tags of the run.
         user_id: User, where known.
         max_tokens: Bound on the output that the request set; None if it set none.
+        answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
+        traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
     """
 
     id: str
@@ -195,3 +226,5 @@ class Call(NamedTuple):
     tags: tuple[str, ...] = ()
     user_id: str | None = None
     max_tokens: int | None = None
+    answer_text: FreeText | None = None
+    traits: tuple[tuple[str, int], ...] = ()

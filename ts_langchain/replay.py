@@ -263,11 +263,15 @@ class Replay:
 
     def snapshot(self) -> bytes:
         """What is needed to go on later: calls that have begun, without content."""
-        return pickle.dumps((self._watermark, self.late, self.handler.pending()), protocol=5)
+        shared = {rule.name: rule.shared for rule in self.sentinel.rules if rule.shared is not None}
+        return pickle.dumps((self._watermark, self.late, self.handler.pending(), shared), protocol=5)
 
     def restore(self, snapshot: bytes) -> None:
         """Goes on where `snapshot` was taken. Runs not delivered by then must be fed again."""
-        self._watermark, self.late, pending = load_state(snapshot)
+        modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
+        self._watermark, self.late, pending, shared = load_state(snapshot, modules)
+        for rule in self.sentinel.rules:
+            rule.shared = shared.get(rule.name, rule.shared)
         self.handler.resume(pending)
 
 

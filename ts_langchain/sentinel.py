@@ -110,7 +110,8 @@ class Sentinel:
             one nothing is decided; with one, middleware and guards carry the decisions out.
         max_sessions: Sessions kept in memory. An idle session (silent for 900 s of event time) takes at most 6 KB,
             an active one at most 64 KB, typically 10: the default of 20 000 is bounded by 120 MB of idle ones. Beside
-            them the newest 10 000 incidents that are over are kept, 2 KB each.
+            them the newest 10 000 incidents that are over are kept, 2 KB each, and `duplicate_work` remembers 10 000
+            requests, 3 MB.
         store: Where sessions go that do not fit; None drops and counts them.
 
     Raises:
@@ -153,7 +154,9 @@ class Sentinel:
             for kind in ("model", "tool", "retriever", "embedding")
         }
         self._exempting = frozenset(
-            r.name for r in self.rules if r.settings.exempt_tools or r.settings.exempt_nodes or r.settings.exempt_tags
+            r.name
+            for r in self.rules
+            if (s := r.settings).exempt_tools or s.exempt_nodes or s.exempt_tags or s.exempt_sessions
         )
         self._blocking = frozenset(r.name for r in self.rules if r.settings.block)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -360,7 +363,10 @@ class Sentinel:
             return
         for rule in self.rules:
             if rule.name in state.rules:
-                rule.shrink(state.rules[rule.name])
+                kept = state.rules[rule.name]
+                rule.shrink(kept)
+                if not rule.outlives(kept):
+                    del state.rules[rule.name]
         state.bills.limit(MAX_BILLS_IDLE)
         if state.capture is not None:
             state.capture.shrink()

@@ -20,6 +20,8 @@ _PLAIN = frozenset(
         ("builtins", "frozenset"),
         ("builtins", "object"),
         ("copyreg", "_reconstructor"),
+        ("array", "array"),
+        ("array", "_array_reconstructor"),
     }
 )
 

@@ -25,7 +25,7 @@ def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
     [
         ("mode: kill\n", 1, "'observe' or 'enforce'"),
         ("mode: enforce\nrulez: {}\n", 2, "there are assumed_output_tokens"),
-        ("rules:\n  tool_lop: {}\n", 1, "there is no rule 'tool_lop'; there are context_bloat"),
+        ("rules:\n  tool_lop: {}\n", 1, "there is no rule 'tool_lop'; there are abandoned_stream"),
         (
             "rules:\n  tool_loop:\n    steps:\n      - {at: 1, do: steer}\n      - {at: 2, do: stear}\n",
             5,

@@ -44,7 +44,6 @@ FIRES = {
     # rule, script, severity, wasted tokens, wasted calls
     "tool_loop: three identical calls": ("tool_loop", loop(3), "high", 2 * 1020, 2),
     "tool_loop: two identical calls are worth knowing": ("tool_loop", loop(2), "low", 1020, 1),
-    "tool_loop: the same error again": ("tool_loop", loop(3, status="error"), "high", 2040, 2),
     "tool_loop: a reworded thought": (
         "tool_loop",
         Script()

@@ -25,6 +25,7 @@ from ts_langchain.capture.messages import (
     read_tool_output,
     read_toolset,
 )
+from ts_langchain.capture.traits import read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.fingerprint import Arguments, arguments, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
@@ -89,6 +90,7 @@ class _Started(NamedTuple):
     args: Arguments | None = None
     tool_call_id: str | None = None
     max_tokens: int | None = None
+    traits: tuple[tuple[str, int], ...] = ()
 
 
 class Reported(NamedTuple):
@@ -445,6 +447,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             tags=origin.tags,
             user_id=origin.user_id,
             max_tokens=started.max_tokens,
+            answer_text=answer.text if error is None else None,
         )
         if self._reservations and (reservation := self._reservations.pop(run_id, None)) is not None:
             budgets = self.sentinel.budgets
@@ -499,6 +502,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 str(name),
                 args=args,
                 tool_call_id=str(tool_call_id) if tool_call_id else None,
+                traits=read_traits(inputs) if type(inputs) is dict else (),
             ),
         )
 
@@ -564,6 +568,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 node=origin.node,
                 tags=origin.tags,
                 user_id=origin.user_id,
+                traits=started.traits,
             )
         )
 
@@ -678,4 +683,5 @@ def _unseen_tool_call(
         node=origin.node,
         tags=origin.tags,
         user_id=origin.user_id,
+        traits=read_traits(args) if type(args) is dict else (),
     )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call
     from ts_langchain.session import SessionState
 
-MAX_REQUESTED = 32
+MAX_REQUESTED = 20
 
 
 class Requested(NamedTuple):

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import re
 import weakref
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard, cast
 
 import orjson
 
-from ts_langchain.call import NO_USAGE, Prompt, ToolCall, Toolset, Usage
-from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_digest, value_hash
+from ts_langchain.call import NO_USAGE, Image, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.fingerprint import TEXT_LIMIT, FreeText, bounded, mix, name_hash, text_hash, value_digest, value_hash
 from ts_langchain.recent import Recent
 
 LONG_MESSAGE_CHARS = 200
 CLASSIFIABLE_CHARS = 3_000
 MAX_BRANCHES = 3
-MAX_LONG_MESSAGES = 24
+MAX_LONG_MESSAGES = 18
 MAX_FRESH = 16
+MAX_OPENING = 48
 CHARS_PER_TOKEN = 4
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
 
@@ -97,6 +99,7 @@ class Message(NamedTuple):
     chars: int
     tool_calls: tuple[Asked, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
+    images: tuple[Image, ...] = ()
 
 
 class Text(NamedTuple):
@@ -106,6 +109,7 @@ class Text(NamedTuple):
     chars: int
     tool_calls: tuple[Asked, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
+    images: tuple[Image, ...] = ()
 
 
 def read_message(message: object) -> Message:
@@ -134,13 +138,14 @@ def read_message(message: object) -> Message:
         if role == "tool":
             result_id, status = getattr(message, "tool_call_id", None), getattr(message, "status", None)
 
+    images: tuple[Image, ...] = ()
     if type(content) is str:
         body, chars = text_hash(content), len(content)
         tool_calls = _read_tool_calls(calls) if calls else ()
         tool_results: tuple[ToolResult, ...] = ()
     else:
         text = _read_content(content)
-        body, chars, tool_results = text.digest, text.chars, text.tool_results
+        body, chars, tool_results, images = text.digest, text.chars, text.tool_results, text.images
         tool_calls = _read_tool_calls(calls) if calls else text.tool_calls
     digest = hash((_ROLE_CODES[role], body))
     for asked in tool_calls:
@@ -152,7 +157,7 @@ def read_message(message: object) -> Message:
         tool_results = (ToolResult(str(result_id), body, chars, pending, failed),)
     elif tool_results:
         role = "tool"
-    return Message(role, digest, body, chars, tool_calls, tool_results)
+    return Message(role, digest, body, chars, tool_calls, tool_results, images)
 
 
 def _unwrap(message: Mapping[str, object]) -> Mapping[str, object]:
@@ -177,6 +182,7 @@ def _read_content(content: object) -> Text:
     others: list[object] = []
     calls: list[Asked] = []
     results: list[ToolResult] = []
+    images: list[Image] = []
     chars = 0
     for block in content:
         if isinstance(block, str):
@@ -207,10 +213,52 @@ def _read_content(content: object) -> Text:
             chars += len(thought) if isinstance(thought, str) else 0
             others.append({k: v for k, v in block.items() if k not in ("signature", "index", "id")})
         else:
-            others.append({k: v for k, v in block.items() if k not in ("index", "id")})
+            image = read_image(block) if kind in _IMAGE_KINDS else None
+            if image is not None:
+                images.append(image)
+                others.append(image.digest)
+            else:
+                others.append({k: v for k, v in block.items() if k not in ("index", "id")})
     joined = "".join(texts)
     digest = text_hash(joined) if not others else mix(text_hash(joined), value_hash(others))
-    return Text(digest, chars + len(joined), tuple(calls), tuple(results))
+    return Text(digest, chars + len(joined), tuple(calls), tuple(results), tuple(images))
+
+
+_IMAGE_KINDS = frozenset({"image_url", "input_image", "image", "media", "file"})
+# Typical sizes: OpenAI bills 85 tokens in low detail and 765 for a 1024 x 1024 image in high detail; Anthropic
+# bills width x height / 750, 1 398 for the same image. Both from the providers' vision guides.
+LOW_DETAIL_TOKENS = 85
+HIGH_DETAIL_TOKENS = 765
+ANTHROPIC_IMAGE_TOKENS = 1_398
+IMAGE_SAMPLE = 16_384
+
+
+def read_image(block: Mapping[str, object]) -> Image | None:
+    """An image block in OpenAI's, Anthropic's, Google's or LangChain's shape; None if it is something else."""
+    mime = block.get("mime_type") or block.get("media_type")
+    if block.get("type") in ("media", "file") and not (isinstance(mime, str) and mime.startswith("image/")):
+        return None
+    inner = block.get("image_url")
+    detail = block.get("detail")
+    if isinstance(inner, Mapping):
+        detail = inner.get("detail") or detail
+        inner = inner.get("url")
+    tokens = HIGH_DETAIL_TOKENS
+    if inner is None:
+        source = block.get("source")
+        if isinstance(source, Mapping):
+            inner, tokens = source.get("data") or source.get("url") or source.get("file_id"), ANTHROPIC_IMAGE_TOKENS
+        else:
+            keys = ("url", "base64", "data", "file_id", "file_uri", "id")
+            inner = next((block[k] for k in keys if block.get(k)), None)
+    if isinstance(inner, (bytes, bytearray)):
+        inner = inner.hex() if len(inner) <= IMAGE_SAMPLE else inner[:IMAGE_SAMPLE].hex() + str(len(inner))
+    if not isinstance(inner, str):
+        return None
+    if len(inner) > 2 * IMAGE_SAMPLE:  # encoded images begin alike: both ends count, and the length
+        inner = f"{inner[:IMAGE_SAMPLE]}{inner[-IMAGE_SAMPLE:]}{len(inner)}"
+    high = detail != "low"
+    return Image(text_hash(inner), high, tokens if high else LOW_DETAIL_TOKENS)
 
 
 def _read_tool_calls(calls: object) -> tuple[Asked, ...]:
@@ -259,26 +307,39 @@ class Branch:
         "chain",
         "chars",
         "count",
+        "digests",
         "first",
+        "image_tokens",
         "key",
+        "large",
         "last",
+        "last_chars",
         "last_digest",
         "long",
         "repeated",
         "results",
         "role",
+        "second",
+        "sizes",
     )
 
     def __init__(self, key: int) -> None:
         self.key = key
         self.count = 0
         self.last_digest = 0
+        self.last_chars = 0
         self.role = "human"
         self.chain = 0
         self.chars = 0
         self.repeated = 0
         self.results = 0
         self.long: dict[int, int] = {}
+        self.image_tokens = 0
+        self.second = 0
+        self.large: list[LargeResult] = []
+        # of the opening messages: fingerprints, and characters up to and including each
+        self.digests = array("q")
+        self.sizes = array("q")
         # the first and the last message object read; inside a run the objects stay the same
         self.first: Reference | None = None
         self.last: Reference | None = None
@@ -294,6 +355,61 @@ class Branch:
         for name, value in zip(_STORED, state, strict=True):
             setattr(self, name, value)
         self.first = self.last = None
+
+
+class LargeResult:
+    """A large tool result, and whether anything it names has turned up in what the model wrote since."""
+
+    __slots__ = ("chars", "turns", "used", "words")
+
+    def __init__(self, message: object, chars: int) -> None:
+        self.chars = chars
+        self.turns = 0
+        self.words = distinctive_words(_plain_text(message))
+        self.used = not self.words  # what cannot be recognised is never called unused
+
+    def turn(self, message: object, calls: Sequence[Asked]) -> None:
+        """Looks at a message the model wrote."""
+        self.turns += 1
+        if not self.used:
+            wrote = _plain_text(message) + "".join(f" {bounded(call.args)}"[:TEXT_LIMIT] for call in calls)
+            found = _word_hashes(wrote)
+            self.used = any(word in found for word in self.words)
+            if self.used:
+                self.words = ()
+
+
+LARGE_CHARS = 2_000
+MAX_LARGE = 3
+MAX_WORDS = 16
+UNUSED_TURNS = 5
+_WORDS = re.compile(r"[^\W_]{3,}")
+
+
+def distinctive_words(text: str) -> tuple[int, ...]:
+    """Hashes of up to 16 words, spread over a text, that name something: with a digit, a capital, or long."""
+    words = [w for w in _WORDS.findall(text[:TEXT_LIMIT]) if len(w) >= 8 or not w.islower()]
+    step = max(1, len(words) // MAX_WORDS)
+    return tuple(dict.fromkeys(hash_of_word(w) for w in words[::step][:MAX_WORDS]))
+
+
+def _word_hashes(text: str) -> set[int]:
+    return {hash_of_word(w) for w in _WORDS.findall(text[:TEXT_LIMIT])}
+
+
+def hash_of_word(word: str) -> int:
+    """The same for a word in any case."""
+    return text_hash(word.lower())
+
+
+def _plain_text(message: object) -> str:
+    """The text of a message, whatever its shape."""
+    content = _unwrap(message).get("content") if _is_mapping(message) else getattr(message, "content", message)
+    if isinstance(content, str):
+        return content
+    if isinstance(content, (list, tuple)):
+        return " ".join(t for b in content if isinstance(t := b.get("text") if isinstance(b, Mapping) else b, str))
+    return ""
 
 
 _STORED = tuple(name for name in Branch.__slots__ if name not in ("first", "last"))
@@ -348,11 +464,32 @@ class Conversation:
         total = len(messages)
         if not total:
             return Reading(Prompt(0, 0, 0, 0), [])
-        branch = self._newest_if_same(messages, total) or self._find(messages, total)
-        results = self._extend(branch, messages, total) if branch.count < total else []
+        branch = self._newest_if_same(messages, total)
+        broke_at = -1
+        if branch is None:
+            branch, carried, broke_at = self._find(messages, total)
+        else:
+            carried = branch.chars
+        images: list[Image] = []
+        results: list[tuple[ToolResult, str, object]] = []
+        if branch.count < total:
+            self._extend(branch, messages, total, results, images)
         asks = branch.chars <= CLASSIFIABLE_CHARS and total <= 4 and asks_for_label(messages)
         prompt = Prompt(
-            branch.chain, branch.key, total, branch.chars, branch.repeated, branch.results, branch.role, asks
+            branch.chain,
+            branch.key,
+            total,
+            branch.chars,
+            branch.repeated,
+            branch.results,
+            branch.role,
+            asks,
+            branch.last_chars,
+            tuple(images),
+            branch.image_tokens,
+            carried,
+            broke_at,
+            sum(r.chars for r in branch.large if not r.used and r.turns >= UNUSED_TURNS) if branch.large else 0,
         )
         return Reading(prompt, results)
 
@@ -371,30 +508,63 @@ class Conversation:
             return branch
         return None
 
-    def _find(self, messages: Sequence[object], total: int) -> Branch:
-        """The branch with this opening, by content; read anew if its past was rewritten."""
+    def _find(self, messages: Sequence[object], total: int) -> tuple[Branch, int, int]:
+        """The branch with this opening, by content; read anew if its past was rewritten.
+
+        Returns:
+            The branch, the characters it has in common with its last request, and where it broke (-1: nowhere).
+        """
         first = read_message(messages[0])
         key = first.digest
+        second = 0
         if first.role == "system" and total > 1:
-            key = mix(key, read_message(messages[1]).digest)
+            second = read_message(messages[1]).digest
+            key = mix(key, second)
         branch = self.branches.get(key)
         if branch is None:
+            # the same conversation under another system message: its very beginning has changed
+            broke = second != 0 and any(b.second == second and 1 < b.count <= total for b in self.branches.values())
             branch = self.branches[key] = Branch(key)
+            branch.second = second
             self.branches.limit(MAX_BRANCHES)
-            return branch
+            return branch, 0, 0 if broke else -1
         self.branches.touch(key)
-        if branch.count > total or read_message(messages[branch.count - 1]).digest != branch.last_digest:
-            branch.restart()
-        return branch
+        if branch.count <= total and read_message(messages[branch.count - 1]).digest == branch.last_digest:
+            return branch, branch.chars, -1
+        known = min(total, len(branch.digests))
+        broke_at = next((i for i in range(known) if read_message(messages[i]).digest != branch.digests[i]), known)
+        carried = branch.sizes[broke_at - 1] if broke_at else 0
+        branch.restart()
+        branch.second = second
+        return branch, carried, broke_at
 
-    def _extend(self, branch: Branch, messages: Sequence[object], total: int) -> list[tuple[ToolResult, str, object]]:
+    def _extend(
+        self,
+        branch: Branch,
+        messages: Sequence[object],
+        total: int,
+        results: list[tuple[ToolResult, str, object]],
+        images: list[Image],
+    ) -> None:
         asked: dict[str, Asked] = {}
-        results: list[tuple[ToolResult, str, object]] = []
         long, chain = branch.long, branch.chain
+        opening, sizes = branch.digests, branch.sizes
         for index in range(branch.count, total):
-            role, digest, content, chars, tool_calls, tool_results = self._read(messages[index])
+            role, digest, content, chars, tool_calls, tool_results, pictures = self._read(messages[index])
             chain = hash((chain, digest))
             branch.chars += chars
+            if index < MAX_OPENING:
+                opening.append(digest)
+                sizes.append(branch.chars)
+            if branch.large and role == "ai":
+                for large in branch.large:
+                    large.turn(messages[index], tool_calls)
+            elif role == "tool" and chars >= LARGE_CHARS:
+                branch.large.append(LargeResult(messages[index], chars))
+                del branch.large[:-MAX_LARGE]
+            if pictures:
+                images += pictures
+                branch.image_tokens += sum(p.tokens for p in pictures)
             for call in tool_calls:
                 asked[call.id] = call
             for result in tool_results:
@@ -416,9 +586,9 @@ class Conversation:
                     long[content] = chars
                 while len(long) > MAX_LONG_MESSAGES:
                     del long[next(iter(long))]
-        branch.count, branch.last_digest, branch.role, branch.chain = total, digest, role, chain
+        branch.count, branch.last_digest, branch.last_chars = total, digest, chars
+        branch.role, branch.chain = role, chain
         branch.first, branch.last = _refer(messages[0]), _refer(messages[-1])
-        return results
 
     def shrink(self) -> None:
         """Keeps only the newest branch."""
@@ -457,6 +627,7 @@ class Answer(NamedTuple):
     tool_calls: tuple[ToolCall, ...] = ()
     message: object = None
     read: Message | None = None
+    text: FreeText | None = None
 
 
 def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
@@ -504,7 +675,17 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         calls,
         message,
         read,
+        _words_of(message) if not calls and read.chars else None,
     )
+
+
+def _words_of(message: object) -> FreeText | None:
+    """The residue of an answer in words, for comparing it with later ones."""
+    content = _unwrap(message).get("content") if _is_mapping(message) else getattr(message, "content", None)
+    if isinstance(content, list):
+        texts = [b.get("text") for b in content if isinstance(b, Mapping)]
+        content = " ".join(t for t in texts if isinstance(t, str))
+    return FreeText(content) if isinstance(content, str) and content else None
 
 
 _NOTHING: Mapping[str, object] = {}

@@ -6,14 +6,32 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.errors import ConfigurationError
+from ts_langchain.rules.abandoned_stream import AbandonedStream
+from ts_langchain.rules.audio_multichannel_doubling import AudioMultichannelDoubling
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
+from ts_langchain.rules.cache_miss import CacheMiss
 from ts_langchain.rules.context_bloat import ContextBloat
+from ts_langchain.rules.dead_context import DeadContext
+from ts_langchain.rules.duplicate_work import DuplicateWork
 from ts_langchain.rules.embedding_waste import EmbeddingWaste
+from ts_langchain.rules.error_loop import ErrorLoop
+from ts_langchain.rules.handoff_loop import HandoffLoop
 from ts_langchain.rules.model_misroute import ModelMisroute
+from ts_langchain.rules.monologue import Monologue
+from ts_langchain.rules.overthinking import Overthinking
+from ts_langchain.rules.ping_pong import PingPong
+from ts_langchain.rules.repair_loop import RepairLoop
+from ts_langchain.rules.rerank_thrash import RerankThrash
 from ts_langchain.rules.retrieval_thrash import RetrievalThrash
 from ts_langchain.rules.retry_storm import RetryStorm
 from ts_langchain.rules.tool_definition_bloat import ToolDefinitionBloat
 from ts_langchain.rules.tool_loop import ToolLoop
+from ts_langchain.rules.truncated_output import TruncatedOutput
+from ts_langchain.rules.unused_tools import UnusedTools
+from ts_langchain.rules.vision_cost_concentration import VisionCostConcentration
+from ts_langchain.rules.vision_high_detail_misroute import VisionHighDetailMisroute
+from ts_langchain.rules.vision_re_upload import VisionReUpload
+from ts_langchain.rules.voice_switching_loop import VoiceSwitchingLoop
 from ts_langchain.rules.zombie import Zombie
 
 if TYPE_CHECKING:
@@ -32,6 +50,24 @@ RULES: dict[str, type[Rule[Any]]] = {
         EmbeddingWaste,
         ToolDefinitionBloat,
         RetrievalThrash,
+        PingPong,
+        ErrorLoop,
+        HandoffLoop,
+        Monologue,
+        RepairLoop,
+        TruncatedOutput,
+        Overthinking,
+        CacheMiss,
+        DeadContext,
+        UnusedTools,
+        DuplicateWork,
+        AbandonedStream,
+        VisionReUpload,
+        VisionHighDetailMisroute,
+        VisionCostConcentration,
+        RerankThrash,
+        VoiceSwitchingLoop,
+        AudioMultichannelDoubling,
     )
 }
 

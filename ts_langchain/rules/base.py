@@ -7,7 +7,7 @@ needs in a small state per session, and never looks back at the calls themselves
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,6 +38,7 @@ class RuleSettings(BaseModel):
     )
     exempt_nodes: frozenset[str] = Field(frozenset(), description="LangGraph nodes this rule never looks at.")
     exempt_tags: frozenset[str] = Field(frozenset(), description="Tags whose runs this rule never looks at.")
+    exempt_sessions: frozenset[str] = Field(frozenset(), description="Sessions this rule never looks at.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,15 @@ class Rule(Generic[S]):
         specificity: Where two rules claim the same tokens, the higher one gets them.
         kinds: Kinds of calls the rule wants to see.
         suggestion: What to do about it, one sentence.
+        thresholds: Settings that are lower limits, to the key of the evidence that reached them.
+        shared: State that all sessions share, made by `new_shared`; None for most rules.
     """
 
     name: ClassVar[str]
     specificity: ClassVar[int]
     kinds: ClassVar[frozenset[Kind]]
     suggestion: ClassVar[str]
+    thresholds: ClassVar[Mapping[str, str]] = {}
 
     class Settings(RuleSettings):
         """Settings of this rule."""
@@ -130,17 +134,26 @@ class Rule(Generic[S]):
     def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
         self.settings = settings
         self.context = context
+        self.shared: Any = self.new_shared()
 
     def new_state(self) -> S:
         """State of a session that this rule sees for the first time. Must be picklable and hold no content."""
         raise NotImplementedError
+
+    def new_shared(self) -> object:
+        """State that all sessions share, None if there is none. Picklable, bounded, without content."""
+        return None
 
     def observe(self, call: Call, state: S) -> Finding | None:
         """Looks at one finished call."""
         raise NotImplementedError
 
     def shrink(self, state: S) -> None:
-        """Reduces the state of a session that has been idle for a long time."""
+        """Reduces the state of a session that has been idle for a long time. An empty dict or list is dropped."""
+
+    def outlives(self, state: S) -> bool:
+        """True if the reduced state of an idle session is worth keeping."""
+        return not isinstance(state, (dict, list)) or bool(state)
 
     def exempts(self, call: Call) -> bool:
         """True if the user's settings keep this rule from looking at the call."""
@@ -149,7 +162,24 @@ class Rule(Generic[S]):
             (bool(s.exempt_tools) and call.name in s.exempt_tools)
             or (bool(s.exempt_nodes) and call.node in s.exempt_nodes)
             or (bool(s.exempt_tags) and not s.exempt_tags.isdisjoint(call.tags))
+            or (bool(s.exempt_sessions) and call.session_id in s.exempt_sessions)
         )
+
+    @classmethod
+    def silencers(cls, evidence: Mapping[str, object], session_id: str) -> list[tuple[str, str]]:
+        """Settings that would have silenced an incident, the narrowest first: (`rule.param=value`, why)."""
+        found = []
+        for param, key in cls.thresholds.items():
+            value = evidence.get(key)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                more = f"{value + 1:g}" if isinstance(value, int) else f"{value * 1.01:.3g}"
+                found.append((f"{cls.name}.{param}={more}", f"{key} was {value:g}"))
+        tool = next((evidence[k] for k in ("tool", "reranker", "model") if isinstance(evidence.get(k), str)), None)
+        found.append((f"{cls.name}.exempt_sessions={session_id}", "this session only"))
+        if tool is not None:
+            found.append((f"{cls.name}.exempt_tools={tool}", "this tool or model only"))
+        found.append((f"{cls.name}.enabled=false", "the whole rule"))
+        return found
 
     @classmethod
     def explain(cls) -> Mapping[str, str]:

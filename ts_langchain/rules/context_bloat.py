@@ -11,6 +11,8 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Call, Kind
 
 MAX_BRANCHES = 4
@@ -38,6 +40,7 @@ class ContextBloat(Rule["Recent[int, tuple[int, ...]]"]):
     specificity = 20
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
     suggestion = "Clear old tool results (context editing), summarise, or start a new thread."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_slope": "slope_tokens"}
 
     class Settings(RuleSettings):
         """Settings of context_bloat."""

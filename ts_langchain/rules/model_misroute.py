@@ -9,6 +9,8 @@ from pydantic import Field
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Call, Kind
 
 
@@ -29,6 +31,7 @@ class ModelMisroute(Rule["list[int]"]):
     specificity = 15
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
     suggestion = "Send this question to a small model."
+    thresholds: ClassVar[Mapping[str, str]] = {"frontier_usd": "input_usd_per_million"}
 
     class Settings(RuleSettings):
         """Settings of model_misroute."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
-MAX_GROUPS = 48
+MAX_GROUPS = 32
 MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6

@@ -10,6 +10,8 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.rules.repeats import RepeatRule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Kind
 
 _RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.IGNORECASE)
@@ -38,6 +40,7 @@ class RetrievalThrash(RepeatRule):
     specificity = 50
     kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever"})
     suggestion = "Give the model the documents it already has, cache the search, or stop the run."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "min_identical_calls": "calls"}
     verb = "asked"
 
     class Settings(RepeatRule.Settings):

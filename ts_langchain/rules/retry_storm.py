@@ -10,6 +10,8 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Call, Kind
 
 MAX_STREAKS = 8
@@ -50,6 +52,7 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
     specificity = 30
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model", "embedding"})
     suggestion = "Back off exponentially with a cap on attempts, or fail over to another model."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_retries": "requests"}
 
     class Settings(RuleSettings):
         """Settings of retry_storm."""

@@ -9,6 +9,8 @@ from pydantic import Field
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Call, Kind
 
 BYTES_PER_TOKEN = 4
@@ -23,7 +25,7 @@ class Offered:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.used: set[str] = set()
+        self.used: dict[str, None] = {}
         self.unclaimed: list[tuple[str, int]] = []
 
 
@@ -44,6 +46,7 @@ class ToolDefinitionBloat(Rule[Offered]):
     specificity = 25
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
     suggestion = "Send only the tools this step needs (tool selection), or shorten their descriptions."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls"}
 
     class Settings(RuleSettings):
         """Settings of tool_definition_bloat."""
@@ -63,7 +66,7 @@ class ToolDefinitionBloat(Rule[Offered]):
         if toolset is None or call.status != "ok":
             return None
         if call.tool_calls and len(state.used) < MAX_USED:
-            state.used.update(c.name for c in call.tool_calls)
+            state.used.update(dict.fromkeys(c.name for c in call.tool_calls))
         total = toolset.total_bytes
         if total < s.min_bytes and (len(toolset.names) < s.min_tools or total < s.min_bytes_many):
             return None

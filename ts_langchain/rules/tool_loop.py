@@ -11,6 +11,8 @@ from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.retrieval_thrash import is_retrieval
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Kind
 
 _POLLING = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep", re.IGNORECASE)
@@ -39,6 +41,7 @@ class ToolLoop(RepeatRule):
     specificity = 40
     kinds: ClassVar[frozenset[Kind]] = frozenset({"tool"})
     suggestion = "Tell the model what it already tried and what came back, or stop the run."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "min_identical_calls": "calls"}
 
     class Settings(RepeatRule.Settings):
         """Settings of tool_loop."""

@@ -10,9 +10,11 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Call, Kind
 
-MAX_SEEN = 40
+MAX_SEEN = 20
 MAX_SEEN_IDLE = 4
 MAX_UNCLAIMED = 20
 
@@ -60,6 +62,7 @@ class Zombie(Rule[Progress]):
     specificity = 10
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model", "tool", "retriever"})
     suggestion = "Stop the run, and give the agent a step or time limit."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "window_seconds": "seconds"}
 
     class Settings(RuleSettings):
         """Settings of zombie."""

@@ -1,0 +1,40 @@
+"""Facts about a tool call beyond its fingerprint: what rules about voice and audio need. Numbers only, no content."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ts_langchain.fingerprint import name_hash, text_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_VOICE = ("voice", "voice_id", "voice_name")
+_TEXT = ("text", "input", "ssml")
+_MULTICHANNEL = ("multichannel", "multi_channel")
+_KEYS = frozenset({*_VOICE, *_MULTICHANNEL})
+
+
+def read_traits(args: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
+    """The traits of a tool call's arguments.
+
+    Returns:
+        `voice` and `speech`, fingerprints of the voice and the text of speech; `channels`, how many channels a
+        transcription with `multichannel` bills (2 where it does not say).
+    """
+    if _KEYS.isdisjoint(args):
+        return ()
+    found: list[tuple[str, int]] = []
+    voice = next((v for k in _VOICE if isinstance(v := args.get(k), str) and v), None)
+    text = next((t for k in _TEXT if isinstance(t := args.get(k), str) and t), None)
+    if voice is not None and text is not None:
+        found += [("voice", name_hash(voice[:200])), ("speech", text_hash(text))]
+    if any(args.get(k) is True for k in _MULTICHANNEL):
+        channels = args.get("channels")
+        found.append(("channels", channels if type(channels) is int and 0 < channels < 1_000 else 2))
+    return tuple(found)
+
+
+def trait(traits: tuple[tuple[str, int], ...], name: str) -> int | None:
+    """The value of a trait, None without it."""
+    return next((value for key, value in traits if key == name), None)

@@ -1,0 +1,104 @@
+"""`error_loop`: a tool fails with the same error again and again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.recent import Recent
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ts_langchain.call import Call, Kind
+
+MAX_TOOLS = 6
+MAX_UNCLAIMED = 8
+
+
+class Failures:
+    """Consecutive failures of one tool with one error."""
+
+    __slots__ = ("count", "error", "since", "unclaimed")
+
+    def __init__(self, error: int, since: float) -> None:
+        self.error = error
+        self.since = since
+        self.count = 0
+        self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
+
+
+class ErrorLoop(Rule["Recent[int, Failures]"]):
+    """A tool fails, and the model calls it again and again into the same error.
+
+    Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
+    of its message) within `window_seconds` of event time, whatever the arguments.
+
+    Does not fire on: different errors, which is trying; a success in between; a failure that is retried once and
+    mended.
+
+    Wasted: the turns of all failures but the first.
+    """
+
+    name = "error_loop"
+    specificity = 42
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever"})
+    suggestion = "Tell the model what the error means, mend the tool, or take the tool away for this run."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_failures": "failures"}
+
+    class Settings(RuleSettings):
+        """Settings of error_loop."""
+
+        block: bool = Field(True, description="In mode `block`: veto the next model call while it lasts.")
+        min_failures: int = Field(3, ge=2, description="Failures in a row.")
+        window_seconds: PositiveFloat = Field(600, description="Event time in which they must fall.")
+
+    settings: Settings
+
+    def new_state(self) -> Recent[int, Failures]:
+        return Recent()
+
+    def shrink(self, state: Recent[int, Failures]) -> None:
+        state.clear()
+
+    def observe(self, call: Call, state: Recent[int, Failures]) -> Finding | None:
+        if call.status == "cancelled":
+            return None
+        tool = name_hash(call.name)
+        if call.status != "error" or not call.answer:
+            state.pop(tool, None)
+            return None
+        s = self.settings
+        failures = state.pop(tool, None)
+        if failures is None or failures.error != call.answer or call.started_at - failures.since > s.window_seconds:
+            failures = Failures(call.answer, call.started_at)
+        state[tool] = failures
+        state.limit(MAX_TOOLS)
+        failures.count += 1
+        if failures.count > 1:
+            unit = call.tool_call_id or call.id
+            took = call.ended_at - call.started_at
+            failures.unclaimed.append((call.id, call.requested_by, unit, call.siblings, took))
+            del failures.unclaimed[:-MAX_UNCLAIMED]
+        if failures.count < s.min_failures:
+            return None
+        unclaimed, failures.unclaimed = failures.unclaimed, []
+        return Finding(
+            mix(tool, call.answer),
+            f"{call.name} failed {failures.count} times in a row with the same error"
+            + (f" ({call.error})." if call.error else "."),
+            claims=tuple(Claim(r, "turn", unit=unit, units=units) for _, r, unit, units, _ in unclaimed if r),
+            calls=tuple(u[0] for u in unclaimed),
+            seconds=sum(u[4] for u in unclaimed),
+            severity="high",
+            confidence=0.93,
+            evidence={
+                "tool": call.name,
+                "failures": failures.count,
+                "error": call.error,
+                "error_hash": f"{call.answer & 0xFFFFFFFFFFFFFFFF:016x}",
+            },
+        )

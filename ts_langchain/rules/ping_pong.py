@@ -1,0 +1,110 @@
+"""`ping_pong`: tools take turns in a circle, and nothing new comes back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ts_langchain.call import Call, Kind
+
+MAX_PERIOD = 6
+MAX_STEPS = 24
+
+
+class Steps:
+    """The latest tool calls of a run."""
+
+    __slots__ = ("reported", "root_id", "steps")
+
+    def __init__(self) -> None:
+        self.root_id = ""
+        self.reported = 0
+        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds
+        self.steps: list[tuple[int, str, str | None, str, int, float]] = []
+
+
+class PingPong(Rule[Steps]):
+    """Two or more tools are called in turn, round after round, and each brings back what it brought before.
+
+    Fires when the latest tool calls of one run are `min_rounds` rounds of the same circle of 2 to 6 different
+    tools, each with the same answer as in the round before, whatever the arguments.
+
+    Does not fire on: a circle in which one answer differs; a poll that says it is still waiting; one tool alone
+    (`tool_loop`); answers that were not captured.
+
+    Wasted: the turns of all rounds but the first.
+    """
+
+    name = "ping_pong"
+    specificity = 45
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever"})
+    suggestion = "Tell the model that this circle brings nothing new, or stop the run."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_rounds": "rounds"}
+
+    class Settings(RuleSettings):
+        """Settings of ping_pong."""
+
+        block: bool = Field(True, description="In mode `block`: veto the next model call while the circle lasts.")
+        min_rounds: int = Field(3, ge=2, description="Rounds that make a circle.")
+
+    settings: Settings
+
+    def new_state(self) -> Steps:
+        return Steps()
+
+    def outlives(self, state: Steps) -> bool:
+        return False  # it is about what follows in a row
+
+    def observe(self, call: Call, state: Steps) -> Finding | None:
+        if call.root_id != state.root_id:
+            state.root_id, state.reported = call.root_id, 0
+            state.steps.clear()
+        if call.status == "cancelled":
+            return None
+        if call.pending or not call.answer:
+            state.steps.clear()
+            state.reported = 0
+            return None
+        step = mix(name_hash(call.name), call.answer)
+        seconds = call.ended_at - call.started_at
+        unit = call.tool_call_id or call.id
+        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds))
+        del state.steps[:-MAX_STEPS]
+        period = self._period([s[0] for s in state.steps])
+        if period is None:
+            state.reported = 0
+            return None
+        rounds = self.settings.min_rounds
+        # the first time all rounds but the first one; from then on, each call as it comes
+        new = state.steps[-1:] if state.reported else state.steps[-period * (rounds - 1) :]
+        state.reported += 1
+        return Finding(
+            mix(*sorted({s[0] for s in state.steps[-period:]})),
+            f"{period} tools, {call.name} among them, were called in turn for {rounds} rounds and more; nothing new "
+            "came back.",
+            claims=tuple(Claim(s[2], "turn", unit=s[3], units=s[4]) for s in new if s[2]),
+            calls=tuple(s[1] for s in new),
+            seconds=sum(s[5] for s in new),
+            severity="high",
+            confidence=0.92,
+            evidence={"period": period, "rounds": rounds, "calls": state.reported - 1 + period * rounds},
+        )
+
+    def _period(self, steps: list[int]) -> int | None:
+        """The shortest circle of different tools that the latest steps run in, None if they do not."""
+        for period in range(2, MAX_PERIOD + 1):
+            length = period * self.settings.min_rounds
+            if length > len(steps):
+                return None
+            tail = steps[-length:]
+            circle = tail[:period]
+            if len(set(circle)) > 1 and all(tail[i] == circle[i % period] for i in range(length)):
+                return period
+        return None

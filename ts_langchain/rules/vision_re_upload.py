@@ -1,0 +1,79 @@
+"""`vision_re_upload`: the same image is sent anew, call after call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from ts_langchain.recent import Recent
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ts_langchain.call import Call, Kind
+
+MAX_IMAGES = 24
+MAX_UNCLAIMED = 6
+
+
+class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], ...]]]"]):
+    """An image that the session has sent before is put into a new message, or into a new conversation, again.
+
+    Fires at the `min_uploads`-th time the same image appears in messages that are new, each within `window_seconds`
+    of the time before.
+
+    Does not fire on: an image that is carried along in the history of a conversation, as chat APIs demand; different
+    images; an input most of which the provider read from its cache.
+
+    Wasted: the image's estimated tokens, all but the first time.
+    """
+
+    name = "vision_re_upload"
+    specificity = 28
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    suggestion = "Refer to the image that is already in the conversation, or ask all questions about it at once."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_uploads": "uploads"}
+
+    class Settings(RuleSettings):
+        """Settings of vision_re_upload."""
+
+        min_uploads: int = Field(3, ge=2, description="Times the same image is sent anew.")
+        window_seconds: PositiveFloat = Field(300, description="Event time between one and the next.")
+
+    settings: Settings
+
+    def new_state(self) -> Recent[int, tuple[int, float, tuple[tuple[str, int], ...]]]:
+        return Recent()
+
+    def shrink(self, state: Recent[int, tuple[int, float, tuple[tuple[str, int], ...]]]) -> None:
+        state.clear()
+
+    def observe(self, call: Call, state: Recent[int, tuple[int, float, tuple[tuple[str, int], ...]]]) -> Finding | None:
+        prompt, s = call.prompt, self.settings
+        if prompt is None or not prompt.images or call.status != "ok":
+            return None
+        cached = call.usage.cache_read_tokens * 2 > call.usage.input_tokens
+        finding = None
+        for image in dict.fromkeys(prompt.images):
+            count, last, unclaimed = state.pop(image.digest, (0, 0.0, ()))
+            if call.started_at - last > s.window_seconds or prompt.broke_at > 0:
+                count, unclaimed = 0, ()
+            count += 1
+            if count > 1 and not cached:
+                unclaimed = (*unclaimed, (call.id, image.tokens))[-MAX_UNCLAIMED:]
+            fires = count >= s.min_uploads and bool(unclaimed)
+            state[image.digest] = (count, call.ended_at, () if fires else unclaimed)
+            if fires and finding is None:
+                finding = Finding(
+                    image.digest,
+                    f"The same image was sent anew {count} times.",
+                    claims=tuple(Claim(i, "context", tokens, 0) for i, tokens in unclaimed),
+                    calls=tuple(i for i, _ in unclaimed),
+                    severity="medium",
+                    confidence=0.9,
+                    evidence={"uploads": count, "image_tokens": image.tokens, "tokens_estimated": True},
+                )
+        state.limit(MAX_IMAGES)
+        return finding
