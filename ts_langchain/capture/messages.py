@@ -605,12 +605,7 @@ def _refer(message: object) -> Reference | None:
 
 def asks_for_label(messages: Sequence[object]) -> bool:
     """True if a system or human message of a short prompt is worded as a classification."""
-    for message in messages:
-        fields = _unwrap(message) if isinstance(message, Mapping) else None
-        content = fields.get("content") if fields is not None else getattr(message, "content", message)
-        if isinstance(content, str) and _CLASSIFICATION.search(content):
-            return True
-    return False
+    return any(_CLASSIFICATION.search(_plain_text(message)) for message in messages)
 
 
 # --- answers ---------------------------------------------------------------------------------------

@@ -1,0 +1,204 @@
+"""Realistic multi-turn sessions, told once, and sent through each door: live callbacks and LangSmith rows."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.callbacks import CallbackManager
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, convert_to_messages
+from langchain_core.outputs import ChatGeneration, LLMResult
+
+from ts_importers.langsmith_rows import run_from_row
+from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.replay import Replay, Run
+
+BEGIN = datetime(2026, 9, 1, 8, tzinfo=UTC)
+
+
+class Talk:
+    """One session: what was said, asked and answered, when, and what it took."""
+
+    def __init__(
+        self, session: str = "talk", *, model: str = "gpt-4o", provider: str = "openai", at: float = 0.0
+    ) -> None:
+        self.session, self.model, self.provider = session, model, provider
+        self.clock = BEGIN + timedelta(seconds=at)
+        self.messages: list[dict[str, Any]] = []
+        self.tools: list[Any] = []
+        self.params: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.trace = str(uuid4())
+        self.numbers = iter(range(1_000_000))
+
+    def system(self, text: str) -> Talk:
+        self.messages.append({"role": "system", "content": text})
+        return self
+
+    def user(self, content: Any) -> Talk:
+        self.messages.append({"role": "user", "content": content})
+        return self
+
+    def wait(self, seconds: float) -> Talk:
+        self.clock += timedelta(seconds=seconds)
+        return self
+
+    def new_run(self) -> Talk:
+        self.trace = str(uuid4())
+        return self
+
+    def ai(
+        self,
+        text: str = "",
+        *calls: tuple[str, dict[str, Any], Any],
+        sent: int | None = None,
+        got: int | None = None,
+        cached: int = 0,
+        reasoning: int = 0,
+        finish: str | None = None,
+        error: str | None = None,
+        keep: bool = True,
+        seconds: float = 1.0,
+        took: float = 0.5,
+    ) -> Talk:
+        """A model call, and the tools it asks for: (name, arguments, answer or exception)."""
+        number = next(self.numbers)
+        asked = [
+            {"id": f"c{number}-{i}", "type": "function", "function": {"name": n, "arguments": json.dumps(a)}}
+            for i, (n, a, _) in enumerate(calls)
+        ]
+        answer: dict[str, Any] = {"role": "assistant", "content": text}
+        if asked:
+            answer["tool_calls"] = asked
+        chars = sum(len(json.dumps(m["content"])) for m in self.messages)
+        usage = {
+            "input_tokens": chars // 4 + 4 if sent is None else sent,
+            "output_tokens": (len(text) + 40 * len(calls)) // 4 + reasoning + 1 if got is None else got,
+            "input_token_details": {"cache_read": cached},
+            "output_token_details": {"reasoning": reasoning},
+        }
+        usage["total_tokens"] = int(usage["input_tokens"]) + int(usage["output_tokens"])  # type: ignore[call-overload]
+        meta = {"model_name": self.model, "finish_reason": finish or ("tool_calls" if asked else "stop")}
+        outputs = {"message": {**answer, "usage_metadata": usage, "response_metadata": meta}}
+        self._row("llm", "ChatModel", {"messages": list(self.messages)}, outputs, error, seconds, number)
+        if keep:
+            self.messages.append(answer)
+        for call, (name, args, result) in zip(asked, calls, strict=True):
+            failed = None
+            content = result
+            if isinstance(result, Exception):  # as LangChain's tracer records it
+                kind = type(result).__name__
+                failed, content = (
+                    f"{result!r}Traceback (most recent call last): ...\n\n\n{kind}: {result}",
+                    f"Error: {result}",
+                )
+            message = {"role": "tool", "content": content, "tool_call_id": call["id"]}
+            outputs = None if failed else {"output": message}
+            self._row("tool", name, args, outputs, failed, took, next(self.numbers), call["id"], result)
+            self.messages.append(message)
+        return self
+
+    def tool(self, name: str, args: dict[str, Any], result: str, *, took: float = 0.5) -> Talk:
+        """A tool that the app calls by itself."""
+        self._row("tool", name, args, {"output": result}, None, took, next(self.numbers), None, result)
+        return self
+
+    def retrieve(self, query: str, documents: list[str], name: str = "VectorStoreRetriever") -> Talk:
+        """A retriever that the app calls by itself."""
+        found = {"documents": [{"page_content": d, "metadata": {}} for d in documents]}
+        self._row("retriever", name, {"query": query}, found, None, 0.3, next(self.numbers))
+        return self
+
+    def _row(
+        self, kind: str, name: str, inputs: Any, outputs: Any, error: str | None, seconds: float, number: int,
+        call_id: str | None = None, result: Any = None,
+    ) -> None:  # fmt: skip
+        start, self.clock = self.clock, self.clock + timedelta(seconds=seconds)
+        extra: dict[str, Any] = {
+            "metadata": {"thread_id": self.session, "ls_provider": self.provider, "ls_model_name": self.model}
+        }
+        if kind == "llm":
+            extra["invocation_params"] = {
+                "model": self.model,
+                **self.params,
+                **({"tools": self.tools} if self.tools else {}),
+            }
+        if call_id is not None:
+            extra["tool_call_id"] = call_id
+        self.rows.append(
+            {
+                "id": f"{self.session}-{number}", "name": name, "run_type": kind, "start_time": start.isoformat(),
+                "end_time": self.clock.isoformat(), "trace_id": self.trace, "inputs": inputs, "outputs": outputs,
+                "error": error, "extra": extra, "_result": result,
+            }
+        )  # fmt: skip
+
+
+def through_rows(*talks: Talk, **kwargs: Any) -> Sentinel:
+    """As LangSmith rows, replayed."""
+    sentinel = Sentinel(**kwargs)
+    replay = Replay(sentinel)
+    runs = [run_from_row(r) for talk in talks for r in talk.rows]
+    for run in sorted((r for r in runs if isinstance(r, Run)), key=lambda r: (r.started_at, r.id)):
+        replay.feed(run)
+    replay.finish()
+    assert sentinel.health().faults == {}
+    return sentinel
+
+
+def through_callbacks(*talks: Talk, **kwargs: Any) -> Sentinel:
+    """As LangChain's callback manager hands them over: real messages, results and exceptions."""
+    sentinel = Sentinel(**kwargs)
+    now = [0.0]
+    handler = TokenSentinelHandler(sentinel, clock=lambda: now[0])
+    rows = sorted((r for talk in talks for r in talk.rows), key=lambda r: (r["start_time"], r["id"]))
+    for row in rows:
+        handler.adopt(row["trace_id"], row["trace_id"])
+        extra = row["extra"]
+        manager = CallbackManager(handlers=[], parent_run_id=row["trace_id"], metadata=extra["metadata"])
+        manager.add_handler(handler)
+        now[0] = datetime.fromisoformat(row["start_time"]).timestamp()
+        error = _exception(row["error"]) if row["error"] else None
+        if row["run_type"] == "llm":
+            params = extra["invocation_params"]
+            messages = [convert_to_messages(row["inputs"]["messages"])]
+            [run] = manager.on_chat_model_start({}, messages, invocation_params=params, options={}, name=row["name"])
+            now[0] = datetime.fromisoformat(row["end_time"]).timestamp()
+            result = LLMResult(generations=[[ChatGeneration(message=_message(row["outputs"]["message"]))]])
+            run.on_llm_error(error, response=result) if error is not None else run.on_llm_end(result)
+        elif row["run_type"] == "tool":
+            call_id = extra.get("tool_call_id")
+            tool = manager.on_tool_start({}, "", inputs=row["inputs"], name=row["name"], tool_call_id=call_id)
+            now[0] = datetime.fromisoformat(row["end_time"]).timestamp()
+            output = (row["outputs"] or {}).get("output")
+            if isinstance(row["_result"], Exception):
+                tool.on_tool_error(row["_result"])
+            else:
+                tool.on_tool_end(convert_to_messages([output])[0] if isinstance(output, dict) else output)
+        else:
+            retriever = manager.on_retriever_start({}, row["inputs"]["query"], name=row["name"])
+            now[0] = datetime.fromisoformat(row["end_time"]).timestamp()
+            retriever.on_retriever_end([Document(d["page_content"]) for d in row["outputs"]["documents"]])
+    assert sentinel.health().faults == {}
+    assert handler.pending() == {}
+    return sentinel
+
+
+def _message(recorded: dict[str, Any]) -> AIMessage:
+    message = convert_to_messages([{k: v for k, v in recorded.items() if k in ("role", "content", "tool_calls")}])[0]
+    assert isinstance(message, AIMessage)
+    return message.model_copy(
+        update={"usage_metadata": recorded["usage_metadata"], "response_metadata": recorded["response_metadata"]}
+    )
+
+
+def _exception(text: str) -> BaseException:
+    name, _, rest = text.partition("(")
+    made = type(name, (Exception,), {})
+    return made(rest.partition(")")[0].strip("'\""))  # type: ignore[no-any-return]
+
+
+DOORS = {"live callbacks": through_callbacks, "LangSmith rows": through_rows}
