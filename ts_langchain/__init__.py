@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ts_langchain.capture.activate import token_sentinel
     from ts_langchain.capture.embeddings import SentinelEmbeddings
     from ts_langchain.capture.handler import TokenSentinelHandler
+    from ts_langchain.capture.reranker import SentinelReranker
     from ts_langchain.decision import Decision
     from ts_langchain.incident import Incident
     from ts_langchain.intervene.graph import guard, guard_node
@@ -28,6 +29,7 @@ __all__ = [
     "Policy",
     "Sentinel",
     "SentinelEmbeddings",
+    "SentinelReranker",
     "TokenSentinelError",
     "TokenSentinelHandler",
     "TokenSentinelMiddleware",
@@ -46,6 +48,7 @@ _HOMES = {
     "Policy": "ts_langchain.policy",
     "Sentinel": "ts_langchain.sentinel",
     "SentinelEmbeddings": "ts_langchain.capture.embeddings",
+    "SentinelReranker": "ts_langchain.capture.reranker",
     "TokenSentinelHandler": "ts_langchain.capture.handler",
     "TokenSentinelMiddleware": "ts_langchain.intervene.middleware",
     "guard": "ts_langchain.intervene.graph",

@@ -163,6 +163,40 @@ def test_rules_are_listed_and_explained(tmp_path: Path) -> None:
     assert {r["rule"] for r in json.loads(run(tmp_path, "rules", "--json").stdout)} == {r.name for r in RULES.values()}
 
 
+def test_an_incident_is_explained_and_can_be_silenced(tmp_path: Path, file: Path) -> None:
+    run(tmp_path, "import", "file", str(file))
+    shown = run(tmp_path, "report", "--incidents", "1").stdout
+    found = re.search(r"tool_loop-[0-9a-f]{16}", shown)
+    assert found is not None
+    explained = run(tmp_path, "explain", found[0]).stdout
+    assert "What to do" in explained
+    assert "tool_loop.exempt_tools=fetch_page" in explained
+    result = json.loads(run(tmp_path, "explain", found[0][:14], "--json").stdout)
+    assert result["id"] == found[0]
+    for offered in result["silenced_by"]:
+        if "min_identical" in offered["setting"]:
+            continue  # two of the settings are about the same number of calls
+        again = run(
+            tmp_path,
+            "import",
+            "file",
+            str(file),
+            "--set",
+            offered["setting"],
+            "--fresh",
+            "--json",
+            "--csv",
+            str(tmp_path / "i.csv"),
+        )
+        assert again.exit_code == 0, again.output
+        assert found[0] not in (tmp_path / "i.csv").read_text(), offered
+    run(tmp_path, "import", "file", str(file), "--fresh")
+    for wrong in ("nonsense", "tool_loop"):
+        refused = run(tmp_path, "explain", wrong)
+        assert refused.exit_code == 2
+        assert "report --incidents" in refused.stderr
+
+
 COMMAND = [sys.executable, "-c", "from ts_langchain.cli import main; main()"]
 
 

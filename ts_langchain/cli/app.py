@@ -10,6 +10,7 @@ import typer
 from ts_langchain import __version__
 from ts_langchain.cli import history, policy, rules
 from ts_langchain.cli.demo import demo
+from ts_langchain.cli.explain import explain
 from ts_langchain.cli.output import out
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(policy.app, name="policy")
 app.command()(history.report)
 app.command()(policy.backtest)
 app.command(name="rules")(rules.rules)
+app.command()(explain)
 app.command()(demo)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from ts_langchain.cli.options import JsonOption
 from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.rules import RULES
+from ts_langchain.rules import known_rules
 
 
 def rules(
@@ -22,11 +22,12 @@ def rules(
     as_json: JsonOption = False,
 ) -> None:
     """Lists the rules, or explains one: what it finds, when it fires, when it does not, its settings."""
+    known = known_rules()
     with clear_errors():
-        if rule is not None and rule not in RULES:
-            msg = f"there is no rule {rule!r}; there are {', '.join(RULES)}"
+        if rule is not None and rule not in known:
+            msg = f"there is no rule {rule!r}; there are {', '.join(known)}"
             raise ConfigurationError(msg)
-    shown = {rule: RULES[rule]} if rule else RULES
+    shown = {rule: known[rule]} if rule else known
     if as_json:
         print_json(
             [
@@ -44,12 +45,12 @@ def rules(
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column("rule", style="bold")
         table.add_column("finds")
-        for name, cls in RULES.items():
+        for name, cls in known.items():
             table.add_row(name, first_line(cls))
         out.print(table)
         out.print("\nExplain one with [bold]ts-langchain rules NAME[/].")
         return
-    cls = RULES[rule]
+    cls = known[rule]
     out.print(f"[bold]{rule}[/]\n")
     out.print(escape(inspect.getdoc(cls) or ""))
     out.print(f"\nWhat to do: {escape(cls.suggestion)}\n\n[bold]Settings[/] (as {rule}.NAME)")

@@ -58,7 +58,8 @@ def print_incident(console: Console, incident: Incident) -> None:
     colour = COLOURS[incident.severity]
     console.print(
         f"[{colour}]{incident.severity:>6}[/] [bold]{incident.rule}[/] {escape(incident.summary)} "
-        f"Wasted {incident.wasted_tokens:,} tokens, {usd(incident.wasted_nano)}; confidence {incident.confidence:.0%}."
+        f"Wasted {incident.wasted_tokens:,} tokens, {usd(incident.wasted_nano)}; confidence {incident.confidence:.0%}. "
+        f"[dim]{incident.id}[/]"
     )
 
 

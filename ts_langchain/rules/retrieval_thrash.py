@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.rules.repeats import RepeatRule
+from ts_langchain.rules.rerank_thrash import is_rerank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,4 +57,6 @@ class RetrievalThrash(RepeatRule):
     settings: Settings
 
     def concerns(self, kind: Kind, name: str) -> bool:
+        if "rerank_thrash" in self.context.active and is_rerank(name):
+            return False
         return kind == "retriever" or is_retrieval(name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.rules.repeats import RepeatRule
+from ts_langchain.rules.rerank_thrash import is_rerank
 from ts_langchain.rules.retrieval_thrash import is_retrieval
 
 if TYPE_CHECKING:
@@ -55,5 +56,7 @@ class ToolLoop(RepeatRule):
 
     def concerns(self, kind: Kind, name: str) -> bool:
         if kind != "tool" or name in self.settings.polling_tools or _POLLING.search(name):
+            return False
+        if "rerank_thrash" in self.context.active and is_rerank(name):
             return False
         return "retrieval_thrash" not in self.context.active or not is_retrieval(name)

@@ -1,0 +1,86 @@
+"""`ts-langchain explain`."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from ts_langchain.cli.history import chosen_history
+from ts_langchain.cli.options import JsonOption, LedgerOption
+from ts_langchain.cli.output import clear_errors, out, print_json
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.ledger import Ledger
+from ts_langchain.report.terminal import print_incident, usd
+from ts_langchain.rules import known_rules
+
+
+def explain(
+    incident_id: Annotated[
+        str, typer.Argument(metavar="INCIDENT", help="Its id, or the beginning of it: see report --incidents.")
+    ],
+    number: Annotated[
+        int | None, typer.Option("--history", help="Number of the history, see report --list. Default: the latest.")
+    ] = None,
+    ledger: LedgerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explains an incident: what was seen, why it counts as waste, and which setting would have silenced it."""
+    with clear_errors():
+        book = Ledger(ledger)
+        found = [i for i in book.incidents(chosen_history(book, number)) if i.id.startswith(incident_id)]
+        if len(found) != 1:
+            what = f"{len(found)} incidents begin" if found else "no incident begins"
+            msg = f"{what} with {incident_id!r}; ts-langchain report --incidents 20 lists them"
+            raise ConfigurationError(msg)
+        incident = found[0]
+        rule = known_rules().get(incident.rule)
+        silencers = rule.silencers(incident.evidence, incident.session_id) if rule is not None else []
+        if as_json:
+            print_json(
+                {
+                    "id": incident.id,
+                    "rule": incident.rule,
+                    "session_id": incident.session_id,
+                    "severity": incident.severity,
+                    "confidence": incident.confidence,
+                    "summary": incident.summary,
+                    "suggestion": incident.suggestion,
+                    "opened_at": incident.opened_at,
+                    "last_seen_at": incident.last_seen_at,
+                    "wasted_tokens": incident.wasted_tokens,
+                    "wasted_usd": incident.wasted_usd,
+                    "avoidable_usd": incident.avoidable_usd,
+                    "call_ids": list(incident.call_ids),
+                    "overlaps": list(incident.overlaps),
+                    "evidence": incident.evidence,
+                    "silenced_by": [{"setting": setting, "why": why} for setting, why in silencers],
+                }
+            )
+            return
+        print_incident(out, incident)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+        seen = f"{_time(incident.opened_at)} to {_time(incident.last_seen_at)}, {incident.findings} findings"
+        table.add_row("seen", seen)
+        table.add_row("session", escape(incident.session_id))
+        table.add_row("avoidable", usd(incident.avoidable_nano))
+        for key, value in incident.evidence.items():
+            table.add_row(key, escape(str(value)))
+        if incident.overlaps:
+            table.add_row("overlaps", f"some of its tokens are counted for {', '.join(incident.overlaps)}")
+        table.add_row("calls", escape(", ".join(incident.call_ids)))
+        out.print(table)
+        if rule is not None:
+            out.print(f"\n{escape(inspect.getdoc(rule) or '')}", highlight=False)
+        out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")
+        out.print("\n[bold]If it is wrong[/], one of these settings would have silenced it:")
+        for setting, why in silencers:
+            out.print(f"  --set {escape(setting)}   [dim]{escape(why)}[/]")
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, tz=UTC):%Y-%m-%d %H:%M:%S}"
