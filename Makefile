@@ -20,6 +20,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/detection/run.py
 	$(BIN)/python benchmarks/live.py
 	$(BIN)/python benchmarks/middleware.py
 	$(BIN)/python benchmarks/replay.py

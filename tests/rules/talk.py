@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.callbacks import CallbackManager
 from langchain_core.documents import Document
@@ -31,7 +31,8 @@ class Talk:
         self.tools: list[Any] = []
         self.params: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
-        self.trace = str(uuid4())
+        self.runs = 0
+        self.new_run()
         self.numbers = iter(range(1_000_000))
 
     def system(self, text: str) -> Talk:
@@ -47,7 +48,9 @@ class Talk:
         return self
 
     def new_run(self) -> Talk:
-        self.trace = str(uuid4())
+        """What follows is another invocation of the agent."""
+        self.runs += 1
+        self.trace = str(uuid5(NAMESPACE_OID, f"{self.session} {self.runs}"))
         return self
 
     def ai(

@@ -408,8 +408,17 @@ def _plain_text(message: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, (list, tuple)):
-        return " ".join(t for b in content if isinstance(t := b.get("text") if isinstance(b, Mapping) else b, str))
+        return " ".join(filter(None, map(_block_text, content)))
     return ""
+
+
+def _block_text(block: object) -> str:
+    if isinstance(block, Mapping):
+        text = block.get("text")
+        if text is None and block.get("type") == "tool_result":
+            return _plain_text(block)
+        return text if isinstance(text, str) else ""
+    return block if isinstance(block, str) else ""
 
 
 _STORED = tuple(name for name in Branch.__slots__ if name not in ("first", "last"))

@@ -57,7 +57,7 @@ class RepairLoop(Rule["Recent[int, Answers]"]):
 
         min_corrections: int = Field(2, ge=1, description="Corrections answered the same in a row.")
         max_share: float = Field(0.8, gt=0, description="Longest correction, as a share of the answer before it.")
-        min_chars: int = Field(60, ge=0, description="Shorter answers are stock phrases and do not count.")
+        min_chars: int = Field(40, ge=0, description="Shorter answers are stock phrases and do not count.")
         similarity: float = Field(0.85, ge=0, le=1, description="Word-set similarity that counts as the same answer.")
 
     settings: Settings
