@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fills in what is generated."""
     if "<!-- readme -->" in markdown:
-        markdown = markdown.replace("<!-- readme -->", (ROOT / "README.md").read_text(encoding="utf-8"))
+        readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+        markdown = markdown.replace("<!-- readme -->", readme)
     if "<!-- rules -->" in markdown:
         markdown = markdown.replace("<!-- rules -->", rules())
     if "<!-- commands -->" in markdown:
