@@ -14,7 +14,7 @@ from ts_importers.base import OnWait, Wait
 from ts_langchain.errors import AuthenticationFailed, ConfigurationError, ImporterError, SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 ATTEMPTS = 8
 LONGEST_BACKOFF = 60.0
@@ -61,6 +61,7 @@ class Client:
         attempts: How often a request is sent at most.
         timeout: Seconds without an answer until a request counts as failed.
         address_hint: What to do about a wrong address.
+        secrets: What else must never show in a message: a key that a header holds encoded.
 
     Raises:
         ConfigurationError: The address is none, or a header holds what no header can hold.
@@ -78,6 +79,7 @@ class Client:
         attempts: int = ATTEMPTS,
         timeout: float = TIMEOUT,
         address_hint: str = "Check the address.",
+        secrets: Sequence[str] = (),
     ) -> None:
         self.service = service
         self.host = _host(base_url, service, address_hint)
@@ -90,7 +92,7 @@ class Client:
                 f"the key for {service} holds characters that no key has (a line break, a quotation mark?). {key_hint}"
             )
             raise ConfigurationError(msg)
-        self._secrets = [value for value in sent.values() if value]
+        self._secrets = [value for value in (*sent.values(), *secrets) if value]
         self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
         backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
 

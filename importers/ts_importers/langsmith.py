@@ -1,25 +1,25 @@
 """History from LangSmith: the v2 query endpoint, and v1 where there is no v2 (self-hosted before 0.16).
 
-Both answer newest first, and their cursors do not live long. Rules need oldest first, and an import must go on
-after days. So the time range is walked in windows, oldest first; a window is read whole and sorted, and its
-start is the position to go on from. Windows grow while they hold little and are halved when they hold too
-much, so that memory stays bounded whatever the traffic.
+Both answer newest first, and their cursors do not live long; see `ts_importers.windows` for how the range is walked.
 """
 
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from ts_importers.base import OnWait, Page, Position, Skipped
 from ts_importers.http import Client, HTTPFailure
-from ts_importers.langsmith_rows import run_from_row, timestamp
-from ts_langchain.errors import ProjectNotFound, UnreadableSource
+from ts_importers.langsmith_rows import run_from_row
+from ts_importers.windows import WindowWalk
+from ts_langchain.errors import ProjectNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+
+    from ts_importers.base import OnWait, Skipped
+    from ts_langchain.replay import Run
 
 SERVICE = "LangSmith"
 KEY_HINT = (
@@ -30,15 +30,7 @@ ADDRESS_HINT = (
     "Check LANGSMITH_ENDPOINT: https://api.smith.langchain.com, https://eu.api.smith.langchain.com, or your own "
     "server's API."
 )
-DEFAULT_DAYS = 30
-FIRST_WINDOW = timedelta(hours=1)
-LONGEST_WINDOW = timedelta(days=30)
-SHORTEST_WINDOW = timedelta(milliseconds=1)
-WINDOW_ROWS = 2_000
-FEW_ROWS = 500
-RESTARTS = 5
 RESOLUTION = timedelta(microseconds=1)
-CURSOR_REFUSED = frozenset({400, 404, 410, 422})
 NO_V2 = frozenset({404, 405, 501})
 
 V2_FIELDS = [
@@ -55,7 +47,7 @@ V1_FIELDS = [
 V1_NEWER_FIELDS = frozenset({"prompt_token_details", "completion_token_details"})
 
 
-class LangSmithImporter:
+class LangSmithImporter(WindowWalk):
     """Reads the runs of one project.
 
     Args:
@@ -78,6 +70,7 @@ class LangSmithImporter:
     """
 
     source = "langsmith"
+    start_field = "start_time"
 
     def __init__(
         self,
@@ -93,16 +86,8 @@ class LangSmithImporter:
         on_wait: OnWait | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        now = datetime.now(tz=UTC)
-        self.until = (until or now).astimezone(UTC)
-        self.since = (since or now - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
-        if self.since >= self.until:
-            msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"
-            raise UnreadableSource(msg)
+        super().__init__(since, until, limit)
         self.page_size = page_size
-        self.limit = limit
-        self.total: int | None = None
-        self.notices: list[str] = []
         headers = {"x-api-key": api_key}
         if workspace_id:
             headers["x-tenant-id"] = workspace_id
@@ -121,12 +106,10 @@ class LangSmithImporter:
         self._v2 = True
         self._settled = False
         self._v1_fields = V1_FIELDS
-        self._in_mid_window = False
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        span = f"{self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC"
-        return {"LangSmith project": self.project_name, "from": span}
+        return {"LangSmith project": self.project_name, "from": self.span()}
 
     def _find(self, project: str) -> tuple[str, str]:
         try:
@@ -148,76 +131,15 @@ class LangSmithImporter:
         msg = f"LangSmith at {self._client.host} has no project {project!r}. {there}"
         raise ProjectNotFound(msg)
 
-    # --- windows -----------------------------------------------------------------------------------
-
-    def pages(self, position: Position | None = None) -> Iterator[Page]:
-        """One page per window of time, the oldest first."""
-        start = self.since
-        if position and (at := timestamp(position.get("from"))) is not None:
-            start = max(start, datetime.fromtimestamp(at, tz=UTC))
-        width, rows = FIRST_WINDOW, 0
-        while start < self.until and (self.limit is None or rows < self.limit):
-            end = min(start + width, self.until)
-            window = self._window(start, end)
-            if window is None:  # too much for one window
-                width = max(SHORTEST_WINDOW, (end - start) / 2)
-                continue
-            if window:
-                rows += len(window)
-                yield self._page(window, start)
-            start = end
-            if len(window) < FEW_ROWS:
-                width = min(LONGEST_WINDOW, width * (16 if not window else 2))
-
-    def _page(self, rows: dict[str, Any], start: datetime) -> Page:
-        page = Page([], {"from": start.isoformat()})
-        for row in rows.values():
-            run = run_from_row(row)
-            if run is None:
-                page.ignored += 1
-            elif isinstance(run, Skipped):
-                page.skipped.append(run)
-            else:
-                page.runs.append(run)
-        page.runs.sort(key=lambda r: (r.started_at, r.id))
-        return page
-
-    def _window(self, start: datetime, end: datetime) -> dict[str, Any] | None:
-        """All rows that start in [start, end), by id; None if it holds too many and can be split."""
-        for _ in range(RESTARTS):
-            try:
-                return self._read(start, end)
-            except HTTPFailure as error:
-                if error.status not in CURSOR_REFUSED or not self._in_mid_window:
-                    raise
-        msg = f"LangSmith at {self._client.host} refused its own cursors {RESTARTS} times; try again later."
-        raise UnreadableSource(msg)
-
-    def _read(self, start: datetime, end: datetime) -> dict[str, Any] | None:
-        rows: dict[str, Any] = {}
-        cursor: str | None = None
-        splittable = end - start > SHORTEST_WINDOW
-        self._in_mid_window = False
-        while True:
-            answer = self._query(start, end, cursor)
-            found, cursor = _rows(answer)
-            for number, row in enumerate(found):
-                if not isinstance(row, dict):
-                    rows[f"{start.isoformat()} row {len(rows)}.{number}"] = {"run_type": "llm", "id": None}
-                    continue
-                started = timestamp(row.get("start_time"))
-                # the server may round the borders; a row belongs to the one window it starts in
-                if started is None or start.timestamp() <= started < end.timestamp():
-                    rows[str(row.get("id") or f"{start.isoformat()} row {len(rows)}.{number}")] = row
-            if splittable and len(rows) > WINDOW_ROWS:
-                return None
-            if not cursor or not found:
-                return rows
-            self._in_mid_window = True
+    def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
+        return run_from_row(row)
 
     # --- the two endpoints -------------------------------------------------------------------------
 
-    def _query(self, start: datetime, end: datetime, cursor: str | None) -> Any:
+    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
+        return _rows(self._answer(start, end, cursor))
+
+    def _answer(self, start: datetime, end: datetime, cursor: str | None) -> Any:
         if self._v2:
             try:
                 answer = self._client.post("/api/v2/runs/query", self._v2_body(start, end, cursor))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from importers.fake_langsmith import BEGIN, KEY, PROJECT, FakeLangSmith, agent_rows, serve
 
-from ts_importers import langsmith
+from ts_importers import windows
 from ts_importers.base import Importer
 from ts_importers.langsmith import LangSmithImporter
 from ts_langchain.errors import AuthenticationFailed, ProjectNotFound, SourceUnavailable, UnreadableSource
@@ -120,8 +120,8 @@ def test_goes_on_from_any_page(fake: FakeLangSmith) -> None:
 
 
 def test_windows_are_split_so_that_memory_stays_bounded(fake: FakeLangSmith, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(langsmith, "WINDOW_ROWS", 30)
-    monkeypatch.setattr(langsmith, "FEW_ROWS", 10)
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 30)
+    monkeypatch.setattr(windows, "FEW_ROWS", 10)
     pages = list(importer(fake, page_size=10).pages())
     assert max(len(p.runs) + p.ignored for p in pages) <= 30
     assert sum(len(p.runs) for p in pages) == len(CALLS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
-from rules.talk import DOORS, Talk
+from rules.talk import BLIND, DOORS, Talk
 
 from ts_langchain.rules import RULES
 
@@ -345,6 +345,8 @@ RECORDED = [rule for rule in CASES if rule != "embedding_waste"]  # not on the c
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("rule", RECORDED)
 def test_the_textbook_case_fires(rule: str, door: str) -> None:
+    if (door, rule) in BLIND:
+        pytest.skip("the source does not record what this rule needs")
     sentinel = DOORS[door](*as_list(CASES[rule][0]()))
     found = [i for i in sentinel.incidents() if i.rule == rule]
     assert found, [i.rule for i in sentinel.incidents()]
@@ -366,8 +368,8 @@ def test_the_hard_negative_does_not(rule: str, number: int, door: str) -> None:
 
 
 @pytest.mark.parametrize("rule", RECORDED)
-def test_both_doors_agree(rule: str) -> None:
-    live, replayed = (DOORS[d](*as_list(CASES[rule][0]())) for d in DOORS)
+def test_all_doors_agree(rule: str) -> None:
+    sentinels = [through(*as_list(CASES[rule][0]())) for door, through in DOORS.items() if (door, rule) not in BLIND]
 
     def figures(sentinel: Any) -> list[tuple[Any, ...]]:
         return [
@@ -375,7 +377,7 @@ def test_both_doors_agree(rule: str) -> None:
             for i in sorted(sentinel.incidents(), key=lambda i: (i.rule, i.session_id, i.opened_at))
         ]
 
-    assert figures(live) == figures(replayed)
+    assert all(figures(s) == figures(sentinels[0]) for s in sentinels[1:])
 
 
 @pytest.mark.parametrize("rule", RECORDED)

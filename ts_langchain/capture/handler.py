@@ -538,12 +538,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         error: str | None = None,
         message: object = None,
     ) -> None:
-        origin, at, asked = started.origin, started.started_at, None
-        if started.tool_call_id is not None:
-            session = self.sentinel.get(origin.session_id)
+        origin, at, asked, call_id = started.origin, started.started_at, None, started.tool_call_id
+        session = self.sentinel.get(origin.session_id)
+        if call_id is not None or session.state.capture is not None:
             with session.lock:
                 memory = Memory.of(session.state)
-                asked = memory.requested.pop(started.tool_call_id, None)
+                if call_id is None and started.args is not None and memory.requested:
+                    call_id = memory.find(started.name, started.args.fingerprint)
+                asked = memory.requested.pop(call_id, None) if call_id is not None else None
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
         ended_at = self.clock()
@@ -561,7 +563,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 answer=output.digest,
                 answer_chars=output.chars,
                 arguments=started.args,
-                tool_call_id=started.tool_call_id,
+                tool_call_id=call_id,
                 requested_by=asked.model_call_id if asked else None,
                 siblings=asked.siblings if asked else 1,
                 pending=output.pending,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.messages import Conversation
+from ts_langchain.fingerprint import name_hash
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
@@ -19,6 +20,8 @@ class Requested(NamedTuple):
     model_call_id: str
     siblings: int
     asked_at: float
+    about: int = 0
+    """Fingerprint of tool and arguments."""
 
 
 class Memory:
@@ -45,9 +48,18 @@ class Memory:
         requested = self.requested
         for tool_call in call.tool_calls:
             if tool_call.id and tool_call.valid:
-                requested[tool_call.id] = Requested(call.id, len(call.tool_calls), call.ended_at)
+                about = hash((name_hash(tool_call.name), tool_call.args))
+                requested[tool_call.id] = Requested(call.id, len(call.tool_calls), call.ended_at, about)
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
+
+    def find(self, name: str, arguments: int) -> str | None:
+        """The id of the oldest call of this tool with these arguments that has not run; None if there is none.
+
+        For tool runs whose source does not record the id: most do not where the tool failed.
+        """
+        about = hash((name_hash(name), arguments))
+        return next((i for i, asked in self.requested.items() if asked.about == about), None)
 
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""

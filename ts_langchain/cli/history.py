@@ -92,12 +92,7 @@ def import_langsmith(
     """
     with clear_errors():
         start, end = parse_time(since, "--since"), parse_time(until, "--until", end_of_day=True)
-        key = os.environ.get("LANGSMITH_API_KEY") or os.environ.get("LANGCHAIN_API_KEY")
-        if not key:
-            if not sys.stdin.isatty():
-                msg = "no key: set LANGSMITH_API_KEY (LangSmith → Settings → API keys)"
-                raise ConfigurationError(msg)
-            key = typer.prompt("LangSmith API key", hide_input=True)
+        key = _secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
         source = importer("langsmith")(
             project=project,
             since=start,
@@ -110,6 +105,59 @@ def import_langsmith(
         )
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+
+
+@app.command("langfuse")
+def import_langfuse(
+    since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: 30 days ago.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: now.")
+    ] = None,
+    endpoint: Annotated[
+        str, typer.Option(envvar=["LANGFUSE_HOST", "LANGFUSE_BASE_URL"], help="Address of Langfuse.")
+    ] = "https://cloud.langfuse.com",
+    environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after about so many rows.")] = None,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+) -> None:
+    """Imports observations of a Langfuse project, Cloud or self-hosted.
+
+    The keys are read from LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or asked for; never given on the command line.
+    """
+    with clear_errors():
+        start, end = parse_time(since, "--since"), parse_time(until, "--until", end_of_day=True)
+        source = importer("langfuse")(
+            public_key=_secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
+            secret_key=_secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
+            since=start,
+            until=end,
+            endpoint=endpoint,
+            environment=environment,
+            limit=limit,
+            on_wait=_show_wait,
+        )
+        asked = {"since": since, "until": until, "limit": limit}
+        _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+
+
+def _secret(what: str, *variables: str) -> str:
+    """A key from the environment, or typed in unseen.
+
+    Raises:
+        ConfigurationError: There is none, and nobody to ask.
+    """
+    key = next((value for name in variables if (value := os.environ.get(name))), None)
+    if not key:
+        if not sys.stdin.isatty():
+            msg = f"no key: set {variables[0]}"
+            raise ConfigurationError(msg)
+        key = str(typer.prompt(what, hide_input=True))
+    return key
 
 
 @app.command("file")

@@ -1,0 +1,210 @@
+"""Langfuse observations, of the v2 endpoint and of the older one, as `Run`s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+
+from ts_importers.base import Skipped
+from ts_importers.langsmith_rows import MAX_USD, _number, timestamp
+from ts_langchain.call import SourceCost
+from ts_langchain.replay import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ts_langchain.replay import RunType
+
+_CALLS = {"GENERATION": "llm", "EMBEDDING": "embedding", "TOOL": "tool", "RETRIEVER": "retriever"}
+# parts of the input and the output that Langfuse counts apart, under the names that its SDKs and its server use
+_CACHE_READ = ("input_cache_read", "input_cached_tokens", "cache_read_input_tokens", "input_cached")
+_CACHE_WRITE = ("input_cache_creation", "cache_creation_input_tokens", "input_cache_write")
+_REASONING = ("output_reasoning", "output_reasoning_tokens")
+
+
+def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None = None) -> Run | Skipped | None:
+    """Reads one observation.
+
+    Args:
+        row: The observation; inputs and outputs may be raw JSON strings.
+        trace: The older endpoints keep session, user and tags there.
+
+    Returns:
+        The run; None for observations that are no calls (spans, events, chains, agents, ...); or why it cannot be read.
+    """
+    kind = row.get("type")
+    run_id = row.get("id")
+    where = run_id if isinstance(run_id, str) and run_id else "a row without id"
+    if not isinstance(kind, str):
+        return Skipped(where, "no type")
+    run_type = _CALLS.get(kind.upper())
+    if run_type is None:
+        return None
+    if where is not run_id:
+        return Skipped(where, "no id")
+    started = timestamp(row.get("startTime"))
+    if started is None:
+        return Skipped(where, "no startTime")
+    failed = str(row.get("level")).upper() == "ERROR"
+    given, made = _parsed(row.get("input")), _parsed(row.get("output"))
+    ended = timestamp(row.get("endTime"))
+    if ended is None:
+        if not failed and made is None:
+            return Skipped(where, "still running")
+        ended = started
+    trace = trace or {}
+    metadata = _plain(row.get("metadata"))
+    user = row.get("userId") or trace.get("userId")
+    if isinstance(user, str) and user:
+        metadata = {"user_id": user, **metadata}
+    model = row.get("model") or row.get("providedModelName")
+    if isinstance(model, str) and model:
+        metadata = {**metadata, "ls_model_name": model}
+    session = row.get("sessionId") or trace.get("sessionId")
+    tags = row.get("tags") or trace.get("tags")
+    params = _plain(row.get("modelParameters"))
+    inputs, tools = _inputs(run_type, given)
+    if tools:
+        params = {**params, "tools": tools}
+    status = row.get("statusMessage")
+    return Run(
+        run_id,
+        cast("RunType", run_type),
+        name if isinstance(name := row.get("name"), str) and name else run_type,
+        started,
+        max(started, ended),
+        trace_id if isinstance(trace_id := row.get("traceId"), str) and trace_id else run_id,
+        parent if isinstance(parent := row.get("parentObservationId"), str) and parent else None,
+        session if isinstance(session, str) and session else None,
+        inputs,
+        _outputs(run_type, made) if not failed or made is not None else None,
+        (status if isinstance(status, str) and status else "Error") if failed else None,
+        tuple(t for t in tags if isinstance(t, str)) if isinstance(tags, list) else (),
+        metadata,
+        params,
+        _usage(row),
+        _cost(row),
+        _tool_call_id(made) if run_type == "tool" else None,
+    )
+
+
+def _parsed(value: object) -> object:
+    """What a raw JSON string says; the string itself where it is none."""
+    if isinstance(value, str) and value[:1] in ("{", "[", '"'):
+        try:
+            return orjson.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _plain(value: object) -> dict[str, Any]:
+    value = _parsed(value)
+    return {k: _parsed(v) for k, v in value.items()} if isinstance(value, dict) else {}
+
+
+def _inputs(run_type: str, given: object) -> tuple[dict[str, Any], list[Any]]:
+    """Inputs in the shape that replay reads, and tool definitions.
+
+    Langfuse's LangChain handler appends tool definitions to the messages, as messages of role `tool` that answer no
+    call.
+    """
+    if run_type != "llm":
+        if isinstance(given, dict):
+            return given, []
+        return ({"query": given} if run_type == "retriever" else {"input": given}) if given is not None else {}, []
+    tools: list[Any] = []
+    if isinstance(given, dict):
+        found = given.get("tools")
+        tools = found if isinstance(found, list) else []
+        given = given.get("messages", given.get("input", given))
+    if not isinstance(given, list):
+        return {"messages": [given] if isinstance(given, (str, dict)) else []}, tools
+    messages = []
+    flat = given[0] if given and isinstance(given[0], list) else given
+    for message in flat:
+        if isinstance(message, dict) and message.get("role") == "tool" and not message.get("tool_call_id"):
+            definition = _parsed(message.get("content"))
+            if isinstance(definition, dict) and ("function" in definition or "name" in definition):
+                tools = [*tools, definition]
+                continue
+        messages.append(message)
+    return {"messages": messages}, tools
+
+
+def _outputs(run_type: str, made: object) -> dict[str, Any]:
+    if run_type == "llm":
+        if isinstance(made, dict):
+            return made if {"choices", "generations", "message", "messages"} & made.keys() else {"message": made}
+        if isinstance(made, list) and made and isinstance(made[-1], dict):
+            return {"message": made[-1]}
+        return {"message": {"role": "assistant", "content": made if isinstance(made, str) else ""}}
+    if run_type == "retriever":
+        found = made.get("documents") if isinstance(made, dict) else made
+        return {"documents": found if isinstance(found, list) else []}
+    return {"output": made}
+
+
+def _tool_call_id(made: object) -> str | None:
+    if not isinstance(made, dict):
+        return None
+    found = made.get("tool_call_id") or _plain(made.get("kwargs")).get("tool_call_id")
+    return found if isinstance(found, str) else None
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 < value <= 1_000_000_000 else 0
+
+
+def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`usageDetails`, where `input` and `output` leave out the parts that are counted apart; or the older `usage`."""
+    details = _plain(row.get("usageDetails"))
+    if not any(_count(v) for v in details.values()):
+        older = _plain(row.get("usage"))
+        if str(older.get("unit") or "TOKENS").upper() != "TOKENS":
+            return None  # characters are no tokens
+        details = {"input": older.get("input"), "output": older.get("output"), "total": older.get("total")}
+    sent, got, total = (_count(details.get(k)) for k in ("input", "output", "total"))
+    sent = sent or _count(details.get("prompt_tokens")) or _count(details.get("input_tokens"))
+    got = got or _count(details.get("completion_tokens")) or _count(details.get("output_tokens"))
+    parts_in = sum(_count(v) for k, v in details.items() if _is_part(k, "input"))
+    parts_out = sum(_count(v) for k, v in details.items() if _is_part(k, "output"))
+    if total != sent + got:  # else the parts are within the whole already
+        sent, got = sent + parts_in, got + parts_out
+    if not sent and not got:
+        return None
+    return {
+        "input_tokens": sent,
+        "output_tokens": got,
+        "total_tokens": sent + got,
+        "input_token_details": {
+            "cache_read": sum(_count(details.get(k)) for k in _CACHE_READ),
+            "cache_creation": sum(_count(details.get(k)) for k in _CACHE_WRITE),
+            "audio": _count(details.get("input_audio")) + _count(details.get("input_audio_tokens")),
+        },
+        "output_token_details": {
+            "reasoning": sum(_count(details.get(k)) for k in _REASONING),
+            "audio": _count(details.get("output_audio")) + _count(details.get("output_audio_tokens")),
+        },
+    }
+
+
+def _is_part(key: str, side: str) -> bool:
+    if key in (f"{side}_tokens", f"{side}_priority") or key.startswith(f"{side}_priority"):
+        return False
+    return key.startswith(f"{side}_") or (side == "input" and key in _CACHE_READ + _CACHE_WRITE)
+
+
+def _cost(row: Mapping[str, Any]) -> SourceCost | None:
+    details = _plain(row.get("costDetails"))
+    parts = {k: n for k, v in details.items() if (n := _number(v, MAX_USD)) is not None}
+    sent = [n for k, n in parts.items() if k == "input" or _is_part(k, "input")]
+    got = [n for k, n in parts.items() if k == "output" or _is_part(k, "output")]
+    total = parts.get("total")
+    for older in ("totalCost", "calculatedTotalCost"):
+        if total is None:
+            total = _number(row.get(older), MAX_USD)
+    if not sent and not got:
+        return SourceCost(total_usd=total) if total else None
+    return SourceCost(sum(sent), sum(got), total)

@@ -1,0 +1,141 @@
+"""Walking a range of time in windows, the oldest first.
+
+Services answer newest first, their cursors do not live long, and offsets shift while new rows arrive. Rules need
+oldest first, and an import must go on after days. So the range is walked in windows; a window is read whole and sorted,
+and its start is the position to go on from. Windows grow while they hold little and are halved when they hold too much,
+so that memory stays bounded whatever the traffic.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ts_importers.base import Page, Position, Skipped
+from ts_importers.http import HTTPFailure
+from ts_importers.langsmith_rows import timestamp
+from ts_langchain.errors import UnreadableSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ts_importers.http import Client
+    from ts_langchain.replay import Run
+
+DEFAULT_DAYS = 30
+FIRST_WINDOW = timedelta(hours=1)
+LONGEST_WINDOW = timedelta(days=30)
+SHORTEST_WINDOW = timedelta(milliseconds=1)
+WINDOW_ROWS = 2_000
+FEW_ROWS = 500
+RESTARTS = 5
+CURSOR_REFUSED = frozenset({400, 404, 410, 422})
+
+
+class WindowWalk(ABC):
+    """Base of importers that ask a service for rows of a range of time.
+
+    Args:
+        since: Start of the range, inclusive; 30 days ago if None.
+        until: End of the range, exclusive; now if None.
+        limit: Stop after about so many rows.
+
+    Raises:
+        UnreadableSource: The range is empty.
+    """
+
+    _client: Client
+    start_field: str
+    """Name of the field that holds a row's start."""
+
+    def __init__(self, since: datetime | None, until: datetime | None, limit: int | None) -> None:
+        now = datetime.now(tz=UTC)
+        self.until = (until or now).astimezone(UTC)
+        self.since = (since or now - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
+        if self.since >= self.until:
+            msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"
+            raise UnreadableSource(msg)
+        self.limit = limit
+        self.total: int | None = None
+        self.notices: list[str] = []
+        self._in_mid_window = False
+
+    @abstractmethod
+    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
+        """A page of the rows that start in [start, end), in any order, and the cursor of the next one."""
+
+    @abstractmethod
+    def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
+        """What a row stands for; None for rows that are no calls."""
+
+    def span(self) -> str:
+        """The range, for people."""
+        return f"{self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC"
+
+    def pages(self, position: Position | None = None) -> Iterator[Page]:
+        """One page per window of time, the oldest first."""
+        start = self.since
+        if position and (at := timestamp(position.get("from"))) is not None:
+            start = max(start, datetime.fromtimestamp(at, tz=UTC))
+        width, rows = FIRST_WINDOW, 0
+        while start < self.until and (self.limit is None or rows < self.limit):
+            end = min(start + width, self.until)
+            window = self._window(start, end)
+            if window is None:  # too much for one window
+                width = max(SHORTEST_WINDOW, (end - start) / 2)
+                continue
+            if window:
+                rows += len(window)
+                yield self._page(window, start)
+            start = end
+            if len(window) < FEW_ROWS:
+                width = min(LONGEST_WINDOW, width * (16 if not window else 2))
+
+    def _page(self, rows: dict[str, Any], start: datetime) -> Page:
+        page = Page([], {"from": start.isoformat()})
+        for row in rows.values():
+            run = self._run(row)
+            if run is None:
+                page.ignored += 1
+            elif isinstance(run, Skipped):
+                page.skipped.append(run)
+            else:
+                page.runs.append(run)
+        page.runs.sort(key=lambda r: (r.started_at, r.id))
+        return page
+
+    def _window(self, start: datetime, end: datetime) -> dict[str, Any] | None:
+        """All rows that start in [start, end), by id; None if it holds too many and can be split."""
+        for _ in range(RESTARTS):
+            try:
+                return self._read(start, end)
+            except HTTPFailure as error:
+                if error.status not in CURSOR_REFUSED or not self._in_mid_window:
+                    raise
+        msg = (
+            f"{self._client.service} at {self._client.host} refused its own cursors {RESTARTS} times; try again later."
+        )
+        raise UnreadableSource(msg)
+
+    def _read(self, start: datetime, end: datetime) -> dict[str, Any] | None:
+        rows: dict[str, Any] = {}
+        cursor: str | None = None
+        splittable = end - start > SHORTEST_WINDOW
+        self._in_mid_window = False
+        while True:
+            found, cursor = self._query(start, end, cursor)
+            for number, row in enumerate(found):
+                nameless = f"{start.isoformat()} row {len(rows)}.{number}"
+                if not isinstance(row, dict):
+                    rows[nameless] = {}
+                    continue
+                started = timestamp(row.get(self.start_field))
+                # the server may round the borders; a row belongs to the one window it starts in
+                if started is None or start.timestamp() <= started < end.timestamp():
+                    rows[str(row.get("id") or nameless)] = row
+            if splittable and len(rows) > WINDOW_ROWS:
+                return None
+            if not cursor or not found:
+                return rows
+            self._in_mid_window = True
