@@ -1,0 +1,250 @@
+"""The Langfuse importer against a local server, new endpoint and old: all rows, in order, once, whatever happens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from importers.test_rows import odd, replayed
+from rules.talk import BEGIN, Talk, observations
+from typer.testing import CliRunner
+
+from ts_importers.base import Importer, Skipped
+from ts_importers.langfuse import LangfuseImporter
+from ts_importers.langfuse_rows import _usage, run_from_observation
+from ts_langchain.cli.app import app
+from ts_langchain.errors import AuthenticationFailed, SourceUnavailable
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PUBLIC, SECRET = "pk-lf-public", "sk-lf-very-secret-0123456789"
+AUTH = "Basic " + base64.b64encode(f"{PUBLIC}:{SECRET}".encode()).decode()
+
+
+def talks(sessions: int) -> list[Talk]:
+    made = []
+    for n in range(sessions):
+        talk = Talk(f"chat-{n}", at=n * 5_000.37).user("Which plan has SSO?")
+        for turn in range(4):
+            talk.ai(
+                "", ("fetch_page", {"url": "a" if n % 3 == 0 else str(turn)}, "same" if n % 3 == 0 else f"page {turn}")
+            )
+        made.append(talk.ai("The enterprise plan."))
+    return made
+
+
+ROWS = observations(*talks(40))
+EXTRA = [{**ROWS[0], "id": f"span-{n}", "type": t} for n, t in enumerate(("SPAN", "EVENT", "AGENT", "CHAIN"))]
+
+
+class FakeLangfuse:
+    """What the server holds and how it misbehaves."""
+
+    def __init__(self, v2: bool = True) -> None:
+        self.v2 = v2
+        self.rows = [*ROWS, *EXTRA]
+        self.faults: list[Any] = []
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.url = ""
+
+    def answer(self, path: str, query: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+        if path == "/api/public/projects":
+            return 200, {"data": [{"id": "proj-1", "name": "shop"}]}, {}
+        if path == "/api/public/v2/observations" and not self.v2:
+            return 404, {"message": "not found"}, {}
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, int):
+            return fault, {}, {"retry-after": "2"} if fault == 429 else {}
+        if fault == "cursor" and query.get("cursor"):
+            return 400, {"message": "cursor expired"}, {}
+        what = "Timestamp" if path.endswith("traces") else "StartTime"
+        low, high = query[f"from{what}"], query[f"to{what}"]
+        size = int(query["limit"])
+        found = sorted(
+            (r for r in self.rows if low <= _ms(r["startTime"]) < high), key=lambda r: r["startTime"], reverse=True
+        )
+        if path.endswith("/v2/observations"):
+            assert "expandMetadata" in query
+            start = int(query.get("cursor", "0"))
+            wanted = set(query["fields"].split(","))
+            part = [r if {"io", "usage"} <= wanted else {"id": r["id"]} for r in found[start : start + size]]
+            meta = {"cursor": str(start + size)} if start + size < len(found) else {}
+            return 200, {"data": part, "meta": meta}, {}
+        page = int(query["page"])
+        if path.endswith("traces"):
+            assert size <= 100
+            beside = {"userId": "ada", "tags": ["t"]}
+            traces = {r["traceId"]: {"id": r["traceId"], "sessionId": r["sessionId"], **beside} for r in self.rows}
+            found = list(traces.values())
+        else:  # the older endpoint: no session, inputs and outputs as JSON
+            found = [{k: _loads(v) for k, v in r.items() if k not in ("sessionId", "userId", "tags")} for r in found]
+        pages = -(-len(found) // size)
+        return 200, {"data": found[(page - 1) * size : page * size], "meta": {"page": page, "totalPages": pages}}, {}
+
+
+def _ms(text: str) -> str:
+    from datetime import datetime
+
+    return datetime.fromisoformat(text).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _loads(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value[:1] in ("{", "[", '"') else value
+
+
+@contextmanager
+def serve(fake: FakeLangfuse) -> Iterator[FakeLangfuse]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            query = {k: v[0] for k, v in parse_qs(url.query).items()}
+            fake.asked.append((url.path, query))
+            status, body, headers = (
+                fake.answer(url.path, query) if self.headers.get("authorization") == AUTH else (401, {}, {})
+            )
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def importer(fake: FakeLangfuse, naps: list[float] | None = None, **kwargs: Any) -> LangfuseImporter:
+    waits: list[float] = naps if naps is not None else []
+    given_: dict[str, Any] = {
+        "public_key": PUBLIC,
+        "secret_key": SECRET,
+        "endpoint": fake.url,
+        "since": BEGIN - timedelta(days=1),
+        "until": BEGIN + timedelta(days=20),
+        "sleep": waits.append,
+    }
+    return LangfuseImporter(**(given_ | kwargs))
+
+
+@pytest.mark.parametrize("v2", [True, False])
+@pytest.mark.parametrize("page_size", [7, 100])
+def test_every_call_once_oldest_first_from_both_endpoints(v2: bool, page_size: int) -> None:
+    with serve(FakeLangfuse(v2)) as fake:
+        source = importer(fake, page_size=page_size)
+        assert isinstance(source, Importer)
+        pages = list(source.pages())
+        runs = [r for p in pages for r in p.runs]
+        assert [r.id for r in runs] == [r.id for r in sorted(runs, key=lambda r: (r.started_at, r.id))]
+        assert sorted(r.id for r in runs) == sorted(r["id"] for r in ROWS)
+        assert sum(p.ignored for p in pages) == len(EXTRA)
+        assert {r.thread_id for r in runs} == {f"chat-{n}" for n in range(40)}
+        assert any("older endpoint" in n for n in source.notices) is not v2
+        assert source.scope == "127.0.0.1/proj-1"
+        middle = pages[len(pages) // 2]
+        rest = [r.id for p in importer(fake, page_size=page_size).pages(middle.position) for r in p.runs]
+        assert rest == [r.id for p in pages[len(pages) // 2 :] for r in p.runs]
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_faults_change_nothing(v2: bool, tmp_path: Path) -> None:
+    def figures(fake: FakeLangfuse, name: str) -> Any:
+        ledger = Ledger(tmp_path / name)
+        history = Import(importer(fake, page_size=10), ledger).run()
+        return history.runs, [(i.id, i.calls, i.wasted_nano) for i in ledger.incidents(history)]
+
+    with serve(FakeLangfuse(v2)) as fake:
+        calm = figures(fake, "calm.sqlite")
+        fake.faults = [429, None, 502, None, None, 503, "cursor" if v2 else None, None, 429] * 2
+        assert figures(fake, "stormy.sqlite") == calm
+    assert calm[0] == len(ROWS)
+    assert len(calm[1]) == 14
+
+
+def test_refused_keys_and_a_dead_server_are_told_without_the_key() -> None:
+    with serve(FakeLangfuse()) as fake:
+        with pytest.raises(AuthenticationFailed, match="LANGFUSE_SECRET_KEY") as refused:
+            importer(fake, secret_key="sk-lf-wrong-0123456789")
+        assert len(fake.asked) == 1
+        assert "0123456789" not in repr(refused.value)
+    with pytest.raises(SourceUnavailable, match="no connection") as dead:
+        importer(fake)
+    assert SECRET not in repr(dead.value)
+    assert AUTH not in repr(dead.value)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    env: dict[str, str | None] = {"TS_LANGCHAIN_LEDGER": str(tmp_path / "l.sqlite")}
+    env |= {"LANGFUSE_PUBLIC_KEY": PUBLIC, "LANGFUSE_SECRET_KEY": None}
+    with serve(FakeLangfuse()) as fake:
+        env["LANGFUSE_HOST"] = fake.url
+        args = ["import", "langfuse", "--since", "2026-08-31", "--until", "2026-09-20", "--json"]
+        missing = CliRunner().invoke(app, args, env=env)
+        assert missing.exit_code == 2
+        assert "LANGFUSE_SECRET_KEY" in missing.stderr
+        done = CliRunner().invoke(app, args, env={**env, "LANGFUSE_SECRET_KEY": SECRET})
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["rows"]["replayed"] == len(ROWS)
+    assert {r["rule"]: r["incidents"] for r in result["rules"]} == {"tool_loop": 14}
+    assert SECRET not in done.stdout + done.stderr
+
+
+CACHED = {"input": 60, "input_cache_read": 40, "output": 5, "output_reasoning": 5, "total": 110}
+ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_tokens": 10, "output": 7}
+
+
+@pytest.mark.parametrize(
+    ("row", "usage"),
+    [
+        ({"usageDetails": CACHED}, (100, 10, 40, 0, 5)),
+        ({"usageDetails": {"input": 100, "input_cached_tokens": 40, "output": 10, "total": 110}}, (100, 10, 40, 0, 0)),
+        ({"usageDetails": ANTHROPIC}, (100, 7, 80, 10, 0)),
+        ({"usage": {"input": 9, "output": 3, "unit": "TOKENS"}}, (9, 3, 0, 0, 0)),
+        ({"usage": {"input": 9, "output": 3, "unit": "CHARACTERS"}}, None),
+        ({"usageDetails": {"input": "many"}, "usage": None}, None),
+        ({}, None),
+    ],
+)
+def test_usage(row: dict[str, Any], usage: tuple[int, ...] | None) -> None:
+    read = _usage(row)
+    if usage is None:
+        assert read is None
+        return
+    assert read is not None
+    ins, outs = read["input_token_details"], read["output_token_details"]
+    found = (read["input_tokens"], read["output_tokens"], ins["cache_read"], ins["cache_creation"], outs["reasoning"])
+    assert found == usage
+
+
+@given(st.sampled_from(sorted({k for r in ROWS for k in r})), odd)
+def test_one_field_of_any_type(field: str, value: Any) -> None:
+    for row in (ROWS[0], ROWS[1]):
+        run = run_from_observation({**row, field: value})
+        if isinstance(run, Run):
+            assert replayed(run).health().faults == {}
+        else:
+            assert run is None or (isinstance(run, Skipped) and run.why)
