@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,18 @@ ATTEMPTS = 8
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
 TIMEOUT = 60.0
+
+
+class _WithoutQuery(logging.Filter):
+    """httpx logs addresses; what stands behind the `?` may be a signature."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(a.copy_with(query=None) if isinstance(a, httpx2.URL) else a for a in record.args)
+        return True
+
+
+logging.getLogger("httpx2").addFilter(_WithoutQuery())
 
 
 class HTTPFailure(ImporterError):
@@ -160,7 +173,8 @@ class Client:
             raise HTTPFailure(status, msg)
         if status >= 400:
             detail = self._without_secrets(_detail(response.content))
-            msg = f"{self.service} at {self.host} refused {method} {path}: HTTP {status}{detail}"
+            shown = path.partition("?")[0]  # a query may hold a signature
+            msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
         try:
             return orjson.loads(response.content)

@@ -48,6 +48,8 @@ class WindowWalk(ABC):
     _client: Client
     start_field: str
     """Name of the field that holds a row's start."""
+    id_field = "id"
+    """Name of the field that holds its id."""
 
     def __init__(self, since: datetime | None, until: datetime | None, limit: int | None) -> None:
         now = datetime.now(tz=UTC)
@@ -133,7 +135,7 @@ class WindowWalk(ABC):
                 started = timestamp(row.get(self.start_field))
                 # the server may round the borders; a row belongs to the one window it starts in
                 if started is None or start.timestamp() <= started < end.timestamp():
-                    rows[str(row.get("id") or nameless)] = row
+                    rows[str(row.get(self.id_field) or nameless)] = row
             if splittable and len(rows) > WINDOW_ROWS:
                 return None
             if not cursor or not found:

@@ -12,6 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, convert_to_messages
 from langchain_core.outputs import ChatGeneration, LLMResult
 
+from ts_importers.helicone_rows import run_from_request
 from ts_importers.langfuse_rows import run_from_observation
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler
@@ -268,7 +269,51 @@ def through_langfuse(*talks: Talk, **kwargs: Any) -> Sentinel:
     return sentinel
 
 
+def requests(*talks: Talk) -> list[dict[str, Any]]:
+    """The model calls as Helicone records them: OpenAI's bodies, no tools."""
+    made = []
+    for talk in talks:
+        for row in (r for r in talk.rows if r["run_type"] == "llm"):
+            message = row["outputs"]["message"]
+            usage, params = message["usage_metadata"], row["extra"]["invocation_params"]
+            said = {k: v for k, v in message.items() if k in ("role", "content", "tool_calls")}
+            answer = {"choices": [{"message": said, "finish_reason": message["response_metadata"]["finish_reason"]}]}
+            made.append(
+                {
+                    "request_id": row["id"], "request_created_at": row["start_time"],
+                    "response_created_at": row["end_time"], "response_status": 429 if row["error"] else 200,
+                    "provider": talk.provider.upper(), "request_model": talk.model, "response_model": talk.model,
+                    "request_path": "/v1/chat/completions", "request_properties": {"Helicone-Session-Id": talk.session},
+                    "prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"],
+                    "prompt_cache_read_tokens": usage["input_token_details"]["cache_read"],
+                    "reasoning_tokens": usage["output_token_details"]["reasoning"],
+                    "request_body": {"messages": row["inputs"]["messages"], **params},
+                    "response_body": {} if row["error"] else answer,
+                }
+            )  # fmt: skip
+    return made
+
+
+def through_helicone(*talks: Talk, **kwargs: Any) -> Sentinel:
+    """As Helicone rows, replayed."""
+    sentinel = Sentinel(**kwargs)
+    replay = Replay(sentinel)
+    runs = [run_from_request(r) for r in requests(*talks)]
+    assert all(isinstance(run, Run) for run in runs)
+    for run in sorted((r for r in runs if isinstance(r, Run)), key=lambda r: (r.started_at, r.id)):
+        replay.feed(run)
+    replay.finish()
+    assert sentinel.health().faults == {}
+    return sentinel
+
+
 DOORS = {"live callbacks": through_callbacks, "LangSmith rows": through_rows, "Langfuse rows": through_langfuse}
+DOORS["Helicone rows"] = through_helicone
 # what Langfuse's LangChain handler does not record: the type of an exception, and a stream that was left has nothing
 # else; why an answer ended
 BLIND = {("Langfuse rows", "abandoned_stream"), ("Langfuse rows", "truncated_output")}
+# Helicone sees model calls; tools that no model asked for, retrievers and streams that were left are not recorded
+BLIND |= {
+    ("Helicone rows", rule)
+    for rule in ("retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream")
+}

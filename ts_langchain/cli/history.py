@@ -145,6 +145,40 @@ def import_langfuse(
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
 
 
+@app.command("helicone")
+def import_helicone(
+    since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: 30 days ago.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: now.")
+    ] = None,
+    endpoint: Annotated[
+        str, typer.Option(envvar="HELICONE_BASE_URL", help="API address; for EU or self-hosted Helicone.")
+    ] = "https://api.helicone.ai",
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after about so many rows.")] = None,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+) -> None:
+    """Imports requests from Helicone.
+
+    The key is read from HELICONE_API_KEY, or asked for; never given on the command line.
+    """
+    with clear_errors():
+        source = importer("helicone")(
+            api_key=_secret("Helicone API key", "HELICONE_API_KEY"),
+            since=parse_time(since, "--since"),
+            until=parse_time(until, "--until", end_of_day=True),
+            endpoint=endpoint,
+            limit=limit,
+            on_wait=_show_wait,
+        )
+        asked = {"since": since, "until": until, "limit": limit}
+        _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+
+
 def _secret(what: str, *variables: str) -> str:
     """A key from the environment, or typed in unseen.
 

@@ -1,0 +1,128 @@
+"""History from Helicone: requests by windows of time, their bodies from where `signed_body_url` points.
+
+Offsets shift while new rows arrive, so they are only used inside a window that lies in the past. Tools are not
+recorded: their calls are read out of the prompts.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ts_importers.helicone_rows import run_from_request
+from ts_importers.http import Client
+from ts_importers.windows import WindowWalk
+from ts_langchain.errors import ImporterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from ts_importers.base import OnWait, Skipped
+    from ts_langchain.replay import Run
+
+SERVICE = "Helicone"
+KEY_HINT = "Check HELICONE_API_KEY (Settings, API keys); EU keys need HELICONE_BASE_URL=https://eu.api.helicone.ai."
+ADDRESS_HINT = "Check HELICONE_BASE_URL: https://api.helicone.ai, or your own server's API."
+PAGE_SIZE = 100
+BODIES_AT_ONCE = 8
+
+
+class HeliconeImporter(WindowWalk):
+    """Reads the requests that a key may see.
+
+    Args:
+        api_key: Key; never shown anywhere, and only sent to the API, not to where bodies lie.
+        since: Start of the range, inclusive; 30 days ago if None.
+        until: End of the range, exclusive; now if None.
+        endpoint: Address of the API.
+        page_size: Rows per request, 1 to 100.
+        limit: Stop after about so many rows.
+        on_wait: Told of each wait before a retry.
+        sleep: Waits; for tests.
+
+    Raises:
+        AuthenticationFailed: The key was refused.
+        SourceUnavailable: Helicone could not be reached.
+        UnreadableSource: The range is empty.
+    """
+
+    source = "helicone"
+    start_field = "request_created_at"
+    id_field = "request_id"
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        endpoint: str = "https://api.helicone.ai",
+        page_size: int = PAGE_SIZE,
+        limit: int | None = None,
+        on_wait: OnWait | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(since, until, limit)
+        self.page_size = page_size
+        key = api_key.strip()
+        common: dict[str, Any] = {
+            "key_hint": KEY_HINT,
+            "address_hint": ADDRESS_HINT,
+            "on_wait": on_wait,
+            "sleep": sleep,
+        }
+        base = endpoint.rstrip("/").removesuffix("/v1")
+        headers = {"authorization": f"Bearer {key}"}
+        self._client = Client(base, headers, service=SERVICE, secrets=[key], **common)
+        self._bodies = Client(base, {}, service=f"{SERVICE} bodies", attempts=4, **common)
+        self.scope = self._client.host
+        self._query(self.since, self.since, None)  # a wrong key or address is told at once
+
+    def describe(self) -> Mapping[str, str]:
+        """What is imported, for people."""
+        return {"Helicone": self._client.host, "from": self.span()}
+
+    def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
+        return run_from_request(row)
+
+    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
+        offset = int(cursor or 0)
+        body = {
+            "filter": {
+                "left": {"request": {"created_at": {"gte": start.isoformat()}}},
+                "operator": "and",
+                "right": {"request": {"created_at": {"lt": end.isoformat()}}},
+            },
+            "offset": offset,
+            "limit": self.page_size,
+            "sort": {"created_at": "asc"},
+        }
+        answer = self._client.post("/v1/request/query", body)
+        found = answer.get("data") if isinstance(answer, dict) else None
+        rows = found if isinstance(found, list) else []
+        with ThreadPoolExecutor(BODIES_AT_ONCE) as pool:
+            rows = list(pool.map(self._with_bodies, rows))
+        return rows, str(offset + len(rows)) if len(rows) >= self.page_size else None
+
+    def _with_bodies(self, row: Any) -> Any:
+        """The row with its bodies; without them if they are gone (they are kept for a limited time)."""
+        if not isinstance(row, dict):
+            return row
+        url = row.get("signed_body_url")
+        if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+            return row
+        try:
+            bodies = self._bodies.get(url)
+        except ImporterError:
+            self._note("some bodies could not be read: their requests count by the tokens Helicone reports")
+            return row
+        if not isinstance(bodies, dict):
+            return row
+        filled = {"request_body": bodies.get("request"), "response_body": bodies.get("response")}
+        return {**row, **{k: v for k, v in filled.items() if v is not None}}
+
+    def _note(self, notice: str) -> None:
+        if notice not in self.notices:
+            self.notices.append(notice)

@@ -1,0 +1,219 @@
+"""The Helicone importer against a local server: windows, offsets, bodies that lie elsewhere, streams."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from importers.test_langfuse import talks
+from importers.test_rows import odd, replayed
+from rules.talk import BEGIN, requests
+from typer.testing import CliRunner
+
+from ts_importers.base import Importer, Skipped
+from ts_importers.helicone import HeliconeImporter
+from ts_importers.helicone_rows import assembled, run_from_request
+from ts_langchain.cli.app import app
+from ts_langchain.errors import AuthenticationFailed
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KEY = "sk-helicone-very-secret-0123456789"
+SIGNATURE = "signature-0123456789"
+ROWS = requests(*talks(40))
+
+
+class FakeHelicone:
+    """What the server holds and how it misbehaves."""
+
+    def __init__(self) -> None:
+        self.faults: list[int] = []
+        self.gone: set[str] = set()
+        self.body_headers: list[str | None] = []
+        self.url = ""
+
+    def rows(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        low = datetime.fromisoformat(query["filter"]["left"]["request"]["created_at"]["gte"])
+        high = datetime.fromisoformat(query["filter"]["right"]["request"]["created_at"]["lt"])
+        assert query["limit"] <= 100
+        found = [r for r in ROWS if low <= datetime.fromisoformat(r["request_created_at"]) < high]
+        found.sort(key=lambda r: r["request_created_at"])
+        bare = [
+            {
+                **{k: v for k, v in row.items() if not k.endswith("_body")},
+                "request_body": {},
+                "response_body": {},
+                "signed_body_url": f"{self.url}/bodies/{row['request_id']}?X-Signature={SIGNATURE}",
+            }
+            for row in found
+        ]
+        return bare[query["offset"] : query["offset"] + query["limit"]]
+
+
+@contextmanager
+def serve(fake: FakeHelicone) -> Iterator[FakeHelicone]:
+    bodies = {r["request_id"]: {"request": r["request_body"], "response": r["response_body"]} for r in ROWS}
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def answer(self, status: int, body: Any) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            fake.body_headers.append(self.headers.get("authorization"))
+            name = self.path.rpartition("/")[2].partition("?")[0]
+            self.answer(404, {}) if name in fake.gone else self.answer(200, bodies[name])
+
+        def do_POST(self) -> None:
+            query = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if self.headers.get("authorization") != f"Bearer {KEY}":
+                self.answer(401, {})
+            elif fake.faults and (fault := fake.faults.pop(0)) != 200:
+                self.answer(fault, {})
+            else:
+                self.answer(200, {"data": fake.rows(query), "error": None})
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    fake.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield fake
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def importer(fake: FakeHelicone, **kwargs: Any) -> HeliconeImporter:
+    span = {"since": BEGIN - timedelta(days=1), "until": BEGIN + timedelta(days=5)}
+    return HeliconeImporter(**{"api_key": KEY, "endpoint": fake.url, "sleep": lambda _: None, **span, **kwargs})
+
+
+@pytest.mark.parametrize("page_size", [7, 100])
+def test_every_request_once_with_its_bodies(page_size: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with serve(FakeHelicone()) as fake:
+        source = importer(fake, page_size=page_size)
+        assert isinstance(source, Importer)
+        pages = list(source.pages())
+        runs = [r for p in pages for r in p.runs]
+        assert [r.id for r in runs] == [r["request_id"] for r in sorted(ROWS, key=lambda r: r["request_created_at"])]
+        assert all(r.inputs["messages"] and r.outputs for r in runs)
+        assert set(fake.body_headers) == {None}  # the key is not sent to where bodies lie
+    assert SIGNATURE not in caplog.text
+    assert KEY not in caplog.text
+
+
+def test_faults_and_bodies_that_are_gone(tmp_path: Path) -> None:
+    def figures(fake: FakeHelicone, name: str) -> Any:
+        ledger = Ledger(tmp_path / name)
+        source = importer(fake, page_size=10)
+        history = Import(source, ledger).run()
+        return [(i.id, i.calls, i.wasted_nano) for i in ledger.incidents(history)], history.runs, source.notices
+
+    with serve(FakeHelicone()) as fake:
+        calm = figures(fake, "calm.sqlite")
+        fake.faults = [200, 429, 200, 502, 200, 200, 503] * 4
+        assert figures(fake, "stormy.sqlite") == calm
+        fake.gone = {r["request_id"] for r in ROWS if r["request_id"].startswith("chat-0-")}
+        lost = figures(fake, "lost.sqlite")
+    assert len(calm[0]) == 14
+    assert calm[2] == []
+    assert (len(lost[0]), lost[1]) == (13, calm[1])
+    assert "bodies could not be read" in lost[2][0]
+
+
+def test_the_command_and_a_refused_key(tmp_path: Path) -> None:
+    with serve(FakeHelicone()) as fake:
+        with pytest.raises(AuthenticationFailed, match="HELICONE_API_KEY") as refused:
+            importer(fake, api_key="sk-helicone-wrong-0123456789")
+        assert "0123456789" not in repr(refused.value)
+        env = {
+            "TS_LANGCHAIN_LEDGER": str(tmp_path / "l.sqlite"),
+            "HELICONE_API_KEY": KEY,
+            "HELICONE_BASE_URL": fake.url,
+        }
+        args = ["import", "helicone", "--since", "2026-08-31", "--until", "2026-09-05", "--json"]
+        done = CliRunner().invoke(app, args, env=env)
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["rows"]["replayed"] == len(ROWS)
+    assert {r["rule"]: r["incidents"] for r in result["rules"]} == {"tool_loop": 14}
+    assert KEY not in done.stdout + done.stderr
+
+
+def test_streams_are_put_together() -> None:
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+    call = {"index": 0, "id": "c1", "function": {"name": "find", "arguments": '{"q": '}}
+    openai = [
+        chunk({"role": "assistant", "content": "Let me "}),
+        chunk({"content": "look."}),
+        chunk({"tool_calls": [call]}),
+        chunk({"tool_calls": [{"index": 0, "function": {"arguments": '"sso"}'}}]}),
+        chunk({}, "tool_calls"),
+    ]
+    anthropic = [
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Let me look."}},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "c1", "name": "find"}},
+        {
+            "type": "content_block_delta",
+            "index": 1,
+            "delta": {"type": "input_json_delta", "partial_json": '{"q": "sso"}'},
+        },
+        {"type": "message_delta", "delta": {"stop_reason": "tool_calls"}},
+    ]
+    whole = assembled(openai)
+    assert whole == assembled(anthropic)
+    [choice] = whole["choices"]
+    assert choice["message"]["content"] == "Let me look."
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "find", "arguments": '{"q": "sso"}'}
+    assert choice["finish_reason"] == "tool_calls"
+    sse = "".join(f"data: {json.dumps(c)}\n\n" for c in openai) + "data: [DONE]\n\n"
+    for body in (sse, {"streamed_data": openai}, {"streamed_data": sse}):
+        run = run_from_request({**ROWS[0], "response_body": body})
+        assert isinstance(run, Run)
+        assert run.outputs == whole
+
+
+def test_cached_tokens_of_anthropic_are_counted_apart() -> None:
+    counts = {
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "prompt_cache_read_tokens": 80,
+        "prompt_cache_write_tokens": 0,
+    }
+    for provider in ("ANTHROPIC", "OPENAI"):
+        run = run_from_request({**ROWS[0], **counts, "provider": provider})
+        assert isinstance(run, Run)
+        assert run.usage is not None
+        assert run.usage["input_tokens"] == 90
+
+
+@given(st.sampled_from(sorted(ROWS[0])), odd)
+def test_one_field_of_any_type(field: str, value: Any) -> None:
+    run = run_from_request({**ROWS[0], field: value})
+    if isinstance(run, Skipped):
+        assert run.why
+    else:
+        assert replayed(run).health().faults == {}
