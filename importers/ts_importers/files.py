@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Literal, cast
 import orjson
 
 from ts_importers.base import Page, Position, Skipped
-from ts_importers.langsmith_rows import run_from_row, timestamp
+from ts_importers.langsmith_rows import run_from_row
+from ts_importers.values import timestamp
 from ts_langchain.errors import UnreadableSource
 from ts_langchain.replay import Run
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from ts_importers.base import Skipped
-from ts_importers.langsmith_rows import MAX_USD, _number, timestamp
+from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
 from ts_langchain.replay import Run
 
@@ -38,7 +38,7 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
     request, response = _dict(row.get("request_body")), _response(row.get("response_body"))
     ended = timestamp(row.get("response_created_at"))
     if ended is None:
-        delay = _number(row.get("delay_ms"), 86_400_000)
+        delay = number(row.get("delay_ms"), 86_400_000)
         ended = started + (delay or 0.0) / 1000
     status = row.get("response_status")
     failed = isinstance(status, int) and (status >= 400 or status < 0)
@@ -93,7 +93,7 @@ def _text(value: object) -> str | None:
 
 def _usage(row: Mapping[str, Any], provider: str) -> dict[str, Any] | None:
     def count(name: str) -> int:
-        return int(_number(row.get(name), 1_000_000_000) or 0)
+        return int(number(row.get(name), 1_000_000_000) or 0)
 
     sent, got = count("prompt_tokens"), count("completion_tokens")
     read, written = count("prompt_cache_read_tokens"), count("prompt_cache_write_tokens")
@@ -112,7 +112,7 @@ def _usage(row: Mapping[str, Any], provider: str) -> dict[str, Any] | None:
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:
     for name in ("cost", "cost_usd", "costUSD"):
-        cost = _number(row.get(name), MAX_USD)
+        cost = number(row.get(name), MAX_USD)
         if cost:
             return SourceCost(total_usd=cost)
     return None

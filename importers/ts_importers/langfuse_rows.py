@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from ts_importers.base import Skipped
-from ts_importers.langsmith_rows import MAX_USD, _number, timestamp
+from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
 from ts_langchain.replay import Run
 
@@ -198,13 +198,13 @@ def _is_part(key: str, side: str) -> bool:
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:
     details = _plain(row.get("costDetails"))
-    parts = {k: n for k, v in details.items() if (n := _number(v, MAX_USD)) is not None}
+    parts = {k: n for k, v in details.items() if (n := number(v, MAX_USD)) is not None}
     sent = [n for k, n in parts.items() if k == "input" or _is_part(k, "input")]
     got = [n for k, n in parts.items() if k == "output" or _is_part(k, "output")]
     total = parts.get("total")
     for older in ("totalCost", "calculatedTotalCost"):
         if total is None:
-            total = _number(row.get(older), MAX_USD)
+            total = number(row.get(older), MAX_USD)
     if not sent and not got:
         return SourceCost(total_usd=total) if total else None
     return SourceCost(sum(sent), sum(got), total)

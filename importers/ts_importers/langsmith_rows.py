@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
+from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
 from ts_langchain.capture.messages import MAX_TOKENS
 from ts_langchain.replay import Run
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from ts_langchain.replay import RunType
 
-# beyond these a number is a mistake of whoever wrote it, not a fact about a call
-LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-MAX_USD = 1_000_000.0
 _CALLS = {"llm": "llm", "tool": "tool", "retriever": "retriever", "embedding": "embedding"}
 _NOTHING: dict[str, Any] = {}
 
@@ -95,23 +92,6 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
     )
 
 
-def timestamp(value: object) -> float | None:
-    """Seconds since the epoch from an ISO string (naive is UTC) or a number of seconds or milliseconds."""
-    if type(value) is str:
-        try:
-            at = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    elif isinstance(value, datetime):
-        at = value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < LATEST * 1000:
-        return float(value) / 1000 if value > 1e11 else float(value)
-    else:
-        return None
-    seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
-    return seconds if 0 < seconds < LATEST else None
-
-
 def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else _NOTHING
 
@@ -137,7 +117,7 @@ def _usage(row: Mapping[str, Any], metadata: dict[str, Any]) -> dict[str, Any] |
     own = metadata.get("usage_metadata")
     if isinstance(own, dict) and own:
         return own
-    sent, got = _number(row.get("prompt_tokens"), MAX_TOKENS), _number(row.get("completion_tokens"), MAX_TOKENS)
+    sent, got = number(row.get("prompt_tokens"), MAX_TOKENS), number(row.get("completion_tokens"), MAX_TOKENS)
     if not sent and not got:
         return None
     return {
@@ -158,21 +138,10 @@ def _details(value: object) -> dict[str, Any]:
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:
     sent, got, total = (
-        _number(row.get("prompt_cost"), MAX_USD),
-        _number(row.get("completion_cost"), MAX_USD),
-        _number(row.get("total_cost"), MAX_USD),
+        number(row.get("prompt_cost"), MAX_USD),
+        number(row.get("completion_cost"), MAX_USD),
+        number(row.get("total_cost"), MAX_USD),
     )
     if sent is None and got is None and total is None:
         return None
     return SourceCost(sent, got, total)
-
-
-def _number(value: object, most: float) -> float | None:
-    """A number from 0 to `most`; LangSmith writes costs as strings."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if 0 <= number <= most else None

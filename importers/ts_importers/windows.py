@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Page, Position, Skipped
 from ts_importers.http import HTTPFailure
-from ts_importers.langsmith_rows import timestamp
+from ts_importers.values import timestamp
 from ts_langchain.errors import UnreadableSource
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ts_importers.base import Skipped
-from ts_importers.langsmith_rows import run_from_row, timestamp
+from ts_importers.langsmith_rows import run_from_row
+from ts_importers.values import timestamp
 from ts_langchain import Sentinel
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger

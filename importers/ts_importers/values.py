@@ -1,0 +1,37 @@
+"""Values as services write them: read with care, never believed beyond what can be."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+# beyond these a number is a mistake of whoever wrote it, not a fact about a call
+LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+MAX_USD = 1_000_000.0
+
+
+def timestamp(value: object) -> float | None:
+    """Seconds since the epoch from an ISO string (naive is UTC) or a number of seconds or milliseconds."""
+    if type(value) is str:
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    elif isinstance(value, datetime):
+        at = value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < LATEST * 1000:
+        return float(value) / 1000 if value > 1e11 else float(value)
+    else:
+        return None
+    seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+    return seconds if 0 < seconds < LATEST else None
+
+
+def number(value: object, most: float) -> float | None:
+    """A number from 0 to `most`; some services write numbers as strings. None if it is none, or beyond."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        read = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return read if 0 <= read <= most else None
