@@ -105,6 +105,12 @@ nested = st.sampled_from(
         "text",
         "output",
         "input_token_details",
+        "image_url",
+        "source",
+        "detail",
+        "mime_type",
+        "tools",
+        "update",
     ]
 )
 shaped = st.recursive(
@@ -243,3 +249,29 @@ def test_a_row_that_breaks_the_reader_is_named_and_the_rest_goes_on(
     assert history.runs == 3
     assert history.skipped == 1
     assert dict(ledger.skipped(history)) == {"r1": "could only be read in part"}
+
+
+words = st.sampled_from(["image", "image_url", "input_image", "tool_use", "tool_result", "text", "media", "thinking"])
+fields = st.sampled_from(
+    ["type", "text", "image_url", "source", "content", "tool_use_id", "id", "name", "input", "args", "data", "url"]
+)
+blocks = st.lists(st.dictionaries(fields, odd | words, max_size=5), max_size=4)
+calls = st.lists(st.dictionaries(st.sampled_from(["id", "name", "args", "function"]), odd, max_size=4), max_size=3)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "tool", "system"]) | odd, "content": blocks | odd},
+        optional={"tool_calls": calls | odd, "tool_call_id": odd, "status": odd},
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(messages, messages, odd, st.sampled_from(["llm", "tool", "retriever", "embedding"]))
+def test_messages_blocks_and_parameters_of_any_shape(given_: Any, made: Any, value: Any, kind: str) -> None:
+    outputs = {"generations": [[{"message": made[0] if made else None}]], "output": made, "documents": made}
+    params = {"tools": value, "max_tokens": value, "temperature": value}
+    extra = {"invocation_params": params}
+    run = run_from_row({**GOOD, "run_type": kind, "inputs": {"messages": given_}, "outputs": outputs, "extra": extra})
+    assert isinstance(run, Run)
+    assert replayed(run).health().faults == {}

@@ -16,6 +16,7 @@ from ts_langchain.capture.context import current_labels, session_of, user_of
 from ts_langchain.capture.memory import Memory
 from ts_langchain.capture.messages import (
     CHARS_PER_TOKEN,
+    MAX_TOKENS,
     Output,
     ToolResult,
     document_hash,
@@ -317,7 +318,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if temperature is None:
             temperature = meta.get("ls_temperature")
         if type(temperature) is not float:
-            temperature = float(temperature) if type(temperature) is int else None
+            temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
         toolset = read_toolset(tools) if tools else None
         session = self.sentinel.get(origin.session_id)
@@ -339,7 +340,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             if incident is not None:
                 raise WasteBlocked(incident)
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
-        if type(max_tokens) is not int:
+        if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
             max_tokens = None
         if self.sentinel.governed:
             self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)

@@ -19,7 +19,17 @@ from typing import Any, NamedTuple, TypeGuard, cast
 import orjson
 
 from ts_langchain.call import NO_USAGE, Image, Prompt, ToolCall, Toolset, Usage
-from ts_langchain.fingerprint import TEXT_LIMIT, FreeText, bounded, mix, name_hash, text_hash, value_digest, value_hash
+from ts_langchain.fingerprint import (
+    TEXT_LIMIT,
+    FreeText,
+    bounded,
+    canonical,
+    mix,
+    name_hash,
+    text_hash,
+    value_digest,
+    value_hash,
+)
 from ts_langchain.recent import Recent
 
 LONG_MESSAGE_CHARS = 200
@@ -213,7 +223,7 @@ def _read_content(content: object) -> Text:
             chars += len(thought) if isinstance(thought, str) else 0
             others.append({k: v for k, v in block.items() if k not in ("signature", "index", "id")})
         else:
-            image = read_image(block) if kind in _IMAGE_KINDS else None
+            image = read_image(block) if isinstance(kind, str) and kind in _IMAGE_KINDS else None
             if image is not None:
                 images.append(image)
                 others.append(image.digest)
@@ -848,7 +858,7 @@ def read_toolset(tools: object) -> Toolset | None:
     known = _TOOLSETS.get(key)
     if known is None:
         names = tuple(name for name, _ in key)
-        sizes = tuple(len(orjson.dumps(bounded(t), default=str, option=orjson.OPT_NON_STR_KEYS)) for t in flat)
+        sizes = tuple(len(canonical(t)) for t in flat)
         known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
         _TOOLSETS[key] = known
         _TOOLSETS.limit(512)
