@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ts_langchain.capture.context import session_of
 from ts_langchain.capture.embeddings import embedding_call
-from ts_langchain.capture.handler import Reported, TokenSentinelHandler
+from ts_langchain.capture.handler import TokenSentinelHandler
+from ts_langchain.capture.in_flight import Reported
 from ts_langchain.capture.messages import error_name, read_usage
 from ts_langchain.stored import load_state
 

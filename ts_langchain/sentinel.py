@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from ts_langchain.budget import Budgets, Reservation
 from ts_langchain.budget_redis import RedisStore
 from ts_langchain.capture.context import SessionContext
+from ts_langchain.capture.in_flight import InFlight
 from ts_langchain.control import Control
 from ts_langchain.decision import Decision, Standing, decide
 from ts_langchain.errors import ConfigurationError
@@ -143,7 +144,7 @@ class Sentinel:
             classes, {**(self.policy.settings if self.policy else {}), **(settings or {})}, self.prices
         )
         self.faults = Faults()
-        self.in_flight: Any = None  # capture's, see ts_langchain.capture.handler.InFlight
+        self.in_flight = InFlight()
         self.budgets: Budgets | None = None
         self._control: Control | None = None
         if self.policy is not None:
@@ -272,18 +273,21 @@ class Sentinel:
 
     def observe(self, call: Call) -> None:
         """Takes in one finished call. Never raises."""
-        opened: list[Incident] | None = None
+        opened: list[Incident] = []
+        settled: list[Decision] = []
         try:
-            opened = self._observe(call)
+            self._observe(call, opened, settled)
         except Exception as error:  # noqa: BLE001 - fails open, see health.Faults
             self.faults.record("sentinel.observe", error)
         if opened:
             self._notify(opened)
+        for decision in settled:
+            self._tell(decision)
 
-    def _observe(self, call: Call) -> list[Incident] | None:
+    def _observe(self, call: Call, opened: list[Incident], settled: list[Decision]) -> None:
+        """Takes the call in. Adds what is to be told to users once no lock is held."""
         session = self.get(call.session_id)
         cost = self.prices.cost(call) if call.model is not None or call.source_cost is not None else None
-        opened: list[Incident] | None = None
         with session.lock:
             state = session.state
             if call.started_at - state.last_at > IDLE_SECONDS:
@@ -304,8 +308,8 @@ class Sentinel:
                     if rule_state is None:
                         rule_state = state.rules[rule.name] = rule.new_state()
                     finding = rule.observe(call, rule_state)
-                    if finding is not None and (incident := self._take(rule, finding, call, state)):
-                        opened = [*(opened or ()), incident]
+                    if finding is not None:
+                        self._take(rule, finding, call, state, opened, settled)
                 except Exception as error:  # noqa: BLE001 - one rule's bug must not silence the others
                     self.faults.record(f"rule {rule.name}", error)
             if self._store is not None:
@@ -319,10 +323,17 @@ class Sentinel:
             sweep = self._calls % SWEEP == 0
         if sweep:
             self._sweep(call.ended_at)
-        return opened
 
-    def _take(self, rule: Rule[Any], finding: Finding, call: Call, state: SessionState) -> Incident | None:
-        """Opens or extends the finding's incident. Returns a copy if users should hear of it."""
+    def _take(
+        self,
+        rule: Rule[Any],
+        finding: Finding,
+        call: Call,
+        state: SessionState,
+        opened: list[Incident],
+        settled: list[Decision],
+    ) -> None:
+        """Opens or extends the finding's incident, and decides. Adds copies of what users should hear of."""
         key = (rule.name, finding.key)
         incident = state.incidents.get(key)
         if incident is not None and call.started_at - incident.last_seen_at > QUIET_SECONDS:
@@ -331,7 +342,8 @@ class Sentinel:
         if incident is None:
             incident = state.incidents[key] = open_incident(rule.name, rule.suggestion, finding, call)
             if len(state.incidents) > MAX_INCIDENTS:
-                self._close(min(state.incidents.values(), key=lambda i: (i.last_seen_at, i.id)), state)
+                others = (i for i in state.incidents.values() if i is not incident)
+                self._close(min(others, key=lambda i: (i.last_seen_at, i.id)), state)
         rose = incident.extend(finding, call)
         if self.policy is not None:
             standing = state.standing.get(key)
@@ -341,12 +353,15 @@ class Sentinel:
             if decision is not None:
                 if incident.acted_at is None:
                     incident.acted_at = decision.at
-                self._decided(decision)
+                self._record(decision)
+                if decision.outcome != "due":
+                    settled.append(decision)
         for claim in finding.claims:
             bill = state.bills.get(claim.call_id)
             if bill is not None:
                 bill.claim(claim, incident, rule.specificity)
-        return copy.copy(incident) if rose else None
+        if rose:
+            opened.append(copy.copy(incident))
 
     def _close(self, incident: Incident, state: SessionState) -> None:
         incident.closed = True
@@ -425,6 +440,8 @@ class Sentinel:
             decision = self._refuse(request, "kill_switch", "kill_switch", "block", halted, "Remove it to go on.")
             if decision.outcome == "due" and not force:
                 return Admission(None, decision)
+            if decision.outcome == "due":
+                self.settle(decision, "skipped", "this door only watches")
         if self.budgets is None:
             return ADMITTED
         answer = self.budgets.reserve(request, force=force)
@@ -445,21 +462,20 @@ class Sentinel:
             request.at, request.session_id, request.root_id, rule, name, 0, action, 1, summary, hint,
             "dry run" if observing else "due",
         )  # fmt: skip
-        self._decided(decision)
+        self._record(decision)
+        if decision.outcome != "due":
+            self._tell(decision)
         return decision
 
     def _budget_warning(self, budget: Budget, _key: str, request: Request) -> None:
         summary = f"{budget.warn_at:.0%} of the budget of {budget.label} is spent or reserved."
         self._refuse(request, "budget", budget.label, "warn", summary, "")
 
-    def _decided(self, decision: Decision) -> None:
-        """Records a decision. A warning is carried out at once."""
-        self._decisions.append(decision)
+    def _record(self, decision: Decision) -> None:
+        """Keeps a decision. A warning is settled by that; telling it is left to the caller."""
         if decision.action == "warn" and decision.outcome == "due":
             decision.outcome = "done"
-            logger.warning("ts-langchain: %s: %s %s", decision.rule, decision.summary, decision.suggestion)
-        if decision.outcome != "due":
-            self._tell(decision)
+        self._decisions.append(decision)
 
     def due(self, session_id: str, root_id: str, *, resuming: bool = False) -> list[Decision]:
         """Decisions in force for the next call of a run. Each one is to be reported back with `settle`.
@@ -497,6 +513,9 @@ class Sentinel:
                 session.state.standing.pop((decision.rule, decision.key), None)
 
     def _tell(self, decision: Decision) -> None:
+        """Tells users of a settled decision. No lock may be held."""
+        if decision.action == "warn" and decision.outcome == "done":
+            logger.warning("ts-langchain: %s: %s %s", decision.rule, decision.summary, decision.suggestion)
         for callback in self._on_decision:
             with self.faults.fail_open("on_decision callback"):
                 callback(copy.copy(decision))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import OrderedDict
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.context import current_labels, session_of, user_of
+from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory
 from ts_langchain.capture.messages import (
     CHARS_PER_TOKEN,
@@ -28,17 +28,15 @@ from ts_langchain.capture.messages import (
 )
 from ts_langchain.capture.traits import read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
-from ts_langchain.fingerprint import Arguments, arguments, mix, name_hash
+from ts_langchain.fingerprint import arguments, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
-    from ts_langchain.call import Kind, SourceCost
     from ts_langchain.intervene.core import Here
 
-MAX_PENDING = 20_000
 MAX_ROOTS = 100_000
 MAX_NODES = 1_000
 
@@ -63,65 +61,6 @@ def _fail_open(hook: Hook) -> Hook:
             self.sentinel.faults.record(f"handler.{hook.__name__}", error)
 
     return cast("Hook", guarded)
-
-
-class _Origin(NamedTuple):
-    """Where a call comes from."""
-
-    session_id: str
-    root_id: str
-    node: str | None
-    tags: tuple[str, ...]
-    user_id: str | None
-
-
-class _Started(NamedTuple):
-    """A call that has begun: what is needed of it once it ends. No content."""
-
-    kind: Kind
-    origin: _Origin
-    started_at: float
-    name: str
-    model: str | None = None
-    provider: str | None = None
-    prompt: Prompt | None = None
-    toolset: Toolset | None = None
-    request: int = 0
-    temperature: float | None = None
-    args: Arguments | None = None
-    tool_call_id: str | None = None
-    max_tokens: int | None = None
-    traits: tuple[tuple[str, int], ...] = ()
-
-
-class Reported(NamedTuple):
-    """What a history's source says of a call beside its content."""
-
-    usage: Usage | None
-    cost: SourceCost | None
-
-
-NOT_REPORTED = Reported(None, None)
-
-
-class InFlight:
-    """What a Sentinel's handlers know of calls that have begun and not ended."""
-
-    __slots__ = ("model_nodes", "reported", "reservations", "roots", "started")
-
-    def __init__(self) -> None:
-        self.model_nodes: set[str] = set()
-        self.started: OrderedDict[Any, _Started] = OrderedDict()
-        self.roots: dict[Any, str] = {}
-        self.reported: dict[str, Reported] = {}
-        self.reservations: dict[Any, Reservation] = {}
-
-    @classmethod
-    def of(cls, sentinel: Sentinel) -> InFlight:
-        """What is in flight at a Sentinel."""
-        if sentinel.in_flight is None:
-            sentinel.in_flight = cls()
-        return cast("InFlight", sentinel.in_flight)
 
 
 class TokenSentinelHandler(BaseCallbackHandler):
@@ -168,9 +107,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self.raise_error = mode == "block"
         self.session_id = session_id
         self.clock = clock
-        # shared by all handlers of a Sentinel: a call that several of them see is recorded once
-        flight = InFlight.of(self.sentinel)
-        self._flight = flight
+        flight = self.sentinel.in_flight
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
         self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
@@ -221,11 +158,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """Forgets a run that was adopted."""
         self._roots.pop(run_id, None)
 
-    def pending(self) -> Mapping[Any, _Started]:
+    def pending(self) -> Mapping[Any, Started]:
         """Calls that have begun and not ended, by run id; they hold no content."""
         return self._started
 
-    def resume(self, pending: Mapping[Any, _Started]) -> None:
+    def resume(self, pending: Mapping[Any, Started]) -> None:
         """Takes over the `pending` calls of a handler that is gone."""
         self._started.clear()
         self._started.update(pending)
@@ -236,7 +173,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     def _origin(
         self, run_id: Any, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None
-    ) -> _Origin:
+    ) -> Origin:
         outer = run_id if parent_run_id is None else parent_run_id
         root_id = self._roots.get(outer)
         node = metadata.get("langgraph_node")
@@ -247,18 +184,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
             root_id = (labels.root_id if labels is not None else None) or str(outer)
         if labels is None:
             session_id = self.session_id or session_of(metadata) or root_id
-            return _Origin(session_id, root_id, node, tuple(tags) if tags else (), user_of(metadata))
+            return Origin(session_id, root_id, node, tuple(tags) if tags else (), user_of(metadata))
         session_id = self.session_id or labels.session_id or session_of(metadata) or root_id
-        return _Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_of(metadata))
+        return Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_of(metadata))
 
-    def origin(self, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None) -> _Origin:
+    def origin(self, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None) -> Origin:
         """Where a call made under this parent would come from."""
         return self._origin(parent_run_id, parent_run_id, metadata, tags)
 
-    def _keep(self, run_id: Any, started: _Started) -> None:
-        self._started[run_id] = started
-        if len(self._started) > MAX_PENDING:
-            self._started.popitem(last=False)
+    def _keep(self, run_id: Any, started: Started) -> None:
+        if not self.sentinel.in_flight.keep(run_id, started):
             self.sentinel.faults.record("handler: call never ended", TimeoutError())
 
     # --- models ------------------------------------------------------------------------------------
@@ -346,7 +281,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)
         self._keep(
             run_id,
-            _Started(
+            Started(
                 "model",
                 origin,
                 at,
@@ -364,7 +299,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def _admit(
         self,
         run_id: Any,
-        origin: _Origin,
+        origin: Origin,
         at: float,
         model: str | None,
         provider: Any,
@@ -390,11 +325,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
             origin.tags,
         )
         admission = self.sentinel.admit(asked, force=self.mode != "block")
+        refused = admission.refused
         if admission.reservation is not None:
             self._reservations[run_id] = admission.reservation
-        elif admission.refused is not None and self.mode == "block":
-            self.sentinel.settle(admission.refused, "done")
-            raise CallRefused(admission.refused)
+            if refused is not None:
+                self.sentinel.settle(refused, "skipped", f"a handler cannot {refused.action}")
+        elif refused is not None:
+            self.sentinel.settle(refused, "done")
+            raise CallRefused(refused)
 
     @_fail_open
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -408,10 +346,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     def _model_end(self, run_id: Any, response: Any, error: str | None) -> None:
         started = self._started.pop(run_id, None)
+        reported = self._reported.pop(run_id, None) if self._reported else None
+        reservation = self._reservations.pop(run_id, None) if self._reservations else None
         if started is None or started.prompt is None:
             return
-        reported = self._reported.pop(run_id, NOT_REPORTED) if self._reported else NOT_REPORTED
-        answer = read_answer(response, started.prompt.chars, reported.usage)
+        answer = read_answer(response, started.prompt.chars, reported.usage if reported is not None else None)
         usage = answer.usage
         status: Status = "ok"
         if error is not None:
@@ -435,7 +374,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             started.model if answer.model is None else self._priced_name(answer.model, started),
             started.provider,
             usage,
-            reported.cost,
+            reported.cost if reported is not None else None,
             started.prompt,
             started.toolset,
             started.request,
@@ -450,10 +389,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             max_tokens=started.max_tokens,
             answer_text=answer.text if error is None else None,
         )
-        if self._reservations and (reservation := self._reservations.pop(run_id, None)) is not None:
-            budgets = self.sentinel.budgets
-            if budgets is not None:
-                budgets.settle(reservation, call, self.sentinel.prices.cost(call))
+        if reservation is not None and (budgets := self.sentinel.budgets) is not None:
+            budgets.settle(reservation, call, self.sentinel.prices.cost(call))
         if answer.read is not None and error is None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
@@ -462,7 +399,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 memory.conversation.remember(answer.message, answer.read)
         self.sentinel.observe(call)
 
-    def _priced_name(self, answered: str, started: _Started) -> str:
+    def _priced_name(self, answered: str, started: Started) -> str:
         """The model that was billed: what the answer names, if that has a price, else what was asked for."""
         asked = started.model
         if asked is not None and asked != answered:
@@ -496,7 +433,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
         self._keep(
             run_id,
-            _Started(
+            Started(
                 "tool",
                 origin,
                 self.clock(),
@@ -532,7 +469,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     def _tool_end(
         self,
-        started: _Started,
+        started: Started,
         run_id: Any,
         output: Output,
         status: Status | None = None,
@@ -578,9 +515,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def reused(self, here: Here, call: Mapping[str, Any], earlier: object) -> None:
         """A middleware answered a tool call from an earlier result: for the rules it is one more identical call."""
         read, at = read_tool_output(earlier), self.clock()
-        origin = _Origin(here.session_id, here.root_id, here.node, here.tags, here.user_id)
+        origin = Origin(here.session_id, here.root_id, here.node, here.tags, here.user_id)
         name, call_id = str(call["name"]), str(call["id"])
-        started = _Started("tool", origin, at, name, args=arguments(call["args"]), tool_call_id=call_id)
+        started = Started("tool", origin, at, name, args=arguments(call["args"]), tool_call_id=call_id)
         self._tool_end(started, f"reused-{call_id}", read._replace(read=None))
 
     # --- retrievers --------------------------------------------------------------------------------
@@ -605,7 +542,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             return
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
-        self._keep(run_id, _Started("retriever", origin, self.clock(), str(name), args=arguments({"query": query})))
+        self._keep(run_id, Started("retriever", origin, self.clock(), str(name), args=arguments({"query": query})))
 
     @_fail_open
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -624,7 +561,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self._retriever_end(started, run_id, error_hash(error), (), error_name(error))
 
     def _retriever_end(
-        self, started: _Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
+        self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
         origin = started.origin
         self.sentinel.observe(
@@ -658,7 +595,7 @@ def estimated_input(chars: int, toolset: Toolset | None) -> int:
 
 
 def _unseen_tool_call(
-    memory: Memory, result: ToolResult, name: str, args: object, origin: _Origin, at: float
+    memory: Memory, result: ToolResult, name: str, args: object, origin: Origin, at: float
 ) -> Call | None:
     """The call behind a tool result in a prompt, if nobody saw the tool run.
 

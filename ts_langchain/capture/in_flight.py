@@ -1,0 +1,80 @@
+"""What a Sentinel's handlers know of calls that have begun and not ended. No content."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ts_langchain.budget import Reservation
+    from ts_langchain.call import Kind, Prompt, SourceCost, Toolset, Usage
+    from ts_langchain.fingerprint import Arguments
+
+MAX_PENDING = 20_000
+
+
+class Origin(NamedTuple):
+    """Where a call comes from."""
+
+    session_id: str
+    root_id: str
+    node: str | None
+    tags: tuple[str, ...]
+    user_id: str | None
+
+
+class Started(NamedTuple):
+    """A call that has begun: what is needed of it once it ends."""
+
+    kind: Kind
+    origin: Origin
+    started_at: float
+    name: str
+    model: str | None = None
+    provider: str | None = None
+    prompt: Prompt | None = None
+    toolset: Toolset | None = None
+    request: int = 0
+    temperature: float | None = None
+    args: Arguments | None = None
+    tool_call_id: str | None = None
+    max_tokens: int | None = None
+    traits: tuple[tuple[str, int], ...] = ()
+
+
+class Reported(NamedTuple):
+    """What a history's source says of a call beside its content."""
+
+    usage: Usage | None
+    cost: SourceCost | None
+
+
+class InFlight:
+    """Shared by all handlers of a Sentinel: a call that several of them see is recorded once.
+
+    Attributes:
+        started: Calls by run id, the oldest first.
+        roots: Outermost run of each chain under way.
+        reported: What a history's source says of calls that have not ended.
+        reservations: What calls under way were let through with.
+        model_nodes: LangGraph nodes that have called a model.
+    """
+
+    __slots__ = ("model_nodes", "reported", "reservations", "roots", "started")
+
+    def __init__(self) -> None:
+        self.started: OrderedDict[Any, Started] = OrderedDict()
+        self.roots: dict[Any, str] = {}
+        self.reported: dict[Any, Reported] = {}
+        self.reservations: dict[Any, Reservation] = {}
+        self.model_nodes: set[str] = set()
+
+    def keep(self, run_id: Any, started: Started) -> bool:
+        """Keeps a call until it ends. False if another, the oldest, had to be given up for it."""
+        self.started[run_id] = started
+        if len(self.started) <= MAX_PENDING:
+            return True
+        lost, _ = self.started.popitem(last=False)
+        self.reported.pop(lost, None)
+        self.reservations.pop(lost, None)  # the store gives it back in time
+        return False
