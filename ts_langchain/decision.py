@@ -36,6 +36,9 @@ class Decision:
             sustained action at least once; `skipped` where it could not be done here, `why` says why; `failed` where it
             raised, and the app went on without it.
         why: Why it was skipped or failed.
+        tool: The tool it is about, None if it is about none.
+        classifying: The request it was decided at was worded as a classification; a `downgrade` then holds for
+            such requests only, in all runs of the session.
     """
 
     at: float
@@ -50,6 +53,8 @@ class Decision:
     suggestion: str = ""
     outcome: Outcome = "due"
     why: str = ""
+    tool: str | None = None
+    classifying: bool = False
 
 
 class Standing:
@@ -89,6 +94,7 @@ def decide(policy: Policy, standing: Standing, incident: Incident, finding: Find
         return None
     if before is not None and before.action == action and before.action in SUSTAINED and before.root_id == call.root_id:
         return None  # it is in force already
+    tool = finding.evidence.get("tool")
     standing.decision = Decision(
         at=call.ended_at,
         session_id=incident.session_id,
@@ -101,5 +107,7 @@ def decide(policy: Policy, standing: Standing, incident: Incident, finding: Find
         summary=incident.summary,
         suggestion=incident.suggestion,
         outcome="dry run" if policy.mode == "observe" else "due",
+        tool=tool if isinstance(tool, str) else None,
+        classifying=call.prompt is not None and call.prompt.classification,
     )
     return standing.decision

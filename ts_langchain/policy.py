@@ -47,7 +47,7 @@ ACTIONS: Mapping[str, str] = {
 # in force for as long as the incident lasts; all others are done once for each decision
 SUSTAINED: frozenset[str] = frozenset({"reuse", "trim", "downgrade", "prune_tools"})
 # about what a session carries along, so they outlive the run in which they were decided
-SESSION_WIDE: frozenset[str] = frozenset({"trim", "downgrade", "prune_tools"})
+SESSION_WIDE: frozenset[str] = frozenset({"trim", "prune_tools"})
 ENDING: frozenset[str] = frozenset({"pause", "stop", "block"})
 
 Per = Literal["session", "run", "user", "tag", "project", "day"]

@@ -495,7 +495,12 @@ class Sentinel:
             d
             for d in found
             if d is not None
-            and (d.root_id == root_id or d.action in SESSION_WIDE or (resuming and d.action == "pause"))
+            and (
+                d.root_id == root_id
+                or d.action in SESSION_WIDE
+                or (d.action == "downgrade" and d.classifying)
+                or (d.action == "pause" and resuming)
+            )
         ]
 
     def settle(self, decision: Decision, outcome: Outcome, why: str = "") -> None:

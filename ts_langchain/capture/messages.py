@@ -493,7 +493,7 @@ class Conversation:
         results: list[tuple[ToolResult, str, object]] = []
         if branch.count < total:
             self._extend(branch, messages, total, results, images)
-        asks = branch.chars <= CLASSIFIABLE_CHARS and total <= 4 and asks_for_label(messages)
+        asks = branch.chars <= CLASSIFIABLE_CHARS and is_classification(messages, branch.chars)
         prompt = Prompt(
             branch.chain,
             branch.key,
@@ -622,8 +622,15 @@ def _refer(message: object) -> Reference | None:
         return None
 
 
-def asks_for_label(messages: Sequence[object]) -> bool:
-    """True if a system or human message of a short prompt is worded as a classification."""
+def is_classification(messages: Sequence[object], chars: int) -> bool:
+    """True for a short prompt of which a message is worded as a classification.
+
+    Args:
+        messages: The prompt.
+        chars: Its length.
+    """
+    if chars > CLASSIFIABLE_CHARS or len(messages) > 4:
+        return False
     return any(_CLASSIFICATION.search(_plain_text(message)) for message in messages)
 
 

@@ -10,7 +10,7 @@ from ts_langchain.fingerprint import arguments
 from ts_langchain.policy import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ts_langchain.decision import Decision
     from ts_langchain.policy import Trim
@@ -93,24 +93,29 @@ def tool_name(tool: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def earlier_result(messages: Iterable[BaseMessage], call: Mapping[str, Any]) -> ToolMessage | None:
-    """The newest good result of an identical call in the conversation, with its own content; None if there is none."""
+def earlier_result(
+    messages: Iterable[BaseMessage], call: Mapping[str, Any], safe: Callable[[str], bool]
+) -> ToolMessage | None:
+    """The newest good result of an identical call that still holds, with its own content; None if there is none.
+
+    It holds until a tool has run that is not safe: that one may have changed what the result tells.
+    """
     wanted = arguments(call["args"]).fingerprint
     twins: set[str] = set()
+    names: dict[str, str] = {}
     found = None
     for message in messages:
         if isinstance(message, AIMessage):
             for other in message.tool_calls:
+                names[str(other["id"])] = other["name"]
                 same = other["name"] == call["name"] and other["id"] != call["id"]
                 if same and arguments(other["args"]).fingerprint == wanted:
                     twins.add(str(other["id"]))
-        elif (
-            isinstance(message, ToolMessage)
-            and message.tool_call_id in twins
-            and message.status != "error"
-            and MARK not in message.response_metadata
-        ):
-            found = message
+        elif isinstance(message, ToolMessage) and MARK not in message.response_metadata:
+            if not safe(message.name or names.get(message.tool_call_id, "")):
+                found = None
+            elif message.tool_call_id in twins and message.status != "error":
+                found = message
     return found
 
 

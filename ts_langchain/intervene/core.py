@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langgraph.errors import GraphBubbleUp
 
@@ -17,7 +17,7 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels, inside_run, session_of
 from ts_langchain.capture.handler import TokenSentinelHandler, estimated_input, reserved
-from ts_langchain.capture.messages import read_toolset
+from ts_langchain.capture.messages import is_classification, read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
 from ts_langchain.policy import ENDING, Policy, matches
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Admission
+
+T = TypeVar("T")
 
 # LangGraph's own keys in `configurable`
 CHECKPOINTER = "__pregel_checkpointer"
@@ -65,6 +67,7 @@ class Turn:
 
     Attributes:
         messages: What is to be sent.
+        system: The system message, where it is not among them.
         tools: Tools that go along, None where this door cannot see them.
         model: The model, None where this door cannot change it.
         model_name: Its name, None if unknown.
@@ -77,6 +80,7 @@ class Turn:
 
     messages: list[BaseMessage]
     tools: list[Any] | None = None
+    system: BaseMessage | None = None
     model: Any = None
     model_name: str | None = None
     provider: str | None = None
@@ -84,6 +88,24 @@ class Turn:
     wait: float = 0.0
     final: AIMessage | None = None
     applied: list[Decision] = field(default_factory=list)
+
+    def all_messages(self) -> list[BaseMessage]:
+        """The messages, the system message first."""
+        return [self.system, *self.messages] if self.system is not None else self.messages
+
+    def chars(self) -> int:
+        """Characters of all messages: their content, and the arguments of the tool calls in them."""
+        total = 0
+        for message in self.all_messages():
+            content = message.content
+            total += len(content) if isinstance(content, str) else len(str(content))
+            for call in getattr(message, "tool_calls", ()):
+                total += len(str(call["args"]))
+        return total
+
+    def asks_for_label(self) -> bool:
+        """True if it is worded as a classification, as `model_misroute` understands it."""
+        return not self.tools and is_classification(self.all_messages(), self.chars())
 
 
 class Interventions:
@@ -105,6 +127,17 @@ class Interventions:
         self.policy: Policy = sentinel.policy
         self.handler = TokenSentinelHandler(sentinel)
         self._models = dict(models or {})
+        self._read_only: set[str] = set()
+
+    def safely(self, place: str, work: Callable[[], T], otherwise: T) -> T:
+        """What `work` gives; `otherwise` if it raises, which is counted. Only interventions get through."""
+        try:
+            return work()
+        except (Intervention, GraphBubbleUp):
+            raise
+        except Exception as error:  # noqa: BLE001 - fails open
+            self.sentinel.faults.record(place, error)
+            return otherwise
 
     # --- where we are ------------------------------------------------------------------------------
 
@@ -178,11 +211,15 @@ class Interventions:
             CallRefused: A budget or the kill switch is.
             GraphInterrupt: A human is to be asked (`pause`).
         """
-        try:
-            due = self.sentinel.due(here.session_id, here.root_id, resuming=here.resuming)
-        except Exception as error:  # noqa: BLE001 - fails open
-            self.sentinel.faults.record("intervene: due", error)
-            due = []
+        return self.safely("intervene: request", lambda: self._prepare(here, turn, can, last_door), None)
+
+    def _prepare(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
+        nothing: list[Decision] = []
+        due = self.safely(
+            "intervene: due",
+            lambda: self.sentinel.due(here.session_id, here.root_id, resuming=here.resuming),
+            nothing,
+        )
         if due:
             steering: list[Decision] = []
             for decision in sorted(due, key=lambda d: _ORDER.index(d.action)):
@@ -239,9 +276,12 @@ class Interventions:
         elif action == "prune_tools":
             if turn.tools:
                 turn.tools = actions.pruned(turn.tools, turn.messages, self.policy.keep_tools)
-        elif action == "downgrade" and not self._downgrade(turn):
-            self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
-            return
+        elif action == "downgrade":
+            if decision.classifying and not turn.asks_for_label():
+                return  # the cheaper model is for the other kind of request
+            if not self._downgrade(turn):
+                self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
+                return
         self._applied(turn, decision)
 
     def _applied(self, turn: Turn, decision: Decision) -> None:
@@ -287,12 +327,8 @@ class Interventions:
         return CallRefused(decision)
 
     def _admit(self, here: Here, turn: Turn, can: frozenset[str]) -> Admission | None:
-        try:
-            asked = self._request(here, turn)
-            admission = self.sentinel.admit(asked)
-        except Exception as error:  # noqa: BLE001 - fails open
-            self.sentinel.faults.record("intervene: budget", error)
-            return None
+        asked = self._request(here, turn)
+        admission = self.sentinel.admit(asked)
         refused = admission.refused
         if refused is None:
             return admission
@@ -309,7 +345,6 @@ class Interventions:
         return self.sentinel.admit(asked, force=True)  # a human said go on
 
     def _request(self, here: Here, turn: Turn) -> Request:
-        chars = sum(len(m.content) if isinstance(m.content, str) else len(str(m.content)) for m in turn.messages)
         toolset = read_toolset(turn.tools) if turn.tools else None
         return Request(
             here.session_id,
@@ -317,7 +352,7 @@ class Interventions:
             self.handler.clock(),
             turn.model_name,
             turn.provider,
-            estimated_input(chars, toolset),
+            estimated_input(turn.chars(), toolset),
             turn.max_tokens,
             here.user_id,
             here.tags,
@@ -330,14 +365,22 @@ class Interventions:
     ) -> ToolMessage | None:
         """An answer to a tool call from an earlier result, if that is due and the tool is safe. Fails open."""
         try:
-            due = [d for d in self.sentinel.due(here.session_id, here.root_id) if d.action == "reuse"]
+            name = str(call["name"])
+            if (getattr(tool, "metadata", None) or {}).get("read_only") is True:
+                self._read_only.add(name)
+            due = [
+                d
+                for d in self.sentinel.due(here.session_id, here.root_id)
+                if d.action == "reuse" and d.tool in (None, name)
+            ]
             if not due:
                 return None
-            if not self._safe(str(call["name"]), tool):
+            if not self._safe(name):
                 for decision in due:
-                    self.sentinel.settle(decision, "skipped", f"{call['name']} is not among safe_tools")
+                    if decision.tool == name:
+                        self.sentinel.settle(decision, "skipped", f"{name} is not among safe_tools")
                 return None
-            earlier = actions.earlier_result(messages, call)
+            earlier = actions.earlier_result(messages, call, self._safe)
             if earlier is None:
                 return None
             answer = actions.reused(earlier, call)
@@ -349,9 +392,8 @@ class Interventions:
             return None
         return answer
 
-    def _safe(self, name: str, tool: Any) -> bool:
-        metadata = getattr(tool, "metadata", None) or {}
-        return matches(name, self.policy.safe_tools) or metadata.get("read_only") is True
+    def _safe(self, name: str) -> bool:
+        return name in self._read_only or matches(name, self.policy.safe_tools)
 
 
 def describe_model(model: Any) -> tuple[str | None, str | None]:

@@ -123,7 +123,7 @@ class GuardedNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's
         """Runs the node, unless what is due is something else."""
         config = ensure_config(config)
-        ready = self._prepare(input, config)
+        ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
         if ready.wait:
@@ -134,7 +134,7 @@ class GuardedNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
         config = ensure_config(config)
-        ready = self._prepare(input, config)
+        ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
         if ready.wait:
@@ -142,20 +142,17 @@ class GuardedNode(Runnable[Any, Any]):
         with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
             return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
 
+    def _ready(self, state: Any, config: RunnableConfig) -> _Ready:
+        return self.interventions.safely("guard: node", lambda: self._prepare(state, config), _Ready(state))
+
     def _prepare(self, state: Any, config: RunnableConfig) -> _Ready:
-        faults = self.sentinel.faults
-        try:
-            here = self.interventions.here(config)
-            messages = _messages_of(state)
-        except Exception as error:  # noqa: BLE001 - fails open
-            faults.record("guard: where", error)
-            return _Ready(state)
+        here = self.interventions.here(config)
+        messages = _messages_of(state)
         ready = _Ready(state, here)
         if not messages:
             return ready
         if _asks_for_tools(messages):
-            with faults.fail_open("guard: tools"):
-                self._reuse(ready, here, messages)
+            self._reuse(ready, here, messages)
             return ready
         if not self.interventions.calls_models(here.node or self.name or ""):
             return ready

@@ -107,6 +107,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         turn = Turn(
             list(request.messages),
             list(request.tools),
+            request.system_message,
             request.model,
             name,
             provider,
@@ -118,11 +119,14 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             request = request.override(**changed)
         return _Prepared(request, here, turn.final, turn.wait, admission)
 
+    def _ready(self, request: ModelRequest[Any]) -> _Prepared:
+        return self.interventions.safely("middleware: model", lambda: self._prepare(request), _Prepared(request))
+
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Does to a model request what is due."""
-        ready = self._prepare(request)
+        ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
         if ready.wait:
@@ -134,7 +138,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """As `wrap_model_call`."""
-        ready = self._prepare(request)
+        ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
         if ready.wait:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -13,13 +14,15 @@ from langchain_core.runnables.config import ensure_config
 from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
 
     from ts_langchain.policy import Policy
     from ts_langchain.sentinel import Admission, Sentinel
+
+_END: Any = object()
 
 
 def guard_model(
@@ -112,8 +115,13 @@ class GuardedModel(Runnable[Any, AIMessage]):
             return
         if call.wait:
             time.sleep(call.wait)
+        chunks = call.runnable.stream(call.input, call.config, **kwargs)
+        # the call is made, and seen, at the first piece; what it takes is not left in the reader's context
         with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
-            yield from call.runnable.stream(call.input, call.config, **kwargs)
+            first = next(iter(chunks), _END)
+        if first is not _END:
+            yield first
+            yield from chunks
 
     async def astream(
         self,
@@ -128,9 +136,14 @@ class GuardedModel(Runnable[Any, AIMessage]):
             return
         if call.wait:
             await asyncio.sleep(call.wait)
-        with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
-            async for chunk in call.runnable.astream(call.input, call.config, **kwargs):
-                yield chunk
+        chunks = call.runnable.astream(call.input, call.config, **kwargs)
+        async with aclosing(cast("AsyncGenerator[Any, None]", chunks)):
+            with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+                first = await anext(aiter(chunks), _END)
+            if first is not _END:
+                yield first
+                async for chunk in chunks:
+                    yield chunk
 
     def _invoke(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig | None, kwargs: Any) -> Any:
         call = self._prepare(bound, given, config)
@@ -152,19 +165,19 @@ class GuardedModel(Runnable[Any, AIMessage]):
 
     def _prepare(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig | None) -> _Call:
         config = ensure_config(config)
+        untouched = _Call(bound, given, config)
+        return self.interventions.safely("guard: model", lambda: self._guard(bound, given, config), untouched)
+
+    def _guard(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig) -> _Call:
         call = _Call(bound, given, config)
-        faults = self.sentinel.faults
-        try:
-            call.here = here = self.interventions.here(config)
-            messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
-        except Exception as error:  # noqa: BLE001 - fails open; the model says what is wrong with its input
-            faults.record("guard: where", error)
-            return call
+        call.here = here = self.interventions.here(config)
+        messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
         max_tokens = self._kwargs.get("max_tokens") or getattr(self.model, "max_tokens", None)
         turn = Turn(
             messages,
             self._tools,
+            None,
             self.model,
             name,
             provider,

@@ -1,0 +1,196 @@
+"""How far an intervention reaches: to what it was decided for, and to nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+
+from ts_langchain import Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard_model
+from ts_langchain.capture.activate import active
+from ts_langchain.capture.context import current_labels
+from ts_langchain.intervene import actions
+from ts_langchain.intervene.core import Turn
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+ASK = {"messages": [HumanMessage("go")]}
+IN_THREAD: Any = {"configurable": {"thread_id": "t"}}
+CHEAPER = {
+    "rules": {"model_misroute": {"steps": [{"at": 1, "do": "downgrade"}]}},
+    "downgrade": {"gpt-4o-20*": "cheap"},
+}
+
+
+def test_a_downgrade_for_classifications_leaves_the_other_requests_alone() -> None:
+    cheap = ScriptedChatModel(script=["yes"], model_name="gpt-4o-mini")
+    model = ScriptedChatModel(script=["no", AIMessage("a long and thoughtful answer"), "never"])
+    sentinel = Sentinel(policy=CHEAPER)
+    guarded = guard_model(model, sentinel, models={"cheap": cheap})
+    config: Any = {"metadata": {"thread_id": "t"}}
+    question = "Classify this mail, spam or not: win a prize"
+    guarded.invoke(question, config)
+    assert guarded.invoke("Plan the migration of our payments service.", config).content.startswith("a long")
+    assert (model.calls, cheap.calls) == (2, 0)
+    assert guarded.invoke(question, config).content == "yes"
+    assert (model.calls, cheap.calls) == (2, 1)
+    guarded.invoke(question, {"metadata": {"thread_id": "another"}})
+    assert (model.calls, cheap.calls) == (3, 1)
+
+
+def test_an_agent_whose_system_prompt_classifies_is_downgraded_too() -> None:
+    cheap = ScriptedChatModel(script=["spam"], model_name="gpt-4o-mini")
+    model = ScriptedChatModel(script=["spam"])
+    middleware = TokenSentinelMiddleware(policy=CHEAPER, models={"cheap": cheap})
+    agent = create_agent(model, [], system_prompt="Classify the mail as spam or ham.", middleware=[middleware])
+    for mail in ("win a prize", "the minutes of Monday"):
+        agent.invoke({"messages": [HumanMessage(mail)]}, {"metadata": {"thread_id": "t"}})
+    assert (model.calls, cheap.calls) == (1, 1)
+
+
+def test_an_unsafe_tool_does_not_end_the_reuse_of_a_safe_one() -> None:
+    runs: list[str] = []
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches."""
+        runs.append("fetch")
+        return "the same page"
+
+    @tool
+    def note(text: str) -> str:
+        """Writes a note."""
+        runs.append("note")
+        return f"noted {text}"
+
+    fetch = call_tool("fetch_page", url="a")
+    script = [fetch, fetch, fetch, call_tool("note", text="x"), fetch, fetch, AIMessage("done")]
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    middleware = TokenSentinelMiddleware(policy=policy)
+    create_agent(ScriptedChatModel(script=script), [fetch_page, note], middleware=[middleware]).invoke(ASK)
+    # the note may have changed the page: it is fetched once more, and reused from then on
+    assert runs == ["fetch"] * 3 + ["note", "fetch"]
+    assert [(d.action, d.outcome, d.tool) for d in middleware.sentinel.decisions()] == [("reuse", "done", "fetch_page")]
+
+
+def talk(*calls: tuple[str, str]) -> list[Any]:
+    messages: list[Any] = []
+    for number, (name, result) in enumerate(calls):
+        asked = {"name": name, "args": {"q": 1}, "id": f"c{number}", "type": "tool_call"}
+        messages += [AIMessage("", tool_calls=[asked]), ToolMessage(result, tool_call_id=f"c{number}")]
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ([("read", "one")], "one"),
+        ([("read", "one"), ("write", "ok")], None),
+        ([("read", "one"), ("write", "ok"), ("read", "two")], "two"),
+        ([("read", "one"), ("list_all", "many")], "one"),
+    ],
+)
+def test_a_result_holds_until_an_unsafe_tool_has_run(before: list[tuple[str, str]], expected: str | None) -> None:
+    call = {"name": "read", "args": {"q": 1}, "id": "now"}
+    found = actions.earlier_result(talk(*before), call, lambda name: name in ("read", "list_all"))
+    assert (found.content if found is not None else None) == expected
+
+
+def test_a_budget_counts_the_system_message_and_the_arguments_of_tool_calls() -> None:
+    call = {"name": "write", "args": {"text": "x" * 4_000}, "id": "c", "type": "tool_call"}
+    messages: Sequence[Any] = [HumanMessage("hi"), AIMessage("", tool_calls=[call])]
+    assert Turn(list(messages), system=SystemMessage("y" * 4_000)).chars() > 8_000
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_stream_leaves_nothing_in_its_readers_context(asynchronous: bool) -> None:
+    guarded = guard_model(ScriptedChatModel(script=["one two three"]), Sentinel(policy={}))
+
+    def clean() -> bool:
+        return active.get() is None and current_labels() is None
+
+    if asynchronous:
+
+        async def read() -> list[bool]:
+            return [clean() async for _ in guarded.astream("hi")]
+
+        states = asyncio.run(read())
+    else:
+        states = [clean() for _ in guarded.stream("hi")]
+    assert len(states) >= 3
+    assert all(states)
+    assert guarded.sentinel.health().calls == 1
+
+
+def test_a_stream_may_be_closed_from_another_context() -> None:
+    guarded = guard_model(ScriptedChatModel(script=["one two three"]), Sentinel(policy={}))
+
+    async def read() -> None:
+        stream: Any = guarded.astream("hi")
+        await anext(stream)
+        await asyncio.get_running_loop().create_task(stream.aclose(), context=contextvars.Context())
+
+    asyncio.run(read())
+    assert guarded.sentinel.health().faults == {}
+
+
+@pytest.mark.parametrize("broken", ["admit", "due"])
+def test_a_broken_sentinel_never_reaches_the_app(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def boom(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError
+
+    sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
+    monkeypatch.setattr(sentinel, broken, boom)
+    model = ScriptedChatModel(script=["well"])
+    assert guard_model(model, sentinel).invoke("hi").content == "well"
+    agent = create_agent(model, [], middleware=[TokenSentinelMiddleware(sentinel)])
+    assert agent.invoke(ASK)["messages"][-1].content == "well"
+    assert any("ZeroDivisionError" in place for place in sentinel.health().faults)
+
+
+def test_users_are_told_of_decisions_with_no_lock_held() -> None:
+    sentinel = Sentinel(policy={"rules": {"tool_loop": {"steps": [{"at": 1, "do": "warn"}]}}})
+    free: list[bool] = []
+
+    def listen(decision: Any) -> None:
+        lock = sentinel.get(decision.session_id).lock
+
+        async def try_it() -> bool:
+            return await asyncio.to_thread(lambda: lock.acquire(blocking=False) and (lock.release() or True))
+
+        free.append(asyncio.run(try_it()))
+
+    sentinel.on_decision(listen)
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches."""
+        return "x"
+
+    script = [call_tool("fetch_page", url="a")] * 4 + [AIMessage("done")]
+    create_agent(ScriptedChatModel(script=script), [fetch_page]).invoke(
+        ASK, {"callbacks": [TokenSentinelHandler(sentinel)]}
+    )
+    assert free
+    assert all(free)
+
+
+def test_a_handler_that_only_watches_says_so_of_a_kill_switch(tmp_path: Path) -> None:
+    switch = tmp_path / "stop"
+    switch.touch()
+    sentinel = Sentinel(policy={"kill_switch": {"file": str(switch)}})
+    model = ScriptedChatModel(script=["well"])
+    model.invoke("hi", {"callbacks": [TokenSentinelHandler(sentinel)]})
+    assert model.calls == 1
+    assert [(d.rule, d.outcome) for d in sentinel.decisions()] == [("kill_switch", "skipped")]
