@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -25,7 +26,8 @@ _PLAIN = frozenset({int, float, bool, type(None)})
 
 # Only words of this kind may differ between two calls that count as the same. Whatever carries a digit, a
 # path, an address or stands in quotes names *which one* is meant.
-_LITERAL = re.compile(r"\"[^\"]*\"|'[^']*'|\S*[\d@/_\\]\S*")
+# (Looked for at the beginnings of words only: text without spaces would cost its square.)
+_LITERAL = re.compile(r"""\"[^\"]*\"|'[^']*'|(?<![^\s"'])[^\s\d@/_\\]*+[\d@/_\\]\S*""")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -134,8 +136,8 @@ def _stringly(value: object) -> object:
 class FreeText:
     """Comparable residue of text that may be reworded.
 
-    Made from at most `SAMPLE_LIMIT` characters, and only once somebody compares or stores it: most calls
-    are never compared. Stored (pickled), it holds numbers and no text.
+    Made from at most `SAMPLE_LIMIT` characters (half as many in scripts of several bytes each), and only once
+    somebody compares or stores it: most calls are never compared. Stored (pickled), it holds numbers and no text.
 
     Attributes:
         words: A 256-bit set; bit `text_hash(word) % 256` is set for each word.
@@ -145,11 +147,12 @@ class FreeText:
     __slots__ = ("_literals", "_sample", "_words")
 
     def __init__(self, sample: str) -> None:
-        self._sample: str | None = sample[:SAMPLE_LIMIT]
+        sample = sample[:SAMPLE_LIMIT]
+        if not sample.isascii() and sys.getsizeof(sample) > 2 * SAMPLE_LIMIT:
+            sample = sample[: SAMPLE_LIMIT // 2]
+        self._sample: str | None = sample
         self._words = 0
         self._literals = 0
-        if not sample.isascii():  # up to four bytes a character: not worth keeping
-            self._condense()
 
     def similarity(self, other: FreeText) -> float:
         """Jaccard similarity of the word sets, 0.0 to 1.0; 0.0 where the literals differ."""

@@ -137,7 +137,7 @@ def carried(*, used: bool) -> Talk:
     rows = "; ".join(f"Customer{n:04} paid {n * 37} EUR" for n in range(400))
     talk.ai("", ("export_ledger", {}, rows))
     for n in range(8):
-        talk.ai(f"Customer0000 again, part {n}." if used else f"Fine so far, part {n}.").user(f"And part {n}?")
+        talk.ai(f"Customer0231 again, part {n}." if used else f"Fine so far, part {n}.").user(f"And part {n}?")
     return talk
 
 

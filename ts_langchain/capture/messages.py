@@ -213,7 +213,7 @@ def _read_content(content: object) -> Text:
                     text_.digest,
                     text_.chars,
                     is_pending(inner),
-                    bool(block.get("is_error")),
+                    bool(block.get("is_error")) or (isinstance(inner, str) and _reads_failed(inner)),
                 )
             )
             others.append(text_.digest)
@@ -326,10 +326,12 @@ class Branch:
         "last_chars",
         "last_digest",
         "long",
+        "objects",
         "repeated",
         "results",
         "role",
         "second",
+        "size",
         "sizes",
     )
 
@@ -348,11 +350,13 @@ class Branch:
         self.second = 0
         self.large: list[LargeResult] = []
         # of the opening messages: fingerprints, and characters up to and including each
+        self.size = 0
         self.digests = array("q")
         self.sizes = array("q")
-        # the first and the last message object read; inside a run the objects stay the same
+        # inside a run the message objects stay the same: the first, the last, and the identities of all
         self.first: Reference | None = None
         self.last: Reference | None = None
+        self.objects = 0
 
     def restart(self) -> None:
         """Forgets what was read: its past was rewritten."""
@@ -365,51 +369,53 @@ class Branch:
         for name, value in zip(_STORED, state, strict=True):
             setattr(self, name, value)
         self.first = self.last = None
+        self.objects = 0
 
 
 class LargeResult:
-    """A large tool result, and whether anything it names has turned up in what the model wrote since."""
+    """A large tool result in a conversation, and whether the model has used it: named in what it wrote since."""
 
-    __slots__ = ("chars", "turns", "used", "words")
+    __slots__ = ("chars", "index", "turns", "used")
 
-    def __init__(self, message: object, chars: int) -> None:
+    def __init__(self, index: int, chars: int) -> None:
+        self.index = index
         self.chars = chars
         self.turns = 0
-        self.words = distinctive_words(_plain_text(message))
-        self.used = not self.words  # what cannot be recognised is never called unused
+        self.used = False
 
-    def turn(self, message: object, calls: Sequence[Asked]) -> None:
-        """Looks at a message the model wrote."""
+    def turn(self, names: Sequence[str], result: object) -> None:
+        """Looks at what a message the model wrote names, and at the result, which is still in the prompt."""
         self.turns += 1
-        if not self.used:
-            wrote = _plain_text(message) + "".join(f" {bounded(call.args)}"[:TEXT_LIMIT] for call in calls)
-            found = _word_hashes(wrote)
-            self.used = any(word in found for word in self.words)
-            if self.used:
-                self.words = ()
+        if not self.used and names:
+            text = _plain_text(result)[:TEXT_LIMIT].lower()
+            self.used = not text or any(name in text for name in names)
 
 
 LARGE_CHARS = 2_000
-MAX_LARGE = 3
-MAX_WORDS = 16
+MAX_LARGE = 8
+MAX_NAMES = 32
+WROTE_CHARS = 4_096
 UNUSED_TURNS = 5
 _WORDS = re.compile(r"[^\W_]{3,}")
 
 
-def distinctive_words(text: str) -> tuple[int, ...]:
-    """Hashes of up to 16 words, spread over a text, that name something: with a digit, a capital, or long."""
-    words = [w for w in _WORDS.findall(text[:TEXT_LIMIT]) if len(w) >= 8 or not w.islower()]
-    step = max(1, len(words) // MAX_WORDS)
-    return tuple(dict.fromkeys(hash_of_word(w) for w in words[::step][:MAX_WORDS]))
+def names_in(message: object, calls: Sequence[Asked]) -> list[str]:
+    """Up to 32 words of a message and of its tool calls that name something: with a digit, a capital, or long.
+
+    Of a long message the beginning counts, and the beginning of each argument list.
+    """
+    wrote = _plain_text(message)[:WROTE_CHARS]
+    for call in calls:
+        wrote += f" {bounded(call.args)}"[:WROTE_CHARS]
+    names = dict.fromkeys(w.lower() for w in _WORDS.findall(wrote) if len(w) >= 8 or not w.islower())
+    step = max(1, len(names) // MAX_NAMES)
+    return list(names)[::step][:MAX_NAMES]
 
 
-def _word_hashes(text: str) -> set[int]:
-    return {hash_of_word(w) for w in _WORDS.findall(text[:TEXT_LIMIT])}
-
-
-def hash_of_word(word: str) -> int:
-    """The same for a word in any case."""
-    return text_hash(word.lower())
+def _size(message: object) -> int:
+    """Length of a message's content, in characters or blocks: what changes when a message is cut down in its place."""
+    content = _unwrap(message).get("content") if _is_mapping(message) else getattr(message, "content", message)
+    return len(content) if isinstance(content, (str, list, tuple)) else 0
 
 
 def _plain_text(message: object) -> str:
@@ -431,7 +437,7 @@ def _block_text(block: object) -> str:
     return block if isinstance(block, str) else ""
 
 
-_STORED = tuple(name for name in Branch.__slots__ if name not in ("first", "last"))
+_STORED = tuple(name for name in Branch.__slots__ if name not in ("first", "last", "objects"))
 Reference = weakref.ReferenceType[Any]
 
 
@@ -523,6 +529,7 @@ class Conversation:
             and branch.count <= total
             and branch.last() is messages[branch.count - 1]
             and branch.first() is messages[0]
+            and hash(tuple(map(id, messages[: branch.count]))) == branch.objects
         ):
             return branch
         return None
@@ -548,7 +555,11 @@ class Conversation:
             self.branches.limit(MAX_BRANCHES)
             return branch, 0, 0 if broke else -1
         self.branches.touch(key)
-        if branch.count <= total and read_message(messages[branch.count - 1]).digest == branch.last_digest:
+        if (
+            branch.count <= total
+            and read_message(messages[branch.count - 1]).digest == branch.last_digest
+            and sum(map(_size, messages[: branch.count])) == branch.size
+        ):
             return branch, branch.chars, -1
         known = min(total, len(branch.digests))
         broke_at = next((i for i in range(known) if read_message(messages[i]).digest != branch.digests[i]), known)
@@ -568,6 +579,7 @@ class Conversation:
         asked: dict[str, Asked] = {}
         long, chain = branch.long, branch.chain
         opening, sizes = branch.digests, branch.sizes
+        branch.size += sum(map(_size, messages[branch.count :]))
         for index in range(branch.count, total):
             role, digest, content, chars, tool_calls, tool_results, pictures = self._read(messages[index])
             chain = hash((chain, digest))
@@ -576,11 +588,13 @@ class Conversation:
                 opening.append(digest)
                 sizes.append(branch.chars)
             if branch.large and role == "ai":
+                names = () if all(r.used for r in branch.large) else names_in(messages[index], tool_calls)
                 for large in branch.large:
-                    large.turn(messages[index], tool_calls)
+                    large.turn(names, messages[large.index])
             elif role == "tool" and chars >= LARGE_CHARS:
-                branch.large.append(LargeResult(messages[index], chars))
-                del branch.large[:-MAX_LARGE]
+                branch.large.append(LargeResult(index, chars))
+                if len(branch.large) > MAX_LARGE:
+                    branch.large.remove(next((r for r in branch.large if r.used), branch.large[0]))
             if pictures:
                 images += pictures
                 branch.image_tokens += sum(p.tokens for p in pictures)
@@ -608,6 +622,7 @@ class Conversation:
         branch.count, branch.last_digest, branch.last_chars = total, digest, chars
         branch.role, branch.chain = role, chain
         branch.first, branch.last = _refer(messages[0]), _refer(messages[-1])
+        branch.objects = hash(tuple(map(id, messages)))
 
     def shrink(self) -> None:
         """Keeps only the newest branch."""

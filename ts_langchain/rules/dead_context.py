@@ -18,8 +18,8 @@ class DeadContext(Rule["list[int]"]):
     """Large tool results go along with every call, and no answer or tool call has used anything they name.
 
     Fires once a request carries tool results of together at least `min_chars` characters and `min_share` of the
-    prompt, each of which has been in the conversation for five turns of the model without one of its distinctive
-    words (names, numbers, long words; a sample of 16) in anything the model wrote.
+    prompt, each of which has been in the conversation for five turns of the model without anything the model wrote
+    naming something that stands in it (names, numbers, long words; in its messages or in arguments of tool calls).
 
     Does not fire on: results that were used once; small ones; the newest ones. A result that answers by its mere
     existence ("nothing found") is small.

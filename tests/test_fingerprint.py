@@ -1,0 +1,58 @@
+"""Fingerprints: bounded, the same in every process, and no coarser or finer than they say."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import AIMessage, ToolMessage
+
+from ts_langchain.capture.messages import Asked, LargeResult, names_in
+from ts_langchain.fingerprint import _LITERAL, FreeText, arguments, value_hash
+
+JAPANESE = "この製品は音質の評価が高い一方で電池の持ちが短いという声もあります"
+odd_text = st.text(st.sampled_from("ab \"'1@/_é日\n\\"), max_size=40)
+
+
+@given(odd_text)
+def test_literals_are_what_the_plain_pattern_finds(text: str) -> None:
+    plain = re.compile(r"\"[^\"]*\"|'[^']*'|\S*[\d@/_\\]\S*")
+    assert _LITERAL.findall(text) == plain.findall(text)
+
+
+@given(st.text(max_size=2_000), st.text(max_size=2_000))
+def test_a_stored_residue_compares_as_the_live_one(one: str, other: str) -> None:
+    stored = pickle.loads(pickle.dumps(FreeText(one)))  # noqa: S301 - just written
+    assert stored.similarity(FreeText(other)) == FreeText(one).similarity(FreeText(other))
+    assert FreeText(one).similarity(FreeText(one)) == 1.0
+
+
+def test_rewordings_are_alike_and_numbers_tell_apart() -> None:
+    def alike(one: str, other: str) -> float:
+        return FreeText(one).similarity(FreeText(other))
+
+    assert alike("weather in Paris tomorrow please", "please weather tomorrow in Paris") == 1.0
+    assert alike("weather in Paris on day 3", "weather in Paris on day 4") == 0.0
+    assert alike(JAPANESE, JAPANESE[:-3]) > 0.8
+    assert alike(JAPANESE, "会議は来週の火曜日に延期されました") < 0.2
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=20), max_size=5))
+def test_the_order_of_keys_does_not_count(args: dict[str, Any]) -> None:
+    turned = dict(reversed(args.items()))
+    assert arguments(args).fingerprint == arguments(turned).fingerprint
+    assert value_hash(args) == value_hash(turned)
+
+
+def test_a_large_result_counts_as_used_once_something_it_names_turns_up() -> None:
+    text = "The customers. " + "; ".join(f"Customer{n:04} paid {n * 37} EUR" for n in range(400))
+    for wrote, used in (("I see.", False), ("Then customer0231 it is", True), ("\ud800", False)):
+        large = LargeResult(0, len(text))
+        large.turn(names_in(AIMessage(wrote), ()), ToolMessage(text, tool_call_id="c"))
+        assert large.used is used, wrote
+    called = Asked("c", "refund", {"customer": "Customer0399"}, 0, 0)
+    large.turn(names_in(AIMessage(""), [called]), ToolMessage(text, tool_call_id="c"))
+    assert large.used
