@@ -254,6 +254,8 @@ class Budgets:
             spent = {"usd": cost.nano if cost else 0, "tokens": call.usage.total_tokens, "calls": 1}
             at = call.ended_at
         actual = [spent[check.key.split(":", 1)[0]] for check in reservation.checks]
+        if len(self._unsettled) >= MAX_UNSETTLED:
+            self.faults.record("budget store: what calls used could not be kept", OverflowError())
         self._unsettled.append((reservation, actual, at))
         self._settle_all()
 

@@ -71,7 +71,7 @@ class Exempt(_Model):
     def covers(self, call: Call) -> bool:
         """True if the call is exempt."""
         return (
-            (bool(self.tools) and matches(call.name, self.tools))
+            (bool(self.tools) and (matches(call.name, self.tools) or matches(call.model or "", self.tools)))
             or (bool(self.nodes) and call.node is not None and matches(call.node, self.nodes))
             or (bool(self.tags) and any(matches(tag, self.tags) for tag in call.tags))
             or (bool(self.sessions) and matches(call.session_id, self.sessions))

@@ -11,6 +11,7 @@ the prefix already seen, and only messages behind it are read.
 from __future__ import annotations
 
 import re
+import threading
 import weakref
 from array import array
 from collections.abc import Mapping, Sequence
@@ -865,6 +866,7 @@ def _consistent(usage: Usage) -> Usage:
 # --- tool definitions ------------------------------------------------------------------------------
 
 _TOOLSETS: Recent[tuple[object, ...], Toolset] = Recent()
+_TOOLSETS_LOCK = threading.Lock()
 
 
 def read_toolset(tools: object) -> Toolset | None:
@@ -882,8 +884,9 @@ def read_toolset(tools: object) -> Toolset | None:
         names = tuple(name for name, _ in key)
         sizes = tuple(len(canonical(t)) for t in flat)
         known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
-        _TOOLSETS[key] = known
-        _TOOLSETS.limit(512)
+        with _TOOLSETS_LOCK:
+            _TOOLSETS[key] = known
+            _TOOLSETS.limit(512)
     return known
 
 

@@ -149,5 +149,5 @@ def build_rules(
             msg = f"setting {where}: {first['msg']} (got {first['input']!r})"
             raise ConfigurationError(msg) from None
     on = [(cls, s) for cls, s in parsed if s.enabled]
-    context = RuleContext(prices, frozenset(cls.name for cls, _ in on))
+    context = RuleContext(prices, {cls.name: s for cls, s in on})
     return [cls(s, context) for cls, s in on]

@@ -100,11 +100,11 @@ class RuleContext:
 
     Attributes:
         prices: Prices and context windows of models.
-        active: Names of all rules that are switched on.
+        active: Settings of all rules that are switched on, by the rule's name.
     """
 
     prices: Prices
-    active: frozenset[str]
+    active: Mapping[str, RuleSettings]
 
 
 S = TypeVar("S")
@@ -159,7 +159,7 @@ class Rule(Generic[S]):
         """True if the user's settings keep this rule from looking at the call."""
         s = self.settings
         return (
-            (bool(s.exempt_tools) and call.name in s.exempt_tools)
+            (bool(s.exempt_tools) and (call.name in s.exempt_tools or call.model in s.exempt_tools))
             or (bool(s.exempt_nodes) and call.node in s.exempt_nodes)
             or (bool(s.exempt_tags) and not s.exempt_tags.isdisjoint(call.tags))
             or (bool(s.exempt_sessions) and call.session_id in s.exempt_sessions)

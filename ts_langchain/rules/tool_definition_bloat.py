@@ -11,21 +11,41 @@ from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ts_langchain.call import Call, Kind
+    from ts_langchain.call import Call, Kind, Toolset
 
 BYTES_PER_TOKEN = 4
-MAX_USED = 256
+MAX_USED = 64
 MAX_UNCLAIMED = 8
 
 
-class Offered:
-    """Which tools a session was offered and which it used."""
+class ToolUse:
+    """Which of the tools it was offered a session has called."""
 
-    __slots__ = ("calls", "unclaimed", "used")
+    __slots__ = ("calls", "used")
 
     def __init__(self) -> None:
         self.calls = 0
         self.used: dict[str, None] = {}
+
+    def note(self, call: Call) -> None:
+        """Notes the tools that a model call asked for."""
+        if call.tool_calls and len(self.used) < MAX_USED:
+            self.used.update(dict.fromkeys(c.name for c in call.tool_calls))
+
+    def unused(self, toolset: Toolset) -> list[int]:
+        """Bytes of each tool that has not been called; none once so many were called that they are not all known."""
+        if len(self.used) >= MAX_USED:
+            return []
+        return [size for name, size in zip(toolset.names, toolset.sizes, strict=True) if name not in self.used]
+
+
+class Offered(ToolUse):
+    """The same, and the calls not claimed yet."""
+
+    __slots__ = ("unclaimed",)
+
+    def __init__(self) -> None:
+        super().__init__()
         self.unclaimed: list[tuple[str, int]] = []
 
 
@@ -56,6 +76,11 @@ class ToolDefinitionBloat(Rule[Offered]):
         min_bytes_many: int = Field(6_000, gt=0, description="... if they have at least so many bytes of JSON.")
         min_calls: int = Field(3, ge=1, description="Model calls before a tool counts as not used.")
 
+        def weighs(self, toolset: Toolset) -> bool:
+            """True if these definitions are large enough for this rule."""
+            total = toolset.total_bytes
+            return total >= self.min_bytes or (len(toolset.names) >= self.min_tools and total >= self.min_bytes_many)
+
     settings: Settings
 
     def new_state(self) -> Offered:
@@ -65,12 +90,10 @@ class ToolDefinitionBloat(Rule[Offered]):
         toolset, s = call.toolset, self.settings
         if toolset is None or call.status != "ok":
             return None
-        if call.tool_calls and len(state.used) < MAX_USED:
-            state.used.update(dict.fromkeys(c.name for c in call.tool_calls))
-        total = toolset.total_bytes
-        if total < s.min_bytes and (len(toolset.names) < s.min_tools or total < s.min_bytes_many):
+        state.note(call)
+        if not s.weighs(toolset):
             return None
-        unused = [size for name, size in zip(toolset.names, toolset.sizes, strict=True) if name not in state.used]
+        total, unused = toolset.total_bytes, state.unused(toolset)
         dead = sum(unused)
         state.calls += 1
         if dead * 2 >= total:

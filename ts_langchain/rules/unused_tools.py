@@ -7,34 +7,22 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.tool_definition_bloat import BYTES_PER_TOKEN, ToolDefinitionBloat, ToolUse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ts_langchain.call import Call, Kind
 
-BYTES_PER_TOKEN = 4
-MAX_USED = 64
 
-
-class Shipped:
-    """Which tools a session used, and how many calls carried tools."""
-
-    __slots__ = ("calls", "used")
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.used: dict[str, None] = {}
-
-
-class UnusedTools(Rule[Shipped]):
+class UnusedTools(Rule[ToolUse]):
     """A long session ships tools with every call that it has never called.
 
     Fires from the `min_calls`-th model call of a session on that carries tools, if at least `min_unused` of them,
     together at least `min_bytes` of definitions and half of all bytes, have not been called in the session.
 
-    Does not fire on: short sessions; small definitions; a toolset that `tool_definition_bloat` reports (30 tools or
-    30 000 bytes and more), which is the same waste at another size.
+    Does not fire on: short sessions; small definitions; a toolset that is large enough for `tool_definition_bloat`,
+    which is the same waste at another size.
 
     Wasted: the definitions of these tools, 4 bytes a token, from that call on: before, they might have been needed.
     """
@@ -54,20 +42,19 @@ class UnusedTools(Rule[Shipped]):
 
     settings: Settings
 
-    def new_state(self) -> Shipped:
-        return Shipped()
+    def new_state(self) -> ToolUse:
+        return ToolUse()
 
-    def observe(self, call: Call, state: Shipped) -> Finding | None:
+    def observe(self, call: Call, state: ToolUse) -> Finding | None:
         toolset, s = call.toolset, self.settings
         if toolset is None or call.status != "ok":
             return None
-        if call.tool_calls and len(state.used) < MAX_USED:
-            state.used.update(dict.fromkeys(c.name for c in call.tool_calls))
+        state.note(call)
         state.calls += 1
-        total = toolset.total_bytes
-        if state.calls < s.min_calls or ("tool_definition_bloat" in self.context.active and _is_bloat(toolset)):
+        bloat = self.context.active.get(ToolDefinitionBloat.name)
+        if state.calls < s.min_calls or (isinstance(bloat, ToolDefinitionBloat.Settings) and bloat.weighs(toolset)):
             return None
-        unused = [size for name, size in zip(toolset.names, toolset.sizes, strict=True) if name not in state.used]
+        total, unused = toolset.total_bytes, state.unused(toolset)
         dead = sum(unused)
         if len(unused) < s.min_unused or dead < s.min_bytes or dead * 2 < total:
             return None
@@ -88,8 +75,3 @@ class UnusedTools(Rule[Shipped]):
                 "tokens_estimated": True,
             },
         )
-
-
-def _is_bloat(toolset: object) -> bool:
-    names, total = getattr(toolset, "names", ()), getattr(toolset, "total_bytes", 0)
-    return total >= 30_000 or (len(names) >= 30 and total >= 6_000)
