@@ -16,7 +16,7 @@ from ts_importers.windows import WindowWalk
 from ts_langchain.errors import ImporterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from ts_importers.base import OnWait, Skipped
@@ -51,6 +51,7 @@ class HeliconeImporter(WindowWalk):
     source = "helicone"
     start_field = "request_created_at"
     id_field = "request_id"
+    at_once = 2
 
     def __init__(
         self,
@@ -77,12 +78,16 @@ class HeliconeImporter(WindowWalk):
         headers = {"authorization": f"Bearer {key}"}
         self._client = Client(base, headers, service=SERVICE, secrets=[key], **common)
         self._bodies = Client(base, {}, service=f"{SERVICE} bodies", attempts=4, **common)
+        self._pool = ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="ts-langchain bodies")
         self.scope = self._client.host
         self._query(self.since, self.since, None)  # a wrong key or address is told at once
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
         return {"Helicone": self._client.host, "from": self.span()}
+
+    def _clients(self) -> Sequence[Client]:
+        return (self._client, self._bodies)
 
     def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
         return run_from_request(row)
@@ -102,8 +107,7 @@ class HeliconeImporter(WindowWalk):
         answer = self._client.post("/v1/request/query", body)
         found = answer.get("data") if isinstance(answer, dict) else None
         rows = found if isinstance(found, list) else []
-        with ThreadPoolExecutor(BODIES_AT_ONCE) as pool:
-            rows = list(pool.map(self._with_bodies, rows))
+        rows = list(self._pool.map(self._with_bodies, rows))
         return rows, str(offset + len(rows)) if len(rows) >= self.page_size else None
 
     def _with_bodies(self, row: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ class _Retry(Exception):
 class Client:
     """JSON requests to one service, retried with tenacity.
 
+    May be used from several threads. While one of them waits for the service, the others do not ask it either.
+
     Tried again: 429 (after `Retry-After` as seconds or date, else jittered exponential back-off), 5xx but 501,
     connection errors, time-outs, and bodies that are cut off. Never: 401, 403 and other 4xx, redirects, web pages
     where JSON is expected. Proxies and own certificates come from the environment (`HTTPS_PROXY`,
@@ -75,6 +78,7 @@ class Client:
         timeout: Seconds without an answer until a request counts as failed.
         address_hint: What to do about a wrong address.
         secrets: What else must never show in a message: a key that a header holds encoded.
+        pace: Seconds between two requests at least; changeable, as `pace`.
 
     Raises:
         ConfigurationError: The address is none, or a header holds what no header can hold.
@@ -93,6 +97,7 @@ class Client:
         timeout: float = TIMEOUT,
         address_hint: str = "Check the address.",
         secrets: Sequence[str] = (),
+        pace: float = 0.0,
     ) -> None:
         self.service = service
         self.host = _host(base_url, service, address_hint)
@@ -114,11 +119,26 @@ class Client:
             after = error.after if isinstance(error, _Retry) else None
             return backoff(state) if after is None else min(after, LONGEST_RETRY_AFTER)
 
+        self.pace = pace
+        self._sleep = self._wait if sleep is time.sleep else sleep
+        self._given_up = threading.Event()
+        self._turns = threading.Lock()
+        self._next_at = 0.0
+        self._clear = threading.Event()
+        self._clear.set()
+
+        def nap(seconds: float) -> None:
+            self._clear.clear()
+            try:
+                self._sleep(seconds)
+            finally:
+                self._clear.set()
+
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retry),
             stop=tenacity.stop_after_attempt(attempts),
             wait=wait,
-            sleep=sleep,
+            sleep=nap,
             before_sleep=self._tell,
             reraise=True,
         )
@@ -129,6 +149,31 @@ class Client:
     def close(self) -> None:
         """Closes all connections."""
         self._client.close()
+
+    def begin(self) -> None:
+        """Lets requests be sent again after `give_up`."""
+        self._given_up.clear()
+
+    def give_up(self) -> None:
+        """Ends what other threads wait for. Requests under way come to their end, no further ones are sent."""
+        self._given_up.set()
+        self._clear.set()
+
+    def _wait(self, seconds: float) -> None:
+        self._given_up.wait(seconds)
+
+    def _take_turn(self) -> None:
+        """Waits until a request may be sent: another thread may be waiting for the service, or the pace asks for it."""
+        self._clear.wait(LONGEST_RETRY_AFTER)
+        if self.pace:
+            with self._turns:
+                now = time.monotonic()
+                at = self._next_at = max(now, self._next_at + self.pace)
+            if at > now:
+                self._sleep(at - now)
+        if self._given_up.is_set():
+            msg = f"{self.service} is no longer asked: the import has ended"
+            raise SourceUnavailable(msg)
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
         """The JSON that a GET answers with.
@@ -156,6 +201,7 @@ class Client:
             raise SourceUnavailable(msg) from None
 
     def _once(self, method: str, path: str, **kwargs: Any) -> Any:
+        self._take_turn()
         try:
             response = self._client.request(method, path, **kwargs)
         except httpx2.TimeoutException:

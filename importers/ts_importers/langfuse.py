@@ -7,6 +7,7 @@ so the traces of a window are read first.
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ class LangfuseImporter(WindowWalk):
         self._v2 = True
         self._settled = False
         self._traces: Recent[str, dict[str, Any]] = Recent()
+        self._lock = threading.Lock()
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
@@ -107,7 +109,9 @@ class LangfuseImporter(WindowWalk):
         return str(first.get("id") or "project"), str(first.get("name") or first.get("id") or "project")
 
     def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
-        return run_from_observation(row, self._traces.get(str(row.get("traceId"))))
+        with self._lock:
+            trace = self._traces.get(str(row.get("traceId")))
+        return run_from_observation(row, trace)
 
     def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
         if self._v2:
@@ -152,9 +156,11 @@ class LangfuseImporter(WindowWalk):
             for trace in found:
                 if isinstance(trace, dict) and isinstance(trace.get("id"), str):
                     kept = {k: trace.get(k) for k in ("sessionId", "userId", "tags")}
-                    self._traces.pop(trace["id"], None)
-                    self._traces[trace["id"]] = kept
-        self._traces.limit(MAX_TRACES)
+                    with self._lock:
+                        self._traces.pop(trace["id"], None)
+                        self._traces[trace["id"]] = kept
+        with self._lock:
+            self._traces.limit(MAX_TRACES)
 
 
 def _time(at: datetime) -> str:

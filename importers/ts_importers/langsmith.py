@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from ts_importers.http import Client, HTTPFailure
 from ts_importers.langsmith_rows import run_from_row
 from ts_importers.windows import WindowWalk
 from ts_langchain.errors import ProjectNotFound
+from ts_langchain.fingerprint import text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ts_importers.base import OnWait, Skipped
     from ts_langchain.replay import Run
@@ -30,6 +32,11 @@ ADDRESS_HINT = (
     "Check LANGSMITH_ENDPOINT: https://api.smith.langchain.com, https://eu.api.smith.langchain.com, or your own "
     "server's API."
 )
+# Seconds between requests: LangSmith's cloud allows an API key 15 v1 queries in 10 s and 300 v2 queries (its page on
+# API rate limits, and the change to it that added v2).
+CLOUD = ".smith.langchain.com"
+V1_PACE, V2_PACE = 10 / 15, 10 / 300
+PROJECTS_PAGE = 100
 RESOLUTION = timedelta(microseconds=1)
 NO_V2 = frozenset({404, 405, 501})
 
@@ -47,12 +54,59 @@ V1_FIELDS = [
 V1_NEWER_FIELDS = frozenset({"prompt_token_details", "completion_token_details"})
 
 
+class Only(NamedTuple):
+    """Which runs of the projects are wanted.
+
+    Attributes:
+        filter: Expression in LangSmith's query language, asked of each run.
+        trace_filter: The same, asked of the root run of its trace.
+        run_types: Only these (`llm`, `tool`, `retriever`, `embedding`, `chain`); all if empty.
+        tags: Only runs with all of these tags.
+        root: Only root runs.
+    """
+
+    filter: str | None = None
+    trace_filter: str | None = None
+    run_types: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    root: bool = False
+
+    def expression(self, *more: str) -> str | None:
+        """All conditions on runs as one expression; None if there is none."""
+        kinds = [f"eq(run_type, {_quoted(kind)})" for kind in self.run_types]
+        parts = [
+            *more,
+            *([self.filter] if self.filter else ()),
+            *([kinds[0] if len(kinds) == 1 else f"or({', '.join(kinds)})"] if kinds else ()),
+            *(f"has(tags, {_quoted(tag)})" for tag in self.tags),
+        ]
+        return parts[0] if len(parts) == 1 else f"and({', '.join(parts)})" if parts else None
+
+    def fields(self) -> dict[str, Any]:
+        """What goes into a request besides the expression; the same in v1 and v2."""
+        return ({"trace_filter": self.trace_filter} if self.trace_filter else {}) | (
+            {"is_root": True} if self.root else {}
+        )
+
+    def __str__(self) -> str:
+        said = [
+            self.expression() or "",
+            f"trace: {self.trace_filter}" if self.trace_filter else "",
+            "root runs" if self.root else "",
+        ]
+        return "; ".join(part for part in said if part)
+
+
 class LangSmithImporter(WindowWalk):
-    """Reads the runs of one project.
+    """Reads the runs of one project, or of several as one history.
+
+    Attachments are not asked for.
 
     Args:
-        project: Name or id of the project.
+        project: Name or id of a project, or several; in names `*` stands for anything.
         api_key: Key; never shown anywhere.
+        only: Which runs; all if None. Another choice is another history in the ledger.
+        experiments: Let `*` also stand for projects that hold an experiment on a dataset.
         since: Start of the range, inclusive; 30 days ago if None.
         until: End of the range, exclusive; now if None.
         endpoint: Address of the API, with or without `/api/v1`.
@@ -75,8 +129,10 @@ class LangSmithImporter(WindowWalk):
     def __init__(
         self,
         *,
-        project: str,
+        project: str | Sequence[str],
         api_key: str,
+        only: Only | None = None,
+        experiments: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
         endpoint: str = "https://api.smith.langchain.com",
@@ -101,15 +157,58 @@ class LangSmithImporter(WindowWalk):
             on_wait=on_wait,
             sleep=sleep,
         )
-        self.project_id, self.project_name = self._find(project)
-        self.scope = f"{self._client.host}/{self.project_id}"
+        self.only = only or Only()
+        self._experiments = experiments
+        self.projects = self._find_all([project] if isinstance(project, str) else project)
+        self.scope = _scope(self._client.host, self.projects, self.only)
+        if self._client.host.endswith(CLOUD):
+            self._client.pace = V2_PACE
         self._v2 = True
         self._settled = False
         self._v1_fields = V1_FIELDS
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        return {"LangSmith project": self.project_name, "from": self.span()}
+        names = list(self.projects.values())
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        label = {"LangSmith project" if len(names) == 1 else "LangSmith projects": shown, "from": self.span()}
+        return label | ({"only": str(self.only)} if str(self.only) else {})
+
+    def _find_all(self, asked: Sequence[str]) -> dict[str, str]:
+        """The projects asked for: id to name."""
+        found: dict[str, str] = {}
+        for project in asked:
+            if "*" not in project:
+                project_id, name = self._find(project)
+                found[project_id] = name
+                continue
+            some = {i: n for i, n in self._list() if fnmatchcase(n, project)}
+            if not some:
+                msg = f"LangSmith at {self._client.host} has no project like {project!r}. {self._names()}"
+                raise ProjectNotFound(msg)
+            found |= some
+        return dict(sorted(found.items()))
+
+    def _list(self) -> Iterator[tuple[str, str]]:
+        """Id and name of all projects, without experiments unless they are wanted."""
+        offset = 0
+        while True:
+            params: dict[str, str | int] = {"limit": PROJECTS_PAGE, "offset": offset}
+            if not self._experiments:
+                params["reference_free"] = "true"
+            rows = self._client.get("/api/v1/sessions", params)
+            rows = rows if isinstance(rows, list) else []
+            for row in rows:
+                # servers that do not know the parameter send experiments along
+                if isinstance(row, dict) and row.get("id") and (self._experiments or not _is_experiment(row)):
+                    yield str(row["id"]), str(row.get("name") or row["id"])
+            if len(rows) < PROJECTS_PAGE:
+                return
+            offset += len(rows)
+
+    def _names(self) -> str:
+        names = [name for _, name in zip(range(10), (n for _, n in self._list()), strict=False)]
+        return f"There are: {', '.join(names)}." if names else "This key sees no projects at all."
 
     def _find(self, project: str) -> tuple[str, str]:
         try:
@@ -123,13 +222,14 @@ class LangSmithImporter(WindowWalk):
                 if error.status not in (404, 422):
                     raise
                 found = []
-        if isinstance(found, list) and found and isinstance(found[0], dict) and found[0].get("id"):
-            return str(found[0]["id"]), str(found[0].get("name") or project)
-        known = self._client.get("/api/v1/sessions", {"limit": 10})
-        names = [str(p.get("name")) for p in known if isinstance(p, dict)] if isinstance(known, list) else []
-        there = f"There are: {', '.join(names)}." if names else "This key sees no projects at all."
-        msg = f"LangSmith at {self._client.host} has no project {project!r}. {there}"
-        raise ProjectNotFound(msg)
+        row = found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else {}
+        if not row.get("id"):
+            msg = f"LangSmith at {self._client.host} has no project {project!r}. {self._names()}"
+            raise ProjectNotFound(msg)
+        name = str(row.get("name") or project)
+        if _is_experiment(row) and not self._experiments:
+            self.notices.append(f"{name} is an experiment on a dataset: what it spent was spent on tests")
+        return str(row["id"]), name
 
     def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
         return run_from_row(row)
@@ -147,6 +247,8 @@ class LangSmithImporter(WindowWalk):
                 if error.status not in NO_V2 or self._settled:
                     raise
                 self._v2 = False
+                if self._client.pace:
+                    self._client.pace = V1_PACE
                 self.notices.append("this LangSmith has no v2 run queries: the v1 endpoint was used")
             else:
                 self._settled = True
@@ -164,24 +266,44 @@ class LangSmithImporter(WindowWalk):
     def _v2_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
         # min_start_time is always sent: left out it means "one day ago"
         body = {
-            "project_ids": [self.project_id],
+            "project_ids": list(self.projects),
             "min_start_time": (start - RESOLUTION).isoformat(),
             "max_start_time": end.isoformat(),
             "page_size": self.page_size,
             "selects": V2_FIELDS,
+            **self.only.fields(),
         }
-        return body | ({"cursor": cursor} if cursor else {})
+        expression = self.only.expression()
+        return body | ({"filter": expression} if expression else {}) | ({"cursor": cursor} if cursor else {})
 
     def _v1_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
         body = {
-            "session": [self.project_id],
+            "session": list(self.projects),
             "start_time": (start - RESOLUTION).isoformat(),
-            "filter": f'lt(start_time, "{end.isoformat()}")',
+            "filter": self.only.expression(f'lt(start_time, "{end.isoformat()}")'),
+            **self.only.fields(),
             "limit": min(self.page_size, 100),
             "order": "asc",
             "select": self._v1_fields,
         }
         return body | ({"cursor": cursor} if cursor else {})
+
+
+def _scope(host: str, projects: Mapping[str, str], only: Only) -> str:
+    """Names the history: the same projects and the same choice of runs."""
+    ids = list(projects)
+    which = ids[0] if len(ids) == 1 else f"{len(ids)}-projects-{text_hash(' '.join(ids)):x}"
+    scope = f"{host}/{which}"
+    return scope + (f"?{text_hash(str(only)):x}" if str(only) else "")
+
+
+def _is_experiment(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("reference_dataset_id"))
+
+
+def _quoted(text: str) -> str:
+    """A string of LangSmith's query language."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _rows(answer: Any) -> tuple[list[Any], str | None]:

@@ -3,12 +3,14 @@
 Services answer newest first, their cursors do not live long, and offsets shift while new rows arrive. Rules need
 oldest first, and an import must go on after days. So the range is walked in windows; a window is read whole and sorted,
 and its start is the position to go on from. Windows grow while they hold little and are halved when they hold too much,
-so that memory stays bounded whatever the traffic.
+so that memory stays bounded whatever the traffic. The next windows are read while one is worked on.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from ts_importers.values import timestamp
 from ts_langchain.errors import UnreadableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ts_importers.http import Client
     from ts_langchain.replay import Run
@@ -27,14 +29,20 @@ DEFAULT_DAYS = 30
 FIRST_WINDOW = timedelta(hours=1)
 LONGEST_WINDOW = timedelta(days=30)
 SHORTEST_WINDOW = timedelta(milliseconds=1)
-WINDOW_ROWS = 2_000
-FEW_ROWS = 500
+WINDOW_ROWS = 1_000
+FEW_ROWS = 250
+WINDOWS_AT_ONCE = 4
 RESTARTS = 5
 CURSOR_REFUSED = frozenset({400, 404, 410, 422})
 
 
 class WindowWalk(ABC):
     """Base of importers that ask a service for rows of a range of time.
+
+    `_query` is called from several threads at once, but alone the first time.
+
+    Attributes:
+        fraction: How much of the range has been read, 0 to 1.
 
     Args:
         since: Start of the range, inclusive; 30 days ago if None.
@@ -50,6 +58,8 @@ class WindowWalk(ABC):
     """Name of the field that holds a row's start."""
     id_field = "id"
     """Name of the field that holds its id."""
+    at_once = WINDOWS_AT_ONCE
+    """How many windows are read at once."""
 
     def __init__(self, since: datetime | None, until: datetime | None, limit: int | None) -> None:
         now = datetime.now(tz=UTC)
@@ -61,7 +71,7 @@ class WindowWalk(ABC):
         self.limit = limit
         self.total: int | None = None
         self.notices: list[str] = []
-        self._in_mid_window = False
+        self.fraction = 0.0
 
     @abstractmethod
     def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
@@ -71,28 +81,64 @@ class WindowWalk(ABC):
     def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
         """What a row stands for; None for rows that are no calls."""
 
+    def _clients(self) -> Sequence[Client]:
+        """All clients it asks with."""
+        return (self._client,)
+
     def span(self) -> str:
         """The range, for people."""
         return f"{self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC"
+
+    def begin_at(self, at: datetime) -> None:
+        """Moves the start of the range, to go on after an earlier import."""
+        self.since = min(at.astimezone(UTC), self.until)
 
     def pages(self, position: Position | None = None) -> Iterator[Page]:
         """One page per window of time, the oldest first."""
         start = self.since
         if position and (at := timestamp(position.get("from"))) is not None:
             start = max(start, datetime.fromtimestamp(at, tz=UTC))
-        width, rows = FIRST_WINDOW, 0
-        while start < self.until and (self.limit is None or rows < self.limit):
-            end = min(start + width, self.until)
-            window = self._window(start, end)
-            if window is None:  # too much for one window
-                width = max(SHORTEST_WINDOW, (end - start) / 2)
-                continue
-            if window:
-                rows += len(window)
-                yield self._page(window, start)
-            start = end
-            if len(window) < FEW_ROWS:
-                width = min(LONGEST_WINDOW, width * (16 if not window else 2))
+        rows = 0
+        for begin, end, found in self._windows(start):
+            rows += len(found)
+            self.fraction = (end - self.since) / (self.until - self.since)
+            if found:
+                yield self._page(found, begin)
+            if self.limit is not None and rows >= self.limit:
+                return
+
+    def _windows(self, start: datetime) -> Iterator[tuple[datetime, datetime, dict[str, Any]]]:
+        """Begin, end and rows of each window, in order of time."""
+        pool = ThreadPoolExecutor(self.at_once, thread_name_prefix=f"ts-langchain {self._client.service}")
+        reading: deque[tuple[datetime, datetime, Future[dict[str, Any] | None]]] = deque()
+
+        def read(begin: datetime, end: datetime) -> tuple[datetime, datetime, Future[dict[str, Any] | None]]:
+            return begin, end, pool.submit(self._window, begin, end)
+
+        width, many = FIRST_WINDOW, 1
+        for client in self._clients():
+            client.begin()
+        try:
+            while reading or start < self.until:
+                while start < self.until and len(reading) < many:
+                    end = min(start + width, self.until)
+                    reading.append(read(start, end))
+                    start = end
+                begin, end, answer = reading.popleft()
+                found = answer.result()
+                many = self.at_once
+                if found is None:  # too much for one window
+                    middle = begin + max(SHORTEST_WINDOW, (end - begin) / 2)
+                    width = middle - begin
+                    reading.extendleft([read(middle, end), read(begin, middle)])
+                    continue
+                if len(found) < FEW_ROWS:
+                    width = min(LONGEST_WINDOW, width * (16 if not found else 2))
+                yield begin, end, found
+        finally:
+            for client in self._clients():
+                client.give_up()
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _page(self, rows: dict[str, Any], start: datetime) -> Page:
         page = Page([], {"from": start.isoformat()})
@@ -112,9 +158,8 @@ class WindowWalk(ABC):
         for _ in range(RESTARTS):
             try:
                 return self._read(start, end)
-            except HTTPFailure as error:
-                if error.status not in CURSOR_REFUSED or not self._in_mid_window:
-                    raise
+            except _CursorRefusedError:
+                continue
         msg = (
             f"{self._client.service} at {self._client.host} refused its own cursors {RESTARTS} times; try again later."
         )
@@ -124,9 +169,13 @@ class WindowWalk(ABC):
         rows: dict[str, Any] = {}
         cursor: str | None = None
         splittable = end - start > SHORTEST_WINDOW
-        self._in_mid_window = False
         while True:
-            found, cursor = self._query(start, end, cursor)
+            try:
+                found, following = self._query(start, end, cursor)
+            except HTTPFailure as error:
+                if cursor is not None and error.status in CURSOR_REFUSED:
+                    raise _CursorRefusedError from error
+                raise
             for number, row in enumerate(found):
                 nameless = f"{start.isoformat()} row {len(rows)}.{number}"
                 if not isinstance(row, dict):
@@ -138,6 +187,10 @@ class WindowWalk(ABC):
                     rows[str(row.get(self.id_field) or nameless)] = row
             if splittable and len(rows) > WINDOW_ROWS:
                 return None
-            if not cursor or not found:
+            if not following or not found:
                 return rows
-            self._in_mid_window = True
+            cursor = following
+
+
+class _CursorRefusedError(Exception):
+    """The server no longer knows a cursor it gave out: the window is read again."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import threading
 import time
 from contextlib import contextmanager
@@ -37,6 +36,9 @@ class FakeLangSmith:
     faults: list[str] = field(default_factory=list)
     """Taken one per run query: rate_seconds, rate_date, rate_bare, bad_gateway, truncated, reset, cursor."""
     doubled: bool = False
+    experiments: dict[str, str] = field(default_factory=dict)
+    """Projects that hold an experiment on a dataset."""
+    knows_reference_free: bool = True
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     url: str = ""
 
@@ -46,14 +48,22 @@ class FakeLangSmith:
         if new:
             low = _time(body.get("min_start_time") or (datetime.now(tz=UTC) - timedelta(days=1)).isoformat())
             high = _time(body.get("max_start_time") or datetime.now(tz=UTC).isoformat())
-            project = body["project_ids"][0]
+            projects = body["project_ids"]
         else:
             low = _time(body["start_time"])
-            match = re.search(r'lt\(start_time, "([^"]+)"\)', body.get("filter") or "")
-            high = _time(match[1]) if match else datetime.now(tz=UTC)
-            project = body["session"][0]
-        UUID(project)
-        found = [r for r in self.rows if low <= _time(r["start_time"]) <= high]
+            high = datetime.now(tz=UTC)
+            projects = body["session"]
+        assert projects == [str(UUID(project)) for project in projects]
+        roots = {r["trace_id"]: r for r in self.rows if not r.get("parent_run_id")}
+        found = [
+            r
+            for r in self.rows
+            if low <= _time(r["start_time"]) <= high
+            and r["session_id"] in projects
+            and _holds(body.get("filter"), r)
+            and _holds(body.get("trace_filter"), roots[r["trace_id"]])
+            and (body.get("is_root") is None or body["is_root"] == (not r.get("parent_run_id")))
+        ]
         found.sort(key=lambda r: r["start_time"], reverse=new or body.get("order") != "asc")
         if self.doubled:
             found = [r for row in found for r in (row, row)]
@@ -70,6 +80,32 @@ class FakeLangSmith:
             "runs": [{k: row.get(k) for k in (*body["select"], "session_id")} for row in part],
             "cursors": {"next": following},
         }
+
+
+def _holds(expression: str | None, row: dict[str, Any]) -> bool:
+    """Evaluates a filter: and, or, eq, has, lt; the part of LangSmith's query language that is used here."""
+    if expression is None:
+        return True
+    name, _, rest = expression.partition("(")
+    parts, depth, part, quoted = [], 0, "", False
+    for letter in rest.removesuffix(")"):
+        quoted ^= letter == '"'
+        depth += (letter == "(") - (letter == ")") if not quoted else 0
+        if letter == "," and not depth and not quoted:
+            parts.append(part.strip())
+            part = ""
+        else:
+            part += letter
+    parts.append(part.strip())
+    if name in ("and", "or"):
+        return (all if name == "and" else any)(_holds(p, row) for p in parts)
+    value, wanted = row.get(parts[0]), json.loads(parts[1])
+    if name == "eq":
+        return bool(value == wanted)
+    if name == "has":
+        return wanted in (value or [])
+    assert (name, parts[0]) == ("lt", "start_time"), expression
+    return _time(str(value)) < _time(wanted)
 
 
 def _time(text: str) -> datetime:
@@ -120,10 +156,15 @@ def serve(fake: FakeLangSmith) -> Iterator[FakeLangSmith]:
                 return
             url = urlsplit(self.path)
             asked = parse_qs(url.query)
-            rows = [{"id": i, "name": n} for n, i in fake.projects.items()]
+            rows: list[dict[str, Any]] = [{"id": i, "name": n} for n, i in fake.projects.items()]
+            rows += [{"id": i, "name": n, "reference_dataset_id": PROJECT} for n, i in fake.experiments.items()]
             if url.path == "/api/v1/sessions":
                 name = asked.get("name", [None])[0]
-                self.answer(200, [r for r in rows if name in (None, r["name"])])
+                if asked.get("reference_free") == ["true"] and fake.knows_reference_free:
+                    rows = [r for r in rows if "reference_dataset_id" not in r]
+                start, size = int(asked.get("offset", ["0"])[0]), int(asked.get("limit", ["100"])[0])
+                assert size <= 100
+                self.answer(200, [r for r in rows if name in (None, r["name"])][start : start + size])
             else:
                 found = [r for r in rows if url.path.endswith(r["id"])]
                 self.answer(200, found[0]) if found else self.answer(404, {"detail": "not found"})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,8 @@ from importers.fake_langsmith import BEGIN, KEY, PROJECT, FakeLangSmith, agent_r
 
 from ts_importers import windows
 from ts_importers.base import Importer
-from ts_importers.langsmith import LangSmithImporter
+from ts_importers.http import Client
+from ts_importers.langsmith import LangSmithImporter, Only
 from ts_langchain.errors import AuthenticationFailed, ProjectNotFound, SourceUnavailable, UnreadableSource
 
 if TYPE_CHECKING:
@@ -175,3 +179,118 @@ def test_a_server_that_always_refuses_its_cursors_is_named(fake: FakeLangSmith) 
     fake.faults = ["cursor"] * 1000
     with pytest.raises(UnreadableSource, match="cursors"):
         runs_of(importer(fake, page_size=1))
+
+
+OTHER = "11111111-0000-4000-8000-000000000001"
+EXPERIMENT = "22222222-0000-4000-8000-000000000002"
+
+
+def with_projects(fake: FakeLangSmith) -> None:
+    """Every second trace belongs to another project, one to an experiment."""
+    traces = list(dict.fromkeys(r["trace_id"] for r in ROWS))
+    home = {t: OTHER if n % 2 else PROJECT for n, t in enumerate(traces)} | {traces[0]: EXPERIMENT}
+    fake.rows = [{**r, "session_id": home[r["trace_id"]]} for r in ROWS]
+    fake.projects["my-other"] = OTHER
+    fake.experiments["my-test-1"] = EXPERIMENT
+
+
+@pytest.mark.parametrize("v2", [True, False])
+@pytest.mark.parametrize(
+    ("only", "wanted"),
+    [
+        (Only(run_types=("llm",)), lambda r: r["run_type"] == "llm"),
+        (Only(run_types=("llm", "tool")), lambda r: r["run_type"] in ("llm", "tool")),
+        (Only(filter='eq(name, "fetch_page")'), lambda r: r["name"] == "fetch_page"),
+        (Only(tags=('a "quoted" tag',)), lambda r: 'a "quoted" tag' in r["tags"]),
+        (Only(filter='eq(run_type, "llm")', tags=("blue",)), lambda r: "blue" in r["tags"] and r["run_type"] == "llm"),
+        (Only(root=True), lambda r: not r["parent_run_id"]),
+    ],
+)
+def test_only_some_runs(fake: FakeLangSmith, v2: bool, only: Only, wanted: Any) -> None:
+    fake.v2 = v2
+    fake.rows = [{**r, "tags": ["blue"] if n % 3 else ['a "quoted" tag']} for n, r in enumerate(ROWS)]
+    source = importer(fake, only=only)
+    got = {run.id for run in runs_of(source)}
+    assert got == {r["id"] for r in fake.rows if wanted(r) and r["run_type"] != "chain"}
+    assert source.scope.startswith(importer(fake).scope + "?")
+    assert "only" in source.describe()
+
+
+def test_a_trace_filter_is_asked_of_the_root(fake: FakeLangSmith) -> None:
+    fake.rows = [{**r, "tags": ["prod"] if r["run_type"] == "chain" and n < 40 else []} for n, r in enumerate(ROWS)]
+    traces = {r["trace_id"] for r in fake.rows if r["tags"]}
+    got = {run.id for run in runs_of(importer(fake, only=Only(trace_filter='has(tags, "prod")')))}
+    assert got == {r["id"] for r in CALLS if r["trace_id"] in traces}
+
+
+def test_several_projects_are_one_history(fake: FakeLangSmith) -> None:
+    with_projects(fake)
+    both = importer(fake, project=["my-agent", OTHER])
+    assert {r.id for r in runs_of(both)} == {
+        r["id"] for r in fake.rows if r["session_id"] != EXPERIMENT and r["run_type"] != "chain"
+    }
+    assert both.scope == importer(fake, project=[OTHER, "my-agent"]).scope != importer(fake).scope
+    assert both.describe()["LangSmith projects"].count("my-") == 2
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_experiments_are_left_out_of_patterns(fake: FakeLangSmith, knows: bool) -> None:
+    with_projects(fake)
+    fake.knows_reference_free = knows
+    fake.projects |= {f"more-{n}": f"33333333-0000-4000-8000-{n:012}" for n in range(150)}
+    assert sorted(importer(fake, project="my-*").projects) == sorted([OTHER, PROJECT])
+    assert EXPERIMENT in importer(fake, project="my-*", experiments=True).projects
+    assert len(importer(fake, project="*").projects) == 152
+    with pytest.raises(ProjectNotFound, match=r"like 'nope-\*'.*my-agent"):
+        importer(fake, project="nope-*")
+    named = importer(fake, project="my-test-1")
+    assert any("experiment" in notice for notice in named.notices)
+
+
+def test_windows_are_read_at_once_and_come_in_order(fake: FakeLangSmith, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, most = 0, 0
+    lock = threading.Lock()
+    query = fake.query
+
+    def slow(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.02)
+        with lock:
+            under_way -= 1
+        return query(path, body)
+
+    monkeypatch.setattr(fake, "query", slow)
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 30)
+    monkeypatch.setattr(windows, "FEW_ROWS", 10)
+    source = importer(fake, page_size=10)
+    runs = runs_of(source)
+    assert most == windows.WINDOWS_AT_ONCE
+    assert [r.id for r in runs] == [r.id for r in sorted(runs, key=lambda r: (r.started_at, r.id))]
+    assert {r.id for r in runs} == {r["id"] for r in CALLS}
+    assert source.fraction == 1.0
+
+
+def test_what_waits_is_given_up_when_the_walk_ends(fake: FakeLangSmith) -> None:
+    fake.faults = ["rate_date"] * 8
+    waiting = threading.Event()
+    client = Client(fake.url, {"x-api-key": KEY}, service="x", key_hint="", on_wait=lambda _: waiting.set())
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(client.post, "/api/v2/runs/query", {}) for _ in range(2)]
+        assert waiting.wait(5)
+        client.give_up()
+        for answer in answers:
+            with pytest.raises(SourceUnavailable, match="no longer asked"):
+                answer.result(timeout=5)
+    assert len(fake.requests) <= 2
+
+
+def test_the_cloud_is_asked_no_faster_than_it_allows() -> None:
+    naps: list[float] = []
+    with serve(FakeLangSmith(list(ROWS))) as server:
+        client = Client(server.url, {"x-api-key": KEY}, service="x", key_hint="", sleep=naps.append, pace=10.0)
+        for _ in range(3):
+            client.get("/api/v1/sessions")
+    assert [round(n) for n in naps] == [10, 20]
