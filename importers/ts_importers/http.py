@@ -21,6 +21,8 @@ ATTEMPTS = 8
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
 TIMEOUT = 60.0
+FAILED_TO_READ = ("read", "What was imported is kept; run the same command later to go on.")
+FAILED_TO_WRITE = ("written to", "What was sent is recorded; run the same command later to go on.")
 
 
 class _WithoutQuery(logging.Filter):
@@ -75,6 +77,7 @@ class Client:
         timeout: Seconds without an answer until a request counts as failed.
         address_hint: What to do about a wrong address.
         secrets: What else must never show in a message: a key that a header holds encoded.
+        failed: What could not be done when a request keeps failing, and what to do then.
 
     Raises:
         ConfigurationError: The address is none, or a header holds what no header can hold.
@@ -93,12 +96,14 @@ class Client:
         timeout: float = TIMEOUT,
         address_hint: str = "Check the address.",
         secrets: Sequence[str] = (),
+        failed: tuple[str, str] = FAILED_TO_READ,
     ) -> None:
         self.service = service
         self.host = _host(base_url, service, address_hint)
         self._key_hint = key_hint
         self._address_hint = address_hint
         self._on_wait = on_wait
+        self._failed = failed
         sent = {name: value.strip() for name, value in headers.items()}
         if not all(value.isascii() and value.isprintable() for value in sent.values()):
             msg = (
@@ -140,18 +145,40 @@ class Client:
         """
         return self._send("GET", path, params=dict(params or {}))
 
-    def post(self, path: str, body: object) -> Any:
-        """The JSON that a POST answers with. Raises as `get` does."""
-        return self._send("POST", path, content=orjson.dumps(body), headers={"content-type": "application/json"})
+    def post(
+        self,
+        path: str,
+        body: object,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The JSON that a POST answers with. Raises as `get` does.
+
+        Tried again like any other request: what is sent must be the same if it comes twice.
+        """
+        return self._send_json("POST", path, body, params=dict(params or {}), headers=dict(headers or {}))
+
+    def patch(self, path: str, body: object) -> Any:
+        """The JSON that a PATCH answers with, None if it says nothing. Raises as `get` does."""
+        return self._send_json("PATCH", path, body)
+
+    def delete(self, path: str) -> Any:
+        """The JSON that a DELETE answers with, None if it says nothing. Raises as `get` does."""
+        return self._send("DELETE", path)
+
+    def _send_json(self, method: str, path: str, body: object, **kwargs: Any) -> Any:
+        headers = {**kwargs.pop("headers", {}), "content-type": "application/json"}
+        return self._send(method, path, content=orjson.dumps(body), headers=headers, **kwargs)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> Any:
         try:
             return self._retrying(self._once, method, path, **kwargs)
         except _Retry as last:
+            what, then = self._failed
             msg = (
-                f"{self.service} at {self.host} could not be read: {last.reason}, after "
-                f"{self._retrying.statistics.get('attempt_number', 1)} attempts. What was imported is kept; run the "
-                "same command later to go on."
+                f"{self.service} at {self.host} could not be {what}: {last.reason}, after "
+                f"{self._retrying.statistics.get('attempt_number', 1)} attempts. {then}"
             )
             raise SourceUnavailable(msg) from None
 
@@ -176,6 +203,8 @@ class Client:
             shown = path.partition("?")[0]  # a query may hold a signature
             msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
+        if not response.content and (status == 204 or method in ("PATCH", "DELETE")):
+            return None
         try:
             return orjson.loads(response.content)
         except ValueError:
