@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from ts_langchain.cli.options import (
+    AnnotateOption,
     CsvOption,
     FreshOption,
     JsonOption,
@@ -85,6 +86,7 @@ def import_langsmith(
     fresh: FreshOption = False,
     as_json: JsonOption = False,
     csv_file: CsvOption = None,
+    annotate: AnnotateOption = False,
 ) -> None:
     """Imports runs of a LangSmith project.
 
@@ -105,6 +107,8 @@ def import_langsmith(
         )
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+        if annotate:
+            _annotate(source, ledger, endpoint, workspace)
 
 
 @app.command("langfuse")
@@ -124,6 +128,7 @@ def import_langfuse(
     fresh: FreshOption = False,
     as_json: JsonOption = False,
     csv_file: CsvOption = None,
+    annotate: AnnotateOption = False,
 ) -> None:
     """Imports observations of a Langfuse project, Cloud or self-hosted.
 
@@ -143,6 +148,8 @@ def import_langfuse(
         )
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+        if annotate:
+            _annotate(source, ledger, endpoint, None)
 
 
 @app.command("helicone")
@@ -301,6 +308,12 @@ def _import(
     _show(book, history, as_json, csv_file, 0)
     if not history.done:
         raise typer.Exit(INTERRUPTED)
+
+
+def _annotate(source: Any, ledger: str | None, endpoint: str, workspace: str | None) -> None:
+    from ts_langchain.cli.annotate import annotate_import
+
+    annotate_import(ledger, source.source, source.scope, endpoint, workspace)
 
 
 def _show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, incidents: int) -> None:

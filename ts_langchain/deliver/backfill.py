@@ -1,7 +1,7 @@
 """Incidents as events for a TokenSentinel cloud: with their original time, in chunks, each event once.
 
-An event's id is made from history and incident, a chunk's key from its events. Killed between a chunk and its record,
-the next run sends the same chunk under the same key.
+An event's id is made from history and incident, a chunk's key from what it holds. Killed between a chunk and its
+record, the next run sends the same chunk under the same key.
 """
 
 from __future__ import annotations
@@ -151,6 +151,11 @@ def chunks(events: Iterable[WasteEvent]) -> Iterator[list[WasteEvent]]:
         yield chunk
 
 
+def chunk_key(place: str, chunk: Sequence[WasteEvent]) -> str:
+    """Idempotency key of a chunk: the same for the same events with the same figures."""
+    return str(uuid5(NAMESPACE, f"chunk\n{place}\n{orjson.dumps(list(chunk)).decode()}"))
+
+
 @dataclass(slots=True)
 class Sent:
     """What a backfill did, or would do.
@@ -211,7 +216,7 @@ class Backfill:
         for chunk in chunks(self._new(known)):
             ids = [event_id(event) for event in chunk]
             if self.sink is not None:
-                receipt = self.sink.send(chunk, str(uuid5(NAMESPACE, "\n".join(["chunk", self.place, *ids]))))
+                receipt = self.sink.send(chunk, chunk_key(self.place, chunk))
                 self.sent.accepted += receipt.accepted
                 self.sent.rejected += receipt.rejected
                 if not receipt.rejected:
