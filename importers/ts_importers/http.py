@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ class Client:
             raise ConfigurationError(msg)
         self._secrets = [value for value in (*sent.values(), *secrets) if value]
         self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
+        self._given_up = threading.Event()
         backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -121,9 +123,9 @@ class Client:
 
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retry),
-            stop=tenacity.stop_after_attempt(attempts),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_when_event_set(self._given_up)),
             wait=wait,
-            sleep=sleep,
+            sleep=tenacity.sleep_using_event(self._given_up) if sleep is time.sleep else sleep,
             before_sleep=self._tell,
             reraise=True,
         )
@@ -134,6 +136,10 @@ class Client:
     def close(self) -> None:
         """Closes all connections."""
         self._client.close()
+
+    def give_up(self) -> None:
+        """Ends all waits, of every thread: from now on nothing is tried again."""
+        self._given_up.set()
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
         """The JSON that a GET answers with.

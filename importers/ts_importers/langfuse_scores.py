@@ -89,12 +89,12 @@ class LangfuseScores:
         unknown = NotWritten("the ledger does not know its trace: import this history again with --fresh")
         failed = {a.id: unknown for a in annotations if not a.trace_id or a.started_at is None}
         if dated and not (self._lists and self._listed(dated)):
-            failed |= each(self._write, dated, lambda a: a.id)
+            failed |= each(self._write, dated, lambda a: a.id, self._client)
         return failed
 
     def remove(self, ids: Sequence[str]) -> Mapping[str, NotWritten]:
         """Deletes scores."""
-        return each(self._remove, ids, str)
+        return each(self._remove, ids, str, self._client)
 
     def _listed(self, annotations: Sequence[Annotation]) -> bool:
         """True if the whole list was accepted."""

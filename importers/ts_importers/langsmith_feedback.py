@@ -79,11 +79,11 @@ class LangSmithFeedback:
 
     def write(self, annotations: Sequence[Annotation]) -> Mapping[str, NotWritten]:
         """Creates or updates feedback."""
-        return each(self._write, annotations, lambda a: a.id)
+        return each(self._write, annotations, lambda a: a.id, self._client)
 
     def remove(self, ids: Sequence[str]) -> Mapping[str, NotWritten]:
         """Deletes feedback."""
-        return each(self._remove, ids, str)
+        return each(self._remove, ids, str, self._client)
 
     def _write(self, annotation: Annotation) -> NotWritten | None:
         changed = {"score": annotation.cents, "comment": annotation.comment}

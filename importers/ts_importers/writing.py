@@ -18,12 +18,15 @@ AT_A_TIME = 4
 
 
 def each(
-    work: Callable[[T], NotWritten | None], items: Sequence[T], id_of: Callable[[T], str]
+    work: Callable[[T], NotWritten | None], items: Sequence[T], id_of: Callable[[T], str], client: Client
 ) -> dict[str, NotWritten]:
-    """Does the work for each item, four at a time. Returns the failures by id; what is raised ends it all."""
+    """Does the work for each item, four at a time. Returns the failures by id; what is raised ends it all at once."""
     pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="ts-langchain")
     try:
         results = list(pool.map(work, items))
+    except BaseException:
+        client.give_up()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     return {id_of(item): failed for item, failed in zip(items, results, strict=True) if failed is not None}
