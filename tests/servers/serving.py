@@ -42,12 +42,11 @@ class Faults:
     Attributes:
         queue: Taken one per writing request: rate_seconds, rate_date, rate_bare, bad_gateway, truncated, lost (the
             request is carried out and its answer lost), reset (it is not carried out), fine.
-        delay: Seconds before each answer to a writing request.
-        stop: Set after `stop_after` writing requests were carried out: from then on nobody is answered.
+        stop_after: After so many of the listed writing requests nobody is answered any more.
+        reached: Set when that is so.
     """
 
     queue: list[str] = field(default_factory=list)
-    delay: float = 0.0
     stop_after: int | None = None
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -107,14 +106,14 @@ def serving(app: A) -> Iterator[A]:
             with lock:
                 app.requests.append(request)
                 fault = faults.queue.pop(0) if writes and faults.queue else None
-                done = sum(r.method != "GET" and not r.path.endswith("/query") for r in app.requests)
+                done = 0
+                if faults.stop_after is not None:
+                    done = sum(r.method != "GET" and not r.path.endswith("/query") for r in app.requests)
             if writes and faults.stop_after is not None and done > faults.stop_after:
                 faults.reached.set()
                 released.wait(30)
                 self.close_connection = True
                 return
-            if writes and faults.delay:
-                time.sleep(faults.delay)
             if fault == "rate_seconds":
                 self.reply(Answer(429, {}), retry_after="0.2")
             elif fault == "rate_date":

@@ -21,7 +21,7 @@ from ts_langchain.ledger import Ledger
 from ts_langchain.rules import known_rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ts_langchain.deliver.annotations import Annotator
     from ts_langchain.ledger import History
@@ -109,34 +109,39 @@ def annotate(
             raise typer.Exit(FAILED)
 
 
-def annotate_import(ledger: str | None, source: str, scope: str, endpoint: str, workspace: str | None) -> None:
+def annotate_import(
+    ledger: str | None, source: str, scope: str, endpoint: str, workspace: str | None, keys: Mapping[str, str]
+) -> None:
     """What `--annotate` of an import does once the history is complete."""
     with _own_interrupt():
         book = Ledger(ledger)
         history = next(h for h in book.histories() if (h.source, h.scope) == (source, scope))
-        outcome = write_back(book, history, place_for(history, endpoint, workspace))
+        outcome = write_back(book, history, place_for(history, endpoint, workspace, keys))
         print_outcome(outcome, dry_run=False, show=err.print)
         if outcome.refused:
             raise typer.Exit(FAILED)
 
 
-def place_for(history: History, endpoint: str | None, workspace: str | None) -> Annotator:
-    """Where annotations of a history go, with the keys from the environment.
+def place_for(
+    history: History, endpoint: str | None, workspace: str | None, keys: Mapping[str, str] | None = None
+) -> Annotator:
+    """Where annotations of a history go, with the keys given or those of the environment.
 
     Raises:
         ConfigurationError: Nothing can be written there, or there is no key.
     """
     kwargs: dict[str, Any] = {"scope": history.scope, "on_wait": _show_wait}
     if history.source == "langsmith":
-        kwargs["endpoint"] = endpoint or os.environ.get("LANGSMITH_ENDPOINT") or None
+        kwargs["endpoint"] = endpoint or os.environ.get("LANGSMITH_ENDPOINT")
         kwargs["workspace_id"] = workspace
-        kwargs["api_key"] = _secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
+        keys = keys or {"api_key": _secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
     else:
-        from_env = os.environ.get("LANGFUSE_HOST") or os.environ.get("LANGFUSE_BASE_URL")
-        kwargs["endpoint"] = endpoint or from_env or None
-        kwargs["public_key"] = _secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY")
-        kwargs["secret_key"] = _secret("Langfuse secret key", "LANGFUSE_SECRET_KEY")
-    place: Annotator = delivery(history.source)(**kwargs)
+        kwargs["endpoint"] = endpoint or os.environ.get("LANGFUSE_HOST") or os.environ.get("LANGFUSE_BASE_URL")
+        keys = keys or {
+            "public_key": _secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
+            "secret_key": _secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
+        }
+    place: Annotator = delivery(history.source)(**kwargs, **keys)
     return place
 
 

@@ -108,7 +108,7 @@ def import_langsmith(
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
         if annotate:
-            _annotate(source, ledger, endpoint, workspace)
+            _annotate(source, ledger, endpoint, workspace, api_key=key)
 
 
 @app.command("langfuse")
@@ -136,9 +136,11 @@ def import_langfuse(
     """
     with clear_errors():
         start, end = parse_time(since, "--since"), parse_time(until, "--until", end_of_day=True)
+        public_key = _secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY")
+        secret_key = _secret("Langfuse secret key", "LANGFUSE_SECRET_KEY")
         source = importer("langfuse")(
-            public_key=_secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
-            secret_key=_secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
+            public_key=public_key,
+            secret_key=secret_key,
             since=start,
             until=end,
             endpoint=endpoint,
@@ -149,7 +151,7 @@ def import_langfuse(
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
         if annotate:
-            _annotate(source, ledger, endpoint, None)
+            _annotate(source, ledger, endpoint, None, public_key=public_key, secret_key=secret_key)
 
 
 @app.command("helicone")
@@ -310,10 +312,10 @@ def _import(
         raise typer.Exit(INTERRUPTED)
 
 
-def _annotate(source: Any, ledger: str | None, endpoint: str, workspace: str | None) -> None:
+def _annotate(source: Any, ledger: str | None, endpoint: str, workspace: str | None, **keys: str) -> None:
     from ts_langchain.cli.annotate import annotate_import
 
-    annotate_import(ledger, source.source, source.scope, endpoint, workspace)
+    annotate_import(ledger, source.source, source.scope, endpoint, workspace, keys)
 
 
 def _show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, incidents: int) -> None:
