@@ -95,6 +95,13 @@ def server(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.parametrize("command", ["annotate", "backfill"])
+def test_help_teaches(tmp_path: Path, command: str) -> None:
+    shown = " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "120"}).stdout.split())
+    assert "No prompts" in shown
+    assert "never given on the command line" in shown
+
+
 def test_import_and_annotate_then_take_it_back(server: Any, tmp_path: Path) -> None:
     done = run(tmp_path, server, *imports(server, "--annotate", "--json"))
     assert done.exit_code == 0, done.output

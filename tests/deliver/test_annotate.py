@@ -178,6 +178,16 @@ def test_incidents_that_no_longer_exist_lose_theirs(server: Any, tmp_path: Path)
     assert held(server) == {}
 
 
+def test_while_an_import_is_incomplete_nothing_is_removed(server: Any, tmp_path: Path) -> None:
+    ledger, history = imported(server, tmp_path)
+    Annotate(ledger, history, place(server)).write()
+    before = held(server)
+    ledger.forget(history)
+    interrupted = ledger.open_history(history.source, history.scope, {}, "", {}, 0.0)
+    assert Annotate(ledger, interrupted, place(server)).write() == Outcome()
+    assert held(server) == before
+
+
 @pytest.mark.parametrize("upserts", [True, False])
 def test_what_changed_is_brought_up_to_date(server: Any, tmp_path: Path, upserts: bool) -> None:
     server.upserts = upserts

@@ -157,7 +157,9 @@ def write_back(
     """Writes or removes, with a progress bar; a dry run without a place."""
     run = Annotate(book, history, place)
     what = "Removing" if remove else "Annotating"
-    total = None if remove else run.count(rules=rules, min_usd=min_usd)
+    if not history.done and not remove:
+        err.print("The import of this history is not complete: only what is there so far is annotated.", style="dim")
+    total = run.count(rules=rules, min_usd=min_usd, removing=remove)
     with progress(f"{what} {history.source}", total) as advance:
         run.on_progress = advance
         return run.remove(rules=rules) if remove else run.write(rules=rules, min_usd=min_usd)
@@ -218,7 +220,7 @@ def _known(names: list[str] | None, book: Ledger, history: History) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, where that is a terminal."""
     columns = (
         SpinnerColumn(),

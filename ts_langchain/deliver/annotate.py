@@ -71,8 +71,11 @@ class Annotate:
     on_progress: Callable[[int], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
-    def count(self, *, rules: Collection[str] = (), min_usd: float = 0.0) -> int:
-        """How many annotations `write` will look at."""
+    def count(self, *, rules: Collection[str] = (), min_usd: float = 0.0, removing: bool = False) -> int:
+        """How many annotations `write` will look at, or `remove` will remove."""
+        if removing:
+            known = Record(self.ledger).annotations(*self._where)
+            return sum(not rules or w.rule in rules for w in known.values())
         return sum(
             len(set(incident.call_ids))
             for incident in self.ledger.incidents(self.history)
@@ -81,6 +84,8 @@ class Annotate:
 
     def write(self, *, rules: Collection[str] = (), min_usd: float = 0.0) -> Outcome:
         """Writes what is missing or changed, and removes annotations whose incidents no longer exist.
+
+        While a history is incomplete nothing is removed: the incident may still come.
 
         Args:
             rules: Write those of these rules only; of all if empty.
@@ -92,7 +97,8 @@ class Annotate:
         """
         record = Record(self.ledger)
         known = record.annotations(*self._where)
-        self._take_away(record, self._stale(known), known)
+        if self.history.done:
+            self._take_away(record, self._stale(known), known)
         missing = self._missing(plan(self.ledger, self.history, rules=rules, min_usd=min_usd), known)
         while batch := list(islice(missing, self.place.batch if self.place is not None else DRY_RUN_BATCH)):
             self._send(record, batch)
@@ -103,7 +109,8 @@ class Annotate:
         """Removes all annotations that were written, or those of some rules. Raises as `write` does."""
         record = Record(self.ledger)
         known = record.annotations(*self._where)
-        self._take_away(record, [i for i, w in known.items() if not rules or w.rule in rules], known)
+        chosen = [i for i, w in known.items() if not rules or w.rule in rules]
+        self._take_away(record, chosen, known, self.on_progress)
         return self.outcome
 
     @property
@@ -145,7 +152,13 @@ class Annotate:
             else:
                 self.outcome.written += 1
 
-    def _take_away(self, record: Record, ids: list[str], known: dict[str, Written]) -> None:
+    def _take_away(
+        self,
+        record: Record,
+        ids: list[str],
+        known: dict[str, Written],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
         size = self.place.batch if self.place is not None else max(1, len(ids))
         for start in range(0, len(ids), size):
             batch = ids[start : start + size]
@@ -154,7 +167,8 @@ class Annotate:
                 record.forget(*self._where, (i for i in batch if i not in failed))
             self.outcome.removed += len(batch) - len(failed)
             self.outcome.not_written += [(known[i].run, why) for i, why in failed.items()]
-            self._tell(len(batch))
+            if on_progress is not None:
+                on_progress(len(batch))
 
     def _tell(self, done: int) -> None:
         if self.on_progress is not None:
