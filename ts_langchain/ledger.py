@@ -233,7 +233,7 @@ class Ledger:
     def __init__(self, url: str | Path | None = None) -> None:
         self.url = ledger_url(url)
         shown = sa.engine.make_url(self.url).render_as_string(hide_password=True)
-        with _errors(f"the ledger {shown} could not be opened"):
+        with database_errors(f"the ledger {shown} could not be opened"):
             self.engine = sa.create_engine(self.url)
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
@@ -254,7 +254,7 @@ class Ledger:
 
     def histories(self) -> list[History]:
         """All histories, the latest first."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             rows = db.execute(sa.select(_histories).order_by(_histories.c.updated_at.desc())).mappings()
             return [History(**cast("dict[str, Any]", dict(row))) for row in rows]
 
@@ -262,7 +262,7 @@ class Ledger:
         self, source: str, scope: str, label: dict[str, str], settings: str, asked: dict[str, Any], now: float
     ) -> History:
         """The history of this source and scope, made if it is new."""
-        with _errors("the ledger could not be written"), self.engine.begin() as db:
+        with database_errors("the ledger could not be written"), self.engine.begin() as db:
             where = (_histories.c.source == source) & (_histories.c.scope == scope)
             row = db.execute(sa.select(_histories).where(where)).mappings().first()
             if row is None:
@@ -279,14 +279,14 @@ class Ledger:
 
     def forget(self, history: History) -> None:
         """Deletes a history and everything that came from it."""
-        with _errors("the ledger could not be written"), self.engine.begin() as db:
+        with database_errors("the ledger could not be written"), self.engine.begin() as db:
             for table in (_seen, _sessions, _incidents, _spend, _skipped, _calls):
                 db.execute(table.delete().where(table.c.history == history.id))
             db.execute(_histories.delete().where(_histories.c.id == history.id))
 
     def save(self, history: History, batch: Batch) -> None:
         """Writes a checkpoint: all of it or nothing."""
-        with _errors("the ledger could not be written"), self.engine.begin() as db:
+        with database_errors("the ledger could not be written"), self.engine.begin() as db:
             if batch.seen:
                 db.execute(_seen.insert(), [{"history": history.id, "run": r} for r in batch.seen])
             states = list(batch.sessions.values())
@@ -328,7 +328,7 @@ class Ledger:
     def known_runs(self, history: History, keys: Sequence[int]) -> set[int]:
         """Which of these runs have been replayed before."""
         known: set[int] = set()
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             for start in range(0, len(keys), BATCH):
                 part = keys[start : start + BATCH]
                 query = sa.select(_seen.c.run).where(_seen.c.history == history.id, _seen.c.run.in_(part))
@@ -337,7 +337,7 @@ class Ledger:
 
     def has_sessions(self, history: History) -> bool:
         """True if sessions of this history are stored."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id).limit(1)
             return db.execute(query).first() is not None
 
@@ -345,7 +345,7 @@ class Ledger:
         self, history: History, session_id: str, modules: frozenset[str] = frozenset()
     ) -> SessionState | None:
         """A stored session, None if it is new."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.state).where(
                 _sessions.c.history == history.id, _sessions.c.session_id == session_id[:300]
             )
@@ -357,10 +357,10 @@ class Ledger:
     def calls(self, history: History) -> Iterator[Call]:
         """All calls of a history, without content, in the order in which they ended."""
         where = _calls.c.history == history.id
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             numbers = list(db.execute(sa.select(_calls.c.id).where(where).order_by(_calls.c.id)).scalars())
         for number in numbers:
-            with _errors("the ledger could not be read"), self.engine.connect() as db:
+            with database_errors("the ledger could not be read"), self.engine.connect() as db:
                 packed = db.execute(sa.select(_calls.c.calls).where(_calls.c.id == number)).scalar_one()
             yield from load_state(zlib.decompress(packed))
 
@@ -368,18 +368,16 @@ class Ledger:
 
     def spend(self, history: History) -> list[Spend]:
         """Spend by day, provider and model."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             rows = db.execute(sa.select(_spend).where(_spend.c.history == history.id)).mappings()
             return [Spend(**{k: v for k, v in row.items() if k != "history"}) for row in rows]
 
-    def incidents(self, history: History) -> Iterator[Incident]:
-        """All incidents, the costliest first."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
-            query = (
-                sa.select(_incidents.c.incident)
-                .where(_incidents.c.history == history.id)
-                .order_by(_incidents.c.nano.desc(), _incidents.c.opened_at, _incidents.c.id)
-            )
+    def incidents(self, history: History, *, oldest_first: bool = False) -> Iterator[Incident]:
+        """All incidents, the costliest or the oldest first."""
+        by_time = (_incidents.c.opened_at, _incidents.c.id)
+        order = by_time if oldest_first else (_incidents.c.nano.desc(), *by_time)
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
+            query = sa.select(_incidents.c.incident).where(_incidents.c.history == history.id).order_by(*order)
             for stored in db.execute(query).scalars():
                 yield Incident(
                     **{**stored, "call_ids": tuple(stored["call_ids"]), "overlaps": tuple(stored["overlaps"])}
@@ -387,7 +385,7 @@ class Ledger:
 
     def session_count(self, history: History) -> int:
         """Number of sessions."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(sa.func.count()).select_from(_sessions).where(_sessions.c.history == history.id)
             return int(db.execute(query).scalar() or 0)
 
@@ -396,7 +394,7 @@ class Ledger:
         columns = [c for c in _sessions.c if c.name not in ("history", "state")]
         found = {}
         wanted = list(ids)
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             for start in range(0, len(wanted), BATCH):
                 query = sa.select(*columns).where(
                     _sessions.c.history == history.id,
@@ -407,7 +405,7 @@ class Ledger:
 
     def skipped(self, history: History) -> list[tuple[str, str]]:
         """Rows that could not be read: where and why; the first 1000."""
-        with _errors("the ledger could not be read"), self.engine.connect() as db:
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_skipped.c.place, _skipped.c.why).where(_skipped.c.history == history.id)
             return [(place, why) for place, why in db.execute(query.order_by(_skipped.c.place))]
 
@@ -454,7 +452,8 @@ def ledger_url(url: str | Path | None) -> str:
 
 
 @contextmanager
-def _errors(what: str) -> Iterator[None]:
+def database_errors(what: str) -> Iterator[None]:
+    """Turns what a database raises into a `LedgerError` that says what could not be done."""
     try:
         yield
     except SQLAlchemyError as error:

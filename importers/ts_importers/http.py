@@ -22,6 +22,8 @@ ATTEMPTS = 8
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
 TIMEOUT = 60.0
+FAILED_TO_READ = ("read", "What was imported is kept; run the same command later to go on.")
+FAILED_TO_WRITE = ("written to", "What was sent is recorded; run the same command later to go on.")
 
 
 class _WithoutQuery(logging.Filter):
@@ -79,6 +81,7 @@ class Client:
         address_hint: What to do about a wrong address.
         secrets: What else must never show in a message: a key that a header holds encoded.
         pace: Seconds between two requests at least; changeable, as `pace`.
+        failed: What could not be done when a request keeps failing, and what to do then.
 
     Raises:
         ConfigurationError: The address is none, or a header holds what no header can hold.
@@ -98,12 +101,14 @@ class Client:
         address_hint: str = "Check the address.",
         secrets: Sequence[str] = (),
         pace: float = 0.0,
+        failed: tuple[str, str] = FAILED_TO_READ,
     ) -> None:
         self.service = service
         self.host = _host(base_url, service, address_hint)
         self._key_hint = key_hint
         self._address_hint = address_hint
         self._on_wait = on_wait
+        self._failed = failed
         sent = {name: value.strip() for name, value in headers.items()}
         if not all(value.isascii() and value.isprintable() for value in sent.values()):
             msg = (
@@ -112,6 +117,7 @@ class Client:
             raise ConfigurationError(msg)
         self._secrets = [value for value in (*sent.values(), *secrets) if value]
         self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
+        self._given_up = threading.Event()
         backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -120,8 +126,7 @@ class Client:
             return backoff(state) if after is None else min(after, LONGEST_RETRY_AFTER)
 
         self.pace = pace
-        self._sleep = self._wait if sleep is time.sleep else sleep
-        self._given_up = threading.Event()
+        self._sleep: Callable[[float], object] = self._given_up.wait if sleep is time.sleep else sleep
         self._turns = threading.Lock()
         self._next_at = 0.0
         self._clear = threading.Event()
@@ -136,7 +141,7 @@ class Client:
 
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retry),
-            stop=tenacity.stop_after_attempt(attempts),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_when_event_set(self._given_up)),
             wait=wait,
             sleep=nap,
             before_sleep=self._tell,
@@ -158,9 +163,6 @@ class Client:
         """Ends what other threads wait for. Requests under way come to their end, no further ones are sent."""
         self._given_up.set()
         self._clear.set()
-
-    def _wait(self, seconds: float) -> None:
-        self._given_up.wait(seconds)
 
     def _take_turn(self) -> None:
         """Waits until a request may be sent: another thread may be waiting for the service, or the pace asks for it."""
@@ -185,18 +187,40 @@ class Client:
         """
         return self._send("GET", path, params=dict(params or {}))
 
-    def post(self, path: str, body: object) -> Any:
-        """The JSON that a POST answers with. Raises as `get` does."""
-        return self._send("POST", path, content=orjson.dumps(body), headers={"content-type": "application/json"})
+    def post(
+        self,
+        path: str,
+        body: object,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The JSON that a POST answers with. Raises as `get` does.
+
+        Tried again like any other request: what is sent must be the same if it comes twice.
+        """
+        return self._send_json("POST", path, body, params=dict(params or {}), headers=dict(headers or {}))
+
+    def patch(self, path: str, body: object) -> Any:
+        """The JSON that a PATCH answers with, None if it says nothing. Raises as `get` does."""
+        return self._send_json("PATCH", path, body)
+
+    def delete(self, path: str) -> Any:
+        """The JSON that a DELETE answers with, None if it says nothing. Raises as `get` does."""
+        return self._send("DELETE", path)
+
+    def _send_json(self, method: str, path: str, body: object, **kwargs: Any) -> Any:
+        headers = {**kwargs.pop("headers", {}), "content-type": "application/json"}
+        return self._send(method, path, content=orjson.dumps(body), headers=headers, **kwargs)
 
     def _send(self, method: str, path: str, **kwargs: Any) -> Any:
         try:
             return self._retrying(self._once, method, path, **kwargs)
         except _Retry as last:
+            what, then = self._failed
             msg = (
-                f"{self.service} at {self.host} could not be read: {last.reason}, after "
-                f"{self._retrying.statistics.get('attempt_number', 1)} attempts. What was imported is kept; run the "
-                "same command later to go on."
+                f"{self.service} at {self.host} could not be {what}: {last.reason}, after "
+                f"{self._retrying.statistics.get('attempt_number', 1)} attempts. {then}"
             )
             raise SourceUnavailable(msg) from None
 
@@ -222,6 +246,8 @@ class Client:
             shown = path.partition("?")[0]  # a query may hold a signature
             msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
+        if not response.content and (status == 204 or method in ("PATCH", "DELETE")):
+            return None
         try:
             return orjson.loads(response.content)
         except ValueError:

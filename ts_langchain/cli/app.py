@@ -9,6 +9,8 @@ import typer
 
 from ts_langchain import __version__
 from ts_langchain.cli import history, policy, rules
+from ts_langchain.cli.annotate import annotate
+from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.explain import explain
 from ts_langchain.cli.output import out
@@ -29,6 +31,8 @@ app.command()(history.report)
 app.command()(policy.backtest)
 app.command(name="rules")(rules.rules)
 app.command()(explain)
+app.command()(annotate)
+app.command()(backfill)
 app.command()(demo)
 
 

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from ts_langchain.cli.options import (
+    AnnotateOption,
     CsvOption,
     FreshOption,
     JsonOption,
@@ -85,6 +86,7 @@ def import_langsmith(
     fresh: FreshOption = False,
     as_json: JsonOption = False,
     csv_file: CsvOption = None,
+    annotate: AnnotateOption = False,
 ) -> None:
     """Imports runs of a LangSmith project.
 
@@ -105,6 +107,8 @@ def import_langsmith(
         )
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+        if annotate:
+            _annotate(source, ledger, endpoint, workspace, api_key=key)
 
 
 @app.command("langfuse")
@@ -124,6 +128,7 @@ def import_langfuse(
     fresh: FreshOption = False,
     as_json: JsonOption = False,
     csv_file: CsvOption = None,
+    annotate: AnnotateOption = False,
 ) -> None:
     """Imports observations of a Langfuse project, Cloud or self-hosted.
 
@@ -131,9 +136,11 @@ def import_langfuse(
     """
     with clear_errors():
         start, end = parse_time(since, "--since"), parse_time(until, "--until", end_of_day=True)
+        public_key = _secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY")
+        secret_key = _secret("Langfuse secret key", "LANGFUSE_SECRET_KEY")
         source = importer("langfuse")(
-            public_key=_secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
-            secret_key=_secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
+            public_key=public_key,
+            secret_key=secret_key,
             since=start,
             until=end,
             endpoint=endpoint,
@@ -143,6 +150,8 @@ def import_langfuse(
         )
         asked = {"since": since, "until": until, "limit": limit}
         _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+        if annotate:
+            _annotate(source, ledger, endpoint, None, public_key=public_key, secret_key=secret_key)
 
 
 @app.command("helicone")
@@ -301,6 +310,12 @@ def _import(
     _show(book, history, as_json, csv_file, 0)
     if not history.done:
         raise typer.Exit(INTERRUPTED)
+
+
+def _annotate(source: Any, ledger: str | None, endpoint: str, workspace: str | None, **keys: str) -> None:
+    from ts_langchain.cli.annotate import annotate_import
+
+    annotate_import(ledger, source.source, source.scope, endpoint, workspace, keys)
 
 
 def _show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, incidents: int) -> None:

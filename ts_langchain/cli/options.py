@@ -43,6 +43,13 @@ CsvOption = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Forget what was imported of this history before and start again.")
 ]
+AnnotateOption = Annotated[
+    bool,
+    typer.Option(
+        "--annotate",
+        help="Then write the incidents to the runs, as `ts-langchain annotate` does; `annotate --remove` undoes it.",
+    ),
+]
 
 
 def parse_settings(given: list[str] | None) -> dict[str, object]:

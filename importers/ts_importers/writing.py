@@ -1,0 +1,48 @@
+"""What all that write back share."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from ts_langchain.deliver.annotations import NotWritten
+from ts_langchain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ts_importers.http import Client, HTTPFailure
+
+T = TypeVar("T")
+AT_A_TIME = 4
+
+
+def each(
+    work: Callable[[T], NotWritten | None], items: Sequence[T], id_of: Callable[[T], str], client: Client
+) -> dict[str, NotWritten]:
+    """Does the work for each item, four at a time. Returns the failures by id; what is raised ends it all at once."""
+    pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="ts-langchain")
+    try:
+        results = list(pool.map(work, items))
+    except BaseException:
+        client.give_up()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {id_of(item): failed for item, failed in zip(items, results, strict=True) if failed is not None}
+
+
+def reason(error: HTTPFailure) -> NotWritten:
+    """Why an annotation could not be written, of a refusal that is about this one only."""
+    return NotWritten("it is no longer there" if error.status == 404 else str(error), gone=error.status == 404)
+
+
+def place_of(client: Client, host: str, variable: str) -> None:
+    """Refuses to write what was read from one host to another.
+
+    Raises:
+        ConfigurationError: It would be another host.
+    """
+    if client.host != host:
+        msg = f"this history came from {host}, not from {client.host}: set {variable} to where it came from"
+        raise ConfigurationError(msg)
