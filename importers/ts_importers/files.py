@@ -109,10 +109,10 @@ class FileImporter:
                 continue
             document = loads(raw)
             if isinstance(document, dict):
-                form = next((f for f in FORMATS.values() if f.recognises(document)), None)
-                if form is not None:
-                    self.notices.append(f"{about}detected: {form.title}")
-                    return form
+                for form in FORMATS.values():
+                    if (title := form.recognises(document)) is not None:
+                        self.notices.append(f"{about}detected: {title}")
+                        return form
             seen += 1
             if seen >= PROBE_DOCUMENTS:
                 break

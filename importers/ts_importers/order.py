@@ -100,10 +100,8 @@ class TimeOrder:
                 key = form.key(row)
                 before = before if key.started is None else key.started
                 place = self._unpack(row) if spooled else offset
-                rows.append(
-                    (before, file, line, sub, place, "", key.id, key.parent, key.trace, key.kind)
-                    + (key.session, key.node, key.name)
-                )
+                about = (key.id, key.parent, key.trace, key.kind, key.session, key.node, key.name)
+                rows.append((before, file, line, sub, place, "", *about))
                 if len(rows) >= BATCH:
                     self._insert(rows)
             if not sub:

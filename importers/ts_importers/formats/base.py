@@ -75,8 +75,8 @@ class Format(Protocol):
     expects: str
     spans: bool
 
-    def recognises(self, document: Row) -> bool:
-        """True if a document (a line, or an element of a list) is of this format."""
+    def recognises(self, document: Row) -> str | None:
+        """What a document (a line, or an element of a list) is, for people; None if it is not of this format."""
         ...
 
     def rows(self, document: Row) -> Iterable[Row]:

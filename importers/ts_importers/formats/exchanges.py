@@ -30,11 +30,13 @@ class Exchanges:
     expects = "request, response"
     spans = False
 
-    def recognises(self, document: Row) -> bool:
+    def recognises(self, document: Row) -> str | None:
         said, answered = first(document, *_REQUEST), first(document, *_RESPONSE)
         if said is None:
-            return isinstance(answered, dict) and ("custom_id" in document or _looks_answered(_body(answered)))
-        return bool(_body(said)) and (answered is not None or any(k in document for k in (*_RESPONSE, "error")))
+            found = isinstance(answered, dict) and ("custom_id" in document or _looks_answered(_body(answered)))
+        else:
+            found = bool(_body(said)) and any(k in document for k in (*_RESPONSE, "error"))
+        return self.title if found else None
 
     def rows(self, document: Row) -> tuple[Row]:
         return (document,)

@@ -21,8 +21,9 @@ class LangSmithRuns:
     expects = "run_type, start_time"
     spans = False
 
-    def recognises(self, document: Row) -> bool:
-        return "run_type" in document or ("dotted_order" in document and "start_time" in document)
+    def recognises(self, document: Row) -> str | None:
+        found = "run_type" in document or ("dotted_order" in document and "start_time" in document)
+        return self.title if found else None
 
     def rows(self, document: Row) -> tuple[Row]:
         return (document,)

@@ -25,8 +25,8 @@ class Conversations:
     expects = "messages"
     spans = False
 
-    def recognises(self, document: Row) -> bool:
-        return isinstance(document.get("messages"), list)
+    def recognises(self, document: Row) -> str | None:
+        return self.title if isinstance(document.get("messages"), list) else None
 
     def rows(self, document: Row) -> tuple[Row]:
         return (document,)
