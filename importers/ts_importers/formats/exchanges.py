@@ -76,7 +76,7 @@ class Exchanges:
                 metadata["ls_model_name"] or "request",
                 started,
                 _ended(row, started),
-                run_id,
+                session if isinstance(session, str) and session else run_id,
                 inputs={"input": request.get("input")} if embeds else {"messages": messages},
                 outputs=answer if answer and failed is None else None,
                 error=failed,

@@ -216,7 +216,9 @@ def _of_parts(item: dict[str, Any]) -> list[dict[str, Any]]:
             blocks.append({"type": "reasoning", "reasoning": part.get("content")})
         elif part.get("modality") == "image":
             data = part.get("uri") or part.get("content") or part.get("file_id")
-            blocks.append({"type": "image", "mime_type": part.get("mime_type"), "url": data})
+            # the conventions do not record the level of detail; nobody is to be told it was high on a guess
+            detail = part.get("detail") or "low"
+            blocks.append({"type": "image", "mime_type": part.get("mime_type"), "url": data, "detail": detail})
         else:
             blocks.append(part)
     if results and not blocks and not calls:

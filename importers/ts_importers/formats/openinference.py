@@ -163,7 +163,9 @@ def _block(item: dict[str, Any]) -> dict[str, Any]:
     kind = fields.get("type")
     url = at(fields, "image", "image", "url")
     if url is not None:
-        return {"type": "image_url", "image_url": {"url": url}}
+        # the conventions do not record the level of detail; nobody is to be told it was high on a guess
+        detail = at(fields, "image", "image", "detail") or "low"
+        return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
     if kind in (None, "text"):
         return {"type": "text", "text": str(fields.get("text") or "")}
     return fields

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Skipped
 from ts_importers.formats import genai, openinference
-from ts_importers.formats.attributes import Attributes, nested, words
+from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from ts_importers.formats.call import SpanCall
+
+# a status that says which exception it was: `RateLimitError: slow down`
+_TYPED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt): ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +119,21 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
 
 
 def _error(span: Span) -> str | None:
-    """`Type: message` of what went wrong; None if nothing did."""
-    kind = (
-        words(span.attributes.get("error", {}).get("type")) if isinstance(span.attributes.get("error"), dict) else None
-    )
+    """What went wrong, as `Type: message` or, without a message, `Type()`; None if nothing did."""
+    kind = words(at(span.attributes, "error", "type"))
     if not span.failed and kind is None:
         return None
+    message = span.status
     for name, attributes in reversed(span.events):
         if name == "exception":
-            raised = words(attributes.get("exception.type")) or kind or "Error"
-            return f"{raised.rpartition('.')[2]}: {str(attributes.get('exception.message') or '')[:2000]}"
-    if span.status[:1].isupper() and ": " in span.status[:80]:
-        return span.status[:2000]
-    return f"{(kind or 'Error').rpartition('.')[2] or 'Error'}: {span.status[:2000]}"
+            kind = words(attributes.get("exception.type")) or kind
+            message = str(attributes.get("exception.message") or "")
+            break
+    else:
+        if _TYPED.match(message):
+            return message[:2000]
+    kind = (kind or "Error").rpartition(".")[2] or "Error"
+    return f"{kind}: {message[:2000]}" if message.strip() else f"{kind}()"
 
 
 def _messages(span: Span) -> list[tuple[str, Attributes]]:
