@@ -16,7 +16,7 @@ from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
 from ts_importers.formats.base import Setting
 from ts_importers.order import TimeOrder
-from ts_langchain.errors import UnreadableSource
+from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.fingerprint import text_hash
 
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ class FileImporter:
 
     Raises:
         UnreadableSource: A file is not there, or holds nothing that is known.
+        ConfigurationError: There is no such format.
     """
 
     source = "file"
+    formats = tuple(FORMATS)
 
     def __init__(
         self,
@@ -58,6 +60,9 @@ class FileImporter:
         provider: str | None = None,
         day: date | None = None,
     ) -> None:
+        if format is not None and format not in FORMATS:
+            msg = f"format {format!r} is not known; there are {', '.join(FORMATS)}"
+            raise ConfigurationError(msg)
         given = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
         files, self.notices = _files(given)
         self.path, self.model, self.provider = given[0], model, provider
