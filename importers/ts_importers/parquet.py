@@ -1,7 +1,7 @@
 """LangSmith's bulk exports: Parquet files in a folder or an object store, read by DuckDB.
 
-Files may lie in any order and hold rows in any order. The rows of some hours at a time are sorted on disk and
-read from there, so memory does not grow with the export, and neither does the disk that sorting takes.
+Files may lie in any order and hold rows in any order. The rows of a span of time at a time are unpacked to disk and
+read from there in order, so memory does not grow with the export, and neither does the disk that it takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -21,13 +21,14 @@ from ts_importers.langsmith_rows import run_from_row
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 PAGE_ROWS = 500
 PAGE_BYTES = 4_000_000
-CHUNK_ROWS = 200_000
-MEMORY = "100MB"
-HOUR = 3_600_000_000  # microseconds
+CHUNK_ROWS = 50_000
+FETCH_ROWS = 200
+MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
+MINUTE = 60_000_000  # microseconds
 REMOTE = ("s3://", "s3a://", "gs://", "gcs://", "r2://", "http://", "https://", "hf://", "az://", "abfss://")
 _JSON = ("inputs", "outputs", "extra", "tags", "parent_run_ids", "prompt_token_details", "completion_token_details")
 _TEXTS = ("id", "name", "run_type", "trace_id", "parent_run_id", "thread_id", "status", "error", "ls_model_name")
@@ -45,7 +46,7 @@ class ParquetImporter:
         since: Only runs that start at this time or later.
         until: Only runs that start before this time.
         limit: Stop after about so many rows.
-        memory: What DuckDB may use before it writes to disk.
+        memory_mb: What DuckDB may use; more, with a notice, where row groups are larger.
 
     Raises:
         ConfigurationError: DuckDB is not installed, or the project cannot be told from others.
@@ -63,7 +64,7 @@ class ParquetImporter:
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
-        memory: str = MEMORY,
+        memory_mb: int = MEMORY_MB,
     ) -> None:
         self.path, self.project, self.limit = str(path), project, limit
         self.since, self.until = since, until
@@ -72,11 +73,13 @@ class ParquetImporter:
         self.scope = self.path if self._remote else str(Path(self.path).resolve())
         if project is not None:
             self.scope += f" project={project}"
-        self._scratch = tempfile.TemporaryDirectory(prefix="ts-langchain-")
-        self._db = _connect(Path(self._scratch.name), memory)
+        self._memory = memory_mb
+        self.notices: list[str] = []
+        self._db = _connect(memory_mb)
         if self._remote:
             _reach(self._db, self.path)
         self._columns = self._describe_columns()
+        self._start = _micros("start_time", self._columns["start_time"])
         self._select = self._build_select()
         self._where, self._values = self._filters()
         self._chunks = self._plan()
@@ -84,7 +87,7 @@ class ParquetImporter:
         if limit is not None:
             self.total = min(self.total, limit)
         missing = [n for n in ("inputs", "outputs", "extra") if n not in self._columns]
-        self.notices = [f"detected: LangSmith bulk export, {sum(c.rows for c in self._chunks):,} rows"]
+        self.notices.append(f"detected: LangSmith bulk export, {sum(c.rows for c in self._chunks):,} rows")
         if missing:
             self.notices.append(
                 f"the export has no {', '.join(missing)}: what needs them is not found (see export_fields)"
@@ -127,12 +130,12 @@ class ParquetImporter:
 
     def _build_select(self) -> str:
         """Each column as Python is to get it: times in microseconds, nested values as JSON."""
-        parts = [f"{_micros('start_time', self._columns['start_time'])} AS start_us"]
+        parts = [f"{self._start} AS start_us", "CAST(id AS VARCHAR) AS id"]
         if "end_time" in self._columns:
             parts.append(f"{_micros('end_time', self._columns['end_time'])} AS end_us")
         for name in (*_TEXTS, *_JSON, *_COUNTS, *_COSTS):
             kind = self._columns.get(name)
-            if kind is None:
+            if kind is None or name == "id":
                 continue
             if name in _TEXTS:
                 parts.append(f'CAST("{name}" AS VARCHAR) AS "{name}"')
@@ -142,10 +145,12 @@ class ParquetImporter:
                 parts.append(f'CAST({value} AS VARCHAR) AS "{name}"')
             else:
                 parts.append(f'TRY_CAST("{name}" AS {"BIGINT" if name in _COUNTS else "DOUBLE"}) AS "{name}"')
-        return ", ".join([*parts, "filename"])
+        parts.append("filename")
+        self._names = [*(p.rpartition(" AS ")[2].strip('"') for p in parts), "number"]
+        return ", ".join(parts)
 
     def _filters(self) -> tuple[str, list[object]]:
-        start = _micros("start_time", self._columns["start_time"])
+        start = self._start
         tests, values = [], []
         if self.since is not None:
             tests.append(f"{start} >= ?")
@@ -165,27 +170,21 @@ class ParquetImporter:
 
     def _plan(self) -> list[_Chunk]:
         """Spans of time of about so many rows each. Reads the one column of start times."""
-        start = _micros("start_time", self._columns["start_time"])
         found = self._query(
-            f"SELECT coalesce({start} // {HOUR}, -1) AS hour, count(*) FROM {self._table()} WHERE {self._where}"  # noqa: S608 - nothing in it comes from a user
-            " GROUP BY hour ORDER BY hour",
+            "SELECT min(minute), max(minute) + 1, sum(rows) FROM ("  # noqa: S608 - nothing in it comes from a user
+            f" SELECT minute, rows, (sum(rows) OVER (ORDER BY minute) - rows) // {CHUNK_ROWS} AS chunk FROM ("
+            f" SELECT coalesce({self._start} // {MINUTE}, -1) AS minute, count(*) AS rows FROM {self._table()}"
+            f" WHERE {self._where} GROUP BY minute)) GROUP BY chunk ORDER BY chunk",
             self._values,
         )
-        chunks: list[_Chunk] = []
-        for hour, rows in found:
-            last = chunks[-1] if chunks else None
-            if last is not None and last.rows + rows <= CHUNK_ROWS:
-                chunks[-1] = _Chunk(last.begin, (hour + 1) * HOUR, last.rows + rows)
-            else:
-                chunks.append(_Chunk(hour * HOUR, (hour + 1) * HOUR, rows))
-        return chunks
+        return [_Chunk(int(begin) * MINUTE, int(end) * MINUTE, int(rows)) for begin, end, rows in found]
 
     # --- reading -----------------------------------------------------------------------------------
 
     def pages(self, position: Position | None = None) -> Iterator[Page]:
         """Pages of up to 500 rows or 4 MB."""
         start = position or {}
-        begin, first = int(start.get("start") or -HOUR), str(start.get("id") or "")
+        begin, first = int(start.get("start") or -MINUTE), str(start.get("id") or "")
         taken = int(start.get("rows") or 0)
         for chunk in self._chunks:
             if chunk.end <= begin:
@@ -219,27 +218,40 @@ class ParquetImporter:
 
     def _rows(self, chunk: _Chunk, begin: int, first: str) -> Iterator[dict[str, Any]]:
         """Rows of a span of time in order, from a start time and id on."""
-        start = _micros("start_time", self._columns["start_time"])
-        values = [*self._values, chunk.begin, chunk.end, begin, begin, first]
-        self._query("DROP TABLE IF EXISTS chunk")
-        self._query(
-            f"CREATE TABLE chunk AS SELECT * FROM (SELECT {self._select}, coalesce({start}, {-HOUR}) AS begun"  # noqa: S608 - as above
-            f" FROM {self._table()} WHERE {self._where} AND coalesce({start}, {-HOUR}) >= ?"
-            f" AND coalesce({start}, {-HOUR}) < ?) WHERE begun > ? OR (begun = ? AND coalesce(id, '') >= ?)"
-            " ORDER BY begun, coalesce(id, '')",
-            values,
+        with tempfile.TemporaryFile() as spool:
+            for _, _, offset in self._unpack(chunk, begin, first, spool):
+                spool.seek(offset)
+                yield _row(dict(zip(self._names, orjson.loads(spool.readline()), strict=True)))
+
+    def _unpack(self, chunk: _Chunk, begin: int, first: str, spool: IO[bytes]) -> list[tuple[int, str, int]]:
+        """Writes a span's rows, one a line. Returns start time, id and place of each, in order of time."""
+        sql = (
+            f"SELECT {self._select} FROM {self._table()} WHERE {self._where}"  # noqa: S608 - as above
+            f" AND coalesce({self._start}, {-MINUTE}) BETWEEN ? AND ?"
         )
-        names = [str(row[0]) for row in self._query("DESCRIBE chunk")]
-        (rows,) = self._query("SELECT count(*) FROM chunk")[0]
-        step = PAGE_ROWS
-        for low in range(0, rows, step):
-            found = self._query("SELECT * FROM chunk WHERE rowid >= ? AND rowid < ? ORDER BY rowid", [low, low + step])
-            for number, values_ in enumerate(found, low + 1):
-                yield _row(dict(zip(names, values_, strict=True)), number)
-        self._query("DROP TABLE chunk")
+        values = [*self._values, max(chunk.begin, begin), chunk.end - 1]
+        keys: list[tuple[int, str, int]] = []
+
+        def restart() -> None:
+            keys.clear()
+            spool.seek(0)
+
+        for number, row in enumerate(self._stream(sql, values, restart)):
+            key = (-MINUTE if row[0] is None else row[0], row[1] or "")
+            if key >= (begin, first):
+                keys.append((*key, spool.tell()))
+                spool.write(orjson.dumps([*row, number], default=str, option=orjson.OPT_APPEND_NEWLINE))
+        keys.sort()
+        return keys
 
     def _query(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
-        """Rows of a query.
+        """Rows of a query, all at once."""
+        return list(self._stream(sql, values, lambda: None))
+
+    def _stream(self, sql: str, values: list[Any] | None, restart: Callable[[], object]) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query as they come.
+
+        Files with large row groups need more memory than others: DuckDB gets it, and begins anew.
 
         Raises:
             UnreadableSource: Files are missing or broken.
@@ -247,17 +259,27 @@ class ParquetImporter:
         """
         import duckdb
 
-        try:
-            return list(self._db.execute(sql, values).fetchall())
-        except duckdb.HTTPException as error:
-            msg = f"{self.path} cannot be read: {_line(error)}. Keys are taken from AWS_* in the environment."
-            raise SourceUnavailable(msg) from error
-        except duckdb.OutOfMemoryException as error:
-            msg = f"{self.path}: rows are too large to be sorted in this memory: {_line(error)}"
-            raise UnreadableSource(msg) from error
-        except duckdb.Error as error:
-            msg = f"{self.path} cannot be read as Parquet: {_line(error)}"
-            raise UnreadableSource(msg) from error
+        while True:
+            try:
+                found = self._db.execute(sql, values)
+                while rows := found.fetchmany(FETCH_ROWS):
+                    yield from rows
+            except duckdb.OutOfMemoryException as error:
+                if self._memory >= MAX_MEMORY_MB:
+                    msg = f"{self.path}: row groups are too large for {self._memory} MB: {_line(error)}"
+                    raise UnreadableSource(msg) from error
+                self._memory *= 4
+                self.notices.append(f"large row groups: DuckDB may use {self._memory} MB")
+                self._db.execute(f"SET memory_limit = '{self._memory}MB'")
+                restart()
+            except duckdb.HTTPException as error:
+                msg = f"{self.path} cannot be read: {_line(error)}. Keys are taken from AWS_* in the environment."
+                raise SourceUnavailable(msg) from error
+            except duckdb.Error as error:
+                msg = f"{self.path} cannot be read as Parquet: {_line(error)}"
+                raise UnreadableSource(msg) from error
+            else:
+                return
 
 
 class _Chunk(NamedTuple):
@@ -268,7 +290,7 @@ class _Chunk(NamedTuple):
     rows: int
 
 
-def _row(found: dict[str, Any], number: int) -> dict[str, Any]:
+def _row(found: dict[str, Any]) -> dict[str, Any]:
     """A row as LangSmith's API gives it."""
     size = 0
     for name in _JSON:
@@ -280,16 +302,16 @@ def _row(found: dict[str, Any], number: int) -> dict[str, Any]:
                     found[name] = orjson.loads(value)
                 except ValueError:
                     found[name] = None
-    found["size"], found["number"] = size, number
+    found["size"] = size
     start, end = found.get("start_us"), found.get("end_us")
     found["start_time"] = start / 1e6 if start is not None else None
     found["end_time"] = end / 1e6 if end is not None else None
-    found["start_us"] = found.pop("begun")
+    found["start_us"] = -MINUTE if start is None else start
     return found
 
 
-def _connect(scratch: Path, memory: str) -> Any:
-    """A database on disk with little memory.
+def _connect(memory_mb: int) -> Any:
+    """A database in little memory.
 
     Raises:
         ConfigurationError: DuckDB is not installed.
@@ -299,13 +321,9 @@ def _connect(scratch: Path, memory: str) -> Any:
     except ImportError:
         msg = "Parquet is read with DuckDB, which is not installed: pip install 'ts-langchain[parquet]'"
         raise ConfigurationError(msg) from None
-    db = duckdb.connect(str(scratch / "order.duckdb"), config={"threads": 1, "memory_limit": memory})
-    for sql in (
-        f"SET temp_directory = {_quoted(str(scratch / 'spill'))}",
-        "SET TimeZone = 'UTC'",
-        "SET enable_progress_bar = false",
-    ):
-        db.execute(sql)
+    db = duckdb.connect(config={"threads": 1, "memory_limit": f"{memory_mb}MB"})
+    db.execute("SET TimeZone = 'UTC'")
+    db.execute("SET enable_progress_bar = false")
     return db
 
 

@@ -102,6 +102,6 @@ def _events(value: object) -> list[tuple[str, Attributes]]:
         if isinstance(event, dict):
             attributes = event.get("attributes")
             if not isinstance(attributes, dict):  # Phoenix puts what an exception says beside its name
-                attributes = {f"exception.{k.removeprefix('exception_')}": v for k, v in event.items()}
+                attributes = {f"exception.{str(k).removeprefix('exception_')}": v for k, v in event.items()}
             events.append((str(event.get("name") or ""), attributes))
     return events
