@@ -1,264 +1,308 @@
-"""History in files: JSON lines of LangSmith runs, or of OpenAI-style conversations; plain or gzipped.
+"""History in files: LangSmith runs, OpenTelemetry and OpenInference spans, requests with responses, conversations.
 
-A first pass only looks for times and line ends: it counts the rows, finds out the format, and sees whether
-they are in order. Rows out of order are then read through an index of where each line begins.
+A first pass finds out the format, counts the rows and sees whether they are in order. One file in order is
+then read as it comes; rows out of order, spans and several files are read through an index on disk.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
-from array import array
-from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+import os
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, cast
-
-import orjson
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ts_importers.base import Page, Position, Skipped
-from ts_importers.langsmith_rows import run_from_row
-from ts_importers.values import timestamp
-from ts_langchain.errors import UnreadableSource
-from ts_langchain.replay import Run
+from ts_importers.documents import Documents, loads, why_unreadable
+from ts_importers.formats import FORMATS
+from ts_importers.formats.base import Setting
+from ts_importers.order import TimeOrder
+from ts_langchain.errors import ConfigurationError, UnreadableSource
+from ts_langchain.fingerprint import text_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-Format = Literal["langsmith", "messages"]
+    from ts_importers.formats.base import Format, Row
+    from ts_importers.order import Place
 
 PAGE_ROWS = 100
 PAGE_BYTES = 4_000_000
-MAX_LINE_BYTES = 256_000_000
-PROBE_LINES = 50
+PROBE_DOCUMENTS = 50
+MAX_SCOPE = 400
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
 
 
 class FileImporter:
-    """Reads one file.
+    """Reads one file, or several as one history.
 
     Args:
-        path: A `.jsonl` or `.json` file, gzipped or not. A `.json` file may hold one list of rows.
-        format: `langsmith` or `messages`; found out if None.
+        path: A file, gzipped or not: JSON lines, one list, or objects printed over many lines; a folder, which
+            stands for the files in it; or several of these.
+        format: Name of a format (`ts_importers.formats.FORMATS`); found out for each file if None.
         model: For conversations that name no model: the model to price them with.
         provider: For conversations that name no provider.
-        day: For conversations without times: the day whose prices apply; the file's own date if None.
+        day: For conversations without times: the day whose prices apply; the date of the newest file if None.
 
     Raises:
-        UnreadableSource: The file is not there, or holds nothing that is known.
+        UnreadableSource: A file is not there, or holds nothing that is known.
+        ConfigurationError: There is no such format.
     """
 
     source = "file"
+    formats = tuple(FORMATS)
 
     def __init__(
         self,
-        path: Path | str,
+        path: Path | str | Sequence[Path | str],
         *,
-        format: Format | None = None,  # noqa: A002 - the word users know
+        format: str | None = None,  # noqa: A002 - the word users know
         model: str | None = None,
         provider: str | None = None,
         day: date | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.model = model
-        self.provider = provider
-        try:
-            self.size = self.path.stat().st_size
-            modified = datetime.fromtimestamp(self.path.stat().st_mtime, tz=UTC).date()
-            with self.path.open("rb") as file:
-                self._gzipped = file.read(2) == b"\x1f\x8b"
-        except OSError as error:
-            msg = f"{self.path} cannot be read: {error.strerror}"
-            raise UnreadableSource(msg) from error
-        self.scope = str(self.path.resolve())
-        self.notices: list[str] = []
-        self._whole = self._is_list()
-        self.format: Format = format or self._detect()
-        self.total, ordered = self._scan()
-        self._index = None if ordered else self._make_index()
-        self.day = day or modified
-        if self.format == "messages":
-            self.notices.append(
-                f"conversations without times: one message a second was assumed, at the prices of {self.day}"
-            )
+        if format is not None and format not in FORMATS:
+            msg = f"format {format!r} is not known; there are {', '.join(FORMATS)}"
+            raise ConfigurationError(msg)
+        given = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
+        files, self.notices = _files(given)
+        self.path, self.model, self.provider = given[0], model, provider
+        self.scope = _scope(given)
+        self._several = len(given) > 1 or given[0].is_dir()
+        self._files: list[tuple[Documents, Format]] = []
+        for file in files:
+            documents = Documents(file)
+            form = FORMATS[format] if format is not None else self._detect(documents)
+            if form is not None:
+                self._files.append((documents, form))
+        if not self._files:
+            msg = f"{', '.join(map(str, given))}: none of the files can be read: {'; '.join(self.notices)}"
+            raise UnreadableSource(msg)
+        modified = max(d.path.stat().st_mtime for d, _ in self._files)
+        self.day = day or datetime.fromtimestamp(modified, tz=UTC).date()
+        self._order: TimeOrder | None = None
+        self.total, ordered = 0, not (self._several or any(f.spans or d.printed for d, f in self._files))
+        if ordered:
+            self.total, ordered = _scan(*self._files[0])
+            if not ordered:
+                self.notices.append("rows are not in order of time: they are sorted while they are read")
         if not ordered:
-            self.notices.append("rows are not in order of time: they are sorted while they are read")
+            self._order = TimeOrder(self._files)
+            self.total = self._order.total
+        self._describe_assumptions()
+
+    @property
+    def format(self) -> str:
+        """Name of the format; of several, those names."""
+        return ", ".join(dict.fromkeys(f.name for _, f in self._files))
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        names = {"langsmith": "LangSmith runs", "messages": "OpenAI-style conversations"}
-        return {"file": str(self.path), "format": names[self.format] + (", gzipped" if self._gzipped else "")}
+        titles = ", ".join(dict.fromkeys(f.title for _, f in self._files))
+        packed = ", gzipped" if any(d.gzipped for d, _ in self._files) else ""
+        if not self._several:
+            return {"file": str(self.path), "format": titles + packed}
+        return {"files": f"{len(self._files)} in {self.scope}", "format": titles + packed}
 
     # --- finding out -------------------------------------------------------------------------------
 
-    @contextmanager
-    def _open(self) -> Iterator[IO[bytes]]:
-        try:
-            with self.path.open("rb") as raw:
-                if self._gzipped:
-                    with gzip.GzipFile(fileobj=raw) as unpacked:
-                        yield io.BufferedReader(cast("io.RawIOBase", unpacked), 1 << 20)
-                else:
-                    yield raw
-        except (OSError, EOFError, zlib.error) as error:
-            msg = f"{self.path} cannot be read to its end: {error}. Rows before that were read."
-            raise UnreadableSource(msg) from error
-
-    def _is_list(self) -> list[dict[str, object]] | None:
-        """The rows of a file that is one JSON list; None for JSON lines."""
-        with self._open() as file:
-            start = file.read(4096).lstrip()
-            if not start.startswith(b"["):
-                return None
-            if self.size > MAX_LINE_BYTES:
-                msg = (
-                    f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
-                )
-                raise UnreadableSource(msg)
-        with self._open() as file:
-            try:
-                rows = orjson.loads(file.read())
-            except ValueError as error:
-                msg = f"{self.path} begins like a JSON list but is none: {error}"
-                raise UnreadableSource(msg) from error
-        return rows if isinstance(rows, list) else None
-
-    def _lines(self) -> Iterator[bytes]:
-        if self._whole is not None:
-            yield from (orjson.dumps(row) for row in self._whole)
-            return
-        with self._open() as file:
-            yield from file
-
-    def _detect(self) -> Format:
+    def _detect(self, documents: Documents) -> Format | None:
+        """The format of a file; None, with a notice, if it is empty or, among several, not known."""
+        about = f"{documents.path.name}: " if self._several else ""
         seen = 0
-        for line in self._lines():
-            if not line.strip():
+        for _, raw, _ in documents.read():
+            if not raw.strip():
                 continue
-            row = _loads(line)
-            if isinstance(row, dict):
-                if "run_type" in row or ("dotted_order" in row and "start_time" in row):
-                    self.notices.append("detected: LangSmith runs")
-                    return "langsmith"
-                if isinstance(row.get("messages"), list):
-                    self.notices.append("detected: OpenAI-style conversations")
-                    return "messages"
+            document = loads(raw)
+            if isinstance(document, dict):
+                for form in FORMATS.values():
+                    if (title := form.recognises(document)) is not None:
+                        self.notices.append(f"{about}detected: {title}")
+                        return form
             seen += 1
-            if seen >= PROBE_LINES:
+            if seen >= PROBE_DOCUMENTS:
                 break
         if not seen:
-            self.notices.append("the file is empty")
-            return "langsmith"
+            self.notices.append(f"{about}the file is empty")
+            return FORMATS["langsmith"]
+        if self._several:
+            self.notices.append(f"{about}left out: nothing in it is known")
+            return None
+        expected = "; ".join(f"{f.title} ({f.expects})" for f in FORMATS.values())
         msg = (
-            f"{self.path} holds neither LangSmith runs (JSON lines with run_type, start_time, …) nor "
-            f"conversations (JSON lines with messages): the first {seen} lines have been looked at. "
-            "Say which with --format langsmith or --format messages."
+            f"{documents.path} holds nothing that is known: the first {seen} lines have been looked at. Expected are "
+            f"JSON lines, or one JSON list, of: {expected}. Say which with --format {', '.join(FORMATS)}."
         )
         raise UnreadableSource(msg)
 
-    def _scan(self) -> tuple[int, bool]:
-        """Number of rows, and whether they are in order of start time."""
-        count, ordered, last = 0, True, b""
-        for line in self._lines():
-            count += 1
-            if ordered and self.format == "langsmith":
-                started = _start_text(line)
-                if started and last and len(started) == len(last) and started < last:
-                    ordered = False
-                last = started or last
-        return count, ordered
-
-    def _make_index(self) -> array[int]:
-        """Line offsets in order of start time; whole lines are kept out of memory."""
-        if self._gzipped and self._whole is None:
-            msg = f"{self.path} is gzipped and its rows are not in order of time; unpack it first (gunzip -k)"
-            raise UnreadableSource(msg)
-        starts: list[tuple[bytes, int]] = []
-        offset = 0
-        for number, line in enumerate(self._lines()):
-            starts.append((_start_text(line), number if self._whole is not None else offset))
-            offset += len(line)
-        starts.sort()
-        return array("q", (offset for _, offset in starts))
+    def _describe_assumptions(self) -> None:
+        names = {f.name for _, f in self._files}
+        if "messages" in names:
+            self.notices.append(
+                f"conversations without times: one message a second was assumed, at the prices of {self.day}"
+            )
+        if "exchanges" in names:
+            self.notices.append(
+                "requests that name no conversation: those that open with the same messages are taken for one"
+            )
 
     # --- reading -----------------------------------------------------------------------------------
 
     def pages(self, position: Position | None = None) -> Iterator[Page]:
         """Pages of up to 100 rows or 4 MB."""
         start = position or {}
-        line = int(start.get("line") or 0)
-        offset = int(start.get("offset") or 0)
+        if start.get("files") != self._fingerprint():
+            start = {}  # other files than then: from the beginning; what was counted is known by its id
+        line, offset = int(start.get("line") or 0), int(start.get("offset") or 0)
         clock = float(start.get("clock") or self._epoch())
-        page = Page([], {"line": line, "offset": offset, "clock": clock})
+        page = Page([], self._position(line, offset, clock))
         size = 0
-        for raw in self._from(line, offset):
-            line += 1
-            offset += len(raw)
-            size += len(raw)
-            clock = self._read(raw, line, clock, page)
+        for found in self._rows(line, offset):
+            clock = self._take(found, clock, page)
+            size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
                 yield page
-                page, size = Page([], {"line": line, "offset": offset, "clock": clock}), 0
+                page, size = Page([], self._position(found.line, found.offset, clock)), 0
         if page.runs or page.skipped or page.ignored:
             yield page
+
+    def _rows(self, line: int, offset: int) -> Iterator[_Found]:
+        """Rows from a position on."""
+        if self._order is None:
+            documents, form = self._files[0]
+            for number, raw, begin in documents.read(line, offset):
+                if raw.strip():
+                    row = loads(raw)
+                    known = isinstance(row, dict)
+                    yield _Found(
+                        form,
+                        cast("Row", row) if known else None,
+                        f"line {number}",
+                        "" if known else why_unreadable(raw, row),
+                        number,
+                        begin + len(raw),
+                        len(raw),
+                    )
+            return
+        for place in self._order.read(line):
+            documents, form = self._files[place.file]
+            where = f"{documents.path.name} {place.where}" if self._several else place.where
+            yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
+
+    def _take(self, found: _Found, clock: float, page: Page) -> float:
+        """Reads a row into the page. Returns the made-up time after it."""
+        if found.row is None:
+            page.skipped.append(Skipped(found.where, found.why))
+            return clock
+        place = found.place
+        if place is not None and place.inner:
+            page.ignored += 1
+            return clock
+        setting = Setting(
+            found.where,
+            clock,
+            self.model,
+            self.provider,
+            place.session if place is not None else None,
+            place.node if place is not None else None,
+        )
+        read = found.form.runs(found.row, setting)
+        if not read:
+            page.ignored += 1
+        for run in read:
+            if isinstance(run, Skipped):
+                page.skipped.append(Skipped(found.where, run.why))
+            else:
+                page.runs.append(run)
+                clock = max(clock, run.ended_at + 1)
+        return clock
+
+    def _position(self, line: int, offset: int, clock: float) -> Position:
+        position: Position = {"line": line, "offset": offset, "clock": clock}
+        files = self._fingerprint()
+        if files is not None:
+            position["files"] = files
+        return position
+
+    def _fingerprint(self) -> str | None:
+        """Tells whether several files are the same as at the last sitting."""
+        if not self._several:
+            return None
+        return f"{text_hash(repr([(str(d.path), d.size) for d, _ in self._files])):016x}"
 
     def _epoch(self) -> float:
         return datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC).timestamp()
 
-    def _from(self, line: int, offset: int) -> Iterator[bytes]:
-        """Lines from a position on."""
-        if self._whole is not None:
-            order: Sequence[int] = self._index if self._index is not None else range(len(self._whole))
-            yield from (orjson.dumps(self._whole[number]) for number in order[line:])
-            return
-        with self._open() as file:
-            if self._index is not None:
-                for place in self._index[line:]:
-                    file.seek(place)
-                    yield file.readline()
-                return
-            if not self._gzipped:
-                file.seek(offset)
-                yield from file
-                return
-            for number, raw in enumerate(file):
-                if number >= line:
-                    yield raw
 
-    def _read(self, raw: bytes, line: int, clock: float, page: Page) -> float:
-        """Reads one line into the page. Returns the made-up time after it."""
-        if not raw.strip():
-            return clock
-        row = _loads(raw)
-        where = f"line {line}"
-        if row is None:
-            cut = "" if raw.endswith(b"\n") else " (the line ends in the middle: was the file cut off?)"
-            page.skipped.append(Skipped(where, f"not JSON{cut}"))
-        elif not isinstance(row, dict):
-            page.skipped.append(Skipped(where, f"a {type(row).__name__}, not an object"))
-        elif self.format == "langsmith":
-            run = run_from_row(row)
-            if run is None:
-                page.ignored += 1
-            elif isinstance(run, Skipped):
-                page.skipped.append(Skipped(where, run.why))
-            else:
-                page.runs.append(run)
+class _Found(NamedTuple):
+    """A row, where it is, and where the next one begins."""
+
+    form: Format
+    row: Row | None
+    where: str
+    why: str
+    line: int
+    offset: int
+    size: int
+    place: Place | None = None
+
+
+def _files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The files that were given, folders replaced by the files in them; and what was left out.
+
+    Raises:
+        UnreadableSource: There is none.
+    """
+    files: dict[Path, None] = {}
+    notices = []
+    for path in given:
+        if not path.is_dir():
+            files[path] = None
+            continue
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        wanted = [p for p in inside if p.suffix in SUFFIXES]
+        if not wanted:
+            msg = f"{path} is a directory without files that end in {', '.join(SUFFIXES)}"
+            if any(p.suffix == ".parquet" for p in inside):
+                msg += "; for Parquet there is ts-langchain import parquet"
+            raise UnreadableSource(msg)
+        files.update(dict.fromkeys(wanted))
+        if len(wanted) < len(inside):
+            notices.append(f"{path}: {len(inside) - len(wanted)} files with other endings were left out")
+    return list(files), notices
+
+
+def _scope(given: Sequence[Path]) -> str:
+    """The path; of several, what they have in common and their names, in an order of their own."""
+    paths = sorted({str(p.resolve()) for p in given})
+    if len(paths) == 1:
+        return paths[0]
+    common = os.path.commonpath(paths)
+    names = ", ".join(os.path.relpath(p, common) for p in paths)
+    scope = f"{common}: {names}"
+    if len(scope) <= MAX_SCOPE:
+        return scope
+    return f"{common[:MAX_SCOPE]}: {len(paths)} paths, {text_hash(names):016x}"
+
+
+def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
+    """Number of rows, and whether they are in order of start time."""
+    count, ordered = 0, True
+    text, last = b"", float("-inf")
+    for _, raw, _ in documents.read():
+        count += 1
+        if not ordered:
+            continue
+        if form.name == "langsmith":  # much the largest files: without parsing
+            started = _start_text(raw)
+            if started and text and len(started) == len(text) and started < text:
+                ordered = False
+            text = started or text
         else:
-            runs = conversation_runs(row, line, clock, self.model, self.provider)
-            if isinstance(runs, str):
-                page.skipped.append(Skipped(where, runs))
-            elif runs:
-                page.runs.extend(runs)
-                return max(clock, runs[-1].ended_at) + 1
-        return clock
-
-
-def _loads(line: bytes) -> object:
-    try:
-        return orjson.loads(line)
-    except ValueError:
-        return None
+            row = loads(raw)
+            at = form.key(row).started if isinstance(row, dict) else None
+            if at is not None:
+                ordered, last = at >= last, at
+    return count, ordered
 
 
 def _start_text(line: bytes) -> bytes:
@@ -268,100 +312,3 @@ def _start_text(line: bytes) -> bytes:
         return b""
     first = line.find(b'"', at + 12)
     return line[first + 1 : line.find(b'"', first + 1)][:26].rstrip(b"Z+")
-
-
-def conversation_runs(
-    row: Mapping[str, object], line: int, clock: float, model: str | None, provider: str | None
-) -> list[Run] | str:
-    """The runs behind a conversation: a model run per assistant message, a tool run per tool message.
-
-    Args:
-        row: A conversation: `messages`, and optionally `id`, `model`, `created_at`, `usage` per message.
-        line: Its line, which names the session where nothing else does.
-        clock: Start of the conversation, seconds since the epoch, where it carries no time.
-        model: Model, where the row names none.
-        provider: Provider, where the row names none.
-
-    Returns:
-        The runs, or why they cannot be read.
-    """
-    messages = row.get("messages")
-    if not isinstance(messages, list):
-        return "no list of messages"
-    if not all(isinstance(m, dict) for m in messages):
-        return "a message is not an object"
-    for key in ("created_at", "created", "timestamp"):
-        started = timestamp(row.get(key))
-        if started is not None:
-            clock = started
-            break
-    session = next(
-        (str(row[k]) for k in ("session_id", "thread_id", "conversation_id", "id") if row.get(k) not in (None, "")),
-        f"line-{line}",
-    )
-    named = row.get("model")
-    model = named if isinstance(named, str) and named else model
-    metadata = {"session_id": session, "ls_model_name": model, "ls_provider": row.get("provider") or provider}
-    tools = row.get("tools")
-    params: dict[str, object] = {"tools": tools} if isinstance(tools, list) and tools else {}
-    trace = f"{session}#{line}"
-    runs: list[Run] = []
-    asked: dict[str, tuple[str, object]] = {}
-    for number, message in enumerate(messages):
-        role = message.get("role")
-        at = clock + number
-        run_id = f"{trace}/{number}"
-        if role == "assistant":
-            for call in message.get("tool_calls") or ():
-                if isinstance(call, dict):
-                    function = call.get("function")
-                    source = function if isinstance(function, dict) else call
-                    args = source.get("arguments", source.get("args"))
-                    asked[str(call.get("id"))] = (str(source.get("name") or "tool"), args)
-            runs.append(
-                Run(
-                    run_id,
-                    "llm",
-                    model or "model",
-                    at,
-                    at + 0.5,
-                    trace,
-                    inputs={"messages": messages[:number]},
-                    outputs={"message": message, "usage": message.get("usage") or _NONE},
-                    metadata=metadata,
-                    invocation_params=params,
-                )
-            )
-        elif role == "tool":
-            call_id = str(message.get("tool_call_id"))
-            name, args = asked.get(call_id, (str(message.get("name") or "tool"), None))
-            runs.append(
-                Run(
-                    run_id,
-                    "tool",
-                    name,
-                    at,
-                    at + 0.5,
-                    trace,
-                    inputs=_arguments(args),
-                    outputs={"output": message},
-                    metadata=metadata,
-                    tool_call_id=call_id,
-                )
-            )
-    return runs
-
-
-_NONE: Mapping[str, object] = {}
-
-
-def _arguments(args: object) -> Mapping[str, object]:
-    if isinstance(args, str):
-        parsed = _loads(args.encode("utf-8", "replace"))
-        return parsed if isinstance(parsed, dict) else {"input": args}
-    return args if isinstance(args, dict) else {}
-
-
-def since_days(days: float) -> datetime:
-    """That many days ago, in UTC."""
-    return datetime.now(tz=UTC) - timedelta(days=days)

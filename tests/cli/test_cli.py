@@ -106,7 +106,7 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
     ("args", "code", "says"),
     [
         (["import", "file", "none.jsonl"], 1, "No such file"),
-        (["import", "file", "x", "--format", "xml"], 2, "langsmith or messages"),
+        (["import", "file", "x", "--format", "xml"], 2, "expected one of langsmith"),
         (["import", "file", "{file}", "--set", "tool_loop.min_cals=4"], 2, "tool_loop.min_calls"),
         (["import", "file", "{file}", "--set", "nonsense"], 2, "RULE.PARAM=VALUE"),
         (["import", "file", "{file}", "--price", "gpt-4o=cheap"], 2, "USD per million"),

@@ -19,8 +19,9 @@ from rules.talk import BEGIN, requests
 from typer.testing import CliRunner
 
 from ts_importers.base import Importer, Skipped
+from ts_importers.bodies import assembled
 from ts_importers.helicone import HeliconeImporter
-from ts_importers.helicone_rows import assembled, run_from_request
+from ts_importers.helicone_rows import run_from_request
 from ts_langchain.cli.app import app
 from ts_langchain.errors import AuthenticationFailed
 from ts_langchain.history import Import

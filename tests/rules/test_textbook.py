@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from rules.talk import BLIND, DOORS, Talk
+from rules.talk_files import FILE_BLIND, FILE_DOORS, FILE_ESTIMATES
 
 from ts_langchain.cli.options import parse_settings
 from ts_langchain.rules import RULES
@@ -13,6 +14,9 @@ from ts_langchain.rules import RULES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DOORS = {**DOORS, **FILE_DOORS}
+BLIND = BLIND | FILE_BLIND
+MODEL_CALLS_ONLY = ("Helicone rows", "Requests and responses")
 LOREM = "Quarterly figures for the region follow with comments and open questions from the committee. "
 PAGE = "https://example.com/pricing"
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUg" * 40}}
@@ -370,8 +374,8 @@ def test_the_hard_negative_does_not(rule: str, number: int, door: str) -> None:
 
 @pytest.mark.parametrize("rule", RECORDED)
 def test_all_doors_agree(rule: str) -> None:
-    # Helicone does not see when tools ran, nor a last one: its dollars are compared below
-    doors = [d for d in DOORS if (d, rule) not in BLIND and d != "Helicone rows"]
+    # some do not see when tools ran, nor a last one: their dollars are compared below
+    doors = [d for d in DOORS if (d, rule) not in BLIND | FILE_ESTIMATES and d not in MODEL_CALLS_ONLY]
     sentinels = [DOORS[door](*as_list(CASES[rule][0]())) for door in doors]
 
     def figures(sentinel: Any) -> list[tuple[Any, ...]]:

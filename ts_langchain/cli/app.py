@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ts_langchain import __version__
-from ts_langchain.cli import history, policy, rules
+from ts_langchain.cli import files, history, policy, rules
 from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
@@ -25,6 +25,8 @@ app = typer.Typer(
     "Live: `callbacks=[TokenSentinelHandler()]`. Here: the same detector over the history you already have.\n\n"
     "Start with `ts-langchain demo`, then `ts-langchain import langsmith --project NAME`.",
 )
+history.app.command("file")(files.import_file)
+history.app.command("parquet")(files.import_parquet)
 app.add_typer(history.app, name="import")
 app.add_typer(policy.app, name="policy")
 app.command()(history.report)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -203,44 +203,6 @@ def _secret(what: str, *variables: str) -> str:
     return key
 
 
-@app.command("file")
-def import_file(
-    path: Annotated[Path, typer.Argument(help="JSON lines, plain or gzipped.", show_default=False)],
-    file_format: Annotated[
-        str | None,
-        typer.Option("--format", help="langsmith or messages. Default: detected.", show_default=False),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model of conversations that name none, to price them with.")
-    ] = None,
-    provider: Annotated[str | None, typer.Option(help="Its provider.")] = None,
-    day: Annotated[
-        str | None,
-        typer.Option("--date", help="Day (ISO) of conversations without times. Default: the file's."),
-    ] = None,
-    ledger: LedgerOption = None,
-    setting: SettingOption = None,
-    price: PriceOption = None,
-    fresh: FreshOption = False,
-    as_json: JsonOption = False,
-    csv_file: CsvOption = None,
-) -> None:
-    """Imports a file: JSON lines of LangSmith runs, or of OpenAI-style conversations (`messages`)."""
-    with clear_errors():
-        if file_format not in (None, "langsmith", "messages"):
-            msg = f"--format {file_format}: expected langsmith or messages"
-            raise ConfigurationError(msg)
-        source = importer("file")(
-            path,
-            format=file_format,
-            model=model,
-            provider=provider,
-            day=_parse_day(day),
-        )
-        asked = {"model": model, "provider": provider, "date": day}
-        _import(source, asked, ledger, setting, price, fresh, as_json, csv_file)
-
-
 def report(
     number: Annotated[
         int | None,
@@ -420,8 +382,3 @@ def parse_time(text: str | None, option: str, *, end_of_day: bool = False) -> da
     if len(text) <= 10 and end_of_day:
         at += timedelta(days=1)
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def _parse_day(text: str | None) -> date | None:
-    at = parse_time(text, "--date")
-    return at.date() if at is not None else None

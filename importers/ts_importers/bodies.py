@@ -1,0 +1,196 @@
+"""Bodies of requests and answers as they went over the wire: OpenAI (chat, responses), Anthropic; streamed or whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CONTENT = ("messages", "input", "prompt", "system", "instructions")
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """An object, or the object that a JSON string holds; empty if it is neither."""
+    if isinstance(value, str) and value[:1] == "{":
+        try:
+            value = orjson.loads(value)
+        except ValueError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: object) -> str | None:
+    """A string that says something."""
+    return value if isinstance(value, str) and value else None
+
+
+def messages_of(request: Mapping[str, Any]) -> Any:
+    """The messages of a request, a system prompt that stands apart first."""
+    messages = request.get("messages", request.get("input", request.get("prompt")))
+    if isinstance(messages, list):
+        messages = _messages_of_items(messages)
+    system = request.get("system") or request.get("instructions")
+    if not system:
+        return messages
+    rest = messages if isinstance(messages, list) else [messages] if isinstance(messages, str) else []
+    return [{"role": "system", "content": system}, *rest]
+
+
+def params_of(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request says besides its messages: model, tools, temperature, `max_tokens`."""
+    params = {k: v for k, v in request.items() if k not in _CONTENT}
+    if "max_tokens" not in params and "max_output_tokens" in params:
+        params["max_tokens"] = params["max_output_tokens"]
+    return params
+
+
+def answer_of(body: object) -> dict[str, Any]:
+    """The answer, put together from its pieces where it was streamed; empty if there is none."""
+    if isinstance(body, str) and "data:" in body[:2000]:
+        return assembled(_events(body))
+    found = mapping(body)
+    pieces = body if isinstance(body, list) else found.get("streamed_data")
+    if isinstance(pieces, str):
+        pieces = _events(pieces)
+    if isinstance(pieces, list):
+        return assembled([p for p in pieces if isinstance(p, dict)])
+    return _answer_of_items(found) if isinstance(found.get("output"), list) else found
+
+
+def usage_of(answer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Token counts of an answer of the responses API in LangChain's shape; None where the counts can be read as is."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict) or not ({"input_tokens_details", "output_tokens_details"} & usage.keys()):
+        return None
+    sent, got = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
+    return {
+        "input_tokens": usage.get("input_tokens"),
+        "output_tokens": usage.get("output_tokens"),
+        "total_tokens": usage.get("total_tokens"),
+        "input_token_details": {
+            "cache_read": sent.get("cached_tokens"),
+            "cache_creation": sent.get("cache_write_tokens"),
+            "audio": sent.get("audio_tokens"),
+        },
+        "output_token_details": {"reasoning": got.get("reasoning_tokens"), "audio": got.get("audio_tokens")},
+    }
+
+
+# --- OpenAI's responses API ------------------------------------------------------------------------
+
+
+def _messages_of_items(items: list[Any]) -> list[Any]:
+    """Items of the responses API as chat messages; what is a message already stays as it is."""
+    messages: list[Any] = []
+    for item in items:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "function_call":
+            call = _call(item)
+            last = messages[-1] if messages else None
+            if isinstance(last, dict) and last.get("role") == "assistant":
+                messages[-1] = {**last, "tool_calls": [*(last.get("tool_calls") or ()), call]}
+            else:
+                messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        elif kind == "function_call_output":
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
+        elif kind != "reasoning":
+            messages.append(item)
+    return messages
+
+
+def _call(item: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": item.get("name"), "arguments": item.get("arguments")}
+    return {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
+
+
+def _answer_of_items(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer of the responses API in the shape of a chat completion."""
+    texts: list[str] = []
+    calls = []
+    for item in body["output"]:
+        if not isinstance(item, dict):
+            continue
+        if item.get("type") == "function_call":
+            calls.append(_call(item))
+        elif isinstance(content := item.get("content"), list) and item.get("type") == "message":
+            texts += [t for part in content if (t := text(mapping(part).get("text")))]
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+    if calls:
+        message["tool_calls"] = calls
+    cut = mapping(body.get("incomplete_details")).get("reason")
+    reason = "length" if cut == "max_output_tokens" else cut or ("tool_calls" if calls else "stop")
+    rest = {k: v for k, v in body.items() if k != "output"}
+    return {**rest, "choices": [{"message": message, "finish_reason": reason}]}
+
+
+# --- streamed answers ------------------------------------------------------------------------------
+
+
+def _events(stream: str) -> list[dict[str, Any]]:
+    events = []
+    for line in stream.splitlines():
+        if line.startswith("data:"):
+            event = mapping(line[5:].strip())
+            if event:
+                events.append(event)
+    return events
+
+
+def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """One answer from OpenAI's chunks or events or from Anthropic's events, in the shape of a chat completion."""
+    texts: list[str] = []
+    calls: dict[int, dict[str, Any]] = {}
+    reason = model = None
+    usage: dict[str, Any] = {}
+    for piece in pieces:
+        kind = piece.get("type")
+        if kind in ("response.completed", "response.incomplete"):
+            return answer_of(piece.get("response"))
+        started = mapping(piece.get("message"))
+        model = text(piece.get("model")) or text(started.get("model")) or model
+        usage |= {k: v for k, v in (mapping(started.get("usage")) | mapping(piece.get("usage"))).items() if v}
+        choices = piece.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        delta = mapping(choice.get("delta"))
+        if text(delta.get("content")):
+            texts.append(delta["content"])
+        asked = delta.get("tool_calls")
+        for part in asked if isinstance(asked, list) else ():
+            if isinstance(part, dict):
+                function = mapping(part.get("function"))
+                call = calls.setdefault(_index(part), {"id": "", "name": "", "arguments": ""})
+                call["id"] += str(part.get("id") or "")
+                call["name"] += str(function.get("name") or "")
+                call["arguments"] += str(function.get("arguments") or "")
+        reason = choice.get("finish_reason") or reason
+        if kind == "content_block_start" and mapping(piece.get("content_block")).get("type") == "tool_use":
+            block = piece["content_block"]
+            calls[_index(piece)] = {"id": str(block.get("id")), "name": str(block.get("name")), "arguments": ""}
+        elif kind == "content_block_delta":
+            change = mapping(piece.get("delta"))
+            if text(change.get("text")):
+                texts.append(change["text"])
+            if _index(piece) in calls:
+                calls[_index(piece)]["arguments"] += str(change.get("partial_json") or "")
+        elif kind == "message_delta":
+            reason = mapping(piece.get("delta")).get("stop_reason") or reason
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
+    if calls:
+        message["tool_calls"] = [
+            {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": c["arguments"]}}
+            for _, c in sorted(calls.items())
+        ]
+    answer: dict[str, Any] = {"choices": [{"message": message, "finish_reason": reason}]}
+    if usage:
+        answer["usage"] = usage
+    if model:
+        answer["model"] = model
+    return answer
+
+
+def _index(part: Mapping[str, Any]) -> int:
+    index = part.get("index")
+    return index if type(index) is int else 0

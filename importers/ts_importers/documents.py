@@ -1,0 +1,168 @@
+"""A file as a sequence of JSON documents: one a line, one list, or objects printed over many lines; gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+
+import orjson
+
+from ts_langchain.errors import UnreadableSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MAX_WHOLE_BYTES = 256_000_000
+
+
+class Document(NamedTuple):
+    """One document.
+
+    Attributes:
+        line: Number of its first line, or of the element of the list, from 1.
+        raw: Its bytes.
+        offset: Where it begins in the file.
+    """
+
+    line: int
+    raw: bytes
+    offset: int
+
+
+class Documents:
+    """Reads one file.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        gzipped: It is gzipped.
+        listed: It is one JSON list.
+        printed: Its documents are objects of many lines each, as pretty-printers write them.
+
+    Raises:
+        UnreadableSource: It is not there, or is a list that is too large or broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.size = path.stat().st_size
+            with path.open("rb") as file:
+                self.gzipped = file.read(2) == b"\x1f\x8b"
+        except OSError as error:
+            msg = f"{path} cannot be read: {error.strerror}"
+            raise UnreadableSource(msg) from error
+        with self.open() as file:
+            start = file.read(4096).lstrip()
+        self.listed = start.startswith(b"[")
+        self.printed = start.split(b"\n", 1)[0].strip() == b"{"
+        self._elements: list[Any] | None = self._load_list() if self.listed else None
+        self.listed = self._elements is not None
+
+    @property
+    def seekable(self) -> bool:
+        """True if a document can be read from its offset alone."""
+        return not (self.gzipped or self.listed or self.printed)
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The bytes, unpacked.
+
+        Raises:
+            UnreadableSource: The file cannot be read to its end.
+        """
+        try:
+            with self.path.open("rb") as raw:
+                if self.gzipped:
+                    with gzip.GzipFile(fileobj=raw) as unpacked:
+                        yield io.BufferedReader(cast("io.RawIOBase", unpacked), 1 << 20)
+                else:
+                    yield raw
+        except (OSError, EOFError, zlib.error) as error:
+            msg = f"{self.path} cannot be read to its end: {error}. Rows before that were read."
+            raise UnreadableSource(msg) from error
+
+    def read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
+        """Documents after so many lines (or elements), which end at `offset`."""
+        if self._elements is not None:
+            for number in range(line, len(self._elements)):
+                yield Document(number + 1, orjson.dumps(self._elements[number]), 0)
+            return
+        with self.open() as file:
+            if self.printed:
+                yield from _objects(file)
+                return
+            if not self.gzipped:
+                file.seek(offset)
+            for number, raw in enumerate(file, 1 if self.gzipped else line + 1):
+                if number > line:
+                    yield Document(number, raw, offset)
+                    offset += len(raw)
+
+    def _load_list(self) -> list[Any] | None:
+        if self.size > MAX_WHOLE_BYTES:
+            msg = f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
+            raise UnreadableSource(msg)
+        with self.open() as file:
+            data = file.read()
+        try:
+            rows = orjson.loads(data)
+        except ValueError as error:
+            # lines may be lists themselves; then the first one is whole
+            first_line = data.lstrip().split(b"\n", 1)[0]
+            if _is_json(first_line):
+                return None
+            msg = f"{self.path} begins like a JSON list but is none: {error}"
+            raise UnreadableSource(msg) from error
+        return rows if isinstance(rows, list) else None
+
+
+def _objects(file: IO[bytes]) -> Iterator[Document]:
+    """Objects printed over many lines: each ends with a brace at the left margin."""
+    begin = offset = 0
+    size = 0
+    lines: list[bytes] = []
+    number = first = 0
+    for line in file:
+        number += 1
+        offset += len(line)
+        if not lines:
+            begin, first = offset - len(line), number
+            if not line.strip():
+                continue
+        lines.append(line)
+        size += len(line)
+        if line.rstrip() in (b"}", b"},") or size > MAX_WHOLE_BYTES:
+            yield Document(first, b"".join(lines).rstrip().rstrip(b","), begin)
+            lines, size = [], 0
+    if lines:
+        yield Document(first, b"".join(lines), begin)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def loads(raw: bytes) -> object:
+    """What a document says; None if it is no JSON."""
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        return None
+
+
+def why_unreadable(raw: bytes, document: object) -> str:
+    """Why a document is not an object."""
+    if document is None:
+        cut = "" if raw.endswith((b"\n", b"}")) else " (the line ends in the middle: was the file cut off?)"
+        return f"not JSON{cut}"
+    return f"a {type(document).__name__}, not an object"

@@ -1,0 +1,119 @@
+"""Attributes of spans: flat with dots, nested, or both; JSON in strings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Attributes: TypeAlias = "dict[str, Any]"
+
+MAX_PARTS = 24
+MAX_DEPTH = 24
+
+
+class _Node(dict[str, Any]):
+    """An inner node of the tree, to be told from an object that is a value."""
+
+
+def nested(attributes: Mapping[str, Any]) -> Attributes:
+    """A tree of attributes: keys are split at their dots, numbered keys become lists.
+
+    Objects are taken for inner nodes where their key has no dot, as exports write them that nest everything; under
+    a dotted key they are values. Where a name has both a value and parts (`gen_ai.prompt` and
+    `gen_ai.prompt.0.role`), the parts win.
+    """
+    tree = _Node()
+    _plant(tree, attributes, 0)
+    return {k: _listed(v) for k, v in tree.items()}
+
+
+def _plant(tree: _Node, attributes: Mapping[Any, Any], depth: int) -> None:
+    for key, value in attributes.items():
+        if not isinstance(key, str):
+            continue
+        if "." not in key:
+            if isinstance(value, dict) and depth < MAX_DEPTH:
+                _plant(_below(tree, key), value, depth + 1)
+            elif isinstance(value, list) and depth < MAX_DEPTH:
+                tree[key] = [_planted(v, depth + 1) for v in value]
+            elif not isinstance(tree.get(key), _Node):
+                tree[key] = value
+            continue
+        *parts, last = key.split(".", MAX_PARTS)
+        at = tree
+        for part in parts:
+            at = _below(at, part)
+        if not isinstance(at.get(last), _Node):
+            at[last] = value
+
+
+def _below(tree: _Node, part: str) -> _Node:
+    below = tree.get(part)
+    if not isinstance(below, _Node):
+        below = tree[part] = _Node()
+    return below
+
+
+def _planted(value: object, depth: int) -> object:
+    if not isinstance(value, dict):
+        return value
+    tree = _Node()
+    _plant(tree, value, depth)
+    return tree
+
+
+def _listed(value: object) -> object:
+    """The tree with nodes of numbered keys turned into lists."""
+    if isinstance(value, list):
+        return [_listed(v) for v in value]
+    if not isinstance(value, _Node):
+        return value
+    if value and all(k.isdecimal() and len(k) < 9 for k in value):
+        return [_listed(v) for _, v in sorted(value.items(), key=lambda i: int(i[0]))]
+    return {k: _listed(v) for k, v in value.items()}
+
+
+def at(tree: object, *path: str) -> Any:
+    """What a tree holds at a path, None if nothing."""
+    for part in path:
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(part)
+    return tree
+
+
+def parsed(value: object) -> Any:
+    """What a JSON string says; the value itself if it is none."""
+    if isinstance(value, str) and value[:1] in ("{", "[", '"'):
+        try:
+            return orjson.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """The objects in a list, or in the JSON of one; a single object counts as a list of one."""
+    value = parsed(value)
+    if isinstance(value, dict):
+        value = [value]
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
+
+
+def words(value: object) -> str | None:
+    """A string that says something."""
+    return value if isinstance(value, str) and value else None
+
+
+def named(*values: object) -> str | None:
+    """The first that is a string with something in it, or a number."""
+    for value in values:
+        if isinstance(value, str) and value:
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)[:200]
+    return None

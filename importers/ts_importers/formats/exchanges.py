@@ -1,0 +1,177 @@
+"""Logs of requests and their answers: OpenAI's chat completions and responses, Anthropic's messages, batch output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ts_importers.base import Skipped
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
+from ts_importers.formats.base import Key, Row, Setting, first
+from ts_importers.values import MAX_USD, number, timestamp
+from ts_langchain.call import SourceCost
+from ts_langchain.capture.messages import read_message
+from ts_langchain.replay import Run
+
+_REQUEST = ("request", "request_body", "req")
+_RESPONSE = ("response", "response_body", "res", "resp")
+_START = ("timestamp", "start_time", "started_at", "created_at", "request_created_at", "time", "created")
+_END = ("end_time", "ended_at", "response_created_at", "completed_at")
+_SESSION = ("session_id", "thread_id", "conversation_id")
+_SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
+_MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
+_DAY = 86_400.0
+
+
+class Exchanges:
+    """A request and its answer a row: a model call, or an embedding."""
+
+    name = "exchanges"
+    title = "OpenAI or Anthropic requests and responses"
+    expects = "request, response"
+    spans = False
+
+    def recognises(self, document: Row) -> str | None:
+        said, answered = first(document, *_REQUEST), first(document, *_RESPONSE)
+        if said is None:
+            found = isinstance(answered, dict) and ("custom_id" in document or _looks_answered(_body(answered)))
+        else:
+            found = bool(_body(said)) and any(k in document for k in (*_RESPONSE, "error"))
+        return self.title if found else None
+
+    def rows(self, document: Row) -> tuple[Row]:
+        return (document,)
+
+    def key(self, row: Row) -> Key:
+        return Key(_started(row))
+
+    def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
+        asked, answered = first(row, *_REQUEST), first(row, *_RESPONSE)
+        request, answer = _body(asked), answer_of(_inner(answered))
+        failed = _error(row, answered, answer)
+        if not request and not answer and failed is None:
+            return [Skipped(setting.place, "neither a request nor a response that can be read")]
+        if not answer and failed is None:
+            return [Skipped(setting.place, "a request without its response")]
+        started = _started(row)
+        started = setting.clock if started is None else started
+        named = first(row, "id", "request_id", "custom_id") or first(answer, "id")
+        run_id = named if isinstance(named, str) else f"{setting.place}"
+        messages = messages_of(request)
+        session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else _opening(messages))
+        embeds = "embedding" in str(first(row, "url", "path") or answer.get("object") or "") or (
+            isinstance(answer.get("data"), list) and "input" in request
+        )
+        metadata: dict[str, Any] = {
+            "ls_model_name": text(request.get("model")) or text(answer.get("model")) or setting.model,
+            "ls_provider": text(row.get("provider")) or setting.provider or _provider(request, answer),
+        }
+        if isinstance(session, str) and session:
+            metadata["session_id"] = session
+        if user := text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id")):
+            metadata["user_id"] = user
+        return [
+            Run(
+                run_id,
+                "embedding" if embeds else "llm",
+                metadata["ls_model_name"] or "request",
+                started,
+                _ended(row, started),
+                session if isinstance(session, str) and session else run_id,
+                inputs={"input": request.get("input")} if embeds else {"messages": messages},
+                outputs=answer if answer and failed is None else None,
+                error=failed,
+                metadata=metadata,
+                invocation_params=params_of(request),
+                usage=usage_of(answer) or (answer.get("usage") if embeds else None),
+                cost=_cost(row),
+            )
+        ]
+
+
+def _inner(said: object) -> object:
+    """What was sent, without what the log wraps around it."""
+    found = mapping(said)
+    return found["body"] if "body" in found and "choices" not in found and "content" not in found else said
+
+
+def _body(said: object) -> dict[str, Any]:
+    return mapping(_inner(said))
+
+
+def _looks_answered(body: dict[str, Any]) -> bool:
+    return bool({"choices", "usage"} & body.keys()) or body.get("type") == "message"
+
+
+def _started(row: Row) -> float | None:
+    for name in _START:
+        found = timestamp(row.get(name))
+        if found is not None:
+            return found
+    body = _body(first(row, *_RESPONSE))
+    return timestamp(body.get("created")) or timestamp(body.get("created_at"))
+
+
+def _ended(row: Row, started: float) -> float:
+    for name in _END:
+        found = timestamp(row.get(name))
+        if found is not None:
+            return max(started, found)
+    for names, scale in ((_SECONDS, 1.0), (_MILLISECONDS, 1000.0)):
+        for name in names:
+            took = number(row.get(name), _DAY * scale)
+            if took is not None:
+                return started + took / scale
+    return started + 0.5
+
+
+def _error(row: Row, answered: object, answer: dict[str, Any]) -> str | None:
+    """What went wrong: `HTTP 429`, or the type and the message of an error; None if nothing did."""
+    status = mapping(answered).get("status_code", row.get("status_code", row.get("status")))
+    if isinstance(status, int) and (status >= 400 or status < 0):
+        return f"HTTP {status}"
+    for found in (answer.get("error"), row.get("error")):
+        if isinstance(found, dict):
+            kind = text(found.get("type")) or text(found.get("code")) or "Error"
+            return f"{kind}: {str(found.get('message') or '')[:2000]}"
+        if text(found):
+            return str(found)[:2000]
+    return None
+
+
+def _session(row: Row, request: dict[str, Any]) -> str | None:
+    """The conversation that the log, the request's metadata or the responses API names."""
+    conversation = request.get("conversation")
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    places = (row, mapping(row.get("metadata")), mapping(request.get("metadata")))
+    found = next((v for p in places if (v := first(p, *_SESSION)) is not None), conversation)
+    return str(found)[:200] if isinstance(found, (str, int)) else None
+
+
+def _opening(messages: object) -> str | None:
+    """A name for the conversation that opens like this: by its first messages, up to the first from the user."""
+    if not isinstance(messages, list) or not messages:
+        messages = [messages] if isinstance(messages, str) else []
+    digests: list[int] = []
+    for message in messages[:8]:
+        read = read_message(message)
+        digests.append(read.digest)
+        if read.role == "human":
+            return f"opening-{hash(tuple(digests)) & 0xFFFF_FFFF_FFFF:012x}"
+    return None
+
+
+def _provider(request: dict[str, Any], answer: dict[str, Any]) -> str | None:
+    """Told by the shape of the answer, where there is one; other providers speak OpenAI's language too."""
+    if answer.get("type") == "message" or "stop_reason" in answer or "anthropic_version" in request:
+        return "anthropic"
+    model = str(request.get("model") or answer.get("model") or "")
+    return "openai" if model.startswith(("gpt-", "o1", "o3", "o4", "text-embedding-", "chatgpt-", "ft:")) else None
+
+
+def _cost(row: Row) -> SourceCost | None:
+    for name in ("cost", "cost_usd", "total_cost", "response_cost"):
+        cost = number(row.get(name), MAX_USD)
+        if cost:
+            return SourceCost(total_usd=cost)
+    return None

@@ -1,0 +1,141 @@
+"""One span, whatever wrote it down, and the call it records."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ts_importers.base import Skipped
+from ts_importers.formats import genai, openinference
+from ts_importers.formats.attributes import Attributes, at, nested, words
+from ts_importers.formats.base import Key, Setting
+from ts_langchain.replay import Run
+
+if TYPE_CHECKING:
+    from ts_importers.formats.call import SpanCall
+
+# a status that says which exception it was: `RateLimitError: slow down`
+_TYPED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt): ")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span.
+
+    Attributes:
+        trace_id: Trace, 32 hexadecimal digits.
+        span_id: Span, 16 hexadecimal digits.
+        parent_id: Enclosing span, empty for a root.
+        name: Name.
+        started: Seconds since the epoch, None where it is not recorded.
+        ended: Seconds since the epoch, None where it is not recorded.
+        failed: Its status is an error.
+        status: What the status says.
+        attributes: Attributes, as a tree.
+        events: Events: name and attributes (flat, as they were recorded).
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    started: float | None
+    ended: float | None
+    failed: bool
+    status: str
+    attributes: Attributes = field(default_factory=dict)
+    events: tuple[tuple[str, Attributes], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Unique over all traces."""
+        return f"{self.trace_id}-{self.span_id}"
+
+
+def key_of(span: Span) -> Key:
+    """What has to be known of a span before others are read."""
+    tree = span.attributes
+    kind = openinference.kind_of(tree) if openinference.speaks(tree) else genai.kind_of(tree)
+    session = openinference.session_of(tree) or genai.session_of(tree)
+    node = openinference.node_of(tree) or genai.node_of(tree)
+    parent = f"{span.trace_id}-{span.parent_id}" if span.parent_id else ""
+    name = genai.tool_name(tree, span.name) if kind == "tool" else ""
+    return Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
+
+
+def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
+    """Reads one span.
+
+    Returns:
+        The run; None for spans that are no calls; or why it cannot be read.
+    """
+    tree = span.attributes
+    speaks = openinference.speaks(tree)
+    kind = openinference.kind_of(tree) if speaks else genai.kind_of(tree)
+    if kind is None:
+        return None
+    if not span.span_id or not span.trace_id:
+        return Skipped(setting.place, "no span id or no trace id")
+    if span.started is None:
+        return Skipped(setting.place, "no start time")
+    error = _error(span)
+    if span.ended is None and error is None:
+        return Skipped(setting.place, "not ended")
+    call: SpanCall = (
+        openinference.call_of(kind, tree) if speaks else genai.call_of(kind, tree, span.name, _messages(span))
+    )
+    own = openinference.session_of(tree) or genai.session_of(tree)
+    session = own or setting.session
+    node = openinference.node_of(tree) or genai.node_of(tree) or setting.node
+    metadata: dict[str, Any] = {**call.metadata}
+    if session:
+        metadata["session_id"] = session
+    if node and "langgraph_node" not in metadata:
+        metadata["langgraph_node"] = node
+    if model := call.model or setting.model:
+        metadata["ls_model_name"] = model
+    if provider := call.provider or setting.provider:
+        metadata["ls_provider"] = provider
+    return Run(
+        span.id,
+        kind,
+        call.name or span.name or kind,
+        span.started,
+        max(span.started, span.ended if span.ended is not None else span.started),
+        span.trace_id,
+        f"{span.trace_id}-{span.parent_id}" if span.parent_id else None,
+        session,
+        call.inputs,
+        call.outputs if error is None or call.outputs else None,
+        error,
+        call.tags,
+        metadata,
+        call.params,
+        call.usage,
+        call.cost,
+        call.tool_call_id,
+    )
+
+
+def _error(span: Span) -> str | None:
+    """What went wrong, as `Type: message` or, without a message, `Type()`; None if nothing did."""
+    kind = words(at(span.attributes, "error", "type"))
+    if not span.failed and kind is None:
+        return None
+    message = span.status
+    for name, attributes in reversed(span.events):
+        if name == "exception":
+            kind = words(attributes.get("exception.type")) or kind
+            message = str(attributes.get("exception.message") or "")
+            break
+    else:
+        if _TYPED.match(message):
+            return message[:2000]
+    kind = (kind or "Error").rpartition(".")[2] or "Error"
+    return f"{kind}: {message[:2000]}" if message.strip() else f"{kind}()"
+
+
+def _messages(span: Span) -> list[tuple[str, Attributes]]:
+    """Events that carry messages; details of the operation have become attributes."""
+    return [(name, nested(attributes)) for name, attributes in span.events if name.startswith("gen_ai.")]

@@ -1,0 +1,103 @@
+"""`ts-langchain import file` and `import parquet`: history that lies in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ts_langchain.cli.history import _import as into_ledger
+from ts_langchain.cli.history import importer, parse_time
+from ts_langchain.cli.options import CsvOption, FreshOption, JsonOption, LedgerOption, PriceOption, SettingOption
+from ts_langchain.cli.output import clear_errors
+from ts_langchain.errors import ConfigurationError
+
+
+def import_file(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files, gzipped or not, or folders.", show_default=False, metavar="PATH...")
+    ],
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="langsmith, otlp, openinference, otel, exchanges or messages. Default: detected, file by file.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model of conversations that name none, to price them with.")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Its provider.")] = None,
+    day: Annotated[
+        str | None,
+        typer.Option("--date", help="Day (ISO) of conversations without times. Default: the file's."),
+    ] = None,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+) -> None:
+    """Imports files: LangSmith runs, OpenTelemetry or OpenInference spans, requests with responses, conversations.
+
+    Several files, or a folder, are one history in order of time, with one report.
+    """
+    with clear_errors():
+        reader = importer("file")
+        if file_format is not None and file_format not in reader.formats:
+            msg = f"--format {file_format}: expected one of {', '.join(reader.formats)}"
+            raise ConfigurationError(msg)
+        at = parse_time(day, "--date")
+        source = reader(
+            paths[0] if len(paths) == 1 else paths,
+            format=file_format,
+            model=model,
+            provider=provider,
+            day=at.date() if at is not None else None,
+        )
+        asked = {"model": model, "provider": provider, "date": day}
+        into_ledger(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+
+
+def import_parquet(
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, a file, a pattern, or an address: s3://, gs://, https://.",
+            show_default=False,
+            metavar="PATH_OR_URL",
+        ),
+    ],
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", help="Only this LangSmith project, by its id.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: all.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: all.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after about so many rows.")] = None,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+) -> None:
+    """Imports a bulk export of LangSmith: Parquet files, in a folder or an object store.
+
+    Needs pip install 'ts-langchain[parquet]'. Keys of object stores are read from the environment (AWS_ACCESS_KEY_ID,
+    AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...), never given on the command line.
+    """
+    with clear_errors():
+        source = importer("parquet")(
+            path,
+            project=project,
+            since=parse_time(since, "--since"),
+            until=parse_time(until, "--until", end_of_day=True),
+            limit=limit,
+        )
+        asked = {"project": project, "since": since, "until": until, "limit": limit}
+        into_ledger(source, asked, ledger, setting, price, fresh, as_json, csv_file)
