@@ -341,6 +341,16 @@ class Ledger:
             query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id).limit(1)
             return db.execute(query).first() is not None
 
+    def last_call_at(self, source: str, scope: str) -> float | None:
+        """When the latest call of a history ended, None if there is none."""
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
+            query = (
+                sa.select(sa.func.max(_sessions.c.last_at))
+                .join(_histories, _histories.c.id == _sessions.c.history)
+                .where(_histories.c.source == source, _histories.c.scope == scope)
+            )
+            return cast("float | None", db.execute(query).scalar())
+
     def load_session(
         self, history: History, session_id: str, modules: frozenset[str] = frozenset()
     ) -> SessionState | None:

@@ -55,15 +55,7 @@ V1_NEWER_FIELDS = frozenset({"prompt_token_details", "completion_token_details"}
 
 
 class Only(NamedTuple):
-    """Which runs of the projects are wanted.
-
-    Attributes:
-        filter: Expression in LangSmith's query language, asked of each run.
-        trace_filter: The same, asked of the root run of its trace.
-        run_types: Only these (`llm`, `tool`, `retriever`, `embedding`, `chain`); all if empty.
-        tags: Only runs with all of these tags.
-        root: Only root runs.
-    """
+    """Which runs of the projects are wanted."""
 
     filter: str | None = None
     trace_filter: str | None = None
@@ -105,7 +97,12 @@ class LangSmithImporter(WindowWalk):
     Args:
         project: Name or id of a project, or several; in names `*` stands for anything.
         api_key: Key; never shown anywhere.
-        only: Which runs; all if None. Another choice is another history in the ledger.
+        filter: Only runs for which this expression of LangSmith's query language holds. This choice and the next four
+            make another history in the ledger.
+        trace_filter: Only runs of traces for whose root run it holds.
+        run_types: Only runs of these types (`llm`, `tool`, `retriever`, `embedding`, `chain`); all if empty.
+        tags: Only runs with all of these tags.
+        root_only: Only root runs.
         experiments: Let `*` also stand for projects that hold an experiment on a dataset.
         since: Start of the range, inclusive; 30 days ago if None.
         until: End of the range, exclusive; now if None.
@@ -131,7 +128,11 @@ class LangSmithImporter(WindowWalk):
         *,
         project: str | Sequence[str],
         api_key: str,
-        only: Only | None = None,
+        filter: str | None = None,  # noqa: A002 - LangSmith's word
+        trace_filter: str | None = None,
+        run_types: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        root_only: bool = False,
         experiments: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -157,7 +158,7 @@ class LangSmithImporter(WindowWalk):
             on_wait=on_wait,
             sleep=sleep,
         )
-        self.only = only or Only()
+        self.only = Only(filter, trace_filter, tuple(run_types), tuple(tags), root_only)
         self._experiments = experiments
         self.projects = self._find_all([project] if isinstance(project, str) else project)
         self.scope = _scope(self._client.host, self.projects, self.only)

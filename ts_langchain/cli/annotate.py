@@ -11,9 +11,10 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ts_langchain.cli.history import _secret, _show_wait, chosen_history
+from ts_langchain.cli.importing import secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
+from ts_langchain.cli.report import chosen_history
 from ts_langchain.deliver.annotate import Annotate, Outcome
 from ts_langchain.deliver.record import Record
 from ts_langchain.errors import ConfigurationError
@@ -130,16 +131,16 @@ def place_for(
     Raises:
         ConfigurationError: Nothing can be written there, or there is no key.
     """
-    kwargs: dict[str, Any] = {"scope": history.scope, "on_wait": _show_wait}
+    kwargs: dict[str, Any] = {"scope": history.scope, "on_wait": show_wait}
     if history.source == "langsmith":
         kwargs["endpoint"] = endpoint or os.environ.get("LANGSMITH_ENDPOINT")
         kwargs["workspace_id"] = workspace
-        keys = keys or {"api_key": _secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
+        keys = keys or {"api_key": secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
     else:
         kwargs["endpoint"] = endpoint or os.environ.get("LANGFUSE_HOST") or os.environ.get("LANGFUSE_BASE_URL")
         keys = keys or {
-            "public_key": _secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
-            "secret_key": _secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
+            "public_key": secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
+            "secret_key": secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
         }
     place: Annotator = delivery(history.source)(**kwargs, **keys)
     return place

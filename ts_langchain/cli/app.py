@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from ts_langchain import __version__
-from ts_langchain.cli import files, history, policy, rules
+from ts_langchain.cli import files, policy, rules, services
 from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.explain import explain
 from ts_langchain.cli.output import out
+from ts_langchain.cli.report import report
 
 app = typer.Typer(
     name="ts-langchain",
@@ -25,11 +26,11 @@ app = typer.Typer(
     "Live: `callbacks=[TokenSentinelHandler()]`. Here: the same detector over the history you already have.\n\n"
     "Start with `ts-langchain demo`, then `ts-langchain import langsmith --project NAME`.",
 )
-history.app.command("file")(files.import_file)
-history.app.command("parquet")(files.import_parquet)
-app.add_typer(history.app, name="import")
+services.app.command("file")(files.import_file)
+services.app.command("parquet")(files.import_parquet)
+app.add_typer(services.app, name="import")
 app.add_typer(policy.app, name="policy")
-app.command()(history.report)
+app.command()(report)
 app.command()(policy.backtest)
 app.command(name="rules")(rules.rules)
 app.command()(explain)

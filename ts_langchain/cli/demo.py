@@ -74,7 +74,7 @@ def _run(graph: Any, handler: Any) -> None:
 
 
 def _replay(keep: Path | None) -> None:
-    from ts_langchain.cli.history import importer
+    from ts_langchain.cli.importing import importer
     from ts_langchain.history import Import
     from ts_langchain.ledger import Ledger
     from ts_langchain.report.summary import summarise

@@ -10,9 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ts_langchain.cli.history import chosen_history
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import clear_errors, out, print_json
+from ts_langchain.cli.report import chosen_history
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.ledger import Ledger
 from ts_langchain.report.terminal import print_incident, usd

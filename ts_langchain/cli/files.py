@@ -7,9 +7,17 @@ from typing import Annotated
 
 import typer
 
-from ts_langchain.cli.history import _import as into_ledger
-from ts_langchain.cli.history import importer, parse_time
-from ts_langchain.cli.options import CsvOption, FreshOption, JsonOption, LedgerOption, PriceOption, SettingOption
+from ts_langchain.cli.importing import importer, parse_time, run_import
+from ts_langchain.cli.options import (
+    CsvOption,
+    DryRunOption,
+    FreshOption,
+    JsonOption,
+    LedgerOption,
+    LimitOption,
+    PriceOption,
+    SettingOption,
+)
 from ts_langchain.cli.output import clear_errors
 from ts_langchain.errors import ConfigurationError
 
@@ -34,6 +42,7 @@ def import_file(
         str | None,
         typer.Option("--date", help="Day (ISO) of conversations without times. Default: the file's."),
     ] = None,
+    dry_run: DryRunOption = False,
     ledger: LedgerOption = None,
     setting: SettingOption = None,
     price: PriceOption = None,
@@ -59,7 +68,7 @@ def import_file(
             day=at.date() if at is not None else None,
         )
         asked = {"model": model, "provider": provider, "date": day}
-        into_ledger(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+        run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
 
 
 def import_parquet(
@@ -74,11 +83,17 @@ def import_parquet(
     project: Annotated[
         str | None, typer.Option("--project", "-p", help="Only this LangSmith project, by its id.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: all.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="First day or time (ISO), UTC; `last` goes on after the latest call in the ledger. Default: all."
+        ),
+    ] = None,
     until: Annotated[
         str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: all.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after about so many rows.")] = None,
+    limit: LimitOption = None,
+    dry_run: DryRunOption = False,
     ledger: LedgerOption = None,
     setting: SettingOption = None,
     price: PriceOption = None,
@@ -100,4 +115,4 @@ def import_parquet(
             limit=limit,
         )
         asked = {"project": project, "since": since, "until": until, "limit": limit}
-        into_ledger(source, asked, ledger, setting, price, fresh, as_json, csv_file)
+        run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)

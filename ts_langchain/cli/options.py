@@ -43,6 +43,20 @@ CsvOption = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Forget what was imported of this history before and start again.")
 ]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME|last",
+        help="First day or time (ISO), UTC; `last` goes on after the latest call in the ledger. Default: 30 days ago.",
+    ),
+]
+UntilOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Last day (included) or time (excluded), UTC. Default: now.")
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Stop after about so many rows.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be read and what its first page holds; import nothing.")
+]
 AnnotateOption = Annotated[
     bool,
     typer.Option(

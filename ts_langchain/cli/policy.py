@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ts_langchain.backtest import Backtest, Result
-from ts_langchain.cli.history import chosen_history
 from ts_langchain.cli.options import JsonOption, LedgerOption, PriceOption, parse_prices
 from ts_langchain.cli.output import clear_errors, err, out, print_json
+from ts_langchain.cli.report import chosen_history
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.ledger import Ledger
 from ts_langchain.policy import ACTIONS, RECOMMENDED, Policy

@@ -1,0 +1,191 @@
+"""`ts-langchain import langsmith`, `import langfuse`, `import helicone`: history that services hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ts_langchain.cli.importing import importer, parse_since, parse_time, run_import, secret, show_wait
+from ts_langchain.cli.options import (
+    AnnotateOption,
+    CsvOption,
+    DryRunOption,
+    FreshOption,
+    JsonOption,
+    LedgerOption,
+    LimitOption,
+    PriceOption,
+    SettingOption,
+    SinceOption,
+    UntilOption,
+)
+from ts_langchain.cli.output import clear_errors
+from ts_langchain.errors import ConfigurationError
+
+RUN_TYPES = ("llm", "tool", "retriever", "embedding", "chain")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Imports history and reports what it wasted. Interrupted, it goes on where it was.",
+)
+
+
+@app.command("langsmith")
+def import_langsmith(
+    project: Annotated[
+        list[str],
+        typer.Option(
+            "--project",
+            "-p",
+            help="Name or id of a LangSmith project; `*` stands for anything. Repeated: they become one history.",
+        ),
+    ],
+    since: SinceOption = None,
+    until: UntilOption = None,
+    endpoint: Annotated[
+        str, typer.Option(envvar="LANGSMITH_ENDPOINT", help="API address; for EU or self-hosted LangSmith.")
+    ] = "https://api.smith.langchain.com",
+    workspace: Annotated[
+        str | None, typer.Option(envvar="LANGSMITH_WORKSPACE_ID", help="Workspace id, for keys of several.")
+    ] = None,
+    run_filter: Annotated[
+        str | None,
+        typer.Option("--filter", metavar="EXPRESSION", help="Only runs for which it holds: 'eq(status, \"error\")'."),
+    ] = None,
+    trace_filter: Annotated[
+        str | None,
+        typer.Option(metavar="EXPRESSION", help="Only traces for whose root run it holds: 'has(tags, \"prod\")'."),
+    ] = None,
+    run_type: Annotated[
+        list[str] | None, typer.Option(help=f"Only runs of this type: {', '.join(RUN_TYPES)}. May be repeated.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Only runs with this tag. Repeated: with all of them.")] = None,
+    root_only: Annotated[bool, typer.Option("--root-only", help="Only root runs.")] = False,
+    experiments: Annotated[
+        bool, typer.Option("--experiments", help="Let `*` also stand for experiments on datasets.")
+    ] = False,
+    limit: LimitOption = None,
+    dry_run: DryRunOption = False,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+    annotate: AnnotateOption = False,
+) -> None:
+    """Imports runs of LangSmith projects.
+
+    Another choice of projects, or with --filter and its like of runs, is another history in the ledger. A loop is only
+    seen if its calls are imported: choose traces (--trace-filter) rather than runs.
+
+    The key is read from LANGSMITH_API_KEY (or LANGCHAIN_API_KEY), or asked for; never given on the command line.
+    """
+    with clear_errors():
+        start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
+        key = secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
+        if unknown := sorted(set(run_type or ()) - set(RUN_TYPES)):
+            msg = f"--run-type {unknown[0]}: expected one of {', '.join(RUN_TYPES)}"
+            raise ConfigurationError(msg)
+        source = importer("langsmith")(
+            project=project,
+            filter=run_filter,
+            trace_filter=trace_filter,
+            run_types=run_type or (),
+            tags=tag or (),
+            root_only=root_only,
+            experiments=experiments,
+            since=start,
+            until=end,
+            api_key=key,
+            endpoint=endpoint,
+            workspace_id=workspace,
+            limit=limit,
+            on_wait=show_wait,
+        )
+        asked = {"since": since, "until": until, "limit": limit}
+        run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
+        if annotate and not dry_run:
+            _annotate(source, ledger, endpoint, workspace, api_key=key)
+
+
+@app.command("langfuse")
+def import_langfuse(
+    since: SinceOption = None,
+    until: UntilOption = None,
+    endpoint: Annotated[
+        str, typer.Option(envvar=["LANGFUSE_HOST", "LANGFUSE_BASE_URL"], help="Address of Langfuse.")
+    ] = "https://cloud.langfuse.com",
+    environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
+    limit: LimitOption = None,
+    dry_run: DryRunOption = False,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+    annotate: AnnotateOption = False,
+) -> None:
+    """Imports observations of a Langfuse project, Cloud or self-hosted.
+
+    The keys are read from LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or asked for; never given on the command line.
+    """
+    with clear_errors():
+        start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
+        public_key = secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY")
+        secret_key = secret("Langfuse secret key", "LANGFUSE_SECRET_KEY")
+        source = importer("langfuse")(
+            public_key=public_key,
+            secret_key=secret_key,
+            since=start,
+            until=end,
+            endpoint=endpoint,
+            environment=environment,
+            limit=limit,
+            on_wait=show_wait,
+        )
+        asked = {"since": since, "until": until, "limit": limit}
+        run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
+        if annotate and not dry_run:
+            _annotate(source, ledger, endpoint, None, public_key=public_key, secret_key=secret_key)
+
+
+@app.command("helicone")
+def import_helicone(
+    since: SinceOption = None,
+    until: UntilOption = None,
+    endpoint: Annotated[
+        str, typer.Option(envvar="HELICONE_BASE_URL", help="API address; for EU or self-hosted Helicone.")
+    ] = "https://api.helicone.ai",
+    limit: LimitOption = None,
+    dry_run: DryRunOption = False,
+    ledger: LedgerOption = None,
+    setting: SettingOption = None,
+    price: PriceOption = None,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    csv_file: CsvOption = None,
+) -> None:
+    """Imports requests from Helicone.
+
+    The key is read from HELICONE_API_KEY, or asked for; never given on the command line.
+    """
+    with clear_errors():
+        source = importer("helicone")(
+            api_key=secret("Helicone API key", "HELICONE_API_KEY"),
+            since=parse_since(since),
+            until=parse_time(until, "--until", end_of_day=True),
+            endpoint=endpoint,
+            limit=limit,
+            on_wait=show_wait,
+        )
+        asked = {"since": since, "until": until, "limit": limit}
+        run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
+
+
+def _annotate(source: Any, ledger: str | None, endpoint: str, workspace: str | None, **keys: str) -> None:
+    from ts_langchain.cli.annotate import annotate_import
+
+    annotate_import(ledger, source.source, source.scope, endpoint, workspace, keys)
