@@ -7,13 +7,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from importers.fake_langsmith import agent_rows
+from importers.test_rows import odd, replayed
 
 from ts_importers.base import Importer
 from ts_importers.files import FileImporter
+from ts_importers.formats.base import Setting
+from ts_importers.formats.messages import Conversations
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Run
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
@@ -253,3 +259,18 @@ def test_objects_printed_over_many_lines(tmp_path: Path) -> None:
     cut = FileImporter(write(tmp_path / "b.json", printed.encode()[:-3]))
     [skipped] = [s for p in cut.pages() for s in p.skipped]
     assert "cut off" in skipped.why
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["row", "message", "call"]), st.sampled_from(sorted({*CHAT, "role", "content", "tool_calls"})), odd
+)
+def test_one_field_of_a_conversation_of_any_type(where: str, field: str, value: Any) -> None:
+    row = json.loads(json.dumps(CHAT))
+    {"row": row, "message": row["messages"][1], "call": row["messages"][1]["tool_calls"][0]}[where][field] = value
+    form = Conversations()
+    form.recognises(row)
+    form.key(row)
+    for run in form.runs(row, Setting("line 1", 1_788_000_000.0)):
+        if isinstance(run, Run):
+            assert replayed(run).health().faults == {}
