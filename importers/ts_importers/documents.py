@@ -91,7 +91,7 @@ class Documents:
         """Documents after so many lines (or elements), which end at `offset`."""
         if self._elements is not None:
             for number in range(line, len(self._elements)):
-                yield Document(number + 1, orjson.dumps(self._elements[number]), 0)
+                yield Document(number + 1, _dumps(self._elements[number]), 0)
             return
         with self.open() as file:
             if self.printed:
@@ -142,6 +142,13 @@ def _objects(file: IO[bytes]) -> Iterator[Document]:
             lines, size = [], 0
     if lines:
         yield Document(first, b"".join(lines), begin)
+
+
+def _dumps(element: object) -> bytes:
+    try:
+        return orjson.dumps(element)
+    except TypeError:
+        return b'"nested too deeply"'
 
 
 def _is_json(line: bytes) -> bool:

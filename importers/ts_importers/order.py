@@ -99,9 +99,12 @@ class TimeOrder:
             for sub, row in enumerate(form.rows(document), 1):
                 key = form.key(row)
                 before = before if key.started is None else key.started
-                place = self._unpack(row) if spooled else offset
+                try:
+                    place, why = self._unpack(row) if spooled else offset, ""
+                except TypeError:  # it can be parsed, but is too deep to be written
+                    place, why = 0, "nested too deeply"
                 about = (key.id, key.parent, key.trace, key.kind, key.session, key.node, key.name)
-                rows.append((before, file, line, sub, place, "", *about))
+                rows.append((before, file, line, sub, place, why, *about))
                 if len(rows) >= BATCH:
                     self._insert(rows)
             if not sub:

@@ -70,14 +70,15 @@ class ParquetImporter:
         self.since, self.until = since, until
         self._remote = self.path.startswith(REMOTE)
         self._pattern = self._files()
-        self.scope = self.path if self._remote else str(Path(self.path).resolve())
+        self._shown = _without_secrets(self.path) if self._remote else self.path
+        self.scope = self._shown if self._remote else str(Path(self.path).resolve())
         if project is not None:
             self.scope += f" project={project}"
         self._memory = memory_mb
         self.notices: list[str] = []
         self._db = _connect(memory_mb)
         if self._remote:
-            _reach(self._db, self.path)
+            _reach(self._db, self._shown)
         self._columns = self._describe_columns()
         self._start = _micros("start_time", self._columns["start_time"])
         self._select = self._build_select()
@@ -95,7 +96,7 @@ class ParquetImporter:
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        about = {"files": self.path, "format": "LangSmith bulk export (Parquet)"}
+        about = {"files": self._shown, "format": "LangSmith bulk export (Parquet)"}
         if self.project is not None:
             about["project"] = self.project
         return about
@@ -111,7 +112,7 @@ class ParquetImporter:
         path = Path(self.path)
         if path.is_dir():
             return f"{glob.escape(str(path))}/**/*.parquet"
-        return self.path
+        return glob.escape(self.path) if path.is_file() else self.path
 
     def _describe_columns(self) -> dict[str, str]:
         rows = self._query(f"DESCRIBE SELECT * FROM {self._table()}")  # noqa: S608 - the path is quoted
@@ -119,7 +120,7 @@ class ParquetImporter:
         missing = [n for n in _NEEDED if n not in columns]
         if missing:
             msg = (
-                f"{self.path} holds no LangSmith runs: columns {', '.join(missing)} are missing; "
+                f"{self._shown} holds no LangSmith runs: columns {', '.join(missing)} are missing; "
                 f"there are {', '.join(list(columns)[:20])}"
             )
             raise UnreadableSource(msg)
@@ -162,7 +163,7 @@ class ParquetImporter:
         if self.project is not None:
             names = [n for n in ("session_id", "session_name", "project_name") if n in self._columns]
             if not names:
-                msg = f"--project: {self.path} does not say which project a run belongs to"
+                msg = f"--project: {self._shown} does not say which project a run belongs to"
                 raise ConfigurationError(msg)
             tests.append(f"({' OR '.join(f'CAST({n} AS VARCHAR) = ?' for n in names)})")
             bounds += [self.project] * len(names)
@@ -266,20 +267,25 @@ class ParquetImporter:
                     yield from rows
             except duckdb.OutOfMemoryException as error:
                 if self._memory >= MAX_MEMORY_MB:
-                    msg = f"{self.path}: row groups are too large for {self._memory} MB: {_line(error)}"
+                    msg = f"{self._shown}: row groups are too large for {self._memory} MB: {self._line(error)}"
                     raise UnreadableSource(msg) from error
                 self._memory *= 4
                 self.notices.append(f"large row groups: DuckDB may use {self._memory} MB")
                 self._db.execute(f"SET memory_limit = '{self._memory}MB'")
                 restart()
             except duckdb.HTTPException as error:
-                msg = f"{self.path} cannot be read: {_line(error)}. Keys are taken from AWS_* in the environment."
+                msg = (
+                    f"{self._shown} cannot be read: {self._line(error)}. Keys are taken from AWS_* in the environment."
+                )
                 raise SourceUnavailable(msg) from error
             except duckdb.Error as error:
-                msg = f"{self.path} cannot be read as Parquet: {_line(error)}"
+                msg = f"{self._shown} cannot be read as Parquet: {self._line(error)}"
                 raise UnreadableSource(msg) from error
             else:
                 return
+
+    def _line(self, error: Exception) -> str:
+        return _line(error).replace(self.path, self._shown)
 
 
 class _Chunk(NamedTuple):
@@ -391,6 +397,15 @@ def _micros(name: str, kind: str) -> str:
         f"TRY_CAST(CASE WHEN {name} > 1e17 THEN {name} / 1000 WHEN {name} > 1e14 THEN {name}"
         f" WHEN {name} > 1e11 THEN {name} * 1000.0 ELSE {name} * 1000000.0 END AS BIGINT)"
     )
+
+
+def _without_secrets(address: str) -> str:
+    """An address without user, password and query: signed addresses carry a key there."""
+    scheme, _, rest = address.partition("://")
+    if not scheme.startswith("http"):
+        return address
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _us(at: datetime) -> int:

@@ -7,13 +7,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from importers.fake_langsmith import agent_rows
+from importers.test_rows import odd, replayed
 
 from ts_importers.base import Importer
 from ts_importers.files import FileImporter
-from ts_langchain.errors import UnreadableSource
+from ts_importers.formats.base import Setting
+from ts_importers.formats.messages import Conversations
+from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Run
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
@@ -175,3 +181,96 @@ def test_the_same_file_twice_counts_once(tmp_path: Path) -> None:
     second = summarise(ledger, again.run()).as_dict()
     assert again.duplicates == len(CALLS)
     assert second == first
+
+
+# --- several files ---------------------------------------------------------------------------------
+
+
+def test_several_files_are_one_history_in_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    whole = FileImporter(write(tmp_path / "whole.jsonl", lines(ROWS)))
+    folder = tmp_path / "folder"
+    (folder / "deeper").mkdir(parents=True)
+    one = write(folder / "a.jsonl", lines(ROWS[::3]))
+    two = write(folder / "b.jsonl.gz", gzip.compress(lines(ROWS[1::3])))
+    three = write(folder / "deeper" / "c.json", json.dumps(ROWS[2::3]).encode())
+    write(folder / "readme.md", b"not history")
+    write(folder / ".hidden.json", b"{}")
+    by_name = FileImporter([three, one, two])
+    by_folder = FileImporter(folder)
+    assert ids(by_name) == ids(by_folder) == ids(whole)
+    assert by_folder.scope == str(folder)
+    assert by_name.scope == f"{folder}: a.jsonl, b.jsonl.gz, deeper/c.json"
+    assert by_name.scope == FileImporter([one, two, three]).scope
+    assert by_folder.notices == [
+        f"{folder}: 1 files with other endings were left out",
+        "a.jsonl: detected: LangSmith runs",
+        "b.jsonl.gz: detected: LangSmith runs",
+        "c.json: detected: LangSmith runs",
+    ]
+    pages = list(by_folder.pages())
+    for number, page in enumerate(pages):
+        rest = [r.id for p in FileImporter(folder).pages(page.position) for r in p.runs]
+        assert rest == [r.id for p in pages[number:] for r in p.runs]
+
+
+def test_files_of_several_formats(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / "a.jsonl", lines(ROWS)),
+        write(tmp_path / "b.jsonl", lines([CHAT, {"messages": 5}])),
+        write(tmp_path / "c.json", b'{"nothing": "known"}\n'),
+    ]
+    source = FileImporter(paths)
+    assert source.format == "langsmith, messages"
+    assert "c.json: left out: nothing in it is known" in source.notices
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(source, ledger).run()
+    assert history.runs == len(CALLS) + 7
+    assert dict(ledger.skipped(history)) == {"b.jsonl line 2": "no list of messages"}
+    with pytest.raises(UnreadableSource, match="none of the files can be read"):
+        FileImporter([paths[2], paths[2]])
+    with pytest.raises(ConfigurationError, match="there are langsmith, otlp"):
+        FileImporter(paths, format="xml")
+
+
+def test_a_folder_that_grew_meanwhile_begins_anew_and_counts_once(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "a.jsonl", lines(ROWS[::2]))
+    ledger = Ledger(tmp_path / "l.sqlite")
+    first = Import(FileImporter(folder), ledger, checkpoint_runs=10)
+    first.run(lambda _: first.stop())
+    write(folder / "b.jsonl", lines(ROWS[1::2]))
+    again = Import(FileImporter(folder), ledger)
+    assert again.resumes
+    assert again.run().runs == len(CALLS)
+
+
+def test_conversations_with_times_are_sorted(tmp_path: Path) -> None:
+    later = {**CHAT, "id": "chat-2", "created_at": "2026-05-02T00:00:00Z"}
+    source = FileImporter(write(tmp_path / "chats.jsonl", lines([later, CHAT])))
+    assert [r.metadata["session_id"] for p in source.pages() for r in p.runs] == ["chat-1"] * 7 + ["chat-2"] * 7
+
+
+def test_objects_printed_over_many_lines(tmp_path: Path) -> None:
+    printed = "\n".join(json.dumps(r, indent=4) for r in ROWS)
+    source = FileImporter(write(tmp_path / "a.json", printed.encode()))
+    assert ids(source) == CALLS
+    cut = FileImporter(write(tmp_path / "b.json", printed.encode()[:-3]))
+    [skipped] = [s for p in cut.pages() for s in p.skipped]
+    assert "cut off" in skipped.why
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["row", "message", "call"]), st.sampled_from(sorted({*CHAT, "role", "content", "tool_calls"})), odd
+)
+def test_one_field_of_a_conversation_of_any_type(where: str, field: str, value: Any) -> None:
+    row = json.loads(json.dumps(CHAT))
+    {"row": row, "message": row["messages"][1], "call": row["messages"][1]["tool_calls"][0]}[where][field] = value
+    form = Conversations()
+    form.recognises(row)
+    form.key(row)
+    for run in form.runs(row, Setting("line 1", 1_788_000_000.0)):
+        if isinstance(run, Run):
+            assert replayed(run).health().faults == {}

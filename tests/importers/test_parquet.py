@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ts_importers.base import Importer
 from ts_importers.files import FileImporter
 from ts_importers.langsmith_rows import run_from_row
-from ts_importers.parquet import ParquetImporter, _row
+from ts_importers.parquet import ParquetImporter, _row, _without_secrets
 from ts_langchain.cli.app import app
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 from ts_langchain.history import Import
@@ -241,3 +241,9 @@ def test_command(tmp_path: Path) -> None:
 def test_one_column_of_any_value(name: str, value: Any) -> None:
     row = {"id": "r", "run_type": "llm", "start_us": 1, "end_us": 2, "inputs": "{}", "outputs": '{"message": {}}'}
     run_from_row(_row({**row, name: value}))
+
+
+def test_a_signed_address_keeps_its_key_to_itself() -> None:
+    signed = "https://user:pass@store.example.com/a/b.parquet?X-Amz-Signature=secret"
+    assert _without_secrets(signed) == "https://store.example.com/a/b.parquet"
+    assert _without_secrets("s3://bucket/export") == "s3://bucket/export"

@@ -365,6 +365,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {"stringValue": "x"}
+    for _ in range(120):
+        deep = {"kvlistValue": {"values": [{"key": "k", "value": deep}]}}
+    bad = span(1, CHAT)
+    bad["attributes"].append({"key": "gen_ai.input.messages", "value": deep})
+    [page] = FileImporter(write(tmp_path / "a.jsonl", request(span(0, CHAT), bad))).pages()
+    assert len(page.runs) == 1
+    assert [(s.where, s.why) for s in page.skipped] == [("line 1, row 2", "nested too deeply")]
+
+
 def test_ids_times_and_trees() -> None:
     assert hexadecimal(base64.b64encode(bytes.fromhex(TRACE)).decode()) == TRACE
     assert hexadecimal("0x00F067AA0BA902B7") == "00f067aa0ba902b7"

@@ -15,6 +15,29 @@ MAX_PARTS = 24
 MAX_DEPTH = 24
 
 
+# what was said and brought back: much the largest part of a span, and not needed to know what it is
+CONTENT = (
+    "gen_ai.input",
+    "gen_ai.output",
+    "gen_ai.prompt",
+    "gen_ai.completion",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.definitions",
+    "gen_ai.tool.call",
+    "gen_ai.retrieval",
+    "llm.input_messages",
+    "llm.output_messages",
+    "llm.tools",
+    "llm.request.functions",
+    "retrieval.documents",
+    "embedding.embeddings",
+    "input.",
+    "output.",
+    "traceloop.entity.input",
+    "traceloop.entity.output",
+)
+
+
 class _Node(dict[str, Any]):
     """An inner node of the tree, to be told from an object that is a value."""
 

@@ -7,7 +7,7 @@ import binascii
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ts_importers.formats.attributes import Attributes, nested
+from ts_importers.formats.attributes import CONTENT, Attributes, nested
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.formats.span import Span, key_of, run_from_span
 from ts_importers.values import LATEST
@@ -45,6 +45,9 @@ class OtlpSpans:
                 yield from _objects(scope.get("spans"))
 
     def key(self, row: Row) -> Key:
+        pairs = row.get("attributes")
+        if isinstance(pairs, list):
+            row = {**row, "attributes": [p for p in pairs if not _is_content(p)], "events": None}
         return key_of(span_of(row))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
@@ -54,6 +57,10 @@ class OtlpSpans:
 
 def _is_openinference(row: Row) -> bool:
     return any(p.get("key") == "openinference.span.kind" for p in _objects(row.get("attributes")))
+
+
+def _is_content(pair: object) -> bool:
+    return isinstance(pair, dict) and str(pair.get("key")).startswith(CONTENT)
 
 
 def span_of(row: Row) -> Span:

@@ -1,0 +1,273 @@
+"""Logs of requests and responses: the bodies of OpenAI's and Anthropic's APIs in what logs wrap around them.
+
+Bodies are written by hand after the vendors' API references.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from importers.test_rows import odd, replayed
+
+from ts_importers.files import FileImporter
+from ts_importers.formats.base import Setting
+from ts_importers.formats.exchanges import Exchanges
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Replay, Run
+from ts_langchain.sentinel import Sentinel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ts_langchain.call import Call
+
+ASKED = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Where?"}], "temperature": 0.1, "max_tokens": 50}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"what": "it"}'}}
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1_788_000_000,
+    "model": "gpt-4o-2024-08-06",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            "finish_reason": "tool_calls",
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "total_tokens": 120,
+        "prompt_tokens_details": {"cached_tokens": 60},
+        "completion_tokens_details": {"reasoning_tokens": 5},
+    },
+}
+RESPONSES_REQUEST = {
+    "model": "gpt-4o",
+    "instructions": "Be brief.",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "Where?"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "function_call", "call_id": "call_0", "name": "find", "arguments": '{"what": "that"}'},
+        {"type": "function_call_output", "call_id": "call_0", "output": "nowhere"},
+    ],
+    "max_output_tokens": 50,
+    "tools": [{"type": "function", "name": "find", "description": "d", "parameters": {}}],
+    "conversation": {"id": "conv_1"},
+}
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1_788_000_000,
+    "model": "gpt-4o-2024-08-06",
+    "status": "completed",
+    "output": [
+        {"type": "reasoning", "id": "rs_2", "summary": []},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+        {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "find", "arguments": '{"what": "it"}'},
+    ],
+    "usage": {
+        "input_tokens": 100,
+        "input_tokens_details": {"cached_tokens": 60},
+        "output_tokens": 20,
+        "output_tokens_details": {"reasoning_tokens": 5},
+        "total_tokens": 120,
+    },
+}
+ANTHROPIC_REQUEST = {
+    "model": "claude-sonnet-4-5",
+    "max_tokens": 50,
+    "system": [{"type": "text", "text": "Be brief."}],
+    "messages": [{"role": "user", "content": "Where?"}],
+    "metadata": {"user_id": "u1"},
+}
+ANTHROPIC = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-sonnet-4-5",
+    "content": [
+        {"type": "text", "text": "I look."},
+        {"type": "tool_use", "id": "t1", "name": "find", "input": {"what": "it"}},
+    ],
+    "stop_reason": "tool_use",
+    "usage": {
+        "input_tokens": 30,
+        "cache_read_input_tokens": 60,
+        "cache_creation_input_tokens": 10,
+        "output_tokens": 20,
+    },
+}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def calls(path: Path) -> list[Call]:
+    """What reaches the rules."""
+    seen: list[Call] = []
+    sentinel = Sentinel()
+    replay = Replay(sentinel)
+    observe = sentinel.observe
+    sentinel.observe = lambda call: (seen.append(call), observe(call))[1]  # type: ignore[method-assign, func-returns-value, assignment]
+    for page in FileImporter(path).pages():
+        assert page.skipped == []
+        for run in page.runs:
+            replay.feed(run)
+    replay.finish()
+    assert sentinel.health().faults == {}
+    return [c for c in seen if c.kind != "tool"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [(ASKED, COMPLETION), (RESPONSES_REQUEST, RESPONSE), (ANTHROPIC_REQUEST, ANTHROPIC)],
+    ids=["chat completions", "responses", "messages"],
+)
+@pytest.mark.parametrize("wrapped", ["plain", "bodies", "text", "helicone"])
+def test_each_api_in_each_wrapping(tmp_path: Path, request_: Any, response: Any, wrapped: str) -> None:
+    about = {"timestamp": "2026-09-01T10:00:00Z", "duration_ms": 1500, "session_id": "s1"}
+    row = {
+        "plain": {"request": request_, "response": response},
+        "bodies": {"request": {"url": "/v1", "body": request_}, "response": {"status_code": 200, "body": response}},
+        "text": {"request": {"body": json.dumps(request_)}, "response": {"body": json.dumps(response)}},
+        "helicone": {"request_body": request_, "response_body": response},
+    }[wrapped]
+    source = FileImporter(write(tmp_path / "a.jsonl", {**about, **row}))
+    assert source.notices[0] == "detected: OpenAI or Anthropic requests and responses"
+    [call] = calls(tmp_path / "a.jsonl")
+    assert (call.session_id, call.status) == ("s1", "ok")
+    assert call.ended_at - call.started_at == 1.5
+    assert (call.usage.input_tokens, call.usage.output_tokens, call.usage.cache_read_tokens) == (100, 20, 60)
+    assert call.finish_reason in ("tool_calls", "tool_use")
+    assert [(t.name, t.id) for t in call.tool_calls] in ([("find", "call_1")], [("find", "t1")])
+    assert call.model is not None
+    assert call.provider == ("anthropic" if response is ANTHROPIC else "openai")
+    assert call.max_tokens == 50
+
+
+def test_what_the_responses_api_says(tmp_path: Path) -> None:
+    [page] = FileImporter(write(tmp_path / "a.jsonl", {"request": RESPONSES_REQUEST, "response": RESPONSE})).pages()
+    [run] = page.runs
+    assert [m["role"] for m in run.inputs["messages"]] == ["system", "user", "assistant", "tool"]  # type: ignore[attr-defined]
+    assert run.metadata["session_id"] == "conv_1"
+    assert run.started_at == 1_788_000_000
+    assert run.usage is not None
+    assert run.usage["output_token_details"]["reasoning"] == 5  # type: ignore[index]
+    cut = {**RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    [call] = calls(write(tmp_path / "b.jsonl", {"request": RESPONSES_REQUEST, "response": cut}))
+    assert call.finish_reason == "length"
+
+
+def test_streams(tmp_path: Path) -> None:
+    openai = [
+        {"model": "gpt-4o", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hel"}}]},
+        {"model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "lo"}, "finish_reason": "stop"}]},
+        {"model": "gpt-4o", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}},
+    ]
+    anthropic = [
+        {"type": "message_start", "message": {"model": "claude-sonnet-4-5", "usage": {"input_tokens": 5,
+         "cache_read_input_tokens": 4, "output_tokens": 1}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}},
+    ]  # fmt: skip
+    responses = [{"type": "response.created", "response": {}}, {"type": "response.completed", "response": RESPONSE}]
+    sse = "".join(f"data: {json.dumps(e)}\n\n" for e in openai) + "data: [DONE]\n"
+    first, second, third, fourth = calls(
+        write(
+            tmp_path / "a.jsonl",
+            {"timestamp": 1, "request": ASKED, "response": sse},
+            {"timestamp": 2, "request": ANTHROPIC_REQUEST, "response": {"streamed_data": anthropic}},
+            {"timestamp": 3, "request": RESPONSES_REQUEST, "response": responses},
+            {"timestamp": 4, "request": ASKED, "response": openai},
+        )
+    )
+    assert (first.usage.input_tokens, first.usage.output_tokens, first.answer_chars) == (9, 2, 5)
+    assert (second.usage.input_tokens, second.usage.output_tokens, second.answer_chars) == (9, 2, 5)
+    assert third.usage.input_tokens == 100
+    assert fourth.answer == first.answer
+
+
+def test_batch_output(tmp_path: Path) -> None:
+    done = {
+        "id": "batch_req_1",
+        "custom_id": "row-1",
+        "error": None,
+        "response": {"status_code": 200, "request_id": "r", "body": COMPLETION},
+    }
+    failed = {"id": "batch_req_2", "custom_id": "row-2", "response": {"status_code": 400, "body": {}}, "error": None}
+    expired = {"id": "batch_req_3", "custom_id": "row-3", "response": None,
+               "error": {"code": "batch_expired", "message": "late"}}  # fmt: skip
+    [page] = FileImporter(write(tmp_path / "a.jsonl", done, failed, expired)).pages()
+    assert [(r.metadata.get("session_id"), r.error) for r in page.runs] == [
+        ("row-1", None), ("row-2", "HTTP 400"), ("row-3", "batch_expired: late"),
+    ]  # fmt: skip
+
+
+def test_embeddings(tmp_path: Path) -> None:
+    asked = {"model": "text-embedding-3-small", "input": ["one", "two"]}
+    answer = {"object": "list", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": asked, "response": answer}))
+    assert (call.kind, len(call.items), call.usage.input_tokens) == ("embedding", 2, 4)
+
+
+def test_without_a_session_those_that_open_alike_are_one_conversation(tmp_path: Path) -> None:
+    def row(*said: str, first: str = "Where?") -> dict[str, Any]:
+        messages = [{"role": "system", "content": "S"}, {"role": "user", "content": first}]
+        messages += [{"role": "assistant", "content": s} for s in said]
+        return {"request": {**ASKED, "messages": messages}, "response": COMPLETION}
+
+    source = FileImporter(write(tmp_path / "a.jsonl", row(), row("a"), row("a", "b"), row(first="When?")))
+    sessions = [r.metadata["session_id"] for p in source.pages() for r in p.runs]
+    assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
+    assert "open with the same messages" in source.notices[-1]
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"request": ASKED, "response": COMPLETION},
+        {"request": ASKED, "response": None},
+        {"request": 5, "response": "what?"},
+        {"request": ASKED, "response": None, "error": "timed out"},
+        {"other": 1},
+    ]
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(write(tmp_path / "a.jsonl", *rows)), ledger).run()
+    assert history.runs == 2
+    assert dict(ledger.skipped(history)) == {
+        "line 2": "a request without its response",
+        "line 3": "neither a request nor a response that can be read",
+        "line 5": "neither a request nor a response that can be read",
+    }
+
+
+GOOD: dict[str, Any] = {
+    "id": "x", "timestamp": 1, "end_time": 2, "session_id": "s", "provider": "openai", "cost": 0.1, "metadata": {},
+    "status": 200, "error": None, "url": "/v1/chat", "request": ASKED, "response": COMPLETION, "duration": 1,
+}  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["", "request", "response"]),
+    st.sampled_from(sorted({*GOOD, *ASKED, *RESPONSES_REQUEST, *COMPLETION, *RESPONSE, *ANTHROPIC})),
+    odd,
+    st.sampled_from([(ASKED, COMPLETION), (RESPONSES_REQUEST, RESPONSE), (ANTHROPIC_REQUEST, ANTHROPIC)]),
+)
+def test_one_field_of_any_type(where: str, field: str, value: Any, bodies: Any) -> None:
+    row = {**GOOD, "request": bodies[0], "response": bodies[1]}
+    row = {**row, where: {**row[where], field: value}} if where else {**row, field: value}
+    form = Exchanges()
+    form.recognises(row)
+    form.key(row)
+    for run in form.runs(row, Setting("line 1", 0.0)):
+        if isinstance(run, Run):
+            assert replayed(run).health().faults == {}
