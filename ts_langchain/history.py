@@ -272,11 +272,13 @@ class Import:
         history, replay = self.history, self.replay
         oldest = replay.oldest_page()
         settled = number + 1 if oldest is None else oldest
+        # where the next page begins nobody knows before it is read: the last one will be read again
+        again = min(settled, number)
         if number >= 0:
-            history.position = self._positions[min(settled, number)]
-        for page in [p for p in self._ignored if p < settled]:
+            history.position = self._positions[again]
+        for page in [p for p in self._ignored if p < again or history.done]:
             history.ignored += self._ignored.pop(page)
-        for page in [p for p in self._positions if p < min(settled, number)]:
+        for page in [p for p in self._positions if p < again]:
             del self._positions[page]
         history.replay = replay.snapshot()
         history.late = replay.late

@@ -6,11 +6,12 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from ts_importers.http import FAILED_TO_WRITE, Client, HTTPFailure
 from ts_importers.langsmith import ADDRESS_HINT, KEY_HINT, SERVICE
 from ts_importers.writing import each, place_of, reason
-from ts_langchain.errors import ProjectNotFound
+from ts_langchain.errors import ConfigurationError, ProjectNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ class LangSmithFeedback:
     A trace's retention is not extended by it: thousands of notes on base traces would be billed.
 
     Args:
-        scope: Which project, as the importer calls it: `host/project-id`.
+        scope: Which project, as the importer calls it: `host/project-id`, perhaps with a choice of runs behind it.
         api_key: Key with the right to write feedback; never shown anywhere.
         endpoint: Address of the API, with or without `/api/v1`; None for `https://` and the host of the scope.
         workspace_id: For keys that belong to several workspaces.
@@ -36,7 +37,7 @@ class LangSmithFeedback:
 
     Raises:
         AuthenticationFailed: The key was refused.
-        ConfigurationError: The address is not the one the history came from.
+        ConfigurationError: The address is not the one the history came from, or it came from several projects.
         ProjectNotFound: The project is no longer there.
         SourceUnavailable: LangSmith could not be reached.
     """
@@ -53,7 +54,13 @@ class LangSmithFeedback:
         on_wait: OnWait | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        host, self.project_id = scope.split("/", 1)
+        host, _, rest = scope.partition("/")
+        self.project_id = rest.partition("?")[0]  # behind it stands which runs were chosen
+        try:
+            UUID(self.project_id)
+        except ValueError:
+            msg = "a history of several LangSmith projects cannot be annotated: import each project by itself"
+            raise ConfigurationError(msg) from None
         base = (endpoint or f"https://{host}").rstrip("/")
         headers = {"x-api-key": api_key}
         if workspace_id:

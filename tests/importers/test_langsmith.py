@@ -282,7 +282,7 @@ def test_what_waits_is_given_up_when_the_walk_ends(fake: FakeLangSmith) -> None:
         assert waiting.wait(5)
         client.give_up()
         for answer in answers:
-            with pytest.raises(SourceUnavailable, match="no longer asked|HTTP 429"):
+            with pytest.raises(SourceUnavailable, match=r"no longer asked|HTTP 429"):
                 answer.result(timeout=5)
     assert len(fake.requests) <= 2
 

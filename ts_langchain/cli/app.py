@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ts_langchain import __version__
-from ts_langchain.cli import files, policy, rules, services
+from ts_langchain.cli import files, plugins, policy, rules, services
 from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 services.app.command("file")(files.import_file)
 services.app.command("parquet")(files.import_parquet)
+services.app.command("plugin")(plugins.import_plugin)
 app.add_typer(services.app, name="import")
 app.add_typer(policy.app, name="policy")
 app.command()(report)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from ts_langchain.history import Progress as Done
 
+GROUP = "ts_langchain.importers"
 LAST = "last"
 OVERLAP = timedelta(hours=1)
 """What ended or arrived late is read again; what is known by its id counts once."""
@@ -49,7 +50,7 @@ def importer(name: str) -> Any:
     Raises:
         ConfigurationError: There is none of this name.
     """
-    found = {e.name: e for e in entry_points(group="ts_langchain.importers")}
+    found = {e.name: e for e in entry_points(group=GROUP)}
     if name not in found:
         msg = f"no importer {name!r} is installed; there are {', '.join(sorted(found)) or 'none'}"
         raise ConfigurationError(msg)
