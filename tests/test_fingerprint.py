@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 from typing import Any
 
 from hypothesis import given
@@ -56,3 +58,31 @@ def test_a_large_result_counts_as_used_once_something_it_names_turns_up() -> Non
     called = Asked("c", "refund", {"customer": "Customer0399"}, 0, 0)
     large.turn(names_in(AIMessage(""), [called]), ToolMessage(text, tool_call_id="c"))
     assert large.used
+
+
+CALLS = """
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.testing import ScriptedChatModel
+
+sentinel, calls = Sentinel(), []
+observe = sentinel.observe
+sentinel.observe = lambda call: (calls.append(call), observe(call))
+model = ScriptedChatModel(script=["first", "second", "third"])
+asked = {"name": "look", "args": {"b": [1, None, "x"], "a": {"deep": True}}, "id": "c1", "type": "tool_call"}
+history = [HumanMessage("go"), AIMessage("", tool_calls=[asked]), ToolMessage("page", tool_call_id="c1")]
+for temperature in (None, 0.0, 0.5):
+    config = {"callbacks": [TokenSentinelHandler(sentinel)], "metadata": {"thread_id": "t"}}
+    model.bind(temperature=temperature).invoke(history, config)
+for c in calls:
+    print(c.kind, c.request, c.answer, c.prompt, c.toolset, c.arguments and c.arguments[:2], c.tool_calls)
+"""
+
+
+def test_fingerprints_are_the_same_in_every_process() -> None:
+    told = {
+        subprocess.run([sys.executable, "-c", CALLS], capture_output=True, check=True, text=True).stdout
+        for _ in range(4)
+    }
+    assert len(told) == 1
+    assert "model" in told.pop()

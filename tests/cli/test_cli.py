@@ -6,21 +6,19 @@ import csv
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows, serve
+from keyring.backend import KeyringBackend
 from typer.testing import CliRunner
 
 from ts_importers.http import Client
 from ts_langchain.cli.app import app
 from ts_langchain.ledger import Ledger
-from ts_langchain.report.summary import summarise
 from ts_langchain.rules import RULES
 
 if TYPE_CHECKING:
@@ -53,10 +51,26 @@ def run(tmp_path: Path, *args: str, env: dict[str, str | None] | None = None) ->
 def langsmith(tmp_path: Path, fake: FakeLangSmith, *args: str, key: str = KEY) -> Any:
     env = {"LANGSMITH_API_KEY": key, "LANGSMITH_ENDPOINT": fake.url}
     given = ("--project", "my-agent") if "--project" not in args else ()
-    return run(tmp_path, "import", "langsmith", *given, "--since", BEGIN.date().isoformat(), *args, env=env)
+    since = ("--since", BEGIN.date().isoformat()) if "--since" not in args else ()
+    return run(tmp_path, "import", "langsmith", *given, *since, *args, env=env)
 
 
-@pytest.mark.parametrize("command", ["", "import", "import langsmith", "import file", "report", "rules", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "import",
+        "import langsmith",
+        "import langfuse",
+        "import helicone",
+        "import file",
+        "import parquet",
+        "import plugin",
+        "report",
+        "rules",
+        "demo",
+    ],
+)
 def test_help_teaches(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, *command.split(), "--help")
     assert done.exit_code == 0
@@ -114,6 +128,9 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "file", "{file}", "--csv", "/no/such/place.csv"], 2, "--csv"),
         (["import", "langsmith", "--project", "x"], 2, "LANGSMITH_API_KEY"),
         (["import", "langsmith"], 2, "--project"),
+        (["import", "langsmith", "--project", "x", "--run-type", "lm"], 2, "expected one of llm"),
+        (["import", "langsmith", "--project", "x", "--since", "lately"], 2, "2026-09-01"),
+        (["import", "plugin", "none"], 2, "langsmith"),
         (["report"], 2, "nothing has been imported"),
         (["report", "7"], 2, "no history 7"),
         (["rules", "tool_lop"], 2, "tool_loop"),
@@ -205,38 +222,6 @@ def start(tmp_path: Path, ledger: str, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.fixture
-def long_file(tmp_path: Path) -> Path:
-    path = tmp_path / "long.jsonl"
-    rows = sorted(agent_rows(900, seed=3), key=lambda r: (r["start_time"], r["id"]))
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
-
-
-def result(ledger: Path) -> Any:
-    book = Ledger(ledger)
-    history = book.histories()[0]
-    return summarise(book, history).as_dict(), [asdict(i) for i in book.incidents(history)]
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed_or_interrupted_it_goes_on_with_the_same_result(
-    tmp_path: Path, long_file: Path, how: signal.Signals
-) -> None:
-    assert start(tmp_path, "whole.sqlite", "import", "file", str(long_file)).wait() == 0
-    pieces = tmp_path / "pieces.sqlite"
-    for pause in (0.9, 1.2, 1.5):
-        process = start(tmp_path, "pieces.sqlite", "import", "file", str(long_file))
-        time.sleep(pause)
-        process.send_signal(how)
-        process.communicate()
-        assert process.returncode in (0, 130, -how)
-    process = start(tmp_path, "pieces.sqlite", "import", "file", str(long_file))
-    process.communicate()
-    assert process.returncode == 0
-    assert result(pieces) == result(tmp_path / "whole.sqlite")
-
-
 def test_a_broken_pipe_is_no_error(tmp_path: Path, file: Path) -> None:
     assert run(tmp_path, "import", "file", str(file)).exit_code == 0
     process = start(tmp_path, "ledger.sqlite", "report", "--json")
@@ -253,3 +238,83 @@ def test_an_import_under_other_settings_is_refused_until_fresh(tmp_path: Path, f
     assert refused.exit_code == 1
     assert "--fresh" in refused.stderr
     assert run(tmp_path, "import", "file", str(file), "--set", "tool_loop.min_calls=4", "--fresh").exit_code == 0
+
+
+def test_only_some_runs_of_some_projects(tmp_path: Path, fake: FakeLangSmith) -> None:
+    done = langsmith(
+        tmp_path, fake, "--run-type", "llm", "--run-type", "tool", "--filter", 'eq(name, "ChatOpenAI")', "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    some = json.loads(done.stdout)
+    assert some["rows"]["replayed"] == len([r for r in ROWS if r["name"] == "ChatOpenAI"])
+    assert some["rows"]["no_calls"] == 0
+    whole = json.loads(langsmith(tmp_path, fake, "--project", "my-*", "--json").stdout)
+    assert whole["rows"]["replayed"] > some["rows"]["replayed"]
+    assert whole["scope"] != some["scope"]  # two histories in the ledger, none mixed into the other
+    assert len(Ledger(tmp_path / "ledger.sqlite").histories()) == 2
+
+
+def test_a_dry_run_looks_and_writes_nothing(tmp_path: Path, fake: FakeLangSmith, file: Path) -> None:
+    shown = langsmith(tmp_path, fake, "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    assert "LangSmith project: my-agent" in shown.stdout
+    assert "dry run" in shown.stdout
+    looked = json.loads(run(tmp_path, "import", "file", str(file), "--dry-run", "--json").stdout)
+    assert looked["rows"] == len(ROWS)
+    assert looked["first_page"]["calls"]["llm"] > 0
+    assert run(tmp_path, "report").exit_code == 2  # nothing has been imported
+
+
+def test_since_last_reads_only_what_is_new(tmp_path: Path, fake: FakeLangSmith) -> None:
+    cut = ROWS[len(ROWS) // 2]["start_time"]
+    fake.rows = [r for r in ROWS if r["start_time"] < cut]
+    assert langsmith(tmp_path, fake).exit_code == 0
+    fake.rows = list(ROWS)
+    fake.requests.clear()
+    done = langsmith(tmp_path, fake, "--since", "last", "--json")
+    assert done.exit_code == 0, done.stderr
+    asked = [body["min_start_time"] for path, body in fake.requests if path.endswith("runs/query")]
+    assert min(asked) > (datetime.fromisoformat(cut) - timedelta(days=2)).isoformat()
+    calls = [r for r in ROWS if r["run_type"] != "chain"]
+    updated = json.loads(done.stdout)
+    assert updated["rows"]["replayed"] == len(calls)
+    whole = json.loads(langsmith(tmp_path, fake, "--ledger", str(tmp_path / "other.sqlite"), "--json").stdout)
+    for figure in ("calls", "tokens", "spend_usd", "wasted_usd", "avoidable_usd", "incidents", "rules"):
+        assert updated[figure] == whole[figure]
+
+
+def test_since_last_of_nothing_is_the_last_thirty_days(tmp_path: Path, fake: FakeLangSmith) -> None:
+    done = langsmith(tmp_path, fake, "--since", "last")
+    assert done.exit_code == 0
+    assert "30 days" in done.stderr
+
+
+class Keys(KeyringBackend):
+    """A keyring in memory."""
+
+    priority = 1  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.held.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.held[service, username] = password
+
+
+def test_a_key_may_lie_in_the_systems_keyring(
+    tmp_path: Path, fake: FakeLangSmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keys()
+    monkeypatch.setattr("keyring.get_keyring", lambda: keys)
+    monkeypatch.setattr("keyring.core.get_keyring", lambda: keys)
+    without: dict[str, str | None] = {"LANGSMITH_ENDPOINT": fake.url}
+    given = ("import", "langsmith", "-p", "my-agent", "--since", "2026-09-01")
+    assert run(tmp_path, *given, env=without).exit_code == 2
+    monkeypatch.setattr("ts_langchain.cli.importing.sys.stdin.isatty", lambda: True, raising=False)
+    keys.set_password("ts-langchain", "LANGSMITH_API_KEY", KEY)
+    done = run(tmp_path, *given, env=without)
+    assert done.exit_code == 0, done.output
+    assert KEY not in done.output

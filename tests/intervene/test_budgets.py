@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import shutil
-import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,7 @@ from agents import ASK, DONE, agent
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from servers.redis import RedisServer, needs_redis
 
 from ts_langchain import CallRefused, Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard_model
 from ts_langchain.budget import RESERVATION_SECONDS, Budgets, Check, MemoryStore, Refusal, Request, Reservation
@@ -30,42 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 AT = 1_790_000_000.0
-SERVER = shutil.which("redis-server")
-needs_redis = pytest.mark.skipif(SERVER is None, reason="no redis-server on this machine; apt-get install redis-server")
-
-
-class Server:
-    """A real Redis on a free port."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder = folder
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        assert SERVER is not None
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--appendonly", "yes"]
-        self.process = subprocess.Popen([SERVER, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.1).close()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
-        pytest.fail("redis-server did not start")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("redis"))
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
 
@@ -208,7 +175,7 @@ def _worker(url: str, tries: int, results: Any) -> None:
 
 
 @needs_redis
-def test_four_processes_on_one_redis(redis: Server) -> None:
+def test_four_processes_on_one_redis(redis: RedisServer) -> None:
     RedisStore(redis.url)._client.flushall()
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -230,7 +197,7 @@ def _dies(url: str) -> None:
 
 
 @needs_redis
-def test_a_killed_worker_does_not_keep_its_reservation_for_good(redis: Server) -> None:
+def test_a_killed_worker_does_not_keep_its_reservation_for_good(redis: RedisServer) -> None:
     RedisStore(redis.url)._client.flushall()
     worker = multiprocessing.get_context("spawn").Process(target=_dies, args=(redis.url,))
     worker.start()
@@ -243,7 +210,7 @@ def test_a_killed_worker_does_not_keep_its_reservation_for_good(redis: Server) -
 @needs_redis
 @pytest.mark.parametrize("down", ["open", "closed"])
 def test_redis_dies_and_comes_back(tmp_path: Path, down: str) -> None:
-    server = Server(tmp_path)
+    server = RedisServer(tmp_path)
     now = [0.0]
     policy = Policy.from_dict({"budgets": [{"calls": 3, "per": "project"}], "redis_down": down})
     book = Budgets(policy, Prices(), Faults(), RedisStore(server.url), clock=lambda: now[0])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import ASK, DONE, agent
-from intervene.test_budgets import Server, needs_redis
 from langchain.agents import create_agent
+from servers.redis import RedisServer, needs_redis
 
 from ts_langchain import CallRefused, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware
 from ts_langchain.budget_redis import connect
@@ -65,7 +65,7 @@ def test_a_dry_run_records_what_the_switch_would_have_stopped(tmp_path: Path) ->
 
 @needs_redis
 def test_a_redis_key(tmp_path: Path) -> None:
-    server = Server(tmp_path)
+    server = RedisServer(tmp_path)
     sentinel = Sentinel(policy={"redis_url": server.url, "kill_switch": {"redis_key": "stop-all"}})
     app, _ = agent([DONE])
     handled: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]}

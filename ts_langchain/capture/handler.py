@@ -267,7 +267,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
             ]
         if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
             self.model_nodes.add(origin.node)
-        request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), hash(temperature)))
+        # numbers only: before Python 3.12 the hash of None is another one in each process
+        warmth = -1.0 if temperature is None else temperature
+        request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
         for call in unseen:
             self.sentinel.observe(call)
         if self.mode == "block":

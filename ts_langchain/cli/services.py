@@ -83,11 +83,11 @@ def import_langsmith(
     The key is read from LANGSMITH_API_KEY (or LANGCHAIN_API_KEY), or asked for; never given on the command line.
     """
     with clear_errors():
-        start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
-        key = secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
         if unknown := sorted(set(run_type or ()) - set(RUN_TYPES)):
             msg = f"--run-type {unknown[0]}: expected one of {', '.join(RUN_TYPES)}"
             raise ConfigurationError(msg)
+        start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
+        key = secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
         source = importer("langsmith")(
             project=project,
             filter=run_filter,

@@ -1,0 +1,96 @@
+"""An import that is killed or interrupted, at any moment and however often, ends with the same ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows, serve
+
+from ts_langchain.ledger import Ledger
+from ts_langchain.report.summary import summarise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from ts_langchain.cli import main; main()"]
+WHEN_AND_HOW_FAR = {"updated_at", "position", "replay"}
+
+
+def start(ledger: Path, *args: str, **env: str) -> subprocess.Popen[str]:
+    full = {**os.environ, "TS_LANGCHAIN_LEDGER": str(ledger), "COLUMNS": "120", **env}
+    return subprocess.Popen([*COMMAND, *args], env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """All that the ledger holds, but when it was written, how far it came, and what is packed.
+
+    Packed sessions are what later imports go on with; they are not compared byte by byte.
+    """
+    ledger = Ledger(path)
+    held: dict[str, Any] = {}
+    with ledger.engine.connect() as db:
+        for table in ("histories", "seen", "sessions", "incidents", "spend", "skipped"):
+            rows = [dict(row) for row in db.execute(sa.text(f"SELECT * FROM {table}")).mappings()]  # noqa: S608
+            dropped = WHEN_AND_HOW_FAR | ({"state"} if table == "sessions" else set())
+            held[table] = sorted(repr(sorted((k, v) for k, v in row.items() if k not in dropped)) for row in rows)
+    [history] = ledger.histories()
+    held["calls"] = [call._replace(arguments=None, answer_text=None) for call in ledger.calls(history)]
+    held["report"] = summarise(ledger, history).as_dict()
+    ledger.close()
+    return held
+
+
+def twenty_thousand(folder: Path) -> Path:
+    rows = agent_rows(2_223, seed=3)[:20_000]
+    assert len(rows) == 20_000
+    path = folder / "runs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    path = str(twenty_thousand(tmp_path))
+    begin = time.monotonic()
+    assert start(tmp_path / "whole.sqlite", "import", "file", path).wait() == 0
+    took = time.monotonic() - begin
+    chance, killed = random.Random(20), 0
+    for _ in range(20):
+        process = start(tmp_path / "pieces.sqlite", "import", "file", path)
+        time.sleep(took * chance.uniform(0.1, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 15  # it may have come to its end before
+    process = start(tmp_path / "pieces.sqlite", "import", "file", path)
+    assert "known already" not in process.communicate()[1] or killed < 20
+    assert process.returncode == 0
+    assert contents(tmp_path / "pieces.sqlite") == contents(tmp_path / "whole.sqlite")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_import_from_a_service(tmp_path: Path, how: signal.Signals) -> None:
+    with serve(FakeLangSmith(agent_rows(300, seed=3))) as fake:
+        env = {"LANGSMITH_API_KEY": KEY, "LANGSMITH_ENDPOINT": fake.url}
+        args = ("import", "langsmith", "--project", "my-agent", "--since", str(BEGIN.date()), "--until", "2026-09-30")
+        begin = time.monotonic()
+        assert start(tmp_path / "whole.sqlite", *args, **env).wait() == 0
+        took = time.monotonic() - begin
+        for share in (0.3, 0.5, 0.7, 0.6):
+            process = start(tmp_path / "pieces.sqlite", *args, **env)
+            time.sleep(took * share)
+            process.send_signal(how)
+            process.communicate()
+            assert process.returncode in (0, 130, -how)
+        process = start(tmp_path / "pieces.sqlite", *args, **env)
+        process.communicate()
+        assert process.returncode == 0
+    assert contents(tmp_path / "pieces.sqlite") == contents(tmp_path / "whole.sqlite")
