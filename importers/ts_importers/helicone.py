@@ -77,7 +77,7 @@ class HeliconeImporter(WindowWalk):
         base = endpoint.rstrip("/").removesuffix("/v1")
         headers = {"authorization": f"Bearer {key}"}
         self._client = Client(base, headers, service=SERVICE, secrets=[key], **common)
-        self._bodies = Client(base, {}, service=f"{SERVICE} bodies", attempts=4, **common)
+        self._bodies = Client(base, {}, service=f"{SERVICE} bodies", **common)
         self._pool = ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="ts-langchain bodies")
         self.scope = self._client.host
         self._query(self.since, self.since, None)  # a wrong key or address is told at once
@@ -108,7 +108,7 @@ class HeliconeImporter(WindowWalk):
         found = answer.get("data") if isinstance(answer, dict) else None
         rows = found if isinstance(found, list) else []
         rows = list(self._pool.map(self._with_bodies, rows))
-        return rows, str(offset + len(rows)) if len(rows) >= self.page_size else None
+        return rows, str(offset + self.page_size) if len(rows) >= self.page_size else None
 
     def _with_bodies(self, row: Any) -> Any:
         """The row with its bodies; without them if they are gone (they are kept for a limited time)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 from email.utils import parsedate_to_datetime
@@ -116,7 +117,14 @@ class Client:
             )
             raise ConfigurationError(msg)
         self._secrets = [value for value in (*sent.values(), *secrets) if value]
-        self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
+        try:
+            self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
+        except (OSError, ValueError, httpx2.InvalidURL) as error:
+            msg = (
+                "the proxy or the certificates that the environment names (HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE, "
+                f"SSL_CERT_DIR) cannot be used: {type(error).__name__}"
+            )
+            raise ConfigurationError(msg) from None
         self._given_up = threading.Event()
         backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
 
@@ -231,6 +239,12 @@ class Client:
         except httpx2.TimeoutException:
             raise _Retry("no answer in time") from None
         except httpx2.TransportError as error:
+            if _is_about_a_certificate(error):
+                msg = (
+                    f"the certificate of {self.service} at {self.host} is not trusted. For a certificate authority of "
+                    "your own set SSL_CERT_FILE to its certificate."
+                )
+                raise SourceUnavailable(msg) from None
             raise _Retry(f"no connection ({type(error).__name__})") from None
         status = response.status_code
         if status in (401, 403):
@@ -280,6 +294,14 @@ def _host(base_url: str, service: str, hint: str) -> str:
         msg = f"the address of {service} must be like https://host, without a user or password in it. {hint}"
         raise ConfigurationError(msg)
     return url.host
+
+
+def _is_about_a_certificate(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _retry_after(value: str | None) -> float | None:

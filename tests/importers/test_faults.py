@@ -1,0 +1,187 @@
+"""Whatever the network and the service do, an import gives what it gives on a good day, row for row."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from importers.fake_langsmith import KEY, FakeLangSmith, agent_rows
+from importers.fake_langsmith import serve as serve_langsmith
+from importers.test_helicone import FakeHelicone
+from importers.test_langfuse import FakeLangfuse
+from servers.proxy import Proxy, among_rubbish, in_no_order, through, twice
+
+from importers import test_helicone, test_langfuse, test_langsmith
+from ts_importers import windows
+from ts_importers.http import Client
+from ts_langchain.errors import ConfigurationError, SourceUnavailable
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FAULTS = [
+    "rate_seconds", "rate_date", "rate_bare", "error_500", "error_502", "error_503", "hung_up", "reset", "cut", "page",
+    "slow",
+]  # fmt: skip
+SERVICES = ["langsmith", "langsmith v1", "langfuse", "langfuse, older", "helicone"]
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Callable[..., Any]]]:
+    """A local server, and what makes an importer for it."""
+    name: str = request.param
+    if name.startswith("langsmith"):
+        with serve_langsmith(FakeLangSmith(agent_rows(40), v2=name == "langsmith")) as fake:
+            yield fake, test_langsmith.importer
+    elif name.startswith("langfuse"):
+        with test_langfuse.serve(FakeLangfuse(v2=name == "langfuse")) as fake_langfuse:
+            yield fake_langfuse, test_langfuse.importer
+    else:
+        with test_helicone.serve(FakeHelicone()) as fake_helicone:
+            yield fake_helicone, test_helicone.importer
+
+
+class Address:
+    """What an importer of the tests wants to know of a server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+
+def imported(source: Any, folder: Path, name: str) -> Any:
+    """Rows and incidents of an import through the ledger."""
+    ledger = Ledger(folder / f"{name}.sqlite")
+    history = Import(source, ledger).run()
+    rows = [(c.id, c.kind, c.started_at, c.usage, c.answer, c.request) for c in ledger.calls(history)]
+    return rows, [asdict(i) for i in ledger.incidents(history)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_changes_nothing(service: Any, fault: str, tmp_path: Path) -> None:
+    server, importer = service
+    calm = imported(importer(server, page_size=40), tmp_path, "calm")
+    assert calm[0]
+    assert calm[1]
+    with through(Proxy(server.url)) as proxy:
+        source = importer(Address(proxy.url), page_size=40)
+        proxy.faults = [None, fault] * (4 if fault == "slow" else 10)
+        assert imported(source, tmp_path, "stormy") == calm
+        assert len(proxy.faults) <= 14  # there has been a storm
+
+
+def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
+    server, importer = service
+    calm = imported(importer(server, page_size=25), tmp_path, "calm")
+    for seed in range(3):
+        chance = random.Random(seed)
+        with through(Proxy(server.url)) as proxy:
+            source = importer(Address(proxy.url), page_size=25)
+            quick = [f for f in FAULTS if f != "slow"]
+            proxy.faults = [chance.choice(quick) if chance.random() < 0.3 else None for _ in range(400)]
+            assert imported(source, tmp_path, f"stormy{seed}") == calm
+
+
+@pytest.mark.parametrize("spoil", [twice, in_no_order])
+def test_rows_twice_and_in_no_order(service: Any, spoil: Any, tmp_path: Path) -> None:
+    server, importer = service
+    calm = imported(importer(server, page_size=40), tmp_path, "calm")
+    with through(Proxy(server.url)) as proxy:
+        source = importer(Address(proxy.url), page_size=40)
+        proxy.rows = spoil
+        assert imported(source, tmp_path, "spoiled") == calm
+
+
+def test_what_is_no_row_is_counted_and_named(service: Any, tmp_path: Path) -> None:
+    server, importer = service
+    calm = imported(importer(server, page_size=40), tmp_path, "calm")
+    with through(Proxy(server.url)) as proxy:
+        source = importer(Address(proxy.url), page_size=40)
+        proxy.rows = among_rubbish
+        assert imported(source, tmp_path, "rubbish") == calm
+    [history] = Ledger(tmp_path / "rubbish.sqlite").histories()
+    assert history.skipped > 0
+
+
+def test_rows_that_arrive_while_paging_are_read_if_they_lie_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 60)
+    monkeypatch.setattr(windows, "FEW_ROWS", 20)
+    rows = sorted(agent_rows(40), key=lambda r: r["start_time"])
+    half = len(rows) // 2
+    with serve_langsmith(FakeLangSmith(rows[:half] + rows[-1:])) as fake:
+        pages = test_langsmith.importer(fake, page_size=20).pages()
+        seen = [run.id for run in next(pages).runs]
+        fake.rows = list(rows)
+        seen += [run.id for page in pages for run in page.runs]
+    assert len(seen) == len(set(seen))
+    ahead = [r["id"] for r in rows[half:] if r["run_type"] != "chain"]
+    assert len(set(ahead) - set(seen)) <= 60 * windows.WINDOWS_AT_ONCE  # what lay in windows already asked for
+    assert len(set(ahead) & set(seen)) > len(ahead) // 3
+
+
+def test_offsets_that_shift_under_the_reader_lose_no_row() -> None:
+    with test_helicone.serve(FakeHelicone()) as fake, through(Proxy(fake.url)) as proxy:
+        held: list[Any] = []
+
+        def late(rows: list[Any]) -> list[Any]:
+            """One more row turns up at the front: the page begins with the last one of the page before."""
+            page = [*held[-1:], *rows]
+            held[:] = page[-1:] if len(page) > len(rows) else rows[-1:]
+            return page[: len(rows)] if held and len(rows) == 10 else page
+
+        proxy.rows = late
+        runs = [r for p in test_helicone.importer(Address(proxy.url), page_size=10).pages() for r in p.runs]
+    assert len(runs) == len({r.id for r in runs})
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_langsmith(FakeLangSmith(agent_rows(3))) as fake, through(Proxy(fake.url)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        source = test_langsmith.importer(Address("http://langsmith.example"))
+        assert source.projects
+    assert {address for _, address in proxy.seen} == {"http://langsmith.example/api/v1/sessions?name=my-agent&limit=1"}
+
+
+OPENSSL = shutil.which("openssl")
+
+
+@pytest.mark.skipif(OPENSSL is None, reason="no openssl on this machine to make a certificate with")
+def test_a_certificate_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = tmp_path / "both.pem"
+    subprocess.run(
+        [
+            str(OPENSSL), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(both), "-out", str(tmp_path / "cert.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    both.write_text(both.read_text() + (tmp_path / "cert.pem").read_text())
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    naps: list[float] = []
+    with serve_langsmith(FakeLangSmith(agent_rows(3))) as fake, through(Proxy(fake.url), both) as proxy:
+        with pytest.raises(SourceUnavailable, match=r"certificate.*SSL_CERT_FILE"):
+            test_langsmith.importer(Address(proxy.url), naps)
+        assert naps == []  # it would not become better
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        assert test_langsmith.importer(Address(proxy.url)).projects
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SSL_CERT_FILE", "/no/such/file.pem"), ("HTTPS_PROXY", "ftp://user:hunter2@proxy")],
+)
+def test_a_useless_environment_is_told(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY.*SSL_CERT_FILE") as told:
+        Client("https://service.example", {"x-api-key": KEY}, service="X", key_hint="")
+    assert "hunter2" not in str(told.value)

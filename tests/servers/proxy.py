@@ -1,0 +1,150 @@
+"""A proxy between an importer and a local server, that spoils answers: the network and the service at their worst."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import ssl
+import threading
+import time
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ROW_LISTS = ("items", "runs", "data")
+
+
+class Proxy:
+    """How answers are spoiled.
+
+    Attributes:
+        faults: Taken one per request, None lets it pass: rate_seconds, rate_date, rate_bare, error_500, error_502,
+            error_503, hung_up (nothing is answered), reset (the answer breaks off), cut (a shorter answer that says it
+            is whole), page (a web page instead), slow (answers after a second).
+        rows: Changes the list of rows in each answer.
+        seen: What was asked for: method and address, as they came in.
+    """
+
+    def __init__(self, target: str, faults: list[str | None] | None = None) -> None:
+        self.target = urlsplit(target)
+        self.faults = list(faults or [])
+        self.rows: Callable[[list[Any]], list[Any]] | None = None
+        self.seen: list[tuple[str, str]] = []
+        self.lock = threading.Lock()
+        self.url = ""
+
+    def next_fault(self) -> str | None:
+        with self.lock:
+            return self.faults.pop(0) if self.faults else None
+
+    def spoiled(self, data: bytes) -> bytes:
+        """The answer with other rows; addresses in it that name the server behind name the proxy."""
+        data = data.replace(self.target.netloc.encode(), urlsplit(self.url).netloc.encode())
+        if self.rows is None:
+            return data
+        answer = json.loads(data)
+        if isinstance(answer, dict):
+            for name in ROW_LISTS:
+                if isinstance(answer.get(name), list):
+                    answer[name] = self.rows(answer[name])
+        return json.dumps(answer).encode()
+
+
+@contextmanager
+def through(proxy: Proxy, certificate: Path | None = None) -> Iterator[Proxy]:
+    """Runs the proxy on a free port; with a certificate it speaks HTTPS."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.forward(None)
+
+        def do_POST(self) -> None:
+            self.forward(self.rfile.read(int(self.headers["content-length"])))
+
+        def send(self, status: int, data: bytes, length: int | None = None, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("content-length", str(len(data) if length is None else length))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def forward(self, body: bytes | None) -> None:
+            with proxy.lock:
+                proxy.seen.append((self.command, self.path))
+            fault = proxy.next_fault()
+            if fault == "rate_seconds":
+                self.send(429, b"{}", retry_after="3")
+            elif fault == "rate_date":
+                self.send(429, b"{}", retry_after=formatdate(time.time() + 20, usegmt=True))
+            elif fault == "rate_bare":
+                self.send(429, b"{}")
+            elif fault is not None and fault.startswith("error_"):
+                self.send(int(fault[6:]), b"oh dear")
+            elif fault == "hung_up":
+                self.close_connection = True
+            elif fault == "page":
+                self.send(503, b"<html>Down for maintenance</html>", content_type="text/html")
+            else:
+                if fault == "slow":
+                    time.sleep(1.0)
+                self.answer(body, fault)
+
+        def answer(self, body: bytes | None, fault: str | None) -> None:
+            behind = http.client.HTTPConnection(proxy.target.hostname or "", proxy.target.port or 80)
+            address = urlsplit(self.path)  # asked as a proxy proper it comes with the whole address
+            path = address.path + (f"?{address.query}" if address.query else "")
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "accept-encoding")}
+            behind.request(self.command, path, body, headers)
+            found = behind.getresponse()
+            data = proxy.spoiled(found.read())
+            behind.close()
+            if fault == "reset":
+                self.send(found.status, data[: len(data) // 2], len(data))
+                self.close_connection = True
+            elif fault == "cut":
+                self.send(found.status, data[: len(data) // 2])
+            else:
+                self.send(found.status, data)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    proxy.url = f"http{'s' if certificate is not None else ''}://localhost:{server.server_port}"
+    if certificate is None:
+        proxy.url = proxy.url.replace("localhost", "127.0.0.1")
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def twice(rows: list[Any]) -> list[Any]:
+    """Each row comes twice."""
+    return [row for row in rows for _ in range(2)]
+
+
+def in_no_order(rows: list[Any]) -> list[Any]:
+    """The rows of a page in no order."""
+    return random.Random(len(rows)).sample(rows, len(rows))
+
+
+def among_rubbish(rows: list[Any]) -> list[Any]:
+    """Between the rows there are things that are none."""
+    rubbish: list[Any] = [None, 7, "row", [], {}, {"id": 3}, {"id": "odd", "start_time": "yesterday"}]
+    return [thing for row in rows for thing in (row, *rubbish[:1])] + rubbish
