@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measure import child
+
 TARGET_MEMORY, TARGET_GROWTH = 300.0, 1.2
 ROWS_A_DAY = 100_000
 # i: number of the run; s: its session; t: its turn
@@ -94,7 +96,7 @@ def whole(folder: Path) -> int:
 
 def measure(what: str, folder: Path) -> tuple[float, float, int]:
     """Seconds, peak MB and runs of one side, in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--run", what, str(folder)], check=True, stdout=subprocess.PIPE)
+    done = child(__file__, "--run", what, str(folder))
     seconds, peak, runs = json.loads(done.stdout)
     return seconds, peak, runs
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from measure import child
 
 ROUNDS = 3
 TARGET_SPEED, TARGET_MEMORY, TARGET_GROWTH = 0.5, 150.0, 1.2
@@ -146,8 +147,7 @@ def candidate(path: Path) -> int:
 
 def measure(what: str, path: Path) -> tuple[float, float]:
     """Seconds and peak MB of one side, in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--run", what, str(path)], check=True, capture_output=True)
-    seconds, peak, _ = json.loads(done.stdout)
+    seconds, peak, _ = json.loads(child(__file__, "--run", what, str(path)))
     return seconds, peak
 
 

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ts_langchain.bloom import Bloom
 from ts_langchain.errors import LedgerError, TokenSentinelError
-from ts_langchain.ledger import Batch, History, Ledger, Spend, day_of, run_key
+from ts_langchain.fingerprint import text_hash
+from ts_langchain.ledger import SESSION_ID_LENGTH, Batch, History, Ledger, Spend, day_of, run_key
 from ts_langchain.replay import Replay
 from ts_langchain.sentinel import Sentinel
 
@@ -100,12 +102,13 @@ class LedgerStore:
         self.history = history
         self.batch = Batch()
         self.modules: frozenset[str] = frozenset()
-        self._stored = ledger.has_sessions(history)
+        self._stored = Bloom()
+        self._stored.add(text_hash(session_id) for session_id in ledger.session_ids(history))
 
     def load(self, session_id: str) -> SessionState | None:
         """A session evicted a moment ago, or one of an earlier checkpoint."""
         state = self.batch.sessions.get(session_id)
-        if state is None and self._stored:
+        if state is None and text_hash(session_id[:SESSION_ID_LENGTH]) in self._stored:
             state = self.ledger.load_session(self.history, session_id, self.modules)
         return state
 
@@ -134,9 +137,9 @@ class LedgerStore:
         batch, self.batch = self.batch, Batch()
         return batch
 
-    def saved(self) -> None:
-        """From now on sessions may be found in the ledger."""
-        self._stored = True
+    def saved(self, batch: Batch) -> None:
+        """The sessions of a batch may now be found in the ledger."""
+        self._stored.add(text_hash(session_id[:SESSION_ID_LENGTH]) for session_id in batch.sessions)
 
 
 class Import:
@@ -202,6 +205,9 @@ class Import:
         self._ignored: dict[int, int] = {}
         # what the ledger does not know yet: keys of rows delivered, and of rows that could not be read
         self._delivered: set[int] = set()
+        # what it may know; only these are looked up
+        self._counted = Bloom()
+        self._counted.add(ledger.run_keys(history))
         self._odd: dict[int, SkippedRow] = {}
 
     def stop(self) -> None:
@@ -255,16 +261,15 @@ class Import:
         self._ignored[number] = page.ignored
         keys = [run_key(run.id) for run in page.runs]
         odd = [(row, run_key(f"skipped {row.where}")) for row in page.skipped]
-        known = self._delivered
-        if self.history.runs or self.history.skipped:
-            known = known | self.ledger.known_runs(self.history, [*keys, *(key for _, key in odd)])
+        asked = [key for key in (*keys, *(key for _, key in odd)) if key in self._counted]
+        counted = self.ledger.known_runs(self.history, asked) if asked else set()
         for run, key in zip(page.runs, keys, strict=True):
-            if key in known or key in self._delivered or replay.is_under_way(run.id):
+            if key in counted or key in self._delivered or replay.is_under_way(run.id):
                 self.duplicates += 1
             else:
                 replay.feed(run, number)
         for row, key in odd:
-            if key not in known and key not in self._odd:
+            if key not in counted and key not in self._odd:
                 self._odd[key] = row
 
     def _checkpoint(self, number: int) -> None:
@@ -292,6 +297,7 @@ class Import:
         history.skipped += len(batch.skipped)
         history.updated_at = time.time()
         self.ledger.save(history, batch)
-        self.store.saved()
+        self.store.saved(batch)
+        self._counted.add(batch.seen)
         self._delivered.clear()
         self._odd.clear()

@@ -29,6 +29,8 @@ SCHEMA = 1
 DAY = 86_400
 MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
+MANY = 10_000
+SESSION_ID_LENGTH = 300
 
 _meta = sa.MetaData()
 
@@ -62,7 +64,7 @@ _sessions = sa.Table(
     "sessions",
     _meta,
     sa.Column("history", sa.Integer, primary_key=True),
-    sa.Column("session_id", sa.String(300), primary_key=True),
+    sa.Column("session_id", sa.String(SESSION_ID_LENGTH), primary_key=True),
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("last_at", sa.Float, nullable=False),
     sa.Column("calls", sa.Integer, nullable=False),
@@ -335,11 +337,17 @@ class Ledger:
                 known.update(db.execute(query).scalars())
         return known
 
-    def has_sessions(self, history: History) -> bool:
-        """True if sessions of this history are stored."""
+    def run_keys(self, history: History) -> Iterator[int]:
+        """Keys of all runs that have been replayed before."""
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
-            query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id).limit(1)
-            return db.execute(query).first() is not None
+            query = sa.select(_seen.c.run).where(_seen.c.history == history.id)
+            yield from db.execute(query.execution_options(yield_per=MANY)).scalars()
+
+    def session_ids(self, history: History) -> Iterator[str]:
+        """Ids of all sessions that are stored, cut to `SESSION_ID_LENGTH`."""
+        with database_errors("the ledger could not be read"), self.engine.connect() as db:
+            query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id)
+            yield from db.execute(query.execution_options(yield_per=MANY)).scalars()
 
     def last_call_at(self, source: str, scope: str) -> float | None:
         """When the latest call of a history ended, None if there is none."""
@@ -357,7 +365,7 @@ class Ledger:
         """A stored session, None if it is new."""
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.state).where(
-                _sessions.c.history == history.id, _sessions.c.session_id == session_id[:300]
+                _sessions.c.history == history.id, _sessions.c.session_id == session_id[:SESSION_ID_LENGTH]
             )
             stored = db.execute(query).scalar()
         return cast("SessionState", load_state(stored, modules)) if stored is not None else None
@@ -496,7 +504,7 @@ def _session_row(history: int, state: SessionState) -> dict[str, Any]:
     totals = state.totals
     return {
         "history": history,
-        "session_id": state.id[:300],
+        "session_id": state.id[:SESSION_ID_LENGTH],
         "started_at": state.started_at,
         "last_at": state.last_at,
         "calls": totals.calls,
@@ -515,7 +523,7 @@ def _incident_row(history: int, incident: Incident) -> dict[str, Any]:
         "history": history,
         "id": incident.id,
         "rule": incident.rule,
-        "session_id": incident.session_id[:300],
+        "session_id": incident.session_id[:SESSION_ID_LENGTH],
         "opened_at": incident.opened_at,
         "nano": incident.wasted_nano,
         "incident": {**fields, "call_ids": list(incident.call_ids), "overlaps": list(incident.overlaps)},

@@ -415,8 +415,14 @@ def names_in(message: object, calls: Sequence[Asked]) -> list[str]:
 
 def _size(message: object) -> int:
     """Length of a message's content, in characters or blocks: what changes when a message is cut down in its place."""
-    content = _unwrap(message).get("content") if _is_mapping(message) else getattr(message, "content", message)
-    return len(content) if isinstance(content, (str, list, tuple)) else 0
+    if type(message) is dict:
+        content = message.get("content")
+        if content is None and type(inner := message.get("kwargs") or message.get("data")) is dict:
+            content = inner.get("content")
+    else:
+        content = getattr(message, "content", message)
+    kind = type(content)
+    return len(content) if kind is str or kind is list or kind is tuple else 0  # type: ignore[arg-type]
 
 
 def _plain_text(message: object) -> str:
