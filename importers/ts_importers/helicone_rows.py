@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
-from ts_importers.values import MAX_USD, number, timestamp
+from ts_importers.values import MAX_USD, number, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
 from ts_langchain.replay import Run
 
@@ -82,15 +82,7 @@ def _usage(row: Mapping[str, Any], provider: str) -> dict[str, Any] | None:
     read, written = count("prompt_cache_read_tokens"), count("prompt_cache_write_tokens")
     if provider == "ANTHROPIC" or read + written > sent:  # Anthropic counts cached input apart
         sent += read + written
-    if not sent and not got:
-        return None
-    return {
-        "input_tokens": sent,
-        "output_tokens": got,
-        "total_tokens": sent + got,
-        "input_token_details": {"cache_read": read, "cache_creation": written},
-        "output_token_details": {"reasoning": count("reasoning_tokens")},
-    }
+    return usage_metadata(sent, got, read, written, count("reasoning_tokens"))
 
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import orjson
-
 from ts_importers.base import Skipped
-from ts_importers.values import MAX_USD, number, timestamp
+from ts_importers.values import MAX_USD, number, parsed, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
 from ts_langchain.replay import Run
 
@@ -47,7 +45,7 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
     if started is None:
         return Skipped(where, "no startTime")
     failed = str(row.get("level")).upper() == "ERROR"
-    given, made = _parsed(row.get("input")), _parsed(row.get("output"))
+    given, made = parsed(row.get("input")), parsed(row.get("output"))
     ended = timestamp(row.get("endTime"))
     if ended is None:
         if not failed and made is None:
@@ -89,19 +87,9 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
     )
 
 
-def _parsed(value: object) -> object:
-    """What a raw JSON string says; the string itself where it is none."""
-    if isinstance(value, str) and value[:1] in ("{", "[", '"'):
-        try:
-            return orjson.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _plain(value: object) -> dict[str, Any]:
-    value = _parsed(value)
-    return {k: _parsed(v) for k, v in value.items()} if isinstance(value, dict) else {}
+    value = parsed(value)
+    return {k: parsed(v) for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _inputs(run_type: str, given: object) -> tuple[dict[str, Any], list[Any]]:
@@ -125,7 +113,7 @@ def _inputs(run_type: str, given: object) -> tuple[dict[str, Any], list[Any]]:
     flat = given[0] if given and isinstance(given[0], list) else given
     for message in flat:
         if isinstance(message, dict) and message.get("role") == "tool" and not message.get("tool_call_id"):
-            definition = _parsed(message.get("content"))
+            definition = parsed(message.get("content"))
             if isinstance(definition, dict) and ("function" in definition or "name" in definition):
                 tools = [*tools, definition]
                 continue
@@ -172,22 +160,15 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
     parts_out = sum(_count(v) for k, v in details.items() if _is_part(k, "output"))
     if total != sent + got:  # else the parts are within the whole already
         sent, got = sent + parts_in, got + parts_out
-    if not sent and not got:
-        return None
-    return {
-        "input_tokens": sent,
-        "output_tokens": got,
-        "total_tokens": sent + got,
-        "input_token_details": {
-            "cache_read": sum(_count(details.get(k)) for k in _CACHE_READ),
-            "cache_creation": sum(_count(details.get(k)) for k in _CACHE_WRITE),
-            "audio": _count(details.get("input_audio")) + _count(details.get("input_audio_tokens")),
-        },
-        "output_token_details": {
-            "reasoning": sum(_count(details.get(k)) for k in _REASONING),
-            "audio": _count(details.get("output_audio")) + _count(details.get("output_audio_tokens")),
-        },
-    }
+    return usage_metadata(
+        sent,
+        got,
+        sum(_count(details.get(k)) for k in _CACHE_READ),
+        sum(_count(details.get(k)) for k in _CACHE_WRITE),
+        sum(_count(details.get(k)) for k in _REASONING),
+        _count(details.get("input_audio")) + _count(details.get("input_audio_tokens")),
+        _count(details.get("output_audio")) + _count(details.get("output_audio_tokens")),
+    )
 
 
 def _is_part(key: str, side: str) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
+
+import orjson
 
 # beyond these a number is a mistake of whoever wrote it, not a fact about a call
 LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
@@ -35,3 +38,38 @@ def number(value: object, most: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return read if 0 <= read <= most else None
+
+
+def parsed(value: object) -> Any:
+    """What a JSON string says; the value itself if it is none."""
+    if isinstance(value, str) and value[:1] in ("{", "[", '"'):
+        try:
+            return orjson.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def usage_metadata(
+    sent: int, got: int, read: int = 0, written: int = 0, reasoning: int = 0, audio_in: int = 0, audio_out: int = 0
+) -> dict[str, Any] | None:
+    """Token counts in the shape of LangChain's usage metadata, None if nothing was counted.
+
+    Args:
+        sent: All input, cached included.
+        got: All output.
+        read: Input read from the provider's cache.
+        written: Input written into it.
+        reasoning: Output that was reasoning.
+        audio_in: Audio in the input.
+        audio_out: Audio in the output.
+    """
+    if not sent and not got:
+        return None
+    return {
+        "input_tokens": sent,
+        "output_tokens": got,
+        "total_tokens": sent + got,
+        "input_token_details": {"cache_read": read, "cache_creation": written, "audio": audio_in},
+        "output_token_details": {"reasoning": reasoning, "audio": audio_out},
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import orjson
+from ts_importers.values import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,16 +107,6 @@ def at(tree: object, *path: str) -> Any:
             return None
         tree = tree.get(part)
     return tree
-
-
-def parsed(value: object) -> Any:
-    """What a JSON string says; the value itself if it is none."""
-    if isinstance(value, str) and value[:1] in ("{", "[", '"'):
-        try:
-            return orjson.loads(value)
-        except ValueError:
-            return value
-    return value
 
 
 def objects(value: object) -> list[dict[str, Any]]:

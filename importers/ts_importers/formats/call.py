@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ts_importers.values import number
+from ts_importers.values import number, usage_metadata
 from ts_langchain.capture.messages import MAX_TOKENS
 
 if TYPE_CHECKING:
@@ -89,12 +89,4 @@ def usage(
     """
     if read + written > sent:
         sent += read + written
-    if not sent and not got:
-        return None
-    return {
-        "input_tokens": sent,
-        "output_tokens": got,
-        "total_tokens": sent + got,
-        "input_token_details": {"cache_read": read, "cache_creation": written, "audio": audio_in},
-        "output_token_details": {"reasoning": reasoning, "audio": audio_out},
-    }
+    return usage_metadata(sent, got, read, written, reasoning, audio_in, audio_out)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ts_importers.formats.attributes import Attributes, nested, parsed
+from ts_importers.formats.attributes import Attributes, nested
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.formats.otlp import hexadecimal
 from ts_importers.formats.span import Span, key_of, run_from_span
-from ts_importers.values import timestamp
+from ts_importers.values import parsed, timestamp
 
 if TYPE_CHECKING:
     from ts_importers.base import Skipped

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from ts_importers.formats.attributes import Attributes, at, named, objects, parsed
+from ts_importers.formats.attributes import Attributes, at, named, objects
 from ts_importers.formats.call import SpanCall, count, provider_of, usage
-from ts_importers.values import MAX_USD, number
+from ts_importers.values import MAX_USD, number, parsed
 from ts_langchain.call import SourceCost
 
 if TYPE_CHECKING:

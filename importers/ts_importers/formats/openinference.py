@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ts_importers.formats.attributes import Attributes, at, named, nested, objects, parsed, words
+from ts_importers.formats.attributes import Attributes, at, named, nested, objects, words
 from ts_importers.formats.call import SpanCall, count, provider_of, usage
-from ts_importers.values import MAX_USD, number
+from ts_importers.values import MAX_USD, number, parsed
 from ts_langchain.call import SourceCost
 
 if TYPE_CHECKING:
