@@ -44,7 +44,7 @@ class LangfuseImporter(WindowWalk):
     Args:
         public_key: Public key.
         secret_key: Secret key; never shown anywhere.
-        since: Start of the range, inclusive; 30 days ago if None.
+        since: Start of the range, inclusive; 30 days before its end if None.
         until: End of the range, exclusive; now if None.
         endpoint: Address of Langfuse.
         environment: Only this environment; all if None.

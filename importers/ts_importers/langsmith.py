@@ -104,7 +104,7 @@ class LangSmithImporter(WindowWalk):
         tags: Only runs with all of these tags.
         root_only: Only root runs.
         experiments: Let `*` also stand for projects that hold an experiment on a dataset.
-        since: Start of the range, inclusive; 30 days ago if None.
+        since: Start of the range, inclusive; 30 days before its end if None.
         until: End of the range, exclusive; now if None.
         endpoint: Address of the API, with or without `/api/v1`.
         workspace_id: For keys that belong to several workspaces.

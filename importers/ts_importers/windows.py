@@ -45,7 +45,7 @@ class WindowWalk(ABC):
         fraction: How much of the range has been read, 0 to 1.
 
     Args:
-        since: Start of the range, inclusive; 30 days ago if None.
+        since: Start of the range, inclusive; 30 days before its end if None.
         until: End of the range, exclusive; now if None.
         limit: Stop after about so many rows.
 
@@ -64,7 +64,7 @@ class WindowWalk(ABC):
     def __init__(self, since: datetime | None, until: datetime | None, limit: int | None) -> None:
         now = datetime.now(tz=UTC)
         self.until = (until or now).astimezone(UTC)
-        self.since = (since or now - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
+        self.since = (since or self.until - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
         if self.since >= self.until:
             msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"
             raise UnreadableSource(msg)

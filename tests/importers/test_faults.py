@@ -6,10 +6,12 @@ import random
 import shutil
 import subprocess
 from dataclasses import asdict
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from importers.fake_langsmith import KEY, FakeLangSmith, agent_rows
+from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows
 from importers.fake_langsmith import serve as serve_langsmith
 from importers.test_helicone import FakeHelicone
 from importers.test_langfuse import FakeLangfuse
@@ -30,6 +32,7 @@ FAULTS = [
     "rate_seconds", "rate_date", "rate_bare", "error_500", "error_502", "error_503", "hung_up", "reset", "cut", "page",
     "slow",
 ]  # fmt: skip
+SOON = BEGIN + timedelta(hours=14)
 SERVICES = ["langsmith", "langsmith v1", "langfuse", "langfuse, older", "helicone"]
 
 
@@ -38,14 +41,14 @@ def service(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Callable[...,
     """A local server, and what makes an importer for it."""
     name: str = request.param
     if name.startswith("langsmith"):
-        with serve_langsmith(FakeLangSmith(agent_rows(40), v2=name == "langsmith")) as fake:
+        with serve_langsmith(FakeLangSmith(agent_rows(15), v2=name == "langsmith")) as fake:
             yield fake, test_langsmith.importer
     elif name.startswith("langfuse"):
         with test_langfuse.serve(FakeLangfuse(v2=name == "langfuse")) as fake_langfuse:
-            yield fake_langfuse, test_langfuse.importer
+            yield fake_langfuse, partial(test_langfuse.importer, until=SOON)
     else:
         with test_helicone.serve(FakeHelicone()) as fake_helicone:
-            yield fake_helicone, test_helicone.importer
+            yield fake_helicone, partial(test_helicone.importer, until=SOON)
 
 
 class Address:
@@ -66,11 +69,11 @@ def imported(source: Any, folder: Path, name: str) -> Any:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_changes_nothing(service: Any, fault: str, tmp_path: Path) -> None:
     server, importer = service
-    calm = imported(importer(server, page_size=40), tmp_path, "calm")
+    calm = imported(importer(server, page_size=15), tmp_path, "calm")
     assert calm[0]
     assert calm[1]
     with through(Proxy(server.url)) as proxy:
-        source = importer(Address(proxy.url), page_size=40)
+        source = importer(Address(proxy.url), page_size=15)
         proxy.faults = [None, fault] * (4 if fault == "slow" else 10)
         assert imported(source, tmp_path, "stormy") == calm
         assert len(proxy.faults) <= 14  # there has been a storm
@@ -78,11 +81,11 @@ def test_a_fault_changes_nothing(service: Any, fault: str, tmp_path: Path) -> No
 
 def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
     server, importer = service
-    calm = imported(importer(server, page_size=25), tmp_path, "calm")
-    for seed in range(3):
+    calm = imported(importer(server, page_size=10), tmp_path, "calm")
+    for seed in range(2):
         chance = random.Random(seed)
         with through(Proxy(server.url)) as proxy:
-            source = importer(Address(proxy.url), page_size=25)
+            source = importer(Address(proxy.url), page_size=10)
             quick = [f for f in FAULTS if f != "slow"]
             proxy.faults = [chance.choice(quick) if chance.random() < 0.3 else None for _ in range(400)]
             assert imported(source, tmp_path, f"stormy{seed}") == calm
@@ -91,18 +94,18 @@ def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("spoil", [twice, in_no_order])
 def test_rows_twice_and_in_no_order(service: Any, spoil: Any, tmp_path: Path) -> None:
     server, importer = service
-    calm = imported(importer(server, page_size=40), tmp_path, "calm")
+    calm = imported(importer(server, page_size=15), tmp_path, "calm")
     with through(Proxy(server.url)) as proxy:
-        source = importer(Address(proxy.url), page_size=40)
+        source = importer(Address(proxy.url), page_size=15)
         proxy.rows = spoil
         assert imported(source, tmp_path, "spoiled") == calm
 
 
 def test_what_is_no_row_is_counted_and_named(service: Any, tmp_path: Path) -> None:
     server, importer = service
-    calm = imported(importer(server, page_size=40), tmp_path, "calm")
+    calm = imported(importer(server, page_size=15), tmp_path, "calm")
     with through(Proxy(server.url)) as proxy:
-        source = importer(Address(proxy.url), page_size=40)
+        source = importer(Address(proxy.url), page_size=15)
         proxy.rows = among_rubbish
         assert imported(source, tmp_path, "rubbish") == calm
     [history] = Ledger(tmp_path / "rubbish.sqlite").histories()

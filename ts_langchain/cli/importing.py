@@ -161,11 +161,17 @@ def run_import(
 
 def _go_on_after_last(source: Any, ledger: str | None) -> None:
     """`--since last`: begins a little before the latest call that the ledger knows of this history."""
-    last = Ledger(ledger).last_call_at(source.source, source.scope)
+    book = Ledger(ledger)
+    last = book.last_call_at(source.source, source.scope)
     if last is None:
         err.print("Nothing of this history has been imported yet: the last 30 days are.", style="dim")
         return
-    source.begin_at(datetime.fromtimestamp(last, tz=UTC) - OVERLAP)
+    begin = datetime.fromtimestamp(last, tz=UTC) - OVERLAP
+    history = next(h for h in book.histories() if (h.source, h.scope) == (source.source, source.scope))
+    if not history.done and history.position and history.position.get("from"):
+        # it was interrupted: what was under way then may have begun long before
+        begin = min(begin, datetime.fromisoformat(str(history.position["from"])))
+    source.begin_at(begin)
 
 
 def _look(source: Any, as_json: bool) -> None:

@@ -47,7 +47,7 @@ SinceOption = Annotated[
     str | None,
     typer.Option(
         metavar="TIME|last",
-        help="First day or time (ISO), UTC; `last` goes on after the latest call in the ledger. Default: 30 days ago.",
+        help="First day or time (ISO), UTC; `last` goes on after what the ledger has. Default: 30 days before the end.",
     ),
 ]
 UntilOption = Annotated[
