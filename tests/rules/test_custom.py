@@ -17,6 +17,8 @@ from ts_langchain.rules import RULES, Claim, Finding, Rule, RuleSettings
 from ts_langchain.testing import check_rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ts_langchain.call import Call, Kind
 
 
@@ -58,12 +60,32 @@ def test_a_sentinel_takes_it() -> None:
         Sentinel(rules=[Chatty], settings={"chatty.max_tokens": 0})
 
 
-def test_a_package_can_publish_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = EntryPoint("chatty", f"{__name__}:Chatty", "ts_langchain.rules")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "ts_langchain.rules" else [])
-    monkeypatch.setattr(EntryPoint, "load", lambda _: Chatty)
+@pytest.fixture
+def publish(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Publishes rules as another package would."""
+
+    def names(*values: str) -> None:
+        entries = [EntryPoint(value, value, "ts_langchain.rules") for value in values]
+        monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "ts_langchain.rules" else [])
+        registry.published.cache_clear()
+
+    yield names
+    monkeypatch.undo()
+    registry.published.cache_clear()
+
+
+def test_a_package_can_publish_it(publish: Callable[..., None]) -> None:
+    publish(f"{__name__}:Chatty")
     assert [i.rule for i in LONG.run().incidents()] == ["chatty"]
     assert [i.rule for i in LONG.run(rules=["chatty"]).incidents()] == ["chatty"]
+
+
+def test_a_broken_package_does_not_break_the_app(
+    publish: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    publish("no_such_package.rules:Chatty", f"{__name__}:Chatty")
+    assert [i.rule for i in LONG.run().incidents()] == ["chatty"]
+    assert "no_such_package.rules:Chatty cannot be loaded (ModuleNotFoundError)" in caplog.text
 
 
 def test_the_kit_accepts_it() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from ts_langchain.rules import RULES
 
 HERE = Path(__file__).parents[2] / "benchmarks" / "detection"
+ROOT = Path(__file__).parent.parent.parent
 
 
 def load(name: str) -> Any:
@@ -41,3 +42,17 @@ def test_what_issue_and_readme_promise() -> None:
     assert figures["precision_at_confidence_0.9"] >= 0.9
     assert figures["median_delay_calls"] <= 1
     assert figures["false_alarms_per_100_real_sessions"] <= 1
+
+
+def test_the_pages_tell_the_measured_figures() -> None:
+    figures = json.loads((HERE / "figures.json").read_text())
+    page, readme = (" ".join((ROOT / name).read_text().split()) for name in ("docs/detection.md", "README.md"))
+    cases = sum(int(f["cases"].split("+")[0]) for f in figures["rules"].values())
+    assert f"| recall on {cases} positives | {figures['recall']:.2f} |" in page
+    assert f"| precision against {cases} near misses | {figures['precision']:.2f} |" in page
+    assert f"| median delay | {figures['median_delay_calls']:g} calls |" in page
+    assert f"| wasted tokens, mean error | {figures['mean_wasted_token_error']:.1%} |".replace("%", " %") in page
+    assert figures["recall"] == figures["precision"]
+    told = f"On {cases} labelled cases and as many near misses recall and precision are {figures['recall']:.2f}"
+    assert told in readme
+    assert f"For each of the {len(RULES)} rules" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -80,19 +82,32 @@ __all__ = [
     "RuleSettings",
     "build_rules",
     "known_rules",
+    "published",
     "rule_classes",
 ]
 
 ENTRY_POINTS = "ts_langchain.rules"
+logger = logging.getLogger("ts_langchain")
 
 
 def known_rules() -> dict[str, type[Rule[Any]]]:
     """All rules by name: the built-in ones and those that other packages publish under `ts_langchain.rules`."""
     found = dict(RULES)
-    for entry in entry_points(group=ENTRY_POINTS):
-        rule = entry.load()
+    for rule in published():
         found.setdefault(rule.name, rule)
     return found
+
+
+@cache
+def published() -> tuple[type[Rule[Any]], ...]:
+    """Rules that other packages publish; looked for once. One that cannot be loaded is logged and left out."""
+    rules: list[type[Rule[Any]]] = []
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            rules.append(entry.load())
+        except Exception as error:  # noqa: BLE001 - another package's mistake must not break the app
+            logger.warning("ts-langchain: the rule %s cannot be loaded (%s)", entry.value, type(error).__name__)
+    return tuple(rules)
 
 
 def rule_classes(rules: Sequence[str | type[Rule[Any]]] | None) -> dict[str, type[Rule[Any]]]:
