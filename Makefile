@@ -24,6 +24,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/live.py
 	$(BIN)/python benchmarks/middleware.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/service.py
+	$(BIN)/python benchmarks/parquet.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=…")'
