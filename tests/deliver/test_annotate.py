@@ -253,6 +253,14 @@ def test_a_dead_server_leaves_what_can_be_gone_on_with(server: Any, tmp_path: Pa
     assert held(server) == {}
 
 
+def test_a_choice_of_runs_can_be_annotated_and_several_projects_cannot(langsmith: LangSmithServer) -> None:
+    chosen = place(langsmith, scope=f"127.0.0.1/{PROJECT}?1a2b3c")
+    assert isinstance(chosen, LangSmithFeedback)
+    assert chosen.project_id == PROJECT
+    with pytest.raises(ConfigurationError, match="each project by itself"):
+        place(langsmith, scope="127.0.0.1/2-projects-1a2b3c")
+
+
 def test_another_address_or_project_is_refused(langsmith: LangSmithServer, langfuse: LangfuseServer) -> None:
     with pytest.raises(ConfigurationError, match=r"came from eu\.example, not from 127\.0\.0\.1.*LANGSMITH_ENDPOINT"):
         place(langsmith, scope=f"eu.example/{PROJECT}")
