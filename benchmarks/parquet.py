@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -70,10 +69,7 @@ def write_export(folder: Path, runs: int) -> int:
 
 def write_elsewhere(folder: Path, runs: int) -> int:
     """The same in a process of its own: a child's peak memory begins at its parent's."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--write", str(folder), str(runs)], check=True, stdout=subprocess.PIPE
-    )
-    return int(done.stdout)
+    return int(child(__file__, "--write", str(folder), str(runs)))
 
 
 def read(folder: Path) -> int:
@@ -96,8 +92,7 @@ def whole(folder: Path) -> int:
 
 def measure(what: str, folder: Path) -> tuple[float, float, int]:
     """Seconds, peak MB and runs of one side, in a process of its own."""
-    done = child(__file__, "--run", what, str(folder))
-    seconds, peak, runs = json.loads(done.stdout)
+    seconds, peak, runs = json.loads(child(__file__, "--run", what, str(folder)))
     return seconds, peak, runs
 
 
