@@ -137,15 +137,21 @@ class Client:
         self._sleep: Callable[[float], object] = self._given_up.wait if sleep is time.sleep else sleep
         self._turns = threading.Lock()
         self._next_at = 0.0
+        self._napping = 0
         self._clear = threading.Event()
         self._clear.set()
 
         def nap(seconds: float) -> None:
-            self._clear.clear()
+            with self._turns:
+                self._napping += 1
+                self._clear.clear()
             try:
                 self._sleep(seconds)
             finally:
-                self._clear.set()
+                with self._turns:
+                    self._napping -= 1
+                    if not self._napping:
+                        self._clear.set()
 
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Retry),
