@@ -41,11 +41,11 @@ class Documents:
 
     Attributes:
         gzipped: It is gzipped.
-        listed: It is one JSON list.
+        listed: It is one JSON list; known for certain once it has been read.
         printed: Its documents are objects of many lines each, as pretty-printers write them.
 
     Raises:
-        UnreadableSource: It is not there, or is a list that is too large or broken.
+        UnreadableSource: It is not there; once it is read, also for a list that is too large or broken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,8 +61,7 @@ class Documents:
             start = file.read(4096).lstrip()
         self.listed = start.startswith(b"[")
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
-        self._elements: list[Any] | None = self._load_list() if self.listed else None
-        self.listed = self._elements is not None
+        self._elements: list[Any] | None = None
 
     @property
     def seekable(self) -> bool:
@@ -89,9 +88,12 @@ class Documents:
 
     def read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
         """Documents after so many lines (or elements), which end at `offset`."""
-        if self._elements is not None:
-            for number in range(line, len(self._elements)):
-                yield Document(number + 1, _dumps(self._elements[number]), 0)
+        if self.listed and self._elements is None:
+            self._elements = self._load_list()
+            self.listed = self._elements is not None
+        if (elements := self._elements) is not None:
+            for number in range(line, len(elements)):
+                yield Document(number + 1, _dumps(elements[number]), 0)
             return
         with self.open() as file:
             if self.printed:
@@ -103,6 +105,10 @@ class Documents:
                 if number > line:
                     yield Document(number, raw, offset)
                     offset += len(raw)
+
+    def release(self) -> None:
+        """Gives the memory of a list back; it is read again when it is asked for."""
+        self._elements = None
 
     def _load_list(self) -> list[Any] | None:
         if self.size > MAX_WHOLE_BYTES:

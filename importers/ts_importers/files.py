@@ -74,11 +74,16 @@ class FileImporter:
             form = FORMATS[format] if format is not None else self._detect(documents)
             if form is not None:
                 self._files.append((documents, form))
+            if self._several:
+                documents.release()
         if not self._files:
             msg = f"{', '.join(map(str, given))}: none of the files can be read: {'; '.join(self.notices)}"
             raise UnreadableSource(msg)
         modified = max(d.path.stat().st_mtime for d, _ in self._files)
         self.day = day or datetime.fromtimestamp(modified, tz=UTC).date()
+        # tells whether several files are the same as at the last sitting
+        told = text_hash(repr([(str(d.path), d.size) for d, _ in self._files]))
+        self._fingerprint = f"{told:016x}" if self._several else None
         self._order: TimeOrder | None = None
         self.total, ordered = 0, not (self._several or any(f.spans or d.printed for d, f in self._files))
         if ordered:
@@ -150,7 +155,7 @@ class FileImporter:
     def pages(self, position: Position | None = None) -> Iterator[Page]:
         """Pages of up to 100 rows or 4 MB."""
         start = position or {}
-        if start.get("files") != self._fingerprint():
+        if start.get("files") != self._fingerprint:
             start = {}  # other files than then: from the beginning; what was counted is known by its id
         line, offset = int(start.get("line") or 0), int(start.get("offset") or 0)
         clock = float(start.get("clock") or self._epoch())
@@ -218,16 +223,9 @@ class FileImporter:
 
     def _position(self, line: int, offset: int, clock: float) -> Position:
         position: Position = {"line": line, "offset": offset, "clock": clock}
-        files = self._fingerprint()
-        if files is not None:
-            position["files"] = files
+        if self._fingerprint is not None:
+            position["files"] = self._fingerprint
         return position
-
-    def _fingerprint(self) -> str | None:
-        """Tells whether several files are the same as at the last sitting."""
-        if not self._several:
-            return None
-        return f"{text_hash(repr([(str(d.path), d.size) for d, _ in self._files])):016x}"
 
     def _epoch(self) -> float:
         return datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC).timestamp()

@@ -79,6 +79,7 @@ class TimeOrder:
         for number, (documents, form) in enumerate(files):
             self._paths.append(documents.path if documents.seekable and not form.spans else None)
             self._add(number, documents, form)
+            documents.release()
         self._sort()
 
     # --- making ------------------------------------------------------------------------------------
