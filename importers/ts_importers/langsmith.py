@@ -5,9 +5,9 @@ Both answer newest first, and their cursors do not live long; see `ts_importers.
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime, timedelta
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -160,8 +160,12 @@ class LangSmithImporter(WindowWalk):
         )
         self.only = Only(filter, trace_filter, tuple(run_types), tuple(tags), root_only)
         self._experiments = experiments
-        self.projects = self._find_all([project] if isinstance(project, str) else project)
-        self.scope = _scope(self._client.host, self.projects, self.only)
+        self.projects: dict[str, str] = {}
+        names = {self._add(name) for name in ([project] if isinstance(project, str) else project)}
+        self.projects = dict(sorted(self.projects.items()))
+        if experiments and any("*" in name for name in names):
+            names.add("experiments")
+        self.scope = _scope(self._client.host, sorted(names), self.only)
         if self._client.host.endswith(CLOUD):
             self._client.pace = V2_PACE
         self._v2 = True
@@ -175,20 +179,19 @@ class LangSmithImporter(WindowWalk):
         label = {"LangSmith project" if len(names) == 1 else "LangSmith projects": shown, "from": self.span()}
         return label | ({"only": str(self.only)} if str(self.only) else {})
 
-    def _find_all(self, asked: Sequence[str]) -> dict[str, str]:
-        """The projects asked for: id to name."""
-        found: dict[str, str] = {}
-        for project in asked:
-            if "*" not in project:
-                project_id, name = self._find(project)
-                found[project_id] = name
-                continue
-            some = {i: n for i, n in self._list() if fnmatchcase(n, project)}
-            if not some:
-                msg = f"LangSmith at {self._client.host} has no project like {project!r}. {self._names()}"
-                raise ProjectNotFound(msg)
-            found |= some
-        return dict(sorted(found.items()))
+    def _add(self, asked: str) -> str:
+        """Adds the projects of a name, id or pattern. Returns the project's id, or the pattern, whatever it matches."""
+        if "*" not in asked:
+            project_id, name = self._find(asked)
+            self.projects[project_id] = name
+            return project_id
+        pattern = re.compile(".*".join(map(re.escape, asked.split("*"))), re.DOTALL)
+        found = {i: n for i, n in self._list() if pattern.fullmatch(n)}
+        if not found:
+            msg = f"LangSmith at {self._client.host} has no project like {asked!r}. {self._names()}"
+            raise ProjectNotFound(msg)
+        self.projects |= found
+        return asked
 
     def _list(self) -> Iterator[tuple[str, str]]:
         """Id and name of all projects, without experiments unless they are wanted."""
@@ -290,12 +293,10 @@ class LangSmithImporter(WindowWalk):
         return body | ({"cursor": cursor} if cursor else {})
 
 
-def _scope(host: str, projects: Mapping[str, str], only: Only) -> str:
-    """Names the history: the same projects and the same choice of runs."""
-    ids = list(projects)
-    which = ids[0] if len(ids) == 1 else f"{len(ids)}-projects-{text_hash(' '.join(ids)):x}"
-    scope = f"{host}/{which}"
-    return scope + (f"?{text_hash(str(only)):x}" if str(only) else "")
+def _scope(host: str, asked: Sequence[str], only: Only) -> str:
+    """Names the history: what was asked for. A pattern is the same history when it comes to match one project more."""
+    which = asked[0] if len(asked) == 1 and "*" not in asked[0] else f"projects-{text_hash(' '.join(asked)):016x}"
+    return f"{host}/{which}" + (f"?{text_hash(str(only)):016x}" if str(only) else "")
 
 
 def _is_experiment(row: Mapping[str, Any]) -> bool:
