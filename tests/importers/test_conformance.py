@@ -178,9 +178,9 @@ def test_what_does_not_is_told(kind: type[Notes], wrong: str, tmp_path: Path) ->
 
 def test_another_package_brings_an_importer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = lines(tmp_path / "notes.jsonl", ROWS)
-    brought = [EntryPoint("notes", f"{__name__}:Notes", importing.GROUP)]
+    brought = [EntryPoint("notes", f"{__name__}:Notes", importing.IMPORTERS)]
     for module in (importing, plugins):
-        monkeypatch.setattr(module, "entry_points", lambda group: brought if group == importing.GROUP else [])
+        monkeypatch.setattr(module, "entry_points", lambda group: brought if group == importing.IMPORTERS else [])
 
     def run(*args: str) -> Any:
         env = {"TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite"), "COLUMNS": "120"}
@@ -191,7 +191,7 @@ def test_another_package_brings_an_importer(tmp_path: Path, monkeypatch: pytest.
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["rows"]["replayed"] == len([r for r in ROWS if r["run_type"] != "chain"])
     for args, says in (
-        (["nots"], "there are notes"),
+        (["nots"], "the installed importers: notes"),
         (["notes", "-o", "pth=x"], "does not take these options"),
         (["notes", "-o", "path"], "KEY=VALUE"),
     ):

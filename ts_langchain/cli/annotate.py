@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ts_langchain.cli.importing import secret, show_wait
+from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history
@@ -29,21 +29,6 @@ if TYPE_CHECKING:
 
 MAX_NAMED = 10
 MAX_LISTED = 1_000
-
-
-def delivery(name: str) -> Any:
-    """What is registered under the entry-point group `ts_langchain.deliveries`.
-
-    Raises:
-        ConfigurationError: There is none of this name.
-    """
-    from importlib.metadata import entry_points
-
-    found = {e.name: e for e in entry_points(group="ts_langchain.deliveries")}
-    if name not in found:
-        msg = f"nothing of the name {name!r} can be written to; there are {', '.join(sorted(found)) or 'none'}"
-        raise ConfigurationError(msg)
-    return found[name].load()
 
 
 def annotate(
@@ -100,7 +85,7 @@ def annotate(
         history = chosen_history(book, number)
         _can_be_annotated(history)
         _known(rule, book, history)
-        place = None if dry_run else place_for(history, endpoint, workspace)
+        place = None if dry_run else place_for(history.source, history.scope, endpoint, workspace)
         outcome = write_back(book, history, place, remove=remove, rules=frozenset(rule or ()), min_usd=min_usd)
         if as_json:
             print_json(_as_dict(history, outcome, dry_run))
@@ -110,29 +95,27 @@ def annotate(
             raise typer.Exit(FAILED)
 
 
-def annotate_import(
-    ledger: str | None, source: str, scope: str, endpoint: str, workspace: str | None, keys: Mapping[str, str]
-) -> None:
+def annotate_import(ledger: str | None, source: str, scope: str, place: Annotator) -> None:
     """What `--annotate` of an import does once the history is complete."""
     with _own_interrupt():
         book = Ledger(ledger)
         history = next(h for h in book.histories() if (h.source, h.scope) == (source, scope))
-        outcome = write_back(book, history, place_for(history, endpoint, workspace, keys))
+        outcome = write_back(book, history, place)
         print_outcome(outcome, dry_run=False, show=err.print)
         if outcome.refused:
             raise typer.Exit(FAILED)
 
 
 def place_for(
-    history: History, endpoint: str | None, workspace: str | None, keys: Mapping[str, str] | None = None
+    source: str, scope: str, endpoint: str | None, workspace: str | None, keys: Mapping[str, str] | None = None
 ) -> Annotator:
     """Where annotations of a history go, with the keys given or those of the environment.
 
     Raises:
         ConfigurationError: Nothing can be written there, or there is no key.
     """
-    kwargs: dict[str, Any] = {"scope": history.scope, "on_wait": show_wait}
-    if history.source == "langsmith":
+    kwargs: dict[str, Any] = {"scope": scope, "on_wait": show_wait}
+    if source == "langsmith":
         kwargs["endpoint"] = endpoint or os.environ.get("LANGSMITH_ENDPOINT")
         kwargs["workspace_id"] = workspace
         keys = keys or {"api_key": secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
@@ -142,7 +125,7 @@ def place_for(
             "public_key": secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
             "secret_key": secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
         }
-    place: Annotator = delivery(history.source)(**kwargs, **keys)
+    place: Annotator = registered(DELIVERIES, source)(**kwargs, **keys)
     return place
 
 

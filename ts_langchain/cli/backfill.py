@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ts_langchain import __version__
-from ts_langchain.cli.annotate import delivery, progress
-from ts_langchain.cli.importing import secret, show_wait
+from ts_langchain.cli.annotate import progress
+from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history
@@ -52,7 +52,9 @@ def backfill(
         book = Ledger(ledger)
         history = chosen_history(book, number)
         key = "none" if dry_run else secret("TokenSentinel API key", "TOKEN_SENTINEL_API_KEY")
-        sink = delivery("tokensentinel")(endpoint=endpoint, project=project, api_key=key, on_wait=show_wait)
+        sink = registered(DELIVERIES, "tokensentinel")(
+            endpoint=endpoint, project=project, api_key=key, on_wait=show_wait
+        )
         run = Backfill(book, history, project, None if dry_run else sink, sink.name, __version__, again)
         try:
             with progress("Sending events", sum(1 for _ in book.incidents(history))) as run.on_progress:

@@ -74,7 +74,7 @@ def _run(graph: Any, handler: Any) -> None:
 
 
 def _replay(keep: Path | None) -> None:
-    from ts_langchain.cli.importing import importer
+    from ts_langchain.cli.importing import IMPORTERS, registered
     from ts_langchain.history import Import
     from ts_langchain.ledger import Ledger
     from ts_langchain.report.summary import summarise
@@ -89,7 +89,7 @@ def _replay(keep: Path | None) -> None:
     with as_file(recorded) as path, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         from datetime import date
 
-        source = importer("file")(path, model="gpt-4o", provider="openai", day=date(2024, 6, 20))
+        source = registered(IMPORTERS, "file")(path, model="gpt-4o", provider="openai", day=date(2024, 6, 20))
         ledger = Ledger(keep or Path(scratch) / "ledger.sqlite")
         history = Import(source, ledger, fresh=True).run()
         history.label = {"file": path.name, "format": "OpenAI-style conversations"}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ts_langchain.cli.importing import importer, parse_time, run_import
+from ts_langchain.cli.importing import IMPORTERS, parse_time, registered, run_import
 from ts_langchain.cli.options import (
     CsvOption,
     DryRunOption,
@@ -55,7 +55,7 @@ def import_file(
     Several files, or a folder, are one history in order of time, with one report.
     """
     with clear_errors():
-        reader = importer("file")
+        reader = registered(IMPORTERS, "file")
         if file_format is not None and file_format not in reader.formats:
             msg = f"--format {file_format}: expected one of {', '.join(reader.formats)}"
             raise ConfigurationError(msg)
@@ -107,7 +107,7 @@ def import_parquet(
     AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...), never given on the command line.
     """
     with clear_errors():
-        source = importer("parquet")(
+        source = registered(IMPORTERS, "parquet")(
             path,
             project=project,
             since=parse_time(since, "--since"),

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from ts_langchain.history import Progress as Done
 
-GROUP = "ts_langchain.importers"
+IMPORTERS = "ts_langchain.importers"
+DELIVERIES = "ts_langchain.deliveries"
 LAST = "last"
 OVERLAP = timedelta(hours=1)
 """What ended or arrived late is read again; what is known by its id counts once."""
@@ -44,15 +45,16 @@ SHOWN = 5
 KEYRING = "ts-langchain"
 
 
-def importer(name: str) -> Any:
-    """The importer registered under the entry-point group `ts_langchain.importers`.
+def registered(group: str, name: str) -> Any:
+    """What a package has registered under this name in an entry-point group.
 
     Raises:
         ConfigurationError: There is none of this name.
     """
-    found = {e.name: e for e in entry_points(group=GROUP)}
+    found = {e.name: e for e in entry_points(group=group)}
     if name not in found:
-        msg = f"no importer {name!r} is installed; there are {', '.join(sorted(found)) or 'none'}"
+        what = group.rpartition(".")[2]
+        msg = f"{name!r} is not among the installed {what}: {', '.join(sorted(found)) or 'none'}"
         raise ConfigurationError(msg)
     return found[name].load()
 

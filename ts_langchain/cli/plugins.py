@@ -9,7 +9,7 @@ import orjson
 import typer
 from rich.markup import escape
 
-from ts_langchain.cli.importing import GROUP, importer, run_import
+from ts_langchain.cli.importing import IMPORTERS, registered, run_import
 from ts_langchain.cli.options import (
     CsvOption,
     DryRunOption,
@@ -48,7 +48,7 @@ def import_plugin(
     """
     with clear_errors():
         if name is None:
-            others = sorted(e.name for e in entry_points(group=GROUP) if e.name not in OWN)
+            others = sorted(e.name for e in entry_points(group=IMPORTERS) if e.name not in OWN)
             for other in others:
                 out.print(escape(other))
             if not others:
@@ -56,7 +56,7 @@ def import_plugin(
             return
         options = _parse(option)
         try:
-            source = importer(name)(**options)
+            source = registered(IMPORTERS, name)(**options)
         except TypeError as error:
             msg = f"the importer {name} does not take these options ({error})"
             raise ConfigurationError(msg) from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ts_langchain.cli.importing import importer, parse_since, parse_time, run_import, secret, show_wait
+from ts_langchain.cli.annotate import annotate_import, place_for
+from ts_langchain.cli.importing import IMPORTERS, parse_since, parse_time, registered, run_import, secret, show_wait
 from ts_langchain.cli.options import (
     AnnotateOption,
     CsvOption,
@@ -87,8 +88,8 @@ def import_langsmith(
             msg = f"--run-type {unknown[0]}: expected one of {', '.join(RUN_TYPES)}"
             raise ConfigurationError(msg)
         start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
-        key = secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")
-        source = importer("langsmith")(
+        keys = {"api_key": secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
+        source = registered(IMPORTERS, "langsmith")(
             project=project,
             filter=run_filter,
             trace_filter=trace_filter,
@@ -98,16 +99,17 @@ def import_langsmith(
             experiments=experiments,
             since=start,
             until=end,
-            api_key=key,
+            **keys,
             endpoint=endpoint,
             workspace_id=workspace,
             limit=limit,
             on_wait=show_wait,
         )
         asked = {"since": since, "until": until, "limit": limit}
+        place = place_for(source.source, source.scope, endpoint, workspace, keys) if annotate and not dry_run else None
         run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
-        if annotate and not dry_run:
-            _annotate(source, ledger, endpoint, workspace, api_key=key)
+        if place is not None:
+            annotate_import(ledger, source.source, source.scope, place)
 
 
 @app.command("langfuse")
@@ -134,11 +136,12 @@ def import_langfuse(
     """
     with clear_errors():
         start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
-        public_key = secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY")
-        secret_key = secret("Langfuse secret key", "LANGFUSE_SECRET_KEY")
-        source = importer("langfuse")(
-            public_key=public_key,
-            secret_key=secret_key,
+        keys = {
+            "public_key": secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
+            "secret_key": secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
+        }
+        source = registered(IMPORTERS, "langfuse")(
+            **keys,
             since=start,
             until=end,
             endpoint=endpoint,
@@ -147,9 +150,10 @@ def import_langfuse(
             on_wait=show_wait,
         )
         asked = {"since": since, "until": until, "limit": limit}
+        place = place_for(source.source, source.scope, endpoint, None, keys) if annotate and not dry_run else None
         run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
-        if annotate and not dry_run:
-            _annotate(source, ledger, endpoint, None, public_key=public_key, secret_key=secret_key)
+        if place is not None:
+            annotate_import(ledger, source.source, source.scope, place)
 
 
 @app.command("helicone")
@@ -173,7 +177,7 @@ def import_helicone(
     The key is read from HELICONE_API_KEY, or asked for; never given on the command line.
     """
     with clear_errors():
-        source = importer("helicone")(
+        source = registered(IMPORTERS, "helicone")(
             api_key=secret("Helicone API key", "HELICONE_API_KEY"),
             since=parse_since(since),
             until=parse_time(until, "--until", end_of_day=True),
@@ -183,9 +187,3 @@ def import_helicone(
         )
         asked = {"since": since, "until": until, "limit": limit}
         run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)
-
-
-def _annotate(source: Any, ledger: str | None, endpoint: str, workspace: str | None, **keys: str) -> None:
-    from ts_langchain.cli.annotate import annotate_import
-
-    annotate_import(ledger, source.source, source.scope, endpoint, workspace, keys)
