@@ -83,9 +83,10 @@ def test_a_package_can_publish_it(publish: Callable[..., None]) -> None:
 def test_a_broken_package_does_not_break_the_app(
     publish: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    publish("no_such_package.rules:Chatty", f"{__name__}:Chatty")
+    publish("no_such_package.rules:Chatty", f"{__name__}:LONG", f"{__name__}:Chatty")
     assert [i.rule for i in LONG.run().incidents()] == ["chatty"]
     assert "no_such_package.rules:Chatty cannot be loaded (ModuleNotFoundError)" in caplog.text
+    assert f"{__name__}:LONG cannot be loaded (it is no rule)" in caplog.text
 
 
 def test_the_kit_accepts_it() -> None:

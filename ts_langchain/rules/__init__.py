@@ -104,9 +104,15 @@ def published() -> tuple[type[Rule[Any]], ...]:
     rules: list[type[Rule[Any]]] = []
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            rules.append(entry.load())
+            rule = entry.load()
         except Exception as error:  # noqa: BLE001 - another package's mistake must not break the app
-            logger.warning("ts-langchain: the rule %s cannot be loaded (%s)", entry.value, type(error).__name__)
+            wrong = type(error).__name__
+        else:
+            if isinstance(rule, type) and issubclass(rule, Rule):
+                rules.append(rule)
+                continue
+            wrong = "it is no rule"
+        logger.warning("ts-langchain: the rule %s cannot be loaded (%s)", entry.value, wrong)
     return tuple(rules)
 
 
