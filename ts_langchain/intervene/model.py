@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -14,7 +14,7 @@ from langchain_core.runnables.config import ensure_config
 from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
@@ -116,12 +116,13 @@ class GuardedModel(Runnable[Any, AIMessage]):
         if call.wait:
             time.sleep(call.wait)
         chunks = call.runnable.stream(call.input, call.config, **kwargs)
-        # the call is made, and seen, at the first piece; what it takes is not left in the reader's context
-        with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
-            first = next(iter(chunks), _END)
-        if first is not _END:
-            yield first
-            yield from chunks
+        with closing(cast("Generator[Any]", chunks)):
+            # the call is made, and seen, at the first piece; what it takes is not left in the reader's context
+            with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+                first = next(chunks, _END)
+            if first is not _END:
+                yield first
+                yield from chunks
 
     async def astream(
         self,
