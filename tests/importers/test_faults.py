@@ -74,9 +74,10 @@ def test_a_fault_changes_nothing(service: Any, fault: str, tmp_path: Path) -> No
     assert calm[1]
     with through(Proxy(server.url)) as proxy:
         source = importer(Address(proxy.url), page_size=15)
-        proxy.faults = [None, fault] * (4 if fault == "slow" else 10)
+        # all of them may meet the same request, which is tried eight times
+        proxy.faults = [None, fault] * (4 if fault == "slow" else 7)
         assert imported(source, tmp_path, "stormy") == calm
-        assert len(proxy.faults) <= 14  # there has been a storm
+        assert len(proxy.faults) <= 8  # there has been a storm
 
 
 def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
         with through(Proxy(server.url)) as proxy:
             source = importer(Address(proxy.url), page_size=10)
             quick = [f for f in FAULTS if f != "slow"]
-            proxy.faults = [chance.choice(quick) if chance.random() < 0.3 else None for _ in range(400)]
+            proxy.faults = [chance.choice(quick) if chance.random() < 0.2 else None for _ in range(400)]
             assert imported(source, tmp_path, f"stormy{seed}") == calm
 
 
@@ -120,29 +121,25 @@ def test_rows_that_arrive_while_paging_are_read_if_they_lie_ahead(
     rows = sorted(agent_rows(40), key=lambda r: r["start_time"])
     half = len(rows) // 2
     with serve_langsmith(FakeLangSmith(rows[:half] + rows[-1:])) as fake:
-        pages = test_langsmith.importer(fake, page_size=20).pages()
+        source = test_langsmith.importer(fake, page_size=20)
+        source.at_once = 1
+        pages = source.pages()
         seen = [run.id for run in next(pages).runs]
         fake.rows = list(rows)
         seen += [run.id for page in pages for run in page.runs]
     assert len(seen) == len(set(seen))
     ahead = [r["id"] for r in rows[half:] if r["run_type"] != "chain"]
-    assert len(set(ahead) - set(seen)) <= 60 * windows.WINDOWS_AT_ONCE  # what lay in windows already asked for
-    assert len(set(ahead) & set(seen)) > len(ahead) // 3
+    assert set(ahead) <= set(seen)
 
 
 def test_offsets_that_shift_under_the_reader_lose_no_row() -> None:
-    with test_helicone.serve(FakeHelicone()) as fake, through(Proxy(fake.url)) as proxy:
-        held: list[Any] = []
-
-        def late(rows: list[Any]) -> list[Any]:
-            """One more row turns up at the front: the page begins with the last one of the page before."""
-            page = [*held[-1:], *rows]
-            held[:] = page[-1:] if len(page) > len(rows) else rows[-1:]
-            return page[: len(rows)] if held and len(rows) == 10 else page
-
-        proxy.rows = late
-        runs = [r for p in test_helicone.importer(Address(proxy.url), page_size=10).pages() for r in p.runs]
-    assert len(runs) == len({r.id for r in runs})
+    with test_helicone.serve(FakeHelicone()) as fake:
+        there = [row["request_id"] for row in fake.held]
+        fake.late = True  # with each page asked for, one more row turns up at the front
+        ids = [r.id for p in test_helicone.importer(fake, page_size=10).pages() for r in p.runs]
+    assert len(fake.held) > len(there) + 3
+    assert sorted(i for i in ids if not i.startswith("late-")) == sorted(there)
+    assert len(ids) == len(set(ids))
 
 
 def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

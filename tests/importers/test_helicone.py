@@ -41,6 +41,8 @@ class FakeHelicone:
     """What the server holds and how it misbehaves."""
 
     def __init__(self) -> None:
+        self.held = list(ROWS)
+        self.late = False
         self.faults: list[int] = []
         self.gone: set[str] = set()
         self.body_headers: list[str | None] = []
@@ -50,8 +52,12 @@ class FakeHelicone:
         low = datetime.fromisoformat(query["filter"]["left"]["request"]["created_at"]["gte"])
         high = datetime.fromisoformat(query["filter"]["right"]["request"]["created_at"]["lt"])
         assert query["limit"] <= 100
-        found = [r for r in ROWS if low <= datetime.fromisoformat(r["request_created_at"]) < high]
+        found = [r for r in self.held if low <= datetime.fromisoformat(r["request_created_at"]) < high]
         found.sort(key=lambda r: r["request_created_at"])
+        if self.late and query["offset"]:
+            late = {**found[0], "request_id": f"late-{len(self.held)}"}
+            self.held.append(late)
+            found.insert(0, late)
         bare = [
             {
                 **{k: v for k, v in row.items() if not k.endswith("_body")},
@@ -82,6 +88,7 @@ def serve(fake: FakeHelicone) -> Iterator[FakeHelicone]:
         def do_GET(self) -> None:
             fake.body_headers.append(self.headers.get("authorization"))
             name = self.path.rpartition("/")[2].partition("?")[0]
+            name = ROWS[0]["request_id"] if name.startswith("late-") else name
             self.answer(404, {}) if name in fake.gone else self.answer(200, bodies[name])
 
         def do_POST(self) -> None:

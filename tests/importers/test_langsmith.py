@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from importers.fake_langsmith import BEGIN, KEY, PROJECT, FakeLangSmith, agent_rows, serve
+from servers.proxy import Proxy, through
 
 from ts_importers import windows
 from ts_importers.base import Importer
@@ -233,6 +234,25 @@ def test_several_projects_are_one_history(fake: FakeLangSmith) -> None:
     assert both.describe()["LangSmith projects"].count("my-") == 2
 
 
+def test_a_pattern_stays_the_same_history_when_it_comes_to_match_more(fake: FakeLangSmith) -> None:
+    before = importer(fake, project="my-*")
+    with_projects(fake)
+    after = importer(fake, project="my-*")
+    assert list(before.projects) == [PROJECT]
+    assert sorted(after.projects) == sorted([OTHER, PROJECT])
+    assert before.scope == after.scope
+    others = [{"project": "my-*", "experiments": True}, {"project": "my-o*"}, {"project": ["my-agent", "my-other"]}, {}]
+    scopes = {importer(fake, **other).scope for other in others}
+    assert len(scopes | {after.scope}) == 5
+
+
+@pytest.mark.parametrize("name", ["what?", "[draft] agent", "a.b+c"])
+def test_a_project_may_have_any_name(fake: FakeLangSmith, name: str) -> None:
+    fake.projects[name] = OTHER
+    assert list(importer(fake, project=name).projects) == [OTHER]
+    assert list(importer(fake, project=f"{name[:-1]}*").projects) == [OTHER]
+
+
 @pytest.mark.parametrize("knows", [True, False])
 def test_experiments_are_left_out_of_patterns(fake: FakeLangSmith, knows: bool) -> None:
     with_projects(fake)
@@ -243,6 +263,8 @@ def test_experiments_are_left_out_of_patterns(fake: FakeLangSmith, knows: bool) 
     assert len(importer(fake, project="*").projects) == 152
     with pytest.raises(ProjectNotFound, match=r"like 'nope-\*'.*my-agent"):
         importer(fake, project="nope-*")
+    with pytest.raises(ProjectNotFound, match="like"):
+        importer(fake, project="m?-[a-z]*")  # only the star is special
     named = importer(fake, project="my-test-1")
     assert any("experiment" in notice for notice in named.notices)
 
@@ -287,10 +309,21 @@ def test_what_waits_is_given_up_when_the_walk_ends(fake: FakeLangSmith) -> None:
     assert len(fake.requests) <= 2
 
 
-def test_the_cloud_is_asked_no_faster_than_it_allows() -> None:
-    naps: list[float] = []
-    with serve(FakeLangSmith(list(ROWS))) as server:
-        client = Client(server.url, {"x-api-key": KEY}, service="x", key_hint="", sleep=naps.append, pace=10.0)
-        for _ in range(3):
-            client.get("/api/v1/sessions")
-    assert [round(n) for n in naps] == [10, 20]
+@pytest.mark.parametrize(("v2", "pace"), [(True, 10 / 300), (False, 10 / 15)])
+def test_the_cloud_is_asked_no_faster_than_it_allows(
+    fake: FakeLangSmith, monkeypatch: pytest.MonkeyPatch, v2: bool, pace: float
+) -> None:
+    """Its limits are 300 requests in ten seconds, and 15 where runs are asked for at the older endpoint."""
+    fake.v2 = v2
+    with through(Proxy(fake.url)) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "")
+        naps: list[float] = []
+        cloud = importer(fake, naps, endpoint="http://api.smith.langchain.com", page_size=5)
+        asked = len(proxy.seen)
+        started, begin = len(naps), time.monotonic()
+        next(cloud.pages())
+        took, asked = time.monotonic() - begin, len(proxy.seen) - asked
+    # it does not sleep here: each request waits as long as all before it should have taken
+    assert max(naps[started:]) > (asked - 2) * pace - took
+    assert max(naps[started:]) <= (asked + 1) * pace
