@@ -1,4 +1,8 @@
-"""A Bloom filter: "certainly new" without asking the database."""
+"""A Bloom filter: "certainly new" without asking the database.
+
+Ours and not a library's, because its keys are hashes already: nothing is left of it but these lines, and the libraries
+are compiled.
+"""
 
 from __future__ import annotations
 
