@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -313,8 +314,53 @@ def test_a_key_may_lie_in_the_systems_keyring(
     without: dict[str, str | None] = {"LANGSMITH_ENDPOINT": fake.url}
     given = ("import", "langsmith", "-p", "my-agent", "--since", "2026-09-01")
     assert run(tmp_path, *given, env=without).exit_code == 2
-    monkeypatch.setattr("ts_langchain.cli.importing.sys.stdin.isatty", lambda: True, raising=False)
     keys.set_password("ts-langchain", "LANGSMITH_API_KEY", KEY)
     done = run(tmp_path, *given, env=without)
     assert done.exit_code == 0, done.output
     assert KEY not in done.output
+
+
+KEYRING = """
+from pathlib import Path
+
+from keyring.backend import KeyringBackend
+
+
+class Written(KeyringBackend):
+    priority = 1
+
+    def get_password(self, service, username):
+        return None
+
+    def set_password(self, service, username, password):
+        Path(__file__).with_suffix(".txt").write_text(f"{service} {username} {password}")
+"""
+
+
+@pytest.mark.parametrize("keep", ["y", "n"])
+def test_a_key_is_asked_for_unseen_and_kept_if_wanted(tmp_path: Path, fake: FakeLangSmith, keep: str) -> None:
+    pty = pytest.importorskip("pty")
+    (tmp_path / "written.py").write_text(KEYRING)
+    env = {k: v for k, v in os.environ.items() if k not in ("LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
+    env |= {"PYTHONPATH": str(tmp_path), "PYTHON_KEYRING_BACKEND": "written.Written", "LANGSMITH_ENDPOINT": fake.url}
+    command = [sys.executable, "-c", "from ts_langchain.cli import main; main()", "import", "langsmith"]
+    ours, theirs = pty.openpty()
+    args = ("-p", "my-agent", "--since", "2026-09-01", "--dry-run")
+    process = subprocess.Popen(
+        [*command, *args], env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    said = b""
+    for question, answer in ((b"LangSmith API key: ", KEY), (b"keyring? [y/N]: ", keep)):
+        while question not in said:
+            said += os.read(ours, 1024)
+        os.write(ours, f"{answer}\n".encode())
+    with contextlib.suppress(OSError):  # how the end of a terminal is told
+        while more := os.read(ours, 1024):
+            said += more
+    os.close(ours)
+    assert process.wait() == 0, said
+    assert KEY.encode() not in said
+    kept = tmp_path / "written.txt"
+    assert kept.exists() is (keep == "y")
+    assert keep == "n" or kept.read_text() == f"ts-langchain LANGSMITH_API_KEY {KEY}"

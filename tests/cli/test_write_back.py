@@ -119,6 +119,16 @@ def test_import_and_annotate_then_take_it_back(server: Any, tmp_path: Path) -> N
     assert "nothing to do" in run(tmp_path, server, "annotate", "--remove").stdout
 
 
+def test_what_cannot_be_annotated_is_told_before_anything_is_imported(
+    langsmith: LangSmithServer, tmp_path: Path
+) -> None:
+    several = ["import", "langsmith", "--project", "my-*", "--since", "2026-08-31", "--annotate"]
+    done = run(tmp_path, langsmith, *several)
+    assert done.exit_code == 2
+    assert "several LangSmith projects" in " ".join(done.stderr.split())
+    assert Ledger(tmp_path / "ledger.sqlite").histories() == []
+
+
 def test_an_import_without_it_sends_nothing(server: Any, tmp_path: Path) -> None:
     assert run(tmp_path, server, *imports(server)).exit_code == 0
     assert held(server) == {}
