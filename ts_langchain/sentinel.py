@@ -1,4 +1,7 @@
-"""`Sentinel`: sessions, rules, incidents. Everything that captures feeds it; it does no I/O."""
+"""`Sentinel`: sessions, rules, incidents. Everything that captures feeds it.
+
+It does no I/O of its own; budgets kept in Redis and remote kill switches do, if they are asked for.
+"""
 
 from __future__ import annotations
 
