@@ -317,7 +317,7 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _connect(memory_mb: int) -> Any:
-    """A database in little memory.
+    """A database in little memory, that puts no temporary files of its own into the folder it runs in.
 
     Raises:
         ConfigurationError: DuckDB is not installed.
@@ -328,6 +328,7 @@ def _connect(memory_mb: int) -> Any:
         msg = "Parquet is read with DuckDB, which is not installed: pip install 'ts-langchain[parquet]'"
         raise ConfigurationError(msg) from None
     db = duckdb.connect(config={"threads": 1, "memory_limit": f"{memory_mb}MB"})
+    db.execute("SET temp_directory = ''")
     db.execute("SET TimeZone = 'UTC'")
     db.execute("SET enable_progress_bar = false")
     return db
