@@ -172,18 +172,18 @@ class Bill:
         self.output_nano = cost.output_nano if cost else 0
         self.claims: tuple[_Settled, ...] = ()
 
-    def claim(self, claim: Claim, incident: Incident, specificity: int) -> list[Incident]:
-        """Adds a claim and settles anew. Returns the incidents whose figures changed."""
+    def claim(self, claim: Claim, incident: Incident, specificity: int) -> None:
+        """Adds a claim and settles anew."""
         order = (-specificity, incident.rule, claim.part, claim.unit)
         if any(c.order == order and c.incident.id == incident.id for c in self.claims):
-            return []
+            return
         settled = _Settled(order, claim, incident, self.started_at >= incident.opened_at)
         self.claims = tuple(sorted((*self.claims, settled), key=lambda c: (c.order, c.incident.key)))
         incident.unpriced_calls += not self.priced
         incident.estimated |= self.estimated
-        return self._settle()
+        self._settle()
 
-    def _settle(self) -> list[Incident]:
+    def _settle(self) -> None:
         left_in, left_out = self.input_tokens, self.output_tokens
         given: dict[str, int] = {}
         turns: dict[str, str] = {}
@@ -191,7 +191,6 @@ class Bill:
             if c.claim.part == "turn":
                 turns.setdefault(c.claim.unit, c.incident.id)
         units = max((c.claim.units for c in self.claims if c.claim.part == "turn"), default=1)
-        changed = []
         winners: list[str] = []
         for c in self.claims:
             claim = c.claim
@@ -215,9 +214,7 @@ class Bill:
             given[claim.part] = given.get(claim.part, 0) + take_in
             if take_in or take_out:
                 winners.append(c.incident.rule)
-            if self._award(c, take_in, take_out):
-                changed.append(c.incident)
-        return changed
+            self._award(c, take_in, take_out)
 
     def _turn_share(self, claim: Claim, turns: dict[str, str], units: int, incident_id: str) -> tuple[int, int]:
         """One tool call's share of its turn: the input only once all of the turn's calls are waste."""
@@ -234,7 +231,7 @@ class Bill:
             share_out = self.output_tokens - share_out * (n - 1)
         return share_in, share_out
 
-    def _award(self, c: _Settled, take_in: int, take_out: int) -> bool:
+    def _award(self, c: _Settled, take_in: int, take_out: int) -> None:
         """Brings the incident's figures in line with what the claim is awarded now."""
         nano = 0
         if take_in:
@@ -245,7 +242,7 @@ class Bill:
             nano = int(nano * c.claim.rate)
             take_in = take_out = 0
         if (take_in, take_out, nano) == (c.input_tokens, c.output_tokens, c.nano):
-            return False
+            return
         incident = c.incident
         delta_in, delta_out, delta = take_in - c.input_tokens, take_out - c.output_tokens, nano - c.nano
         incident.wasted_input_tokens += delta_in
@@ -258,4 +255,3 @@ class Bill:
             incident.after_tokens += delta_in + delta_out
             incident.after_nano += delta
         c.input_tokens, c.output_tokens, c.nano = take_in, take_out, nano
-        return True
