@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ts_langchain.call import Call, SourceCost, Usage
-from ts_langchain.pricing import Prices
+from ts_langchain.pricing import Prices, candidates
 
 DAY = datetime(2026, 9, 1, tzinfo=UTC)
 MODELS = [
@@ -119,3 +119,42 @@ def test_cached_tokens_have_their_own_price() -> None:
     cost = prices.cost(call("m", None, Usage(1000, 0, cache_read_tokens=600, cache_write_tokens=100)))
     assert cost is not None
     assert cost.input_nano == (300 * 10 + 600 * 1 + 100 * 12.5) * 1000
+
+
+def test_audio_has_its_own_price() -> None:
+    usage = Usage(1000, 500, input_audio_tokens=400, output_audio_tokens=200)
+    prices = {"input": 10.0, "output": 20.0}
+    dear = Prices({"m": {**prices, "input_audio": 40.0, "output_audio": 80.0}}).cost(call("m", None, usage))
+    assert dear == ((600 * 10 + 400 * 40) * 1000, (300 * 20 + 200 * 80) * 1000, "override")
+    plain = Prices({"m": prices}).cost(call("m", None, usage))
+    assert plain == (1000 * 10 * 1000, 500 * 20 * 1000, "override")
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-audio-preview", "gpt-realtime"])
+def test_audio_costs_what_genai_prices_says(model: str) -> None:
+    theirs = calc_price(
+        TheirUsage(input_tokens=900, output_tokens=700, input_audio_tokens=300, output_audio_tokens=200),
+        model, provider_id="openai", genai_request_timestamp=DAY,
+    )  # fmt: skip
+    ours = Prices().cost(call(model, "openai", Usage(900, 700, input_audio_tokens=300, output_audio_tokens=200)))
+    assert ours is not None
+    assert ours.nano / 1e9 == pytest.approx(float(theirs.total_price), abs=2e-9)
+
+
+def test_a_gateways_prefix_names_who_is_paid() -> None:
+    at = DAY.timestamp()
+    for provider in ("groq", "cerebras"):
+        name = {"groq": "llama-3.1-8b-instant", "cerebras": "llama3.1-8b"}[provider]
+        assert candidates(f"{provider}/{name}", None)[1] == (name, provider)
+        assert Prices().rates(f"{provider}/{name}", None, at) == Prices().rates(name, provider, at) is not None
+
+
+def test_a_dot_is_no_region() -> None:
+    assert candidates("gpt-4.1-mini", None) == (("gpt-4.1-mini", None),)
+    assert Prices().rates("acme.claude-sonnet-4-5", None, DAY.timestamp()) is None
+
+
+def test_context_windows() -> None:
+    assert Prices().context_window("gpt-4o", "openai") == 128_000
+    assert Prices().context_window("my-finetune", None) is None
+    assert Prices().context_window(None, None) is None
