@@ -59,6 +59,14 @@ def test_the_same_as_genai_prices(model: str, provider: str, data: Any) -> None:
     assert ours.nano / 1e9 == pytest.approx(float(theirs.total_price), abs=2e-9)
 
 
+@pytest.mark.parametrize("sent", [199_999, 200_000, 200_001])
+def test_where_a_tier_begins(sent: int) -> None:
+    theirs = calc_price(TheirUsage(input_tokens=sent, output_tokens=9), "gemini-2.5-pro", genai_request_timestamp=DAY)
+    ours = Prices().cost(call("gemini-2.5-pro", "google_genai", Usage(sent, 9)))
+    assert ours is not None
+    assert ours.nano / 1e9 == pytest.approx(float(theirs.total_price), abs=2e-9)
+
+
 @pytest.mark.parametrize(
     ("name", "provider", "bare"),
     [
@@ -69,6 +77,8 @@ def test_the_same_as_genai_prices(model: str, provider: str, data: Any) -> None:
         ("models/gemini-2.5-pro", "google_genai", "gemini-2.5-pro"),
         ("global.anthropic.claude-sonnet-4-5-20250929-v1:0", "amazon_bedrock", "claude-sonnet-4-5"),
         ("anthropic/claude-sonnet-4-5", None, "claude-sonnet-4-5"),
+        ("anthropic.claude-3-5-haiku-20241022-v1:0", None, "claude-3-5-haiku-20241022"),
+        ("apac.anthropic.claude-3-haiku-20240307-v1:0", None, "claude-3-haiku-20240307"),
         ("@key/gpt-4o", None, "gpt-4o"),
     ],
 )
