@@ -6,6 +6,7 @@ Named tuples where a record is made on every call: as frozen as a frozen datacla
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -228,3 +229,51 @@ class Call(NamedTuple):
     max_tokens: int | None = None
     answer_text: FreeText | None = None
     traits: tuple[tuple[str, int], ...] = ()
+
+
+class Feature(IntFlag):
+    """What a call may have, and most calls have not. Rules that need it are shown no others."""
+
+    CANCELLED = 1
+    """The reader left, or the task was cancelled."""
+    TOOLSET = 2
+    """Tool definitions went along."""
+    IMAGES = 4
+    """There are images in the request."""
+    CLASSIFICATION = 8
+    """The request is worded as a classification."""
+    UNUSED = 16
+    """Large tool results are carried along that nothing has used."""
+    REASONING = 32
+    """The model spent tokens on reasoning."""
+    WORDS = 64
+    """The model answered in words and asked for no tools."""
+    TRAITS = 128
+    """Facts about a tool call are known, see `Call.traits`."""
+
+
+_CANCELLED, _TOOLSET, _IMAGES, _CLASSIFICATION, _UNUSED, _REASONING, _WORDS, _TRAITS = map(int, Feature)
+
+
+def features(call: Call) -> int:
+    """What a call has of `Feature`, as plain bits."""
+    found = _CANCELLED if call.status == "cancelled" else 0
+    if call.traits:
+        found |= _TRAITS
+    if call.kind != "model":
+        return found
+    if call.toolset is not None:
+        found |= _TOOLSET
+    if call.usage.reasoning_tokens:
+        found |= _REASONING
+    if call.answer_chars and not call.tool_calls:
+        found |= _WORDS
+    prompt = call.prompt
+    if prompt is not None:
+        if prompt.images or prompt.image_tokens:
+            found |= _IMAGES
+        if prompt.classification:
+            found |= _CLASSIFICATION
+        if prompt.unused_chars:
+            found |= _UNUSED
+    return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from ts_langchain.budget import Budgets, Reservation
 from ts_langchain.budget_redis import RedisStore
+from ts_langchain.call import features
 from ts_langchain.capture.context import SessionContext
 from ts_langchain.capture.in_flight import InFlight
 from ts_langchain.control import Control
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from ts_langchain.policy import Action, Budget, Policy
     from ts_langchain.pricing import Cost, Rates
     from ts_langchain.rules.base import Finding, Rule
+
+    _Concerned = tuple[str, Rule[Any], Callable[[Call, Any], Finding | None]]
+    """A rule's name, the rule, and how it is shown a call."""
 
 Mode = Literal["observe", "block"]
 
@@ -153,10 +157,7 @@ class Sentinel:
         if self.policy is not None:
             self._open(self.policy)
         self.max_sessions = max_sessions
-        self._by_kind: dict[str, tuple[Rule[Any], ...]] = {
-            kind: tuple(r for r in self.rules if kind in r.kinds)
-            for kind in ("model", "tool", "retriever", "embedding")
-        }
+        self._concerned: dict[tuple[str, int], tuple[_Concerned, ...]] = {}  # by kind and features, made when asked for
         self._exempting = frozenset(
             r.name
             for r in self.rules
@@ -303,18 +304,19 @@ class Sentinel:
             state.totals.add(call, cost)
             if call.usage.input_tokens or call.usage.output_tokens or call.kind == "model":
                 session.bill(call.id, Bill(call, cost))
-            for rule in self._by_kind[call.kind]:
+            states = state.rules
+            for name, rule, observe in self._rules_for(call):
                 try:
-                    if rule.name in self._exempting and rule.exempts(call):
+                    if name in self._exempting and rule.exempts(call):
                         continue
-                    rule_state = state.rules.get(rule.name)
+                    rule_state = states.get(name)
                     if rule_state is None:
-                        rule_state = state.rules[rule.name] = rule.new_state()
-                    finding = rule.observe(call, rule_state)
+                        rule_state = states[name] = rule.new_state()
+                    finding = observe(call, rule_state)
                     if finding is not None:
                         self._take(rule, finding, call, state, opened, settled)
                 except Exception as error:  # noqa: BLE001 - one rule's bug must not silence the others
-                    self.faults.record(f"rule {rule.name}", error)
+                    self.faults.record(f"rule {name}", error)
             if self._store is not None:
                 self._store.touched(state, call, cost)
         with self._lock:
@@ -326,6 +328,17 @@ class Sentinel:
             sweep = self._calls % SWEEP == 0
         if sweep:
             self._sweep(call.ended_at)
+
+    def _rules_for(self, call: Call) -> tuple[_Concerned, ...]:
+        """The rules that this call is shown to."""
+        key = call.kind, features(call)
+        try:
+            return self._concerned[key]
+        except KeyError:
+            kind, found = key
+            rules = (r for r in self.rules if kind in r.kinds and not r.needs & ~found)
+            concerned = self._concerned[key] = tuple((r.name, r, r.observe) for r in rules)
+            return concerned
 
     def _take(
         self,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class AbandonedStream(Rule["list[tuple[str, int, float]]"]):
     name = "abandoned_stream"
     specificity = 22
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.CANCELLED
     suggestion = "Set max_tokens, cancel the request itself and not only its reader, or ask for shorter answers."
     thresholds: ClassVar[Mapping[str, str]] = {"min_streams": "streams"}
 
@@ -52,8 +54,6 @@ class AbandonedStream(Rule["list[tuple[str, int, float]]"]):
         state.clear()
 
     def observe(self, call: Call, state: list[tuple[str, int, float]]) -> Finding | None:
-        if call.status != "cancelled":
-            return None
         s = self.settings
         if state and call.started_at - state[-1][2] > s.window_seconds:
             state.clear()

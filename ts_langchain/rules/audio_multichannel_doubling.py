@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.capture.traits import trait
 from ts_langchain.rules.base import Finding, Rule, RuleSettings
 
@@ -30,6 +31,7 @@ class AudioMultichannelDoubling(Rule["list[int]"]):
     name = "audio_multichannel_doubling"
     specificity = 30
     kinds: ClassVar[frozenset[Kind]] = frozenset({"tool"})
+    needs = Feature.TRAITS
     suggestion = "Mix the recording down to one channel and use diarisation, unless channels must be told apart."
     thresholds: ClassVar[Mapping[str, str]] = {"min_channels": "channels"}
 

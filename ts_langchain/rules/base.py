@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ts_langchain.call import Feature
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -117,6 +119,7 @@ class Rule(Generic[S]):
         name: Unique name; settings are addressed by it.
         specificity: Where two rules claim the same tokens, the higher one gets them.
         kinds: Kinds of calls the rule wants to see.
+        needs: What else a call must have, all of it, for the rule to be shown it; nothing by default.
         suggestion: What to do about it, one sentence.
         thresholds: Settings that are lower limits, to the key of the evidence that reached them.
         shared: State that all sessions share, made by `new_shared`; None for most rules.
@@ -125,6 +128,7 @@ class Rule(Generic[S]):
     name: ClassVar[str]
     specificity: ClassVar[int]
     kinds: ClassVar[frozenset[Kind]]
+    needs: ClassVar[Feature] = Feature(0)
     suggestion: ClassVar[str]
     thresholds: ClassVar[Mapping[str, str]] = {}
 

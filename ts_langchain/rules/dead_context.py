@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class DeadContext(Rule["list[int]"]):
     name = "dead_context"
     specificity = 19
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.UNUSED
     suggestion = "Let the tool return less, or clear results that were not needed (context editing)."
     thresholds: ClassVar[Mapping[str, str]] = {"min_chars": "unused_chars"}
 

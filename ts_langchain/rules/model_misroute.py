@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ModelMisroute(Rule["list[int]"]):
     name = "model_misroute"
     specificity = 15
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.CLASSIFICATION
     suggestion = "Send this question to a small model."
     thresholds: ClassVar[Mapping[str, str]] = {"frontier_usd": "input_usd_per_million"}
 
@@ -56,7 +58,6 @@ class ModelMisroute(Rule["list[int]"]):
         prompt, usage, s = call.prompt, call.usage, self.settings
         if (
             prompt is None
-            or not prompt.classification
             or call.status != "ok"
             or call.tool_calls
             or call.toolset is not None

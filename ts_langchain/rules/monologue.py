@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Monologue(Rule[Speech]):
     name = "monologue"
     specificity = 35
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.WORDS
     suggestion = "End the turn once the model has answered; ask it again only with something new."
     thresholds: ClassVar[Mapping[str, str]] = {"min_messages": "messages"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.fingerprint import name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
@@ -35,6 +36,7 @@ class Overthinking(Rule["Recent[int, tuple[int, tuple[tuple[str, int], ...]]]"])
     name = "overthinking"
     specificity = 18
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.REASONING
     suggestion = "Lower the reasoning effort for this step, or send it to a model that does not reason."
     thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "min_reasoning_tokens": "reasoning_tokens"}
 

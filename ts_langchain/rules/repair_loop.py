@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -49,6 +50,7 @@ class RepairLoop(Rule["Recent[int, Answers]"]):
     name = "repair_loop"
     specificity = 33
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.WORDS
     suggestion = "Let the agent ask what is wrong, change its prompt or model, or hand over to a person."
     thresholds: ClassVar[Mapping[str, str]] = {"min_corrections": "corrections"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ToolDefinitionBloat(Rule[Offered]):
     name = "tool_definition_bloat"
     specificity = 25
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.TOOLSET
     suggestion = "Send only the tools this step needs (tool selection), or shorten their descriptions."
     thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 from ts_langchain.rules.tool_definition_bloat import BYTES_PER_TOKEN, ToolDefinitionBloat, ToolUse
 
@@ -30,6 +31,7 @@ class UnusedTools(Rule[ToolUse]):
     name = "unused_tools"
     specificity = 24
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.TOOLSET
     suggestion = "Take tools out that this agent does not use, or select tools per step."
     thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "min_unused": "unused_tools"}
 

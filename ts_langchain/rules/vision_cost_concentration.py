@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.rules.base import Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class VisionCostConcentration(Rule["list[int]"]):
     name = "vision_cost_concentration"
     specificity = 5
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.IMAGES
     suggestion = "Scale images down, crop them, or let a cheaper vision model look first."
     thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls"}
 

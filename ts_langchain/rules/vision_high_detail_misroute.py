@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.call import Feature
 from ts_langchain.capture.messages import LOW_DETAIL_TOKENS
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -32,6 +33,7 @@ class VisionHighDetailMisroute(Rule["list[tuple[str, int]]"]):
     name = "vision_high_detail_misroute"
     specificity = 26
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.IMAGES | Feature.CLASSIFICATION
     suggestion = "Set detail to low for questions that need no small print."
 
     class Settings(RuleSettings):
@@ -52,8 +54,6 @@ class VisionHighDetailMisroute(Rule["list[tuple[str, int]]"]):
         prompt, usage, s = call.prompt, call.usage, self.settings
         if (
             prompt is None
-            or not prompt.classification
-            or not prompt.images
             or call.status != "ok"
             or call.tool_calls
             or usage.output_tokens - usage.reasoning_tokens > s.max_output_tokens

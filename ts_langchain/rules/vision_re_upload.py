@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.call import Feature
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -33,6 +34,7 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
     name = "vision_re_upload"
     specificity = 28
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
+    needs = Feature.IMAGES
     suggestion = "Refer to the image that is already in the conversation, or ask all questions about it at once."
     thresholds: ClassVar[Mapping[str, str]] = {"min_uploads": "uploads"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.call import Feature
 from ts_langchain.capture.traits import trait
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
@@ -44,6 +45,7 @@ class VoiceSwitchingLoop(Rule["Recent[int, Spoken]"]):
     name = "voice_switching_loop"
     specificity = 46
     kinds: ClassVar[frozenset[Kind]] = frozenset({"tool"})
+    needs = Feature.TRAITS
     suggestion = "Choose the voice once; try voices on a short sample."
     thresholds: ClassVar[Mapping[str, str]] = {"min_voices": "voices"}
 
