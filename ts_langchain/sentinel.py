@@ -119,7 +119,7 @@ class Sentinel:
         max_sessions: Sessions kept in memory. An idle session (silent for 900 s of event time) takes at most 6 KB,
             an active one at most 64 KB, typically 10: the default of 20 000 is bounded by 120 MB of idle ones. Beside
             them the newest 10 000 incidents that are over are kept, 2 KB each, and `duplicate_work` remembers 10 000
-            requests, 3 MB.
+            requests, 3 to 6 MB.
         store: Where sessions go that do not fit; None drops and counts them.
 
     Raises:

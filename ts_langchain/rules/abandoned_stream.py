@@ -18,7 +18,20 @@ CHARS_PER_TOKEN = 4
 MAX_UNCLAIMED = 6
 
 
-class AbandonedStream(Rule["list[tuple[str, int, float]]"]):
+class Left:
+    """Streams of a session that were left, one soon after the other."""
+
+    __slots__ = ("at", "count", "unclaimed", "unread")
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.count = 0
+        self.unread = 0
+        # call id, unread tokens, seconds
+        self.unclaimed: list[tuple[str, int, float]] = []
+
+
+class AbandonedStream(Rule[Left]):
     """Streams are left before their end, again and again.
 
     Fires at the `min_streams`-th model call of a session that was cancelled while it streamed, each within
@@ -47,31 +60,35 @@ class AbandonedStream(Rule["list[tuple[str, int, float]]"]):
 
     settings: Settings
 
-    def new_state(self) -> list[tuple[str, int, float]]:
-        return []
+    def new_state(self) -> Left:
+        return Left()
 
-    def shrink(self, state: list[tuple[str, int, float]]) -> None:
-        state.clear()
+    def outlives(self, state: Left) -> bool:
+        return False  # it is about what follows soon
 
-    def observe(self, call: Call, state: list[tuple[str, int, float]]) -> Finding | None:
-        s = self.settings
-        if state and call.started_at - state[-1][2] > s.window_seconds:
-            state.clear()
-        usage = call.usage
+    def observe(self, call: Call, state: Left) -> Finding | None:
+        s, usage = self.settings, call.usage
+        if call.started_at - state.at > s.window_seconds:
+            state.count = state.unread = 0
+            state.unclaimed.clear()
         unread = 0 if usage.estimated else usage.output_tokens - -(-call.answer_chars // CHARS_PER_TOKEN)
-        state.append((call.id, unread if unread >= s.min_tokens else 0, call.ended_at))
-        del state[:-MAX_UNCLAIMED]
-        if len(state) < s.min_streams:
+        if unread < s.min_tokens:
+            unread = 0
+        state.at = call.ended_at
+        state.count += 1
+        state.unread += unread
+        state.unclaimed.append((call.id, unread, call.ended_at - call.started_at))
+        del state.unclaimed[:-MAX_UNCLAIMED]
+        if state.count < s.min_streams:
             return None
-        claimed = [(i, tokens) for i, tokens, _ in state if tokens]
-        streams = len(state)
+        unclaimed, state.unclaimed = state.unclaimed, []
         return Finding(
             0,
-            f"{streams} streams were left before their end.",
-            claims=tuple(Claim(i, "call", 0, tokens) for i, tokens in claimed),
-            calls=tuple(i for i, _, _ in state[-1:]) if streams > s.min_streams else tuple(i for i, _, _ in state),
-            seconds=call.ended_at - call.started_at,
-            severity="medium" if claimed else "low",
-            confidence=0.85 if claimed else 0.6,
-            evidence={"streams": streams, "unread_tokens": sum(t for _, t in claimed), "usage_reported": bool(claimed)},
+            f"{state.count} streams were left before their end.",
+            claims=tuple(Claim(i, "call", 0, tokens) for i, tokens, _ in unclaimed if tokens),
+            calls=tuple(i for i, _, _ in unclaimed),
+            seconds=sum(seconds for _, _, seconds in unclaimed),
+            severity="medium" if state.unread else "low",
+            confidence=0.85 if state.unread else 0.6,
+            evidence={"streams": state.count, "unread_tokens": state.unread, "usage_reported": bool(state.unread)},
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_REQUESTS = 10_000
+MAX_SESSIONS = 8
 
 
 class DuplicateWork(Rule[None]):
@@ -53,8 +54,8 @@ class DuplicateWork(Rule[None]):
     def new_state(self) -> None:
         return None
 
-    def new_shared(self) -> Recent[int, tuple[int, int, float, int]]:
-        """Of each request: the session that sent it last, the number of sessions, when last, the answer."""
+    def new_shared(self) -> Recent[int, tuple[tuple[int, ...], int, float, int]]:
+        """Of each request: the newest sessions that sent it, how many there were, when last, the answer."""
         return Recent()
 
     def observe(self, call: Call, state: None) -> Finding | None:
@@ -69,11 +70,13 @@ class DuplicateWork(Rule[None]):
             return None
         session, shared = name_hash(call.session_id), self.shared
         with self._lock:
-            last, sessions, at, answer = shared.pop(call.request, (0, 0, call.started_at, call.answer))
-            fresh = call.started_at - at > s.window_seconds
-            again = not fresh and session != last and sessions > 0
-            sessions = 1 if fresh or not sessions else sessions + again
-            shared[call.request] = (session, sessions, max(at, call.started_at), call.answer)
+            known, sessions, at, answer = shared.pop(call.request, ((), 0, call.started_at, call.answer))
+            if call.started_at - at > s.window_seconds:
+                known, sessions = (), 0
+            again = bool(known) and session not in known
+            if session not in known:
+                known, sessions = (*known, session)[-MAX_SESSIONS:], sessions + 1
+            shared[call.request] = (known, sessions, max(at, call.started_at), call.answer)
             shared.limit(MAX_REQUESTS)
         if not again or sessions < s.min_sessions:
             return None

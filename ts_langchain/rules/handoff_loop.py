@@ -35,13 +35,20 @@ def is_handoff(name: str) -> bool:
 class Handoffs:
     """Handoffs of a run since somebody got something done."""
 
-    __slots__ = ("root_id", "seen", "targets", "unclaimed")
+    __slots__ = ("count", "root_id", "seen", "targets", "unclaimed")
 
     def __init__(self) -> None:
         self.root_id = ""
+        self.count = 0
         self.targets: list[int] = []
         self.seen: list[int] = []
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
+
+    def restart(self) -> None:
+        """Somebody got something done."""
+        self.count = 0
+        self.targets.clear()
+        self.unclaimed.clear()
 
 
 class HandoffLoop(Rule[Handoffs]):
@@ -79,15 +86,13 @@ class HandoffLoop(Rule[Handoffs]):
     def observe(self, call: Call, state: Handoffs) -> Finding | None:
         if call.root_id != state.root_id:
             state.root_id = call.root_id
-            state.targets.clear()
+            state.restart()
             state.seen.clear()
-            state.unclaimed.clear()
         if not is_handoff(call.name):
             if call.status == "ok" and call.answer not in state.seen:
                 state.seen.append(call.answer)
                 del state.seen[:-16]
-                state.targets.clear()
-                state.unclaimed.clear()
+                state.restart()
             return None
         if call.status == "cancelled":
             return None
@@ -95,6 +100,7 @@ class HandoffLoop(Rule[Handoffs]):
         named = not call.name.rstrip("_").lower().endswith(("to", "over", "off", "handoff", "delegate"))
         target = name_hash(call.name) if named or call.arguments is None else call.arguments.fingerprint
         back = target in state.targets
+        state.count += 1
         state.targets.append(target)
         del state.targets[:-MAX_UNCLAIMED]
         if back:
@@ -103,16 +109,16 @@ class HandoffLoop(Rule[Handoffs]):
             state.unclaimed.append((call.id, call.requested_by, unit, call.siblings, took))
             del state.unclaimed[:-MAX_UNCLAIMED]
         agents = len(set(state.targets))
-        if len(state.targets) < self.settings.min_handoffs or agents < 2 or agents * 2 > len(state.targets):
+        if state.count < self.settings.min_handoffs or agents < 2 or agents * 2 > len(state.targets):
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
         return Finding(
             0,
-            f"{agents} agents handed the task over {len(state.targets)} times without doing anything else.",
+            f"{agents} agents handed the task over {state.count} times without doing anything else.",
             claims=tuple(Claim(r, "turn", unit=unit, units=units) for _, r, unit, units, _ in unclaimed if r),
             calls=tuple(u[0] for u in unclaimed),
             seconds=sum(u[4] for u in unclaimed),
             severity="high",
             confidence=0.92,
-            evidence={"handoffs": len(state.targets), "agents": agents, "tool": call.name},
+            evidence={"handoffs": state.count, "agents": agents, "tool": call.name},
         )

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_PERIOD = 6
-MAX_STEPS = 24
 
 
 class Steps:
@@ -52,7 +51,7 @@ class PingPong(Rule[Steps]):
         """Settings of ping_pong."""
 
         block: bool = Field(True, description="In mode `block`: veto the next model call while the circle lasts.")
-        min_rounds: int = Field(3, ge=2, description="Rounds that make a circle.")
+        min_rounds: int = Field(3, ge=2, le=20, description="Rounds that make a circle.")
 
     settings: Settings
 
@@ -76,12 +75,12 @@ class PingPong(Rule[Steps]):
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds))
-        del state.steps[:-MAX_STEPS]
+        rounds = self.settings.min_rounds
+        del state.steps[: -MAX_PERIOD * rounds]
         period = self._period([s[0] for s in state.steps])
         if period is None:
             state.reported = 0
             return None
-        rounds = self.settings.min_rounds
         # the first time all rounds but the first one; from then on, each call as it comes
         new = state.steps[-1:] if state.reported else state.steps[-period * (rounds - 1) :]
         state.reported += 1

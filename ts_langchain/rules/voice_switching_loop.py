@@ -52,7 +52,7 @@ class VoiceSwitchingLoop(Rule["Recent[int, Spoken]"]):
     class Settings(RuleSettings):
         """Settings of voice_switching_loop."""
 
-        min_voices: int = Field(3, ge=2, description="Different voices for one text.")
+        min_voices: int = Field(3, ge=2, le=MAX_VOICES, description="Different voices for one text.")
         window_seconds: PositiveFloat = Field(60, description="Event time between one and the next.")
 
     settings: Settings

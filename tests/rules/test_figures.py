@@ -1,0 +1,466 @@
+"""What each rule says, to the token: at which call it fires, what it calls waste, and what is just not enough."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+from histories import Script
+
+from ts_langchain import Sentinel
+from ts_langchain.call import Image, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.errors import ConfigurationError
+from ts_langchain.fingerprint import FreeText
+from ts_langchain.rules import RULES
+
+TURN = (1_000, 20)  # tokens of a model turn that asks for a tool, see `Script.tool`
+TOOK = 0.5  # seconds such a tool call took
+
+
+class Expected(NamedTuple):
+    """What an incident holds once its script has run."""
+
+    severity: str
+    calls: int
+    wasted: tuple[int, int] = (0, 0)
+    seconds: float = 0.0
+    nano: int | None = None
+
+
+def many(number: int, step: Any) -> Script:
+    script = Script()
+    for n in range(number):
+        step(script, n)
+    return script
+
+
+def said(number: int, text: str = "the same words", **more: Any) -> Script:
+    return many(number, lambda s, _: s.say(text, **more))
+
+
+def left(number: int, *, got: int = 210, gap: float = 0, **more: Any) -> Script:
+    """Streams left after ten tokens."""
+    return many(number, lambda s, _: s.say("x" * 40, got=got, status="cancelled", **more).wait(gap))
+
+
+def facts(script: Script, **traits: int) -> Script:
+    """What is known of the latest tool call."""
+    script.calls[-1] = script.calls[-1]._replace(traits=tuple(traits.items()))
+    return script
+
+
+def cached(number: int, *, carried: int = 12_000, gap: float = 0, broke: int = -1, **more: Any) -> Script:
+    """Requests of 4 000 tokens that begin alike."""
+
+    def step(s: Script, n: int) -> None:
+        prompt = Prompt(n, 7, n + 1, 16_000, carried_chars=carried if n else 0, broke_at=broke if n else -1)
+        s.say(f"answer {n}", **{"sent": 4_000, "prompt": prompt, **more}).wait(gap)
+
+    return many(number, step)
+
+
+def dead(number: int, unused: int, chars: int = 40_000) -> Script:
+    return many(
+        number,
+        lambda s, n: s.say(f"answer {n}", sent=10_000, prompt=Prompt(n, 7, n + 1, chars, unused_chars=unused)),
+    )
+
+
+def sessions(names: str, *, gap: float = 0, **more: Any) -> Script:
+    """The same request in these sessions, one after the other."""
+    script = Script()
+    for name in names:
+        script.session_id = name
+        script.say("a word", **{"prompt": Prompt(5, 7, 2, 4_000), **more}).wait(gap)
+    return script
+
+
+def fails(script: Script, error: str = "no such table", **more: Any) -> Script:
+    return script.tool("run_sql", {"sql": f"select {len(script.calls)}"}, error, **{"status": "error", **more})
+
+
+def handed(*targets: str) -> Script:
+    script = Script()
+    for target in targets:
+        if target == "work":
+            script.tool("look_up", {"n": len(script.calls)}, f"finding {len(script.calls)}")
+        elif target == "new run":
+            script.root_id = f"r{len(script.calls)}"
+        else:
+            script.tool(f"transfer_to_{target}", {}, "ok")
+    return script
+
+
+def alone(number: int, role: str = "ai", text: str = "shall I go on") -> Script:
+    """The model speaks, with its own message before it."""
+
+    def step(s: Script, n: int) -> None:
+        words = text.format(n)
+        s.say(words, prompt=Prompt(n + 1, 7, n + 1, 400, last_role=role), answer_text=FreeText(words))
+
+    return many(number, step)
+
+
+def thought(number: int, *, sent: int = 500, visible: int = 50, reasoning: int = 1_000, **more: Any) -> Script:
+    usage = Usage(sent, visible + reasoning, reasoning_tokens=reasoning)
+    return many(number, lambda s, _: s.say("yes", usage=usage, **more))
+
+
+def circle(*answers: str, names: str = "ab", **more: Any) -> Script:
+    return many(
+        len(answers),
+        lambda s, n: s.tool(f"tool_{names[n % len(names)]}", {"n": n}, answers[n], **more),
+    )
+
+
+ANSWER = "The parcel left our warehouse in Leipzig on Monday morning."
+
+
+def corrected(number: int, *, last: int = 10, answer: str = ANSWER, role: str = "human") -> Script:
+    def step(s: Script, n: int) -> None:
+        text = answer.format(n)
+        prompt = Prompt(n + 1, 7, 2 * n + 2, 4_000, last_role=role, last_chars=last)
+        s.say(text, prompt=prompt, answer_text=FreeText(text))
+
+    return many(number, step)
+
+
+def ranked(number: int, *, gap: float = 0, **more: Any) -> Script:
+    asked = {"query": "refunds", "documents": ["a", "b"]}
+    return many(number, lambda s, _: s.tool("rerank", asked, "b a", **more).wait(gap))
+
+
+def cut(*reasons: str, gap: float = 0, **more: Any) -> Script:
+    return many(
+        len(reasons),
+        lambda s, n: s.say("half a", **{"prompt": Prompt(5, 7, 2, 400), **more}, finish_reason=reasons[n]).wait(gap),
+    )
+
+
+def carrying(number: int, tools: int = 10, size: int = 400, used: int = 0) -> Script:
+    """Calls with these tools, the first `used` of which have been called."""
+    names = tuple(f"tool_{i}" for i in range(tools))
+    offered = Toolset(names, (size,) * tools, 9)
+    asked = tuple(ToolCall(f"c{i}", name, 1) for i, name in enumerate(names[:used]))
+    return many(number, lambda s, n: s.say(f"a {n}", sent=20_000, toolset=offered, tool_calls=asked))
+
+
+def looked(number: int, *, image_tokens: int = 400, got: int = 49, **more: Any) -> Script:
+    return many(
+        number, lambda s, n: s.say(f"a {n}", got=got, prompt=Prompt(n, 7, 2, 400, image_tokens=image_tokens), **more)
+    )
+
+
+def classified(number: int, *, high: bool = True, got: int = 50, classification: bool = True, **more: Any) -> Script:
+    images = (Image(1, high, 765),)
+
+    def step(s: Script, n: int) -> None:
+        prompt = Prompt(n, n, 1, 80, classification=classification, images=images, image_tokens=765)
+        s.say("cat", got=got, prompt=prompt, **more)
+
+    return many(number, step)
+
+
+def uploaded(number: int, *, gap: float = 0, different: bool = False, **more: Any) -> Script:
+    def step(s: Script, n: int) -> None:
+        images = (Image(n if different else 1, True, 765),)
+        s.say(f"a {n}", prompt=Prompt(n, 7, 2 * n + 1, 80, images=images, image_tokens=765), **more).wait(gap)
+
+    return many(number, step)
+
+
+def spoken(*voices: int, gap: float = 0, text: int = 5) -> Script:
+    return many(
+        len(voices), lambda s, n: facts(s.tool("speak", {"n": n}, f"a {n}"), speech=text, voice=voices[n]).wait(gap)
+    )
+
+
+def growing(step: int, *, repeated: float = 0.2, start: int = 40_000) -> Script:
+    def turn(s: Script, n: int) -> None:
+        sent = start + n * step
+        s.say(f"a {n}", sent=sent, prompt=Prompt(n, 7, n + 1, sent * 4, repeated_chars=int(sent * 4 * repeated)))
+
+    return many(5, turn)
+
+
+def stuck(number: int, seconds: float) -> Script:
+    return many(number, lambda s, n: s.tool("poke", {"n": n}, "same", seconds=seconds))
+
+
+GPT_4O = (2_500, 10_000)  # nano-dollars a token
+
+FIRES: dict[str, tuple[str, Script, Expected]] = {
+    "three streams left": ("abandoned_stream", left(3), Expected("medium", 3, (0, 600), 3.0)),
+    "a fourth": ("abandoned_stream", left(4), Expected("medium", 4, (0, 800), 4.0)),
+    "just in time": ("abandoned_stream", left(3, gap=600), Expected("medium", 3, (0, 600), 3.0)),
+    "fifty tokens unread": ("abandoned_stream", left(3, got=60), Expected("medium", 3, (0, 150), 3.0)),
+    "too few unread to count": ("abandoned_stream", left(3, got=59), Expected("low", 3, (0, 0), 3.0)),
+    "nobody says what was billed": (
+        "abandoned_stream",
+        left(3, usage=Usage(9, 900, estimated=True)),
+        Expected("low", 3, (0, 0), 3.0),
+    ),
+    "two channels": (
+        "audio_multichannel_doubling",
+        facts(Script().tool("transcribe", {}, "text"), channels=2),
+        Expected("low", 1, (0, 0), TOOK / 2),
+    ),
+    "four channels": (
+        "audio_multichannel_doubling",
+        facts(Script().tool("transcribe", {}, "text"), channels=4),
+        Expected("low", 1, (0, 0), TOOK * 3 / 4),
+    ),
+    "3 000 of 4 000 tokens at half the price": (
+        "cache_miss",
+        cached(4),
+        Expected("low", 3, nano=3 * 3_000 * GPT_4O[0] // 2),
+    ),
+    "the fewest tokens that count": (
+        "cache_miss",
+        cached(4, carried=8_192),
+        Expected("low", 3, nano=3 * 2_048 * GPT_4O[0] // 2),
+    ),
+    "as late as a cache lives": ("cache_miss", cached(4, gap=300), Expected("low", 3, nano=11_250_000)),
+    "rewritten early": ("cache_miss", cached(4, carried=0, broke=0), Expected("medium", 3, nano=15_000_000)),
+    "growth by a fifth that is repeated": (
+        "context_bloat",
+        growing(2_500),
+        Expected("medium", 1, (10_000, 0)),
+    ),
+    "the slowest growth that counts": (
+        "context_bloat",
+        growing(1_500, start=44_000),
+        Expected("medium", 1, (10_000, 0)),
+    ),
+    "a tenth repeated": ("context_bloat", growing(2_500, repeated=0.1), Expected("medium", 1, (5_000, 0))),
+    "less repeated": ("context_bloat", growing(2_500, repeated=0.05), Expected("low", 1, (2_500, 0))),
+    "half of the prompt unused": ("dead_context", dead(1, 20_000), Expected("medium", 1, (5_000, 0))),
+    "a fifth of it": ("dead_context", dead(1, 8_000), Expected("low", 1, (2_000, 0))),
+    "again": ("dead_context", dead(2, 8_000), Expected("low", 2, (4_000, 0))),
+    "a third session": ("duplicate_work", sessions("abc"), Expected("low", 1, (1_000, 50), 1.0)),
+    "at temperature 0": ("duplicate_work", sessions("abc", temperature=0.0), Expected("low", 1, (1_000, 50), 1.0)),
+    "a day apart": ("duplicate_work", sessions("abc", gap=86_399), Expected("low", 1, (1_000, 50), 1.0)),
+    "200 tokens": ("duplicate_work", sessions("abc", sent=200), Expected("low", 1, (200, 50), 1.0)),
+    "three failures": (
+        "error_loop",
+        fails(fails(fails(Script()))),
+        Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
+    ),
+    "a cancelled one in between": (
+        "error_loop",
+        fails(fails(fails(fails(Script()), status="cancelled"))),
+        Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
+    ),
+    "a, b, a, b": (
+        "handoff_loop",
+        handed("a", "b", "a", "b"),
+        Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
+    ),
+    "three agents": (
+        "handoff_loop",
+        handed("a", "b", "c", "a", "b", "c"),
+        Expected("high", 3, (3 * TURN[0], 3 * TURN[1]), 3 * TOOK),
+    ),
+    "the model says it three times": ("monologue", alone(3), Expected("high", 2, (2_000, 100), 2.0)),
+    "and a fourth time": ("monologue", alone(4), Expected("high", 3, (3_000, 150), 3.0)),
+    "1 000 tokens of thought before 50 of an answer": ("overthinking", thought(3), Expected("low", 3, (0, 3 * 744))),
+    "a fourth thought": ("overthinking", thought(4), Expected("low", 4, (0, 4 * 744))),
+    "as long as a simple request may be": ("overthinking", thought(3, sent=1_000), Expected("low", 3, (0, 3 * 744))),
+    "x, y, x, y, x, y": ("ping_pong", circle(*"xyxyxy"), Expected("high", 4, (4 * TURN[0], 4 * TURN[1]), 4 * TOOK)),
+    "and x": ("ping_pong", circle(*"xyxyxyx"), Expected("high", 5, (5 * TURN[0], 5 * TURN[1]), 5 * TOOK)),
+    "six tools": (
+        "ping_pong",
+        circle(*"uvwxyz" * 3, names="abcdef"),
+        Expected("high", 12, (12 * TURN[0], 12 * TURN[1]), 12 * TOOK),
+    ),
+    "two corrections": ("repair_loop", corrected(3), Expected("medium", 2, (2_000, 100), 2.0)),
+    "three corrections": ("repair_loop", corrected(4), Expected("medium", 3, (3_000, 150), 3.0)),
+    "the longest correction": ("repair_loop", corrected(3, last=47), Expected("medium", 2, (2_000, 100), 2.0)),
+    "the shortest answer": ("repair_loop", corrected(3, answer="x" * 40), Expected("medium", 2, (2_000, 100), 2.0)),
+    "ranked twice": ("rerank_thrash", ranked(2), Expected("low", 1, TURN, TOOK)),
+    "ranked three times": ("rerank_thrash", ranked(3, gap=29.5), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
+    "cut off, then whole": ("truncated_output", cut("length", "stop"), Expected("low", 1, (1_000, 50), 1.0)),
+    "cut off twice": ("truncated_output", cut("max_tokens", "length"), Expected("medium", 1, (1_000, 50), 1.0)),
+    "cut off three times": (
+        "truncated_output",
+        cut("length", "length", "length", gap=300),
+        Expected("medium", 2, (2_000, 100), 2.0),
+    ),
+    "no limit and then one": (
+        "truncated_output",
+        cut("length", "stop", max_tokens=100),
+        Expected("low", 1, (1_000, 50), 1.0),
+    ),
+    "ten unused tools": ("unused_tools", carrying(10), Expected("low", 1, (1_000, 0))),
+    "one call more": ("unused_tools", carrying(11), Expected("low", 2, (2_000, 0))),
+    "half of them used": ("unused_tools", carrying(10, 10, 700, used=5), Expected("low", 1, (875, 0))),
+    "five tiny answers about images": ("vision_cost_concentration", looked(5), Expected("low", 1)),
+    "six of them": ("vision_cost_concentration", looked(6), Expected("low", 2)),
+    "two yes or no questions in high detail": (
+        "vision_high_detail_misroute",
+        classified(2),
+        Expected("low", 2, (2 * 680, 0)),
+    ),
+    "three of them": ("vision_high_detail_misroute", classified(3), Expected("low", 3, (3 * 680, 0))),
+    "an image three times": ("vision_re_upload", uploaded(3), Expected("medium", 2, (2 * 765, 0))),
+    "an image four times": ("vision_re_upload", uploaded(4, gap=300), Expected("medium", 3, (3 * 765, 0))),
+    "three voices": ("voice_switching_loop", spoken(1, 2, 3), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
+    "slowly": ("voice_switching_loop", spoken(1, 2, 3, gap=59.5), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
+    "five minutes of the same": ("zombie", stuck(6, 60), Expected("high", 10, (5 * TURN[0], 5 * TURN[1]), 300.0)),
+}  # fmt: skip
+
+MORE_THAN_ENOUGH = {
+    "a fourth", "again", "and a fourth time", "a fourth thought", "and x", "three corrections", "ranked three times",
+    "cut off three times", "one call more", "six of them", "three of them", "an image four times",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FIRES)
+def test_fires(case: str) -> None:
+    rule, script, expected = FIRES[case]
+    [incident] = script.run(rules=[rule]).incidents()
+    wasted = incident.wasted_input_tokens, incident.wasted_output_tokens
+    assert (incident.severity, incident.calls, wasted) == expected[:3]
+    assert incident.wasted_seconds == pytest.approx(expected.seconds)
+    nano = expected.nano
+    if nano is None:
+        nano = sum(tokens * price for tokens, price in zip(wasted, GPT_4O, strict=True))
+    assert incident.wasted_nano == nano
+    assert len(incident.call_ids) == len(set(incident.call_ids)) == incident.calls
+    if case not in MORE_THAN_ENOUGH:  # it fires at the last call, not before
+        assert Script(calls=script.calls[:-1]).run(rules=[rule]).incidents() == []
+
+
+JUST_NOT: dict[str, tuple[str, Script]] = {
+    "a stream left too late": ("abandoned_stream", left(2).wait(600.5).say("x", status="cancelled")),
+    "a stream that failed": ("abandoned_stream", left(2).say("", status="error")),
+    "one channel": ("audio_multichannel_doubling", facts(Script().tool("transcribe", {}, ""), channels=1)),
+    "a transcription that failed": (
+        "audio_multichannel_doubling",
+        facts(Script().tool("transcribe", {}, "", status="error"), channels=2),
+    ),
+    "a token read from the cache": ("cache_miss", cached(9, usage=Usage(4_000, 9, 1))),
+    "usage that is estimated": ("cache_miss", cached(9, usage=Usage(4_000, 9, estimated=True))),
+    "too few tokens in common": ("cache_miss", cached(9, carried=8_188)),
+    "later than a cache lives": ("cache_miss", cached(9, gap=300.5)),
+    "a model that caches nothing": ("cache_miss", cached(9, model="no-such-model")),
+    "three growing turns": ("context_bloat", Script(calls=growing(2_500).calls[-3:])),
+    "slow growth": ("context_bloat", growing(1_499, start=44_004)),
+    "a context that does not weigh": ("context_bloat", growing(2_500, start=10_000)),
+    "few unused characters": ("dead_context", dead(3, 7_999)),
+    "a small share": ("dead_context", dead(3, 8_000, chars=40_001)),
+    "two sessions": ("duplicate_work", sessions("ab")),
+    "two sessions in turn": ("duplicate_work", sessions("ababab")),
+    "one session": ("duplicate_work", sessions("aaaa")),
+    "a temperature": ("duplicate_work", sessions("abc", temperature=0.1)),
+    "short requests": ("duplicate_work", sessions("abc", sent=199)),
+    "requests of different days": ("duplicate_work", sessions("abcd", gap=86_400)),
+    "requests that failed": ("duplicate_work", sessions("abc", status="error")),
+    "a success in between": (
+        "error_loop",
+        fails(fails(fails(fails(Script())).tool("run_sql", {}, "rows"))),
+    ),
+    "different errors": ("error_loop", fails(fails(fails(fails(Script()), "a"), "b"), "a")),
+    "failures too far apart": ("error_loop", fails(fails(fails(Script()).wait(300)).wait(300))),
+    "three handoffs": ("handoff_loop", handed("a", "b", "a")),
+    "a task passed on": ("handoff_loop", handed("a", "b", "c", "d", "e")),
+    "work in between": ("handoff_loop", handed("a", "b", "work", "a", "b", "work", "a")),
+    "a new run": ("handoff_loop", handed("a", "b", "new run", "a", "b")),
+    "to oneself": ("handoff_loop", handed("a", "a", "a", "a")),
+    "a user has spoken": ("monologue", alone(9, role="human")),
+    "something new each time": ("monologue", alone(9, text="now I look at number {} of the list")),
+    "not that much thought": ("overthinking", thought(9, reasoning=999, visible=9)),
+    "a longer answer": ("overthinking", thought(9, visible=51, reasoning=5_000)),
+    "a longer request": ("overthinking", thought(9, sent=1_001)),
+    "in proportion": ("overthinking", thought(9, visible=50, reasoning=999)),
+    "thought before tool calls": ("overthinking", thought(9, tool_calls=(ToolCall("i", "n", 1),))),
+    "one answer that differs": ("ping_pong", circle(*"xyxyxz")),
+    "one tool": ("ping_pong", circle(*"xxxxxxxx", names="a")),
+    "seven tools": ("ping_pong", circle(*"tuvwxyz" * 3, names="abcdefg")),
+    "still waiting": ("ping_pong", circle(*"xyxyxyxy", pending=True)),
+    "nothing captured": ("ping_pong", circle(*"xyxyxyxy", captured=False)),
+    "a longer correction": ("repair_loop", corrected(9, last=48)),
+    "a stock phrase": ("repair_loop", corrected(9, answer="x" * 39)),
+    "other numbers": ("repair_loop", corrected(9, answer="Your table for {} people is booked for Monday evening.")),
+    "no user": ("repair_loop", corrected(9, role="tool")),
+    "ranked long after": ("rerank_thrash", ranked(9, gap=29.75)),
+    "a ranking that failed": ("rerank_thrash", ranked(9, status="error")),
+    "given more room": (
+        "truncated_output",
+        cut("length", max_tokens=100).say("whole", prompt=Prompt(5, 7, 2, 400), max_tokens=101),
+    ),
+    "another request": ("truncated_output", cut("length").say("go on", prompt=Prompt(6, 7, 3, 400))),
+    "long after": ("truncated_output", cut("length", "stop", gap=300.5)),
+    "not cut off": ("truncated_output", cut("stop", "stop", "stop")),
+    "nine calls": ("unused_tools", carrying(9)),
+    "two tools unused": ("unused_tools", carrying(20, 2, 2_000)),
+    "small definitions": ("unused_tools", carrying(20, 10, 299)),
+    "more than half used": ("unused_tools", carrying(20, 9, 1_000, used=5)),
+    "large toolsets are another rule's": ("unused_tools", carrying(20, 40, 1_000)),
+    "a smaller share of images": ("vision_cost_concentration", looked(9, image_tokens=399)),
+    "an answer of fifty tokens": ("vision_cost_concentration", looked(9, got=50)),
+    "low detail": ("vision_high_detail_misroute", classified(9, high=False)),
+    "no classification": ("vision_high_detail_misroute", classified(9, classification=False)),
+    "an answer of 51 tokens": ("vision_high_detail_misroute", classified(9, got=51)),
+    "a provider without detail": ("vision_high_detail_misroute", classified(9, provider="anthropic")),
+    "two uploads": ("vision_re_upload", uploaded(2)),
+    "different images": ("vision_re_upload", uploaded(9, different=True)),
+    "uploads far apart": ("vision_re_upload", uploaded(9, gap=300.5)),
+    "read from the cache": ("vision_re_upload", uploaded(9, usage=Usage(1_000, 9, 501))),
+    "two voices": ("voice_switching_loop", spoken(1, 2)),
+    "one voice": ("voice_switching_loop", spoken(1, 1, 1, 1)),
+    "voices far apart": ("voice_switching_loop", spoken(1, 2, 3, gap=60)),
+    "not quite five minutes": ("zombie", stuck(6, 59)),
+    "few calls": ("zombie", stuck(2, 400)),
+}
+
+
+HIGH: dict[str, tuple[str, dict[str, object], Script, str, int]] = {
+    "streams": ("abandoned_stream", {"min_streams": 9}, left(11), "streams", 11),
+    "handoffs": ("handoff_loop", {"min_handoffs": 14}, handed(*"ab" * 8), "handoffs", 16),
+    "rounds of six tools": ("ping_pong", {"min_rounds": 5}, circle(*"uvwxyz" * 5, names="abcdef"), "calls", 30),
+    "voices": ("voice_switching_loop", {"min_voices": 8}, spoken(*range(8)), "voices", 8),
+    "sessions": ("duplicate_work", {"min_sessions": 12}, sessions("abcdefghijklm"), "sessions", 13),
+    "messages": ("monologue", {"min_messages": 12}, alone(13), "messages", 13),
+    "corrections": ("repair_loop", {"min_corrections": 9}, corrected(11), "corrections", 10),
+    "failures": ("error_loop", {"min_failures": 12}, many(13, lambda s, _: fails(s)), "failures", 13),
+    "thoughts": ("overthinking", {"min_calls": 12}, thought(13), "calls", 13),
+    "images": ("vision_re_upload", {"min_uploads": 12}, uploaded(13), "uploads", 13),
+    "rankings": ("rerank_thrash", {"min_calls": 12}, ranked(13), "calls", 13),
+    "uncached": ("cache_miss", {"min_calls": 12}, cached(14), "calls", 13),
+}
+
+
+@pytest.mark.parametrize("case", HIGH)
+def test_a_high_threshold_is_reached_and_counted_in_full(case: str) -> None:
+    rule, settings, script, key, count = HIGH[case]
+    found = script.run(rules=[rule], settings={f"{rule}.{k}": v for k, v in settings.items()}).incidents()
+    assert found[-1].evidence[key] == count
+
+
+def test_a_threshold_that_cannot_be_reached_is_refused() -> None:
+    for setting, value in (("voice_switching_loop.min_voices", 9), ("ping_pong.min_rounds", 21)):
+        with pytest.raises(ConfigurationError, match="less than or equal"):
+            Sentinel(settings={setting: value})
+
+
+@pytest.mark.parametrize("case", JUST_NOT)
+def test_just_not(case: str) -> None:
+    rule, script = JUST_NOT[case]
+    assert rule not in [i.rule for i in script.run().incidents()]
+
+
+def test_a_new_run_begins_a_new_circle() -> None:
+    script = circle(*"xyx")
+    script.root_id = "another"
+    for answer, name in zip("yxy", "bab", strict=True):
+        script.tool(f"tool_{name}", {}, answer)
+    assert script.run(rules=["ping_pong"]).incidents() == []
+
+
+def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:
+    elsewhere = {
+        "tool_loop", "retrieval_thrash", "retry_storm", "model_misroute", "embedding_waste", "tool_definition_bloat",
+    }  # fmt: skip
+    assert {rule for rule, _, _ in FIRES.values()} == set(RULES) - elsewhere
+    assert {rule for rule, _ in JUST_NOT.values()} == set(RULES) - elsewhere
