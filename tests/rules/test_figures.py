@@ -442,6 +442,9 @@ def test_a_threshold_that_cannot_be_reached_is_refused() -> None:
     for setting, value in (("voice_switching_loop.min_voices", 9), ("ping_pong.min_rounds", 21)):
         with pytest.raises(ConfigurationError, match="less than or equal"):
             Sentinel(settings={setting: value})
+    with pytest.raises(ConfigurationError, match=r"context_bloat: .*min_turns \(12\) is more than turns \(10\)"):
+        Sentinel(settings={"context_bloat.min_turns": 12})
+    Sentinel(settings={"context_bloat.min_turns": 12, "context_bloat.turns": 12})
 
 
 @pytest.mark.parametrize("case", JUST_NOT)

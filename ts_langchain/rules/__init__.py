@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from ts_langchain.call import Feature
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.rules.abandoned_stream import AbandonedStream
 from ts_langchain.rules.audio_multichannel_doubling import AudioMultichannelDoubling
@@ -76,6 +77,7 @@ RULES: dict[str, type[Rule[Any]]] = {
 __all__ = [
     "RULES",
     "Claim",
+    "Feature",
     "Finding",
     "Rule",
     "RuleContext",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ts_langchain.fingerprint import mix
 from ts_langchain.recent import Recent
@@ -50,6 +50,13 @@ class ContextBloat(Rule["Recent[int, tuple[int, ...]]"]):
         min_slope: float = Field(1500, gt=0, description="Growth in tokens per turn.")
         min_share: float = Field(0.25, gt=0, le=1, description="Share of the model's context window in use.")
         min_tokens: int = Field(50_000, gt=0, description="Input tokens that weigh whatever the window.")
+
+        @model_validator(mode="after")
+        def _can_be_reached(self) -> Self:
+            if self.min_turns > self.turns:
+                msg = f"min_turns ({self.min_turns}) is more than turns ({self.turns}): it would never fire"
+                raise ValueError(msg)
+            return self
 
     settings: Settings
 
