@@ -8,7 +8,7 @@ import pytest
 from histories import Script
 
 from ts_langchain import Sentinel
-from ts_langchain.call import Image, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.call import Call, Image, Prompt, ToolCall, Toolset, Usage
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import FreeText
 from ts_langchain.rules import RULES
@@ -187,6 +187,14 @@ def stuck(number: int, seconds: float) -> Script:
     return many(number, lambda s, n: s.tool("poke", {"n": n}, "same", seconds=seconds))
 
 
+def later(script: Script, seconds: float) -> list[Call]:
+    """The same calls again, so much later."""
+    return [
+        call._replace(id=f"{call.id} again", started_at=call.started_at + seconds, ended_at=call.ended_at + seconds)
+        for call in script.calls
+    ]
+
+
 GPT_4O = (2_500, 10_000)  # nano-dollars a token
 
 FIRES: dict[str, tuple[str, Script, Expected]] = {
@@ -221,6 +229,16 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
         Expected("low", 3, nano=3 * 2_048 * GPT_4O[0] // 2),
     ),
     "as late as a cache lives": ("cache_miss", cached(4, gap=300), Expected("low", 3, nano=11_250_000)),
+    "a new beginning": (
+        "cache_miss",
+        Script(calls=[*cached(3).calls, *later(cached(4), 400)]),
+        Expected("low", 3, nano=11_250_000),
+    ),
+    "streams left long before": (
+        "abandoned_stream",
+        Script(calls=[*left(2).calls, *later(left(3), 700)]),
+        Expected("medium", 3, (0, 600), 3.0),
+    ),
     "rewritten early": ("cache_miss", cached(4, carried=0, broke=0), Expected("medium", 3, nano=15_000_000)),
     "growth by a fifth that is repeated": (
         "context_bloat",
@@ -329,6 +347,68 @@ def test_fires(case: str) -> None:
     assert len(incident.call_ids) == len(set(incident.call_ids)) == incident.calls
     if case not in MORE_THAN_ENOUGH:  # it fires at the last call, not before
         assert Script(calls=script.calls[:-1]).run(rules=[rule]).incidents() == []
+
+
+EVIDENCE: dict[str, dict[str, object]] = {
+    "a fourth": {"streams": 4, "unread_tokens": 800, "usage_reported": True},
+    "four channels": {"tool": "transcribe", "channels": 4, "calls": 1},
+    "3 000 of 4 000 tokens at half the price": {
+        "model": "gpt-4o",
+        "calls": 3,
+        "prefix_tokens": 3000,
+        "broke_at_message": None,
+        "tools_changed": False,
+        "chars_before": 16000,
+    },
+    "rewritten early": {
+        "model": "gpt-4o",
+        "calls": 3,
+        "prefix_tokens": 4000,
+        "broke_at_message": 0,
+        "tools_changed": False,
+        "chars_before": 16000,
+    },
+    "growth by a fifth that is repeated": {
+        "turns": 5,
+        "slope_tokens": 2500,
+        "input_tokens": 50000,
+        "cache_read_tokens": 0,
+        "context_window": 128000,
+        "repeated_share": 0.2,
+        "tool_result_share": 0.0,
+        "usage_estimated": False,
+    },
+    "again": {"calls": 2, "unused_chars": 8000, "share": 0.2},
+    "a third session": {"model": "gpt-4o", "sessions": 3, "same_answer": True},
+    "three failures": {"tool": "run_sql", "failures": 3, "error": "Boom"},
+    "three agents": {"handoffs": 6, "agents": 3, "tool": "transfer_to_c"},
+    "and a fourth time": {"messages": 4, "answer_chars": 13},
+    "a fourth thought": {"model": "gpt-4o", "calls": 4, "reasoning_tokens": 1000, "visible_tokens": 50},
+    "and x": {"period": 2, "rounds": 3, "calls": 7},
+    "three corrections": {"corrections": 3, "answer_chars": 59},
+    "ranked three times": {"reranker": "rerank", "calls": 3},
+    "cut off twice": {"model": "gpt-4o", "finish_reason": "length", "cut_off_again": True},
+    "one call more": {
+        "tools": 10,
+        "unused_tools": 10,
+        "bytes": 4000,
+        "unused_bytes": 4000,
+        "calls": 11,
+        "tokens_estimated": True,
+    },
+    "six of them": {"calls": 6, "image_tokens": 400, "image_share": 0.8, "output_tokens": 49, "tokens_estimated": True},
+    "three of them": {"model": "gpt-4o", "image_tokens": 765, "tokens_estimated": True},
+    "an image four times": {"uploads": 4, "image_tokens": 765, "tokens_estimated": True},
+    "three voices": {"tool": "speak", "voices": 3},
+    "five minutes of the same": {"calls": 10, "seconds": 300.0},
+}
+
+
+@pytest.mark.parametrize("case", EVIDENCE)
+def test_the_evidence(case: str) -> None:
+    rule, script, _ = FIRES[case]
+    [incident] = script.run(rules=[rule]).incidents()
+    assert {k: v for k, v in incident.evidence.items() if not k.endswith("_hash")} == EVIDENCE[case]
 
 
 JUST_NOT: dict[str, tuple[str, Script]] = {

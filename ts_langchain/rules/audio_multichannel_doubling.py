@@ -55,8 +55,8 @@ class AudioMultichannelDoubling(Rule["list[int]"]):
             return None
         return Finding(
             0,
-            f"{call.name} transcribed {channels} channels of a recording, each of them billed; {state[0]} calls like "
-            "this.",
+            f"{call.name} transcribed {channels} channels of a recording, each of them billed"
+            + (f"; {state[0]} calls like this." if state[0] > 1 else "."),
             calls=(call.id,),
             seconds=(call.ended_at - call.started_at) * (channels - 1) / channels,
             severity="low",

@@ -58,7 +58,7 @@ class DeadContext(Rule["list[int]"]):
         return Finding(
             prompt.branch,
             f"Tool results of {prompt.unused_chars:,} characters, {share:.0%} of the prompt, went along with "
-            f"{state[0]} calls and nothing of them was used.",
+            f"{state[0]} {'call' if state[0] == 1 else 'calls'}, and nothing of them was used.",
             claims=(Claim(call.id, "context", tokens, 0),),
             calls=(call.id,),
             severity="medium" if share >= 0.5 else "low",
