@@ -9,6 +9,7 @@ from histories import Script
 
 from ts_langchain import Sentinel
 from ts_langchain.call import Call, Image, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.cli.options import parse_settings
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import FreeText
 from ts_langchain.rules import RULES
@@ -516,6 +517,42 @@ def test_a_high_threshold_is_reached_and_counted_in_full(case: str) -> None:
     rule, settings, script, key, count = HIGH[case]
     found = script.run(rules=[rule], settings={f"{rule}.{k}": v for k, v in settings.items()}).incidents()
     assert found[-1].evidence[key] == count
+
+
+AGAIN: dict[str, tuple[str, Script]] = {
+    "nine failures of a request": (
+        "retry_storm",
+        many(9, lambda s, _: s.say("", prompt=Prompt(5, 7, 2, 9), status="error")),
+    ),
+    "six rounds": ("ping_pong", circle(*"xy" * 6)),
+    "one tool nine times": ("tool_loop", many(9, lambda s, _: s.tool("fetch", {"url": "a"}, "page"))),
+    "one tool twice": ("tool_loop", many(2, lambda s, _: s.tool("fetch", {"url": "a"}, "page"))),
+    "now and then": ("tool_loop", many(8, lambda s, _: s.tool("fetch", {"url": "a"}, "page").wait(200))),
+    "one search": ("retrieval_thrash", many(5, lambda s, _: s.retrieve("refund policy", ["a", "b"]))),
+    "one text": ("embedding_waste", many(5, lambda s, _: s.embed(["a text"]))),
+}
+INCIDENTS = {
+    **{case: (rule, script) for case, (rule, script, _) in FIRES.items()},
+    **{f"many {case}": (rule, script) for case, (rule, _, script, _, _) in HIGH.items()},
+    **AGAIN,
+}
+
+
+@pytest.mark.parametrize("case", INCIDENTS)
+def test_what_explain_offers_does_silence_it(case: str) -> None:
+    rule, script = INCIDENTS[case]
+    for incident in script.run(rules=[rule]).incidents():
+        offered = [setting for setting, _ in RULES[rule].silencers(incident.evidence, incident.session_id)]
+        assert offered[-1] == f"{rule}.enabled=false"
+        for setting in offered:
+            left_over = script.run(rules=[rule], settings=parse_settings([setting])).incidents()
+            assert (incident.session_id, incident.key) not in [(i.session_id, i.key) for i in left_over], setting
+
+
+def test_a_storm_is_counted_in_full() -> None:
+    [incident] = AGAIN["nine failures of a request"][1].run(rules=["retry_storm"]).incidents()
+    assert incident.evidence["requests"] == 9
+    assert "failed with an error 9 times, 5 of them within 30 s" in incident.summary
 
 
 def test_a_threshold_that_cannot_be_reached_is_refused() -> None:

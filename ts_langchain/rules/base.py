@@ -6,10 +6,11 @@ needs in a small state per session, and never looks back at the calls themselves
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ts_langchain.call import Feature
 
@@ -176,8 +177,10 @@ class Rule(Generic[S]):
         for param, key in cls.thresholds.items():
             value = evidence.get(key)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                more = f"{value + 1:g}" if isinstance(value, int) else f"{value * 1.01:.3g}"
-                found.append((f"{cls.name}.{param}={more}", f"{key} was {value:g}"))
+                more = str(value + 1) if isinstance(value, int) else f"{value * 1.01:.3g}"
+                with suppress(ValidationError):  # as high as that it cannot be set
+                    cls.Settings.model_validate({param: more})
+                    found.append((f"{cls.name}.{param}={more}", f"{key} was {value:g}"))
         tool = next((evidence[k] for k in ("tool", "reranker", "model") if isinstance(evidence.get(k), str)), None)
         found.append((f"{cls.name}.exempt_sessions={session_id}", "this session only"))
         if tool is not None:

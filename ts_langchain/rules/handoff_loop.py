@@ -83,6 +83,11 @@ class HandoffLoop(Rule[Handoffs]):
     def outlives(self, state: Handoffs) -> bool:
         return False  # it is about what follows in a row
 
+    @classmethod
+    def silencers(cls, evidence: Mapping[str, object], session_id: str) -> list[tuple[str, str]]:
+        """As of all rules; without the tool, which is one of several."""
+        return super().silencers({**evidence, "tool": None}, session_id)
+
     def observe(self, call: Call, state: Handoffs) -> Finding | None:
         if call.root_id != state.root_id:
             state.root_id = call.root_id

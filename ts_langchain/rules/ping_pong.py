@@ -83,17 +83,18 @@ class PingPong(Rule[Steps]):
             return None
         # the first time all rounds but the first one; from then on, each call as it comes
         new = state.steps[-1:] if state.reported else state.steps[-period * (rounds - 1) :]
+        calls = state.reported + period * rounds
         state.reported += 1
         return Finding(
             mix(*sorted({s[0] for s in state.steps[-period:]})),
-            f"{period} tools, {call.name} among them, were called in turn for {rounds} rounds and more; nothing new "
+            f"{period} tools, {call.name} among them, were called in turn for {calls // period} rounds; nothing new "
             "came back.",
             claims=tuple(Claim(s[2], "turn", unit=s[3], units=s[4]) for s in new if s[2]),
             calls=tuple(s[1] for s in new),
             seconds=sum(s[5] for s in new),
             severity="high",
             confidence=0.92,
-            evidence={"period": period, "rounds": rounds, "calls": state.reported - 1 + period * rounds},
+            evidence={"period": period, "rounds": calls // period, "calls": calls},
         )
 
     def _period(self, steps: list[int]) -> int | None:

@@ -16,6 +16,8 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
@@ -133,6 +135,14 @@ class RepeatRule(Rule[Repeats]):
         if s.min_identical_calls is not None:
             return s.min_identical_calls
         return 2 if s.min_calls == type(s).model_fields["min_calls"].default else s.min_calls
+
+    @classmethod
+    def silencers(cls, evidence: Mapping[str, object], session_id: str) -> list[tuple[str, str]]:
+        """As of all rules. Too few calls for a loop are reported for being identical, others for being a loop."""
+        calls, loop = evidence.get("calls"), cls.Settings.model_fields["min_calls"].default
+        other = "min_identical_calls" if isinstance(calls, int) and calls >= loop else "min_calls"
+        found = super().silencers(evidence, session_id)
+        return [(setting, why) for setting, why in found if not setting.startswith(f"{cls.name}.{other}=")]
 
     def concerns(self, kind: Kind, name: str) -> bool:
         """True if tools or retrievers of this name are what the rule is about."""

@@ -20,13 +20,14 @@ MAX_STREAKS = 8
 class Streak:
     """Identical requests, one after the other, none of which brought anything new."""
 
-    __slots__ = ("answer", "ended_at", "failed", "members", "times")
+    __slots__ = ("answer", "count", "ended_at", "failed", "members", "times")
 
     def __init__(self, call: Call) -> None:
         self.start(call)
 
     def start(self, call: Call) -> None:
         """Begins anew with this call."""
+        self.count = 1
         self.times: tuple[float, ...] = (call.started_at,)
         self.members: tuple[tuple[str, float, bool], ...] = ((call.id, call.ended_at - call.started_at, False),)
         self.ended_at = call.ended_at
@@ -91,6 +92,7 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
                 del state[call.request]  # it was answered: the storm is over
             return None
         kept = s.min_retries
+        streak.count += 1
         streak.times = (*streak.times, call.started_at)[-kept:]
         streak.members = (*streak.members, (call.id, call.ended_at - call.started_at, True))[-kept:]
         streak.ended_at, streak.answer = call.ended_at, call.answer
@@ -99,9 +101,10 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
         wasted = [m for m in streak.members if m[2]]
         streak.members = tuple((i, sec, False) for i, sec, _ in streak.members)
         what = f"failed with {call.error or 'an error'}" if failed else "was answered the same"
+        times = f"{streak.count} times, {kept} of them" if streak.count > kept else f"{kept} times"
         return Finding(
             call.request,
-            f"The same request to {call.model or call.name} {what} {kept} times within {s.window_seconds:g} s.",
+            f"The same request to {call.model or call.name} {what} {times} within {s.window_seconds:g} s.",
             claims=tuple(Claim(i) for i, _, _ in wasted),
             calls=tuple(i for i, _, _ in wasted),
             seconds=sum(sec for _, sec, _ in wasted),
@@ -109,7 +112,7 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
             confidence=0.95 if failed else 0.9,
             evidence={
                 "model": call.model,
-                "requests": kept,
+                "requests": streak.count,
                 "seconds": round(streak.times[-1] - streak.times[0], 3),
                 "failed": failed,
                 "error": call.error,
