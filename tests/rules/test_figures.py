@@ -196,7 +196,21 @@ def later(script: Script, seconds: float) -> list[Call]:
     ]
 
 
+def unmeasured(script: Script) -> Script:
+    """Embeddings of which only the request's tokens are known."""
+    script.calls = [call._replace(item_tokens=()) for call in script.calls]
+    return script
+
+
+def asked_yes_or_no(number: int, *, sent: int, got: int, **more: Any) -> Script:
+    return many(
+        number,
+        lambda s, n: s.say("yes", sent=sent, got=got, prompt=Prompt(n, n, 1, sent * 3, classification=True), **more),
+    )
+
+
 GPT_4O = (2_500, 10_000)  # nano-dollars a token
+EMBEDDING = 20  # of text-embedding-3-small
 
 FIRES: dict[str, tuple[str, Script, Expected]] = {
     "three streams left": ("abandoned_stream", left(3), Expected("medium", 3, (0, 600), 3.0)),
@@ -259,6 +273,37 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "a third session": ("duplicate_work", sessions("abc"), Expected("low", 1, (1_000, 50), 1.0)),
     "at temperature 0": ("duplicate_work", sessions("abc", temperature=0.0), Expected("low", 1, (1_000, 50), 1.0)),
     "a day apart": ("duplicate_work", sessions("abc", gap=86_399), Expected("low", 1, (1_000, 50), 1.0)),
+    "a repeat in the third": ("duplicate_work", sessions("abcc"), Expected("low", 1, (1_000, 50), 1.0)),
+    "one text of two": (
+        "embedding_waste",
+        Script().embed(["x" * 10, "y" * 30]).embed(["x" * 10, "z" * 30]),
+        Expected("low", 1, (10, 0), 0.0, nano=10 * EMBEDDING),
+    ),
+    "all texts": (
+        "embedding_waste",
+        Script().embed(["x" * 10, "y" * 30]).embed(["y" * 30]),
+        Expected("low", 1, (30, 0), 0.1, nano=30 * EMBEDDING),
+    ),
+    "a text twice in one request": (
+        "embedding_waste",
+        Script().embed(["x" * 10, "x" * 10]),
+        Expected("low", 1, (10, 0), 0.0, nano=10 * EMBEDDING),
+    ),
+    "texts of unknown length": (
+        "embedding_waste",
+        unmeasured(Script().embed(["x" * 10, "y" * 30]).embed(["x" * 10, "z" * 30])),
+        Expected("low", 1, (20, 0), 0.0, nano=20 * EMBEDDING),
+    ),
+    "yes or no": (
+        "model_misroute",
+        asked_yes_or_no(1, sent=300, got=1),
+        Expected("low", 1, nano=int((300 * 2_500 + 1 * 10_000) * (1 - 0.15 / 2.5))),
+    ),
+    "the longest question": (
+        "model_misroute",
+        asked_yes_or_no(2, sent=500, got=50),
+        Expected("low", 2, nano=2 * int((500 * 2_500 + 50 * 10_000) * (1 - 0.15 / 2.5))),
+    ),
     "200 tokens": ("duplicate_work", sessions("abc", sent=200), Expected("low", 1, (200, 50), 1.0)),
     "three failures": (
         "error_loop",
@@ -329,6 +374,7 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
 }  # fmt: skip
 
 MORE_THAN_ENOUGH = {
+    "a repeat in the third", "the longest question",
     "a fourth", "again", "and a fourth time", "a fourth thought", "and x", "three corrections", "ranked three times",
     "cut off three times", "one call more", "six of them", "three of them", "an image four times",
 }  # fmt: skip
@@ -463,6 +509,12 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "a longer correction": ("repair_loop", corrected(9, last=48)),
     "a stock phrase": ("repair_loop", corrected(9, answer="x" * 39)),
     "other numbers": ("repair_loop", corrected(9, answer="Your table for {} people is booked for Monday evening.")),
+    "a longer question": ("model_misroute", asked_yes_or_no(3, sent=501, got=1)),
+    "a longer yes": ("model_misroute", asked_yes_or_no(3, sent=300, got=51)),
+    "with tools": ("model_misroute", asked_yes_or_no(3, sent=300, got=1, toolset=Toolset(("a",), (9,), 1))),
+    "a small model": ("model_misroute", asked_yes_or_no(3, sent=300, got=1, model="gpt-4o-mini")),
+    "texts by another model": ("embedding_waste", Script().embed(["x"]).embed(["x"], model="text-embedding-3-large")),
+    "other texts": ("embedding_waste", many(9, lambda s, n: s.embed([f"text {n}"]))),
     "no user": ("repair_loop", corrected(9, role="tool")),
     "ranked long after": ("rerank_thrash", ranked(9, gap=29.75)),
     "a ranking that failed": ("rerank_thrash", ranked(9, status="error")),
@@ -549,6 +601,27 @@ def test_what_explain_offers_does_silence_it(case: str) -> None:
             assert (incident.session_id, incident.key) not in [(i.session_id, i.key) for i in left_over], setting
 
 
+def test_growth_is_put_into_words() -> None:
+    script = growing(2_500)
+    script.calls = [
+        call._replace(prompt=call.prompt._replace(tool_result_chars=call.prompt.chars // 2))
+        for call in script.calls
+        if call.prompt is not None
+    ]
+    [incident] = script.run(rules=["context_bloat"]).incidents()
+    assert incident.evidence["tool_result_share"] == 0.5
+    grew, dead_weight = incident.summary.split("; ")
+    assert grew == "The input grew by 2,500 tokens a turn to 50,000, 39% of the context window"
+    assert dead_weight == "20% of it is repeated or superseded."
+
+
+def test_one_is_one() -> None:
+    [once] = dead(1, 8_000).run(rules=["dead_context"]).incidents()
+    assert "with 1 call, and" in once.summary
+    [channels] = FIRES["two channels"][1].run(rules=["audio_multichannel_doubling"]).incidents()
+    assert channels.summary.endswith("each of them billed.")
+
+
 def test_a_storm_is_counted_in_full() -> None:
     [incident] = AGAIN["nine failures of a request"][1].run(rules=["retry_storm"]).incidents()
     assert incident.evidence["requests"] == 9
@@ -580,7 +653,7 @@ def test_a_new_run_begins_a_new_circle() -> None:
 
 def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:
     elsewhere = {
-        "tool_loop", "retrieval_thrash", "retry_storm", "model_misroute", "embedding_waste", "tool_definition_bloat",
+        "tool_loop", "retrieval_thrash", "retry_storm", "tool_definition_bloat",
     }  # fmt: skip
     assert {rule for rule, _, _ in FIRES.values()} == set(RULES) - elsewhere
     assert {rule for rule, _ in JUST_NOT.values()} == set(RULES) - elsewhere
