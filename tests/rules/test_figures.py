@@ -657,3 +657,10 @@ def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:
     }  # fmt: skip
     assert {rule for rule, _, _ in FIRES.values()} == set(RULES) - elsewhere
     assert {rule for rule, _ in JUST_NOT.values()} == set(RULES) - elsewhere
+
+
+def test_which_rules_block_by_default() -> None:
+    """In mode `block` the loops do, and nothing that is only expensive."""
+    assert {name for name, rule in RULES.items() if rule.Settings().block} == {
+        "error_loop", "handoff_loop", "monologue", "ping_pong", "retrieval_thrash", "retry_storm", "tool_loop", "zombie",
+    }  # fmt: skip
