@@ -662,5 +662,6 @@ def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:
 def test_which_rules_block_by_default() -> None:
     """In mode `block` the loops do, and nothing that is only expensive."""
     assert {name for name, rule in RULES.items() if rule.Settings().block} == {
-        "error_loop", "handoff_loop", "monologue", "ping_pong", "retrieval_thrash", "retry_storm", "tool_loop", "zombie",
+        "error_loop", "handoff_loop", "monologue", "ping_pong", "retrieval_thrash", "retry_storm", "tool_loop",
+        "zombie",
     }  # fmt: skip
