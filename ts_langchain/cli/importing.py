@@ -134,7 +134,7 @@ def run_import(
         dry_run: Only look at the first page; write nothing.
     """
     if asked.get("since") == LAST and not fresh:
-        _go_on_after_last(source, ledger)
+        asked = _go_on_after_last(source, ledger) or asked
     if dry_run:
         _look(source, as_json)
         return
@@ -161,19 +161,24 @@ def run_import(
         raise typer.Exit(INTERRUPTED)
 
 
-def _go_on_after_last(source: Any, ledger: str | None) -> None:
-    """`--since last`: begins a little before the latest call that the ledger knows of this history."""
+def _go_on_after_last(source: Any, ledger: str | None) -> dict[str, Any] | None:
+    """`--since last`: begins a little before the latest call that the ledger knows of this history.
+
+    Returns:
+        What an interrupted import had been asked for, which is gone on with; None if there is none.
+    """
     book = Ledger(ledger)
     last = book.last_call_at(source.source, source.scope)
     if last is None:
         err.print("Nothing of this history has been imported yet: the last 30 days are.", style="dim")
-        return
+        return None
     begin = datetime.fromtimestamp(last, tz=UTC) - OVERLAP
     history = next(h for h in book.histories() if (h.source, h.scope) == (source.source, source.scope))
-    if not history.done and history.position and history.position.get("from"):
-        # it was interrupted: what was under way then may have begun long before
-        begin = min(begin, datetime.fromisoformat(str(history.position["from"])))
+    position = None if history.done else history.position
+    if position is not None and position.get("from"):
+        begin = min(begin, datetime.fromisoformat(str(position["from"])))
     source.begin_at(begin)
+    return history.range if position is not None else None
 
 
 def _look(source: Any, as_json: bool) -> None:
