@@ -133,6 +133,37 @@ def test_a_stream_leaves_nothing_in_its_readers_context(asynchronous: bool) -> N
     assert guarded.sentinel.health().calls == 1
 
 
+class Listed(ScriptedChatModel):
+    """A model whose streams are plain iterators: nothing of them can be closed."""
+
+    def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
+        return iter(list(super().stream(input, config, **kwargs)))
+
+    def astream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
+        return Plain(super().astream(input, config, **kwargs))
+
+
+class Plain:
+    def __init__(self, chunks: Any) -> None:
+        self.chunks = chunks
+
+    def __aiter__(self) -> Plain:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self.chunks)
+
+
+def test_a_stream_that_cannot_be_closed_is_none_the_worse() -> None:
+    guarded = guard_model(Listed(script=["one two three"] * 2), Sentinel(policy={}))
+
+    async def read() -> str:
+        return "".join([str(chunk.content) async for chunk in guarded.astream("hi")])
+
+    assert "".join(str(chunk.content) for chunk in guarded.stream("hi")) == "one two three"
+    assert asyncio.run(read()) == "one two three"
+
+
 def test_a_stream_may_be_closed_from_another_context() -> None:
     guarded = guard_model(ScriptedChatModel(script=["one two three"]), Sentinel(policy={}))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -14,7 +14,7 @@ from langchain_core.runnables.config import ensure_config
 from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from langchain_core.language_models import BaseChatModel
@@ -115,8 +115,8 @@ class GuardedModel(Runnable[Any, AIMessage]):
             return
         if call.wait:
             time.sleep(call.wait)
-        chunks = call.runnable.stream(call.input, call.config, **kwargs)
-        with closing(cast("Generator[Any]", chunks)):
+        chunks: Any = iter(call.runnable.stream(call.input, call.config, **kwargs))
+        with closing(chunks) if hasattr(chunks, "close") else nullcontext():
             # the call is made, and seen, at the first piece; what it takes is not left in the reader's context
             with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
                 first = next(chunks, _END)
@@ -137,10 +137,10 @@ class GuardedModel(Runnable[Any, AIMessage]):
             return
         if call.wait:
             await asyncio.sleep(call.wait)
-        chunks = call.runnable.astream(call.input, call.config, **kwargs)
-        async with aclosing(cast("AsyncGenerator[Any, None]", chunks)):
+        chunks: Any = aiter(call.runnable.astream(call.input, call.config, **kwargs))
+        async with aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext():
             with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
-                first = await anext(aiter(chunks), _END)
+                first = await anext(chunks, _END)
             if first is not _END:
                 yield first
                 async for chunk in chunks:
