@@ -157,6 +157,9 @@ class Sentinel:
         if self.policy is not None:
             self._open(self.policy)
         self.max_sessions = max_sessions
+        self._wants: list[tuple[frozenset[str], int, _Concerned]] = [
+            (frozenset(r.kinds), int(r.needs), (r.name, r, r.observe)) for r in self.rules
+        ]
         self._concerned: dict[tuple[str, int], tuple[_Concerned, ...]] = {}  # by kind and features, made when asked for
         self._exempting = frozenset(
             r.name
@@ -336,8 +339,8 @@ class Sentinel:
             return self._concerned[key]
         except KeyError:
             kind, found = key
-            rules = (r for r in self.rules if kind in r.kinds and not r.needs & ~found)
-            concerned = self._concerned[key] = tuple((r.name, r, r.observe) for r in rules)
+            concerned = tuple(rule for kinds, needs, rule in self._wants if kind in kinds and not needs & ~found)
+            self._concerned[key] = concerned
             return concerned
 
     def _take(

@@ -48,6 +48,10 @@ class Chatty(Rule["list[int]"]):
         return Finding(0, f"{state[0]} long answers.", claims=(Claim(call.id, "call", 0, extra),), calls=(call.id,))
 
 
+class Unreadable(Chatty):
+    needs = None  # type: ignore[assignment]
+
+
 LONG, SHORT = Script().say("x", got=500), Script().say("x", got=50)
 
 
@@ -87,6 +91,13 @@ def test_a_broken_package_does_not_break_the_app(
     assert [i.rule for i in LONG.run().incidents()] == ["chatty"]
     assert "no_such_package.rules:Chatty cannot be loaded (ModuleNotFoundError)" in caplog.text
     assert f"{__name__}:LONG cannot be loaded (it is no rule)" in caplog.text
+
+
+def test_what_a_rule_needs_is_looked_at_when_it_is_made() -> None:
+    with pytest.raises(TypeError):
+        Sentinel(rules=["tool_loop", Unreadable])
+    with pytest.raises(AssertionError, match="needs of chatty is None"):
+        check_rule(Unreadable, fires=[], healthy=[])
 
 
 def test_the_kit_accepts_it() -> None:

@@ -64,6 +64,7 @@ def check_rule(
 
     for attribute in ("name", "specificity", "kinds", "suggestion"):
         assert hasattr(rule, attribute), f"{rule.__name__} has no {attribute}"
+    assert isinstance(rule.needs, int), f"needs of {rule.name} is {rule.needs!r}, not a Feature"
     for number, calls in enumerate(fires):
         assert found(calls), f"{rule.name} does not fire on session {number} of fires"
         assert found(calls) == found(calls, stored=True), f"{rule.name} forgets something when its state is stored"
