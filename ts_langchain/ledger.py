@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ts_langchain.pricing import Cost
     from ts_langchain.session import SessionState
 
-SCHEMA = 1
+SCHEMA = 2  # 2: other states of four rules
 DAY = 86_400
 MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
@@ -245,7 +245,10 @@ class Ledger:
                 if version is None:
                     db.execute(_schema.insert().values(version=SCHEMA))
                 elif version != SCHEMA:
-                    msg = f"the ledger {shown} was written by another version of ts-langchain (schema {version})"
+                    msg = (
+                        f"the ledger {shown} was written by another version of ts-langchain (schema {version}, not "
+                        f"{SCHEMA}); name another with --ledger or TS_LANGCHAIN_LEDGER, and import again"
+                    )
                     raise LedgerError(msg)
 
     def close(self) -> None:
