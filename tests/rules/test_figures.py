@@ -397,6 +397,8 @@ def test_fires(case: str) -> None:
 
 
 EVIDENCE: dict[str, dict[str, object]] = {
+    "too few unread to count": {"streams": 3, "unread_tokens": 0, "usage_reported": True},
+    "nobody says what was billed": {"streams": 3, "unread_tokens": 0, "usage_reported": False},
     "a fourth": {"streams": 4, "unread_tokens": 800, "usage_reported": True},
     "four channels": {"tool": "transcribe", "channels": 4, "calls": 1},
     "3 000 of 4 000 tokens at half the price": {

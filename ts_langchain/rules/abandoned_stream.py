@@ -21,12 +21,13 @@ MAX_UNCLAIMED = 6
 class Left:
     """Streams of a session that were left, one soon after the other."""
 
-    __slots__ = ("at", "count", "unclaimed", "unread")
+    __slots__ = ("at", "count", "reported", "unclaimed", "unread")
 
     def __init__(self) -> None:
         self.at = 0.0
         self.count = 0
         self.unread = 0
+        self.reported = False
         # call id, unread tokens, seconds
         self.unclaimed: list[tuple[str, int, float]] = []
 
@@ -70,10 +71,13 @@ class AbandonedStream(Rule[Left]):
         s, usage = self.settings, call.usage
         if call.started_at - state.at > s.window_seconds:
             state.count = state.unread = 0
+            state.reported = False
             state.unclaimed.clear()
-        unread = 0 if usage.estimated else usage.output_tokens - -(-call.answer_chars // CHARS_PER_TOKEN)
+        reported = not usage.estimated and usage.output_tokens > 0
+        unread = usage.output_tokens - -(-call.answer_chars // CHARS_PER_TOKEN) if reported else 0
         if unread < s.min_tokens:
             unread = 0
+        state.reported |= reported
         state.at = call.ended_at
         state.count += 1
         state.unread += unread
@@ -90,5 +94,5 @@ class AbandonedStream(Rule[Left]):
             seconds=sum(seconds for _, _, seconds in unclaimed),
             severity="medium" if state.unread else "low",
             confidence=0.85 if state.unread else 0.6,
-            evidence={"streams": state.count, "unread_tokens": state.unread, "usage_reported": bool(state.unread)},
+            evidence={"streams": state.count, "unread_tokens": state.unread, "usage_reported": state.reported},
         )

@@ -177,7 +177,7 @@ class Rule(Generic[S]):
         for param, key in cls.thresholds.items():
             value = evidence.get(key)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                more = str(value + 1) if isinstance(value, int) else f"{value * 1.01:.3g}"
+                more = value + 1 if isinstance(value, int) else float(f"{value * 1.01:.3g}")
                 with suppress(ValidationError):  # as high as that it cannot be set
                     cls.Settings.model_validate({param: more})
                     found.append((f"{cls.name}.{param}={more}", f"{key} was {value:g}"))
