@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ToolMessage
 
-from ts_langchain.capture.messages import Asked, LargeResult, names_in
+from ts_langchain.capture.conversation import LargeResult, names_in
+from ts_langchain.capture.messages import Asked
 from ts_langchain.fingerprint import _LITERAL, FreeText, arguments, value_hash
 
 JAPANESE = "この製品は音質の評価が高い一方で電池の持ちが短いという声もあります"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ts_langchain.pricing import Cost
     from ts_langchain.session import SessionState
 
-SCHEMA = 2  # 2: other states of four rules
+SCHEMA = 3  # 2: other states of four rules; 3: conversations moved to a module of their own
 DAY = 86_400
 MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
@@ -229,7 +229,7 @@ class Ledger:
         url: A SQLAlchemy URL or a path; None for the SQLite file in the user's data directory.
 
     Raises:
-        LedgerError: It cannot be opened, or is of a newer version.
+        LedgerError: It cannot be opened, or was written by another version.
     """
 
     def __init__(self, url: str | Path | None = None) -> None:
@@ -239,17 +239,18 @@ class Ledger:
             self.engine = sa.create_engine(self.url)
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
-            _meta.create_all(self.engine)
             with self.engine.begin() as db:
-                version = db.execute(sa.select(_schema.c.version)).scalar()
-                if version is None:
-                    db.execute(_schema.insert().values(version=SCHEMA))
-                elif version != SCHEMA:
+                known = sa.inspect(db).has_table(_schema.name)
+                version = db.execute(sa.select(_schema.c.version)).scalar() if known else None
+                if version not in (None, SCHEMA):
                     msg = (
                         f"the ledger {shown} was written by another version of ts-langchain (schema {version}, not "
                         f"{SCHEMA}); name another with --ledger or TS_LANGCHAIN_LEDGER, and import again"
                     )
                     raise LedgerError(msg)
+                _meta.create_all(db)
+                if version is None:
+                    db.execute(_schema.insert().values(version=SCHEMA))
 
     def close(self) -> None:
         """Closes all connections."""

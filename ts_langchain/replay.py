@@ -7,11 +7,12 @@ import pickle
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ts_langchain.capture.answers import read_usage
 from ts_langchain.capture.context import session_of
 from ts_langchain.capture.embeddings import embedding_call
+from ts_langchain.capture.errors import error_name
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.capture.in_flight import Reported
-from ts_langchain.capture.messages import error_name, read_usage
 from ts_langchain.stored import load_state
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ RunType = Literal["llm", "tool", "retriever", "embedding", "chain"]
 class Run:
     """One row of history, in one neutral shape, close to a LangSmith run.
 
-    `inputs` and `outputs` stay as the source recorded them; `ts_langchain.capture.messages` reads messages
+    `inputs` and `outputs` stay as the source recorded them; `ts_langchain.capture` reads messages
     in LangChain's, OpenAI's and Anthropic's shape.
 
     Attributes:

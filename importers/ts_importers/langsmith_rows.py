@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ts_importers.base import Skipped
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
-from ts_langchain.capture.messages import MAX_TOKENS
+from ts_langchain.capture.answers import MAX_TOKENS
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, message_to_dict
 
-from ts_langchain.capture.messages import Conversation
+from ts_langchain.capture.conversation import Conversation
 
 PAGE = "an unremarkable page that nobody refers to " * 100
 
@@ -48,7 +48,7 @@ def test_what_was_cut_out_of_the_middle_counts_no_longer(recorded: bool) -> None
 
 
 def test_growing_is_read_once_whoever_holds_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ts_langchain.capture import messages as reading
+    from ts_langchain.capture import conversation as reading
 
     read: list[object] = []
     original = reading.read_message

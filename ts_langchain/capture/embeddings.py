@@ -9,8 +9,9 @@ from uuid import uuid4
 from langchain_core.embeddings import Embeddings
 
 from ts_langchain.call import Call, Usage
+from ts_langchain.capture.answers import CHARS_PER_TOKEN
 from ts_langchain.capture.context import current_labels
-from ts_langchain.capture.messages import CHARS_PER_TOKEN, error_name
+from ts_langchain.capture.errors import error_name
 from ts_langchain.fingerprint import mix, name_hash, text_hash
 
 if TYPE_CHECKING:

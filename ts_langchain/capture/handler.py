@@ -11,21 +11,12 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, Call, Prompt, Status, Toolset, Usage
+from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
 from ts_langchain.capture.context import current_labels, session_of, user_of
+from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory
-from ts_langchain.capture.messages import (
-    CHARS_PER_TOKEN,
-    MAX_TOKENS,
-    Output,
-    ToolResult,
-    document_hash,
-    error_hash,
-    error_name,
-    read_answer,
-    read_tool_output,
-    read_toolset,
-)
+from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.fingerprint import arguments, mix, name_hash
@@ -35,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
+    from ts_langchain.capture.messages import ToolResult
     from ts_langchain.intervene.core import Here
 
 MAX_ROOTS = 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ts_langchain.capture.messages import Conversation
+from ts_langchain.capture.conversation import Conversation
 from ts_langchain.fingerprint import name_hash
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pydantic import ConfigDict, PrivateAttr
 
 from ts_langchain.call import Call
 from ts_langchain.capture.context import current_labels
-from ts_langchain.capture.messages import document_hash, error_hash, error_name
+from ts_langchain.capture.errors import error_hash, error_name
+from ts_langchain.capture.tools import document_hash
 from ts_langchain.fingerprint import Arguments, mix, text_hash
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from langgraph.errors import GraphBubbleUp
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels, inside_run, session_of
+from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.handler import TokenSentinelHandler, estimated_input, reserved
-from ts_langchain.capture.messages import is_classification, read_toolset
+from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
 from ts_langchain.policy import ENDING, Policy, matches

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.call import Feature
-from ts_langchain.capture.messages import LOW_DETAIL_TOKENS
+from ts_langchain.capture.images import LOW_DETAIL_TOKENS
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:

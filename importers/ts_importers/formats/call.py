@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.values import number, usage_metadata
-from ts_langchain.capture.messages import MAX_TOKENS
+from ts_langchain.capture.answers import MAX_TOKENS
 
 if TYPE_CHECKING:
     from ts_langchain.call import SourceCost

@@ -1,0 +1,200 @@
+"""Reading what a model call brought back, and the tokens it used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+from ts_langchain.call import NO_USAGE, ToolCall, Usage
+from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
+from ts_langchain.fingerprint import FreeText
+
+CHARS_PER_TOKEN = 4
+MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
+
+
+class Answer(NamedTuple):
+    """What a model call brought back."""
+
+    digest: int = 0
+    chars: int = 0
+    usage: Usage = NO_USAGE
+    model: str | None = None
+    finish_reason: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    message: object = None
+    read: Message | None = None
+    text: FreeText | None = None
+
+
+def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
+    """Reads a model's answer.
+
+    Args:
+        response: An `LLMResult`, or the recorded outputs: `generations[0][0].message`,
+            `choices[0].message`, or a bare message.
+        prompt_chars: Characters of the prompt, for the estimate where nobody reports usage.
+        usage: Usage that the source of a history holds beside the outputs.
+    """
+    message, extra, llm_output = _find_message(response)
+    if message is None:
+        return Answer(usage=usage or NO_USAGE)
+    if is_mapping(message):
+        get = unwrap(message).get
+        invalid, found, reported = get("invalid_tool_calls"), get("response_metadata"), get("usage_metadata")
+    else:
+        invalid = getattr(message, "invalid_tool_calls", None)
+        found = getattr(message, "response_metadata", None)
+        reported = getattr(message, "usage_metadata", None)
+    meta = mapping(found)
+    read = read_message(message)
+    tokens = (
+        read_usage(reported)
+        or usage
+        or read_usage(meta.get("token_usage") or meta.get("usage"))
+        or read_usage(extra.get("usage"))
+        or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))
+        or Usage(_estimate(prompt_chars), _estimate(read.chars), estimated=True)
+    )
+    calls = tuple([ToolCall(call[0], call[1], call[3]) for call in read.tool_calls]) if read.tool_calls else ()
+    if invalid:
+        calls += tuple(ToolCall(call.id, call.name, call.digest, valid=False) for call in read_tool_calls(invalid))
+    reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason")
+    if reason is None:
+        reason = extra.get("finish_reason") or extra.get("stop_reason")
+    model = meta.get("model_name") or meta.get("model") or extra.get("model") or llm_output.get("model_name")
+    return Answer(
+        read.digest,
+        read.chars,
+        tokens,
+        model if type(model) is str and model else None,
+        reason if type(reason) is str else None,
+        calls,
+        message,
+        read,
+        _words_of(message) if not calls and read.chars else None,
+    )
+
+
+def _words_of(message: object) -> FreeText | None:
+    """The residue of an answer in words, for comparing it with later ones."""
+    content = unwrap(message).get("content") if is_mapping(message) else getattr(message, "content", None)
+    if isinstance(content, list):
+        texts = [b.get("text") for b in content if isinstance(b, Mapping)]
+        content = " ".join(t for t in texts if isinstance(t, str))
+    return FreeText(content) if isinstance(content, str) and content else None
+
+
+def _find_message(response: object) -> tuple[object, Mapping[str, object], Mapping[str, object]]:
+    """The message in an answer, what stands beside it, and LangChain's `llm_output`."""
+    if response is None:
+        return None, NOTHING, NOTHING
+    if not is_mapping(response):
+        generations = getattr(response, "generations", None)
+        output = mapping(getattr(response, "llm_output", None))
+        if not generations or not generations[0]:
+            return None, NOTHING, output
+        generation = generations[0][0]
+        message = getattr(generation, "message", None)
+        if message is None:
+            message = {"role": "ai", "content": getattr(generation, "text", "")}
+        return message, mapping(getattr(generation, "generation_info", None)), output
+    output = mapping(response.get("llm_output"))
+    generation = _first(_first(response.get("generations")))
+    if isinstance(generation, Mapping):
+        info = generation.get("generation_info")
+        message = generation.get("message")
+        if not isinstance(message, Mapping):
+            message = {"role": "ai", "content": generation.get("text") or ""}
+        return message, info if isinstance(info, Mapping) else NOTHING, output
+    choice = _first(response.get("choices"))
+    if isinstance(choice, Mapping):
+        beside = {**response, "finish_reason": choice.get("finish_reason")}
+        return choice.get("message") or {"role": "ai", "content": choice.get("text") or ""}, beside, output
+    nested = response.get("message") or response.get("output")
+    if isinstance(nested, Mapping):
+        return nested, response, output
+    if isinstance(nested, str):
+        return {"role": "ai", "content": nested}, response, output
+    last = response.get("messages")
+    if isinstance(last, list) and last:
+        return last[-1], response, output
+    if "content" in response or "lc" in response:
+        return {"role": "ai", **response}, response, output
+    return None, NOTHING, output
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, (list, tuple)) and value else value
+
+
+def _estimate(chars: int) -> int:
+    return -(-chars // CHARS_PER_TOKEN)
+
+
+def _count(*values: object) -> int:
+    """The first of several spellings that is a sensible count of tokens."""
+    for value in values:
+        if type(value) is int:
+            if 0 < value <= MAX_TOKENS:
+                return value
+        elif isinstance(value, float) and 0 < value <= MAX_TOKENS:
+            return int(value)
+    return 0
+
+
+def read_usage(reported: object) -> Usage | None:
+    """Reads token usage: LangChain's `usage_metadata`, OpenAI's or Anthropic's raw usage.
+
+    Anthropic's raw `input_tokens` leaves the cached tokens out; they are added. None if it holds no count.
+    """
+    if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
+        return None
+    get = cast("Mapping[str, object]", reported).get
+    details, out = get("input_token_details"), get("output_token_details")
+    if details is None and out is None and "total_tokens" in reported and "input_tokens" in reported:
+        # LangChain's without details: the way of many calls, and the shortest
+        usage = Usage(_count(get("input_tokens")), _count(get("output_tokens")))
+        return usage if usage.input_tokens or usage.output_tokens else None
+    if details is not None or out is not None:
+        ins, outs = mapping(details), mapping(out)
+        usage = Usage(
+            _count(get("input_tokens")),
+            _count(get("output_tokens")),
+            _count(ins.get("cache_read")),
+            # Anthropic splits what it writes by how long it lives
+            _count(ins.get("cache_creation"))
+            or _count(ins.get("ephemeral_5m_input_tokens")) + _count(ins.get("ephemeral_1h_input_tokens")),
+            _count(outs.get("reasoning")),
+            _count(ins.get("audio")),
+            _count(outs.get("audio")),
+        )
+    else:
+        ins, outs = mapping(get("prompt_tokens_details")), mapping(get("completion_tokens_details"))
+        read, written = _count(get("cache_read_input_tokens")), _count(get("cache_creation_input_tokens"))
+        input_tokens = _count(get("input_tokens"), get("prompt_tokens"), get("inputTokens"))
+        usage = Usage(
+            input_tokens + read + written,
+            _count(get("output_tokens"), get("completion_tokens"), get("outputTokens")),
+            read or _count(ins.get("cached_tokens")),
+            written,
+            _count(outs.get("reasoning_tokens")),
+            _count(ins.get("audio_tokens")),
+            _count(outs.get("audio_tokens")),
+        )
+    return _consistent(usage) if usage.input_tokens or usage.output_tokens else None
+
+
+def _consistent(usage: Usage) -> Usage:
+    """Parts never exceed their whole, whatever the source says."""
+    if (
+        usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens <= usage.input_tokens
+        and usage.reasoning_tokens + usage.output_audio_tokens <= usage.output_tokens
+    ):
+        return usage
+    read = min(usage.cache_read_tokens, usage.input_tokens)
+    written = min(usage.cache_write_tokens, usage.input_tokens - read)
+    audio = min(usage.input_audio_tokens, usage.input_tokens - read - written)
+    reasoning = min(usage.reasoning_tokens, usage.output_tokens)
+    spoken = min(usage.output_audio_tokens, usage.output_tokens - reasoning)
+    return Usage(usage.input_tokens, usage.output_tokens, read, written, reasoning, audio, spoken, usage.estimated)

@@ -1,0 +1,40 @@
+"""Reading errors: exceptions, and what tracers recorded of them."""
+
+from __future__ import annotations
+
+import re
+
+from ts_langchain.fingerprint import TEXT_LIMIT, text_hash
+
+SUMMARY_CHARS = 500
+
+_ERROR_REPR = re.compile(r"([A-Za-z_]\w*)\(")
+_ERROR_LINE = re.compile(r"(?:[\w.]*\.)?([A-Za-z_]\w*): (.*)")
+
+
+def error_line(error: BaseException | str) -> tuple[str, str]:
+    """Type name and first line of the message, of an exception or of what a tracer recorded of one.
+
+    LangChain's tracer writes the exception's `repr`, directly followed by the formatted traceback.
+    """
+    if isinstance(error, BaseException):
+        return type(error).__name__, str(error).partition("\n")[0][:SUMMARY_CHARS]
+    text = error.strip()
+    if recorded := _ERROR_REPR.match(text):
+        name = recorded[1]
+        _, found, message = text[-TEXT_LIMIT:].rpartition(f"{name}: ")
+        return name, message.partition("\n")[0][:SUMMARY_CHARS] if found else ""
+    first, last = text.partition("\n")[0], text[-TEXT_LIMIT:].rpartition("\n")[2]
+    if line := _ERROR_LINE.match(first) or _ERROR_LINE.match(last):
+        return line[1], line[2][:SUMMARY_CHARS]
+    return "Error", first[:SUMMARY_CHARS]
+
+
+def error_name(error: BaseException | str) -> str:
+    """Type name of an error."""
+    return type(error).__name__ if isinstance(error, BaseException) else error_line(error)[0]
+
+
+def error_hash(error: BaseException | str) -> int:
+    """Fingerprint of an error: its type and the first line of its message."""
+    return text_hash(": ".join(error_line(error)))

@@ -1,0 +1,109 @@
+"""Reading tool definitions, and what tools and retrievers brought back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeGuard
+
+from ts_langchain.call import Toolset
+from ts_langchain.capture.messages import Message, is_mapping, is_pending, read_message, reads_failed, unwrap
+from ts_langchain.fingerprint import canonical, mix, name_hash, text_hash, value_hash
+from ts_langchain.recent import Recent
+
+_TOOLSETS: Recent[tuple[object, ...], Toolset] = Recent()
+_TOOLSETS_LOCK = threading.Lock()
+
+
+def read_toolset(tools: object) -> Toolset | None:
+    """Reads the tool definitions of a request, in OpenAI's, Anthropic's, Google's or Bedrock's shape.
+
+    The lists are rebuilt by the framework at each turn; they are recognised by their names and the lengths
+    of their descriptions, so that their JSON is measured only once.
+    """
+    if not _is_list(tools) or not tools:
+        return None
+    flat = _flatten(tools)
+    key = tuple((_tool_name(t), len(str(_tool_field(t, "description") or ""))) for t in flat)
+    known = _TOOLSETS.get(key)
+    if known is None:
+        names = tuple(name for name, _ in key)
+        sizes = tuple(len(canonical(t)) for t in flat)
+        known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
+        with _TOOLSETS_LOCK:
+            _TOOLSETS[key] = known
+            _TOOLSETS.limit(512)
+    return known
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, (list, tuple))
+
+
+def _flatten(tools: Sequence[object]) -> list[object]:
+    flat: list[object] = []
+    for tool in tools:
+        declarations = tool.get("function_declarations") if isinstance(tool, Mapping) else None
+        flat.extend(declarations) if _is_list(declarations) else flat.append(tool)
+    return flat
+
+
+def _tool_field(tool: object, field: str) -> object:
+    if not isinstance(tool, Mapping):
+        return getattr(tool, field, None)
+    inner = tool.get("function") or tool.get("toolSpec")
+    if isinstance(inner, Mapping):
+        return inner.get(field)
+    return tool.get(field)
+
+
+def _tool_name(tool: object) -> str:
+    name = _tool_field(tool, "name") or (tool.get("type") if isinstance(tool, Mapping) else None)
+    return str(name or "?")
+
+
+class Output(NamedTuple):
+    """What a tool brought back."""
+
+    digest: int
+    chars: int
+    pending: bool = False
+    failed: bool = False
+    read: Message | None = None
+
+
+def read_tool_output(output: object) -> Output:
+    """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded."""
+    if is_mapping(output):
+        if "output" in output and "content" not in output and "lc" not in output:
+            return read_tool_output(output["output"])
+        is_message = "content" in unwrap(output)
+    elif isinstance(output, str):
+        return Output(text_hash(output), len(output), is_pending(output), reads_failed(output))
+    else:
+        is_message = hasattr(output, "content")
+    if is_message:
+        message = read_message(output)
+        if len(message.tool_results) == 1:
+            result = message.tool_results[0]
+            return Output(result.answer, result.chars, result.pending, result.failed, message)
+        content = unwrap(output).get("content") if is_mapping(output) else getattr(output, "content", None)
+        failed = isinstance(content, str) and reads_failed(content)
+        return Output(message.content, message.chars, is_pending(content), failed)
+    update = getattr(output, "update", None)
+    if update is not None and not is_mapping(output):  # Command
+        messages = update.get("messages") if is_mapping(update) else None
+        digests = [read_message(m).content for m in messages] if isinstance(messages, list) else [value_hash(update)]
+        return Output(mix(*digests), 0)
+    size = len(output) if isinstance(output, (list, dict)) else 1
+    return Output(value_hash(output), size if output else 0)
+
+
+def document_hash(document: object) -> int:
+    """Fingerprint of a retrieved document, by its text."""
+    if isinstance(document, Mapping):
+        fields = document.get("kwargs") if "lc" in document else document
+        text = fields.get("page_content") if isinstance(fields, Mapping) else None
+    else:
+        text = getattr(document, "page_content", None)
+    return text_hash(text) if isinstance(text, str) else value_hash(document)
