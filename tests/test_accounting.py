@@ -152,13 +152,17 @@ def reported(ledger: Ledger) -> dict[str, Any]:
     history = ledger.histories()[0]
     summary = summarise(ledger, history).as_dict()
     incidents = [{n: getattr(i, n) for n in type(i).__slots__ if n != "closed"} for i in ledger.incidents(history)]
-    return {"summary": summary, "incidents": incidents}
+    calls = [
+        (call._replace(answer_text=None), call.answer_text and call.answer_text.__getstate__())
+        for call in sorted(ledger.calls(history), key=lambda call: call.id)
+    ]
+    return {"summary": summary, "incidents": incidents, "calls": calls}
 
 
-@settings(max_examples=25, deadline=None)
-@given(histories(), st.integers(1, 9), st.integers(1, 30), st.integers(0, 60), st.integers(1, 3))
-def test_page_size_kills_and_small_memory_change_nothing(
-    tmp_path_factory: Any, runs: list[Run], size: int, checkpoint: int, kill: int, memory: int
+@settings(max_examples=40, deadline=None)
+@given(histories(), st.integers(1, 9), st.integers(1, 30), st.integers(0, 60), st.integers(1, 3), st.booleans())
+def test_page_size_kills_small_memory_and_other_ranges_change_nothing(
+    tmp_path_factory: Any, runs: list[Run], size: int, checkpoint: int, kill: int, memory: int, other: bool
 ) -> None:
     scratch: Path = tmp_path_factory.mktemp("ledger")
     whole = Ledger(scratch / "whole.sqlite")
@@ -167,7 +171,9 @@ def test_page_size_kills_and_small_memory_change_nothing(
     for breaks_at in (kill, kill * 2 + 3):
         with suppress(KeyboardInterrupt):
             Import(Pages(runs, size, breaks_at), pieces, checkpoint_runs=checkpoint, sessions_in_memory=memory).run()
-    last = Import(Pages(runs, size), pieces, checkpoint_runs=checkpoint, sessions_in_memory=memory)
+    # gone on with at the last checkpoint; or, asked for another range, from the beginning
+    asked = {"until": "2026-12-31"} if other else {}
+    last = Import(Pages(runs, size), pieces, asked=asked, checkpoint_runs=checkpoint, sessions_in_memory=memory)
     last.run()
     assert reported(pieces) == reported(whole)
     # and once more: nothing counts twice

@@ -132,6 +132,9 @@ class _Kept:
         """Keeps what it found."""
         self.incidents.extend(state.incidents.values())
 
+    def changed(self, state: Any) -> None:
+        """Nothing to do."""
+
     def touched(self, state: Any, call: Call, cost: Any) -> None:
         """Nothing to do."""
 

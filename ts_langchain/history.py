@@ -115,6 +115,10 @@ class LedgerStore:
     def evict(self, state: SessionState) -> None:
         """It is in the batch already, if it changed since the last checkpoint."""
 
+    def changed(self, state: SessionState) -> None:
+        """Remembers that a session has changed: a request of it was read, which may still be under way for long."""
+        self.batch.sessions[state.id] = state
+
     def touched(self, state: SessionState, call: Call, cost: Cost | None) -> None:
         """Counts a call, and remembers that its session has changed."""
         batch = self.batch
@@ -192,7 +196,7 @@ class Import:
         self.resumes = not history.done and history.position is not None and history.range == asked
         if not self.resumes:
             # another range of the same history: from its beginning; what was counted before is known by id
-            history.position, history.replay, history.ignored, history.late = None, None, 0, 0
+            history.position, history.ignored, history.late = None, 0, 0
         history.range, history.label, history.done = asked, label, False
         self.history = history
         self.duplicates = 0
@@ -229,8 +233,8 @@ class Import:
 
     def _run(self, on_progress: Callable[[Progress], None] | None) -> History:
         history, replay = self.history, self.replay
-        if self.resumes and history.replay is not None:
-            replay.restore(history.replay)
+        if history.replay is not None:
+            replay.restore(history.replay, from_the_beginning=not self.resumes)
         resumed, rows, since, number = history.runs, 0, 0, -1
         try:
             for number, page in enumerate(self.source.pages(history.position)):

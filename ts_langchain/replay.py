@@ -268,10 +268,18 @@ class Replay:
         shared = {rule.name: rule.shared for rule in self.sentinel.rules if rule.shared is not None}
         return pickle.dumps((self._watermark, self.late, self.handler.pending(), shared), protocol=5)
 
-    def restore(self, snapshot: bytes) -> None:
-        """Goes on where `snapshot` was taken. Runs not delivered by then must be fed again."""
+    def restore(self, snapshot: bytes, *, from_the_beginning: bool = False) -> None:
+        """Goes on where `snapshot` was taken. Runs not delivered by then must be fed again.
+
+        Args:
+            snapshot: What `snapshot` gave.
+            from_the_beginning: Runs may follow that start earlier than those replayed by then, as those of another
+                range of the same history do; they are not late.
+        """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
-        self._watermark, self.late, pending, shared = load_state(snapshot, modules)
+        watermark, late, pending, shared = load_state(snapshot, modules)
+        if not from_the_beginning:
+            self._watermark, self.late = watermark, late
         for rule in self.sentinel.rules:
             rule.shared = shared.get(rule.name, rule.shared)
         self.handler.resume(pending)

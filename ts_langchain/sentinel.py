@@ -61,6 +61,10 @@ class Store(Protocol):
         """Takes a session that has to leave memory."""
         ...
 
+    def changed(self, state: SessionState) -> None:
+        """Told when a session has changed and no call of it has ended, under the session's lock."""
+        ...
+
     def touched(self, state: SessionState, call: Call, cost: Cost | None) -> None:
         """Told after each call, under the session's lock."""
         ...
@@ -277,6 +281,11 @@ class Sentinel:
         if self._store is None:
             self._past.extend(session.state.incidents.values())
         return session
+
+    def changed(self, session: Session) -> None:
+        """To be called when a request was read into a session's state. The session's lock is held."""
+        if self._store is not None:
+            self._store.changed(session.state)
 
     def observe(self, call: Call) -> None:
         """Takes in one finished call. Never raises."""

@@ -252,6 +252,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         with session.lock:
             memory = Memory.of(session.state)
             prompt, results = memory.conversation.read(messages)
+            self.sentinel.changed(session)
             unseen = [
                 call
                 for result, tool, args in results
