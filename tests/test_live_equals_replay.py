@@ -17,7 +17,7 @@ from ts_langchain.replay import Replay, Run
 from ts_langchain.testing import call_tool
 
 
-class Recorder(Client):
+class Wire(Client):
     """LangSmith's own client, with the wire cut: rows are kept as they would be sent."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ def figures(sentinel: Sentinel) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("build", [agent, graph])
 def test_live_equals_replay(build: Any, script: str, thread: str | None) -> None:
     app, _ = build(SCRIPTS[script])
-    handler, client = TokenSentinelHandler(), Recorder()
+    handler, client = TokenSentinelHandler(), Wire()
     config: dict[str, Any] = {"callbacks": [handler, LangChainTracer(client=client)]}
     if thread:
         config["configurable"] = {"thread_id": thread}
@@ -90,7 +90,7 @@ def test_raw_rows_and_real_messages_through_a_callback_manager_agree() -> None:
     from langchain_core.outputs import ChatGeneration, LLMResult
 
     app, _ = agent(SCRIPTS["loop"])
-    client = Recorder()
+    client = Wire()
     app.invoke(ASK, {"callbacks": [LangChainTracer(client=client)]})
     rows = client.sent()
     runs = sorted((r for row in rows if isinstance(r := run_from_row(row), Run)), key=lambda r: r.started_at)

@@ -97,6 +97,9 @@ class SourceCost:
     total_usd: float | None = None
 
 
+UNBILLED = SourceCost(0.0, 0.0, 0.0)
+
+
 class Image(NamedTuple):
     """An image in a request.
 

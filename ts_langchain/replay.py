@@ -7,6 +7,7 @@ import pickle
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ts_langchain.call import NO_USAGE, UNBILLED
 from ts_langchain.capture.answers import read_usage
 from ts_langchain.capture.context import session_of
 from ts_langchain.capture.embeddings import embedding_call
@@ -49,6 +50,7 @@ class Run:
         usage: LangChain-shaped usage metadata as the source reports it beside the outputs.
         cost: Cost as the source reports it.
         tool_call_id: For tools: joins the run with the model's request for it.
+        cached: True if a cache of responses answered: nothing was sent to the provider, and nothing billed.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Run:
     usage: Mapping[str, object] | None = None
     cost: SourceCost | None = None
     tool_call_id: str | None = None
+    cached: bool = False
 
 
 class Replay:
@@ -206,8 +209,8 @@ class Replay:
         if run.run_type == "embedding":
             self._embedding(run)
         elif run.run_type == "llm":
-            if run.usage is not None or run.cost is not None:
-                handler.report(run_id, Reported(read_usage(run.usage), run.cost))
+            if run.usage is not None or run.cost is not None or run.cached:
+                handler.report(run_id, Reported(read_usage(run.usage), run.cost, run.cached))
             if error is None:
                 handler.on_llm_end(run.outputs, run_id=run_id)
             else:
@@ -247,8 +250,8 @@ class Replay:
                     started_at=run.started_at,
                     ended_at=run.ended_at,
                     error=error_name(run.error) if run.error else None,
-                    usage=read_usage(run.usage),
-                    source_cost=run.cost,
+                    usage=NO_USAGE if run.cached else read_usage(run.usage),
+                    source_cost=UNBILLED if run.cached else run.cost,
                     tags=run.tags,
                 )
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
 from ts_importers.values import MAX_USD, number, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
+from ts_langchain.capture.answers import read_usage
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _PROVIDERS = {"AZURE": "azure", "AWS": "amazon_bedrock", "BEDROCK": "amazon_bedrock", "GOOGLE": "google_genai"}
 SESSION = "Helicone-Session-Id"
 NODE = "Helicone-Session-Path"
+_NO_REFERENCE = "00000000-0000-0000-0000-000000000000"
 
 
 def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
@@ -69,20 +71,29 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
         error=f"HTTP {status}" if failed else None,
         metadata=metadata,
         invocation_params=params_of(request),
-        usage=_usage(row, provider),
+        usage=usage_of(response) or (None if read_usage(response.get("usage")) else _usage(row, provider)),
         cost=_cost(row),
+        cached=bool(text(row.get("cache_reference_id"))) and row["cache_reference_id"] != _NO_REFERENCE,
     )
 
 
 def _usage(row: Mapping[str, Any], provider: str) -> dict[str, Any] | None:
+    """What Helicone counted, for want of the provider's own figures in the response.
+
+    Since the autumn of 2025 it counts cached input and reasoning apart from the rest; the total tells.
+    """
+
     def count(name: str) -> int:
         return int(number(row.get(name), 1_000_000_000) or 0)
 
     sent, got = count("prompt_tokens"), count("completion_tokens")
     read, written = count("prompt_cache_read_tokens"), count("prompt_cache_write_tokens")
+    reasoning = count("reasoning_tokens")
     if provider == "ANTHROPIC" or read + written > sent:  # Anthropic counts cached input apart
         sent += read + written
-    return usage_metadata(sent, got, read, written, count("reasoning_tokens"))
+    if reasoning > got or count("total_tokens") == count("prompt_tokens") + got + reasoning:
+        got += reasoning
+    return usage_metadata(sent, got, read, written, reasoning)
 
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:

@@ -16,34 +16,13 @@ from langchain_core.tools import create_retriever_tool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
+from recorder import Recorder, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, token_sentinel
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
-
-    from ts_langchain.call import Call
-
-
-class Recorder(Sentinel):
-    """A Sentinel that keeps the calls it is fed."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.seen: list[Call] = []
-
-    def observe(self, call: Call) -> None:
-        self.seen.append(call)
-        super().observe(call)
-
-    def kinds(self) -> list[str]:
-        return [c.kind for c in self.seen]
-
-
-def recorded(**kwargs: Any) -> tuple[Recorder, TokenSentinelHandler]:
-    recorder = Recorder()
-    return recorder, TokenSentinelHandler(recorder, **kwargs)
 
 
 def clean(recorder: Recorder, handler: TokenSentinelHandler) -> None:

@@ -196,6 +196,18 @@ def test_streams(tmp_path: Path) -> None:
     assert fourth.answer == first.answer
 
 
+@pytest.mark.parametrize("hit", [True, "True", False, None])
+def test_what_a_gateways_cache_answered_costs_nothing(tmp_path: Path, hit: object) -> None:
+    """LiteLLM logs a hit of its cache of responses with the tokens of the first answer."""
+    row = {"request": ASKED, "response": COMPLETION, "response_cost": 0.0 if hit else 0.01, "cache_hit": hit}
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(write(tmp_path / "a.jsonl", row)), ledger).run()
+    [spend] = ledger.spend(history)
+    billed = str(hit) != "True"
+    assert (spend.calls, spend.nano, spend.unpriced_calls) == (1, 10_000_000 if billed else 0, 0)
+    assert (spend.input_tokens > 0) is billed
+
+
 def test_batch_output(tmp_path: Path) -> None:
     done = {
         "id": "batch_req_1",

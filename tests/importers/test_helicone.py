@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_langfuse import talks
 from importers.test_rows import odd, replayed
+from recorder import Recorder
 from rules.talk import BEGIN, requests
 from typer.testing import CliRunner
 
@@ -22,11 +23,13 @@ from ts_importers.base import Importer, Skipped
 from ts_importers.bodies import assembled
 from ts_importers.helicone import HeliconeImporter
 from ts_importers.helicone_rows import run_from_request
+from ts_langchain.call import Usage
 from ts_langchain.cli.app import app
 from ts_langchain.errors import AuthenticationFailed
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
-from ts_langchain.replay import Run
+from ts_langchain.pricing import Cost
+from ts_langchain.replay import Replay, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,7 +221,60 @@ def test_cached_tokens_of_anthropic_are_counted_apart() -> None:
         assert run.usage["input_tokens"] == 90
 
 
-@given(st.sampled_from(sorted(ROWS[0])), odd)
+def told(row: dict[str, Any]) -> tuple[Usage, Cost | None]:
+    """Tokens of a row once replayed, and what they cost."""
+    run = run_from_request(row)
+    assert isinstance(run, Run)
+    recorder = Recorder()
+    replay = Replay(recorder)
+    replay.feed(run)
+    replay.finish()
+    [call] = recorder.seen
+    return call.usage, recorder.prices.cost(call)
+
+
+def test_the_providers_own_counts_are_preferred() -> None:
+    """Helicone's columns leave out cached input and reasoning since 2025, and held them before; the response tells."""
+    row = {**ROWS[0], "prompt_tokens": 20, "completion_tokens": 3, "prompt_cache_read_tokens": 80, "total_tokens": 30}
+    row |= {"reasoning_tokens": 7}
+    body = ROWS[0]["response_body"]
+    chat = {
+        "prompt_tokens": 100,
+        "completion_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 80},
+        "completion_tokens_details": {"reasoning_tokens": 7},
+    }
+    responses = {
+        "input_tokens": 100,
+        "output_tokens": 10,
+        "input_tokens_details": {"cached_tokens": 80},
+        "output_tokens_details": {"reasoning_tokens": 7},
+    }
+    anthropic = {"input_tokens": 20, "output_tokens": 10, "cache_read_input_tokens": 80}
+    for usage in (chat, responses, anthropic):
+        read, _ = told({**row, "response_body": {**body, "usage": usage}})
+        assert (read.input_tokens, read.output_tokens, read.cache_read_tokens) == (100, 10, 80)
+        assert read.reasoning_tokens == (0 if usage is anthropic else 7)
+    # without it the columns have to do
+    assert told(row)[0] == Usage(100, 10, 80, reasoning_tokens=7)
+    whole = {**row, "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    assert told(whole)[0] == Usage(100, 10, 80, reasoning_tokens=7)
+
+
+def test_what_helicones_cache_answered_costs_nothing() -> None:
+    usage = {"prompt_tokens": 1000, "completion_tokens": 50}
+    row = {**ROWS[0], "response_body": {**ROWS[0]["response_body"], "usage": usage}, "cost": 0}
+    read, cost = told({**row, "cache_reference_id": "00000000-0000-0000-0000-000000000000"})
+    assert read == Usage(1000, 50)
+    assert cost is not None
+    assert cost.nano > 0
+    hit = {**row, "prompt_tokens": 0, "completion_tokens": 0, "prompt_cache_read_tokens": 0, "reasoning_tokens": 0}
+    for model in (row["request_model"], "no-such-model"):
+        named = {**hit, "request_model": model, "response_model": model, "cache_reference_id": ROWS[1]["request_id"]}
+        assert told(named) == (Usage(), Cost(0, 0, "source"))
+
+
+@given(st.sampled_from([*sorted(ROWS[0]), "cache_reference_id"]), odd)
 def test_one_field_of_any_type(field: str, value: Any) -> None:
     run = run_from_request({**ROWS[0], field: value})
     if isinstance(run, Skipped):

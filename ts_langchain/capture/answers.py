@@ -14,7 +14,20 @@ MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported
 
 
 class Answer(NamedTuple):
-    """What a model call brought back."""
+    """What a model call brought back.
+
+    Attributes:
+        digest: Fingerprint of the message.
+        chars: Characters of it, arguments of tool calls included.
+        usage: Tokens as reported, or estimated.
+        model: Name of the model that answered.
+        finish_reason: Why it stopped.
+        tool_calls: What it asked for.
+        message: The message itself, to be forgotten soon.
+        read: What was read of it.
+        text: Its words, where it is an answer in words.
+        cached: True if LangChain's cache of responses answered: nothing was sent, and nothing billed.
+    """
 
     digest: int = 0
     chars: int = 0
@@ -25,6 +38,7 @@ class Answer(NamedTuple):
     message: object = None
     read: Message | None = None
     text: FreeText | None = None
+    cached: bool = False
 
 
 def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
@@ -73,6 +87,8 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         message,
         read,
         _words_of(message) if not calls and read.chars else None,
+        # what LangChain's cache returns says so by a cost of nothing
+        is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
     )
 
 

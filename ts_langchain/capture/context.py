@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from langchain_core.runnables.config import var_child_runnable_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,19 +81,35 @@ class SessionContext:
         self.__exit__(kind, error, trace)
 
 
-def session_of(metadata: Mapping[str, object]) -> str | None:
-    """The conversation that a run's metadata names, None if it names none."""
+_NOTHING: Mapping[str, object] = {}
+
+
+def configurable() -> Mapping[str, Any]:
+    """`configurable` of the runnable that is running.
+
+    LangGraph copies a `thread_id` from there into the metadata; of plain runnables only LangChain's own tracer is told.
+    """
+    config = var_child_runnable_config.get()
+    return _NOTHING if config is None else config.get("configurable") or _NOTHING
+
+
+def session_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
+    """The conversation that a run's metadata, or else its `configurable`, names; None if they name none."""
     for key in SESSION_KEYS:
         value = metadata.get(key)
+        if value is None or value == "":
+            value = configured.get(key)
         if value is not None and value != "":
             return value if type(value) is str else str(value)[:200]
     return None
 
 
-def user_of(metadata: Mapping[str, object]) -> str | None:
-    """The user that a run's metadata names, None if it names none."""
+def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
+    """The user that a run's metadata, or else its `configurable`, names; None if they name none."""
     for key in USER_KEYS:
         value = metadata.get(key)
+        if value is None or value == "":
+            value = configured.get(key)
         if value is not None and value != "":
             return str(value)[:200]
     return None

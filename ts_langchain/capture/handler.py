@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.budget import Request, Reservation
-from ts_langchain.call import NO_USAGE, Call, Prompt, Status, Toolset, Usage
+from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
-from ts_langchain.capture.context import current_labels, session_of, user_of
+from ts_langchain.capture.context import configurable, current_labels, session_of, user_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory
@@ -164,7 +164,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._reported[run_id] = reported
 
     def _origin(
-        self, run_id: Any, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None
+        self,
+        run_id: Any,
+        parent_run_id: Any,
+        metadata: Mapping[str, object],
+        tags: Sequence[str] | None,
+        configured: Mapping[str, object] | None = None,
     ) -> Origin:
         outer = run_id if parent_run_id is None else parent_run_id
         root_id = self._roots.get(outer)
@@ -174,15 +179,23 @@ class TokenSentinelHandler(BaseCallbackHandler):
         labels = current_labels()
         if root_id is None:
             root_id = (labels.root_id if labels is not None else None) or str(outer)
+        if configured is None:
+            configured = configurable()
+        session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
         if labels is None:
-            session_id = self.session_id or session_of(metadata) or root_id
-            return Origin(session_id, root_id, node, tuple(tags) if tags else (), user_of(metadata))
-        session_id = self.session_id or labels.session_id or session_of(metadata) or root_id
-        return Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_of(metadata))
+            return Origin(self.session_id or session_id or root_id, root_id, node, tuple(tags) if tags else (), user_id)
+        session_id = self.session_id or labels.session_id or session_id or root_id
+        return Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_id)
 
-    def origin(self, parent_run_id: Any, metadata: Mapping[str, object], tags: Sequence[str] | None) -> Origin:
-        """Where a call made under this parent would come from."""
-        return self._origin(parent_run_id, parent_run_id, metadata, tags)
+    def origin(
+        self,
+        parent_run_id: Any,
+        metadata: Mapping[str, object],
+        tags: Sequence[str] | None,
+        configured: Mapping[str, object],
+    ) -> Origin:
+        """Where a call made under this parent, with these parts of its config, would come from."""
+        return self._origin(parent_run_id, parent_run_id, metadata, tags, configured)
 
     def _keep(self, run_id: Any, started: Started) -> None:
         if not self.sentinel.in_flight.keep(run_id, started):
@@ -203,7 +216,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Reads the request; in mode `block`, vetoes it if the session is in trouble."""
-        self._model_start(messages[0] if messages else (), run_id, parent_run_id, tags, metadata, kwargs)
+        self._model_start(serialized, messages[0] if messages else (), run_id, parent_run_id, tags, metadata, kwargs)
 
     @_fail_open
     def on_llm_start(
@@ -218,10 +231,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """The same for completion models."""
-        self._model_start(prompts[:1], run_id, parent_run_id, tags, metadata, kwargs)
+        self._model_start(serialized, prompts[:1], run_id, parent_run_id, tags, metadata, kwargs)
 
     def _model_start(
         self,
+        serialized: Mapping[str, Any] | None,
         messages: Sequence[Any],
         run_id: Any,
         parent_run_id: Any,
@@ -239,7 +253,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         model = meta.get("ls_model_name") or get("model") or get("model_name") or get("model_id")
         if type(model) is not str:
             model = None
-        name = model or kwargs.get("name") or "model"
+        name = model or kwargs.get("name") or (serialized or {}).get("name") or "model"
         provider = meta.get("ls_provider")
         temperature = get("temperature")
         if temperature is None:
@@ -346,7 +360,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started is None or started.prompt is None:
             return
         answer = read_answer(response, started.prompt.chars, reported.usage if reported is not None else None)
-        usage = answer.usage
+        usage, cost = answer.usage, reported.cost if reported is not None else None
         status: Status = "ok"
         if error is not None:
             status = "cancelled" if error in _CANCELLED else "error"
@@ -354,6 +368,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 usage = NO_USAGE  # nobody says it was billed
             elif status == "cancelled" and usage is NO_USAGE:
                 usage = Usage(-(-started.prompt.chars // CHARS_PER_TOKEN), 0, estimated=True)
+        elif answer.cached or (reported is not None and reported.cached):
+            usage, cost = NO_USAGE, UNBILLED
         origin, at = started.origin, started.started_at
         ended_at = self.clock()
         call = Call(
@@ -369,7 +385,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             started.model if answer.model is None else self._priced_name(answer.model, started),
             started.provider,
             usage,
-            reported.cost if reported is not None else None,
+            cost,
             started.prompt,
             started.toolset,
             started.request,

@@ -43,10 +43,17 @@ class Started(NamedTuple):
 
 
 class Reported(NamedTuple):
-    """What a history's source says of a call beside its content."""
+    """What a history's source says of a call beside its content.
+
+    Attributes:
+        usage: Tokens.
+        cost: Cost.
+        cached: True if a cache of responses answered: nothing was sent to the provider, and nothing billed.
+    """
 
     usage: Usage | None
     cost: SourceCost | None
+    cached: bool = False
 
 
 class InFlight:

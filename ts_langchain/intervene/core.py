@@ -152,15 +152,13 @@ class Interventions:
         metadata = config.get("metadata") or {}
         configurable = config.get("configurable") or {}
         parent = getattr(config.get("callbacks"), "parent_run_id", None)
-        if "thread_id" not in metadata and configurable.get("thread_id"):
-            metadata = {**metadata, "thread_id": configurable["thread_id"]}
         labels = current_labels()
-        named = session_of(metadata) or (labels.session_id if labels is not None else None)
+        named = session_of(metadata, configurable) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
         # where nobody has seen the run begin, the session stands in for it
         root = self.handler.root_of(parent) or run_key or said or named or str(parent or "run")
         with inside_run(root):
-            origin = self.handler.origin(parent, metadata, config.get("tags"))
+            origin = self.handler.origin(parent, metadata, config.get("tags"), configurable)
         resumable = configurable.get(CHECKPOINTER) not in (None, False)
         resuming = configurable.get(RESUMING) is True
         return Here(origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming)

@@ -84,6 +84,7 @@ class Exchanges:
                 invocation_params=params_of(request),
                 usage=usage_of(answer) or (answer.get("usage") if embeds else None),
                 cost=_cost(row),
+                cached=str(row.get("cache_hit")).lower() == "true",
             )
         ]
 
