@@ -11,7 +11,7 @@ import pytest
 from agents import ASK, DONE, LOOP, agent
 from histories import START, Script
 from langchain_core.tracers.langchain import LangChainTracer
-from test_live_equals_replay import Recorder
+from test_live_equals_replay import Wire
 from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
@@ -127,7 +127,7 @@ def test_the_same_decisions_as_a_live_agent(tmp_path: Path) -> None:
 
 def test_the_same_decisions_as_live_on_imported_tracer_runs(tmp_path: Path) -> None:
     """An agent watched live; what LangChain's own tracer recorded of it is imported and backtested."""
-    live, client = Sentinel(policy=MIXED), Recorder()
+    live, client = Sentinel(policy=MIXED), Wire()
     looping, _ = agent([LOOP] * 7 + [DONE])
     handlers: Any = [TokenSentinelHandler(live), LangChainTracer(client=client)]
     looping.invoke(ASK, {"callbacks": handlers, "configurable": {"thread_id": "t"}})
