@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ts_langchain.call import Call, SourceCost, Usage
-from ts_langchain.pricing import Prices, candidates
+from ts_langchain.pricing import TIERS, Prices, candidates
 
 DAY = datetime(2026, 9, 1, tzinfo=UTC)
 MODELS = [
@@ -20,6 +20,8 @@ MODELS = [
     ("gpt-4o-mini", "openai"),
     ("o3", "openai"),
     ("gpt-4o-2024-08-06", "openai"),
+    ("gpt-5", "openai"),
+    ("gpt-5.4", "openai"),
     ("claude-sonnet-4-5", "anthropic"),
     ("claude-opus-4-1", "anthropic"),
     ("gemini-2.5-pro", "google"),
@@ -47,16 +49,48 @@ def test_the_same_as_genai_prices(model: str, provider: str, data: Any) -> None:
     written = data.draw(st.integers(0, sent - read))
     got = data.draw(st.integers(0, 50_000))
     when = datetime.fromtimestamp(data.draw(st.integers(1_735_689_600, 1_795_000_000)), tz=UTC)
+    hour = data.draw(st.integers(0, written)) if provider == "anthropic" else 0
+    tier = data.draw(st.sampled_from([None, *TIERS]))
     theirs = calc_price(
-        TheirUsage(input_tokens=sent, output_tokens=got, cache_read_tokens=read, cache_write_tokens=written),
-        model, provider_id=provider, genai_request_timestamp=when,
+        TheirUsage(
+            input_tokens=sent, output_tokens=got, cache_read_tokens=read, cache_write_tokens=written,
+            **({"cache_write_1h_tokens": hour} if hour else {}),
+        ),
+        model, provider_id=provider, genai_request_timestamp=when, price_context=TIERS.get(tier or ""),
     )  # fmt: skip
-    ours = Prices().cost(
-        call(model, ALIASES.get(provider, provider), Usage(sent, got, read, written), at=when.timestamp())
-    )
+    usage = Usage(sent, got, read, written, cache_write_1h_tokens=hour)
+    ours = Prices().cost(call(model, ALIASES.get(provider, provider), usage, at=when.timestamp())._replace(tier=tier))
     assert ours is not None
     assert ours.source == "table"
     assert ours.nano / 1e9 == pytest.approx(float(theirs.total_price), abs=2e-9)
+
+
+def test_a_tier_has_its_own_price() -> None:
+    usage, day = Usage(1_000_000, 1_000_000), datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+
+    def nano(tier: str | None, prices: Prices) -> int:
+        cost = prices.cost(call("gpt-5", "openai", usage, at=day)._replace(tier=tier))
+        assert cost is not None
+        return cost.nano
+
+    listed = {tier: nano(tier, Prices()) for tier in (None, *TIERS, "?")}
+    assert listed["flex"] == listed["batch"] == listed[None] / 2
+    assert listed["priority"] == listed["fast"] > listed[None]
+    assert listed["?"] == listed[None]
+    assert nano("flex", Prices({"gpt-5": {"input": 1, "output": 1}})) == 2_000_000_000
+
+
+def test_what_is_cached_for_an_hour_costs_more() -> None:
+    usage = Usage(1000, 0, cache_write_tokens=1000)
+    longer = usage._replace(cache_write_1h_tokens=1000)
+    prices, model = Prices(), "claude-sonnet-4-5"
+    short, long = (prices.cost(call(model, "anthropic", u)) for u in (usage, longer))
+    assert short is not None
+    assert long is not None
+    assert long.nano / short.nano == pytest.approx(2 / 1.25)  # Anthropic: twice the input price, and a quarter more
+    own = {"input": 4.0, "output": 1.0, "cache_write": 5.0}
+    assert Prices({"m": own}).cost(call("m", None, longer)) == (5_000_000, 0, "override")
+    assert Prices({"m": {**own, "cache_write_1h": 8.0}}).cost(call("m", None, longer)) == (8_000_000, 0, "override")
 
 
 @pytest.mark.parametrize("sent", [199_999, 200_000, 200_001])

@@ -32,6 +32,7 @@ class Usage(NamedTuple):
         output_audio_tokens: The part of `output_tokens` that was audio.
         estimated: True if nobody reported the usage and it was estimated from text lengths
             (4 characters a token).
+        cache_write_1h_tokens: The part of `cache_write_tokens` to be kept for an hour, which costs more.
     """
 
     input_tokens: int = 0
@@ -42,6 +43,7 @@ class Usage(NamedTuple):
     input_audio_tokens: int = 0
     output_audio_tokens: int = 0
     estimated: bool = False
+    cache_write_1h_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -196,6 +198,7 @@ class Call(NamedTuple):
         max_tokens: Bound on the output that the request set; None if it set none.
         answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
         traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
+        tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS`.
     """
 
     id: str
@@ -232,6 +235,7 @@ class Call(NamedTuple):
     max_tokens: int | None = None
     answer_text: FreeText | None = None
     traits: tuple[tuple[str, int], ...] = ()
+    tier: str | None = None
 
 
 class Feature(IntFlag):

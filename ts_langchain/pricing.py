@@ -48,6 +48,15 @@ PROVIDERS: Mapping[str, str | None] = {
     "vllm": None,
 }
 
+# How providers process a request for another price, and what genai-prices calls it. OpenAI: service tiers and the batch
+# API; Anthropic: message batches and the fast mode; Google: flex, priority and batch.
+TIERS: Mapping[str, Mapping[str, str]] = {
+    "flex": {"service_tier": "flex"},
+    "priority": {"service_tier": "priority"},
+    "fast": {"service_tier": "fast", "speed": "fast"},
+    "batch": {"processing": "batch"},
+}
+
 CostSource = Literal["source", "override", "table"]
 
 
@@ -81,6 +90,7 @@ class Rates:
         cache_write: Input written to the cache; the input price where None.
         input_audio: Audio input; the input price where None.
         output_audio: Audio output; the output price where None.
+        cache_write_1h: Input written to the cache for an hour; `cache_write` where None.
     """
 
     input: float
@@ -89,6 +99,7 @@ class Rates:
     cache_write: float | None = None
     input_audio: float | None = None
     output_audio: float | None = None
+    cache_write_1h: float | None = None
 
     def cost(self, usage: Usage, source: CostSource = "table") -> Cost:
         """Cost of a usage at these prices, each side rounded to a whole nano-dollar."""
@@ -97,7 +108,10 @@ class Rates:
         if read:
             usd += read * (self.input if self.cache_read is None else self.cache_read)
         if written:
-            usd += written * (self.input if self.cache_write is None else self.cache_write)
+            price = self.input if self.cache_write is None else self.cache_write
+            usd += written * price
+            if self.cache_write_1h is not None and usage.cache_write_1h_tokens:
+                usd += usage.cache_write_1h_tokens * (self.cache_write_1h - price)
         if audio:
             usd += audio * (self.input if self.input_audio is None else self.input_audio)
         spoken = usage.output_audio_tokens
@@ -114,7 +128,7 @@ class _Model(NamedTuple):
     info: ModelInfo
     dated: bool
     timed: bool
-    tiers: tuple[int, ...]
+    steps: tuple[int, ...]
 
 
 class Prices:
@@ -135,12 +149,12 @@ class Prices:
     def __init__(self, overrides: Mapping[str, Rates | Mapping[str, float]] | None = None) -> None:
         self._overrides = {name: _override(name, rates) for name, rates in (overrides or {}).items()}
         self._models: dict[tuple[str, str | None], _Model | None] = {}
-        self._rates: dict[tuple[str, str | None, int, int], Rates] = {}
+        self._rates: dict[tuple[str, str | None, int, int, str | None], Rates] = {}
 
     def cost(self, call: Call) -> Cost | None:
         """What the call cost, None where nobody knows."""
         usage = call.usage
-        rates = self.rates(call.model, call.provider, call.started_at, usage.input_tokens)
+        rates = self.rates(call.model, call.provider, call.started_at, usage.input_tokens, call.tier)
         if call.source_cost is not None:
             cost = _from_source(call.source_cost, usage, rates)
             if cost is not None:
@@ -149,7 +163,9 @@ class Prices:
             return None
         return rates.cost(usage, "override" if call.model in self._overrides else "table")
 
-    def rates(self, model: str | None, provider: str | None, at: float, input_tokens: int = 0) -> Rates | None:
+    def rates(
+        self, model: str | None, provider: str | None, at: float, input_tokens: int = 0, tier: str | None = None
+    ) -> Rates | None:
         """Prices of a model, None where they are unknown.
 
         Args:
@@ -157,6 +173,7 @@ class Prices:
             provider: Provider as LangChain names it, None if unknown.
             at: Seconds since the epoch; prices of that day are used.
             input_tokens: Length of the input; some prices rise beyond a threshold.
+            tier: One of `TIERS`, None for the standard one; the standard price where the model has none for it.
         """
         if not model:
             return None
@@ -166,14 +183,14 @@ class Prices:
         if known is None:
             return None
         period = int(at // 60) if known.timed else int(at // 86_400) if known.dated else 0
-        tier = sum(input_tokens > start for start in known.tiers) if known.tiers else 0
-        key = (model, provider, period, tier)
+        step = sum(input_tokens > start for start in known.steps) if known.steps else 0
+        key = (model, provider, period, step, tier)
         rates = self._rates.get(key)
         if rates is None:
             if len(self._rates) > 10_000:
                 self._rates.clear()
             when = datetime.fromtimestamp(at, tz=UTC)
-            rates = self._rates[key] = _rates(known.info.get_prices(when), input_tokens)
+            rates = self._rates[key] = _rates(known.info.get_prices(when, TIERS.get(tier or "")), input_tokens)
         return rates
 
     def context_window(self, model: str | None, provider: str | None) -> int | None:
@@ -194,7 +211,7 @@ class Prices:
 def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
     try:
         read = rates if isinstance(rates, Rates) else Rates(**rates)
-        for field in ("input", "output", "cache_read", "cache_write", "input_audio", "output_audio"):
+        for field in ("input", "output", "cache_read", "cache_write", "input_audio", "output_audio", "cache_write_1h"):
             value = getattr(read, field)
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
                 msg = f"prices: {name!r}: {field} is {value!r}, expected USD per million tokens, 0 or more"
@@ -264,9 +281,12 @@ def _find(model: str, provider: str | None) -> _Model | None:
             _, info = snapshot.find_provider_model(name, None, where, None)
         except LookupError:
             continue
-        alternatives = [info.prices] if isinstance(info.prices, ModelPrice) else [c.prices for c in info.prices]
+        standard = [info.prices] if isinstance(info.prices, ModelPrice) else [c.prices for c in info.prices]
+        variants = info.price_variants or []
+        alternatives = [*standard, *(v.prices for v in variants)]
         constraints = [] if isinstance(info.prices, ModelPrice) else [c.constraint for c in info.prices]
-        tiers = {
+        constraints += [v.constraint for v in variants]
+        steps = {
             tier.start
             for prices in alternatives
             for price in vars(prices).values()
@@ -274,8 +294,9 @@ def _find(model: str, provider: str | None) -> _Model | None:
             for tier in price.tiers
         }
         timed = any(isinstance(c, TimeOfDateConstraint) for c in constraints)
-        if any(p.input_mtok is not None for p in alternatives):
-            return _Model(info, len(alternatives) > 1, timed, tuple(sorted(tiers)))
+        if any(p.input_mtok is not None for p in standard):
+            dated = len(standard) > 1 or any(c is not None for c in constraints)
+            return _Model(info, dated, timed, tuple(sorted(steps)))
     return None
 
 
@@ -301,4 +322,5 @@ def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
         usd("cache_write_mtok"),
         usd("input_audio_mtok"),
         usd("output_audio_mtok"),
+        usd("cache_write_1h_mtok"),
     )

@@ -143,7 +143,7 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """One answer from OpenAI's chunks or events or from Anthropic's events, in the shape of a chat completion."""
     texts: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
-    reason = model = None
+    reason = model = tier = None
     usage: dict[str, Any] = {}
     for piece in pieces:
         kind = piece.get("type")
@@ -151,6 +151,7 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
             return answer_of(piece.get("response"))
         started = mapping(piece.get("message"))
         model = text(piece.get("model")) or text(started.get("model")) or model
+        tier = text(piece.get("service_tier")) or tier
         usage |= {k: v for k, v in (mapping(started.get("usage")) | mapping(piece.get("usage"))).items() if v}
         choices = piece.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -188,6 +189,8 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         answer["usage"] = usage
     if model:
         answer["model"] = model
+    if tier:
+        answer["service_tier"] = tier
     return answer
 
 

@@ -19,6 +19,7 @@ from langgraph.types import Command, Send, interrupt
 from recorder import Recorder, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, token_sentinel
+from ts_langchain.call import Usage
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -207,7 +208,33 @@ def test_usage_as_reported_with_cache_reasoning_and_audio() -> None:
         "output_token_details": {"reasoning": 200, "audio": 20},
     }
     ScriptedChatModel(script=[AIMessage("hi", usage_metadata=usage)]).invoke("q", {"callbacks": [handler]})
-    assert recorder.seen[0].usage == (1000, 300, 600, 100, 200, 50, 20, False)
+    assert recorder.seen[0].usage == Usage(1000, 300, 600, 100, 200, 50, 20)
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority"])
+def test_a_service_tier_as_langchain_openai_reports_it(tier: str) -> None:
+    """It puts the tier in front of what it counts apart."""
+    recorder, handler = recorded()
+    usage: Any = {
+        "input_tokens": 1000,
+        "output_tokens": 300,
+        "total_tokens": 1300,
+        "input_token_details": {f"{tier}_cache_read": 600, tier: 400},
+        "output_token_details": {f"{tier}_reasoning": 200, tier: 100},
+    }
+    answer = AIMessage("hi", response_metadata={"service_tier": tier})
+    answer.usage_metadata = usage  # as it does, past the checks
+    ScriptedChatModel(script=[answer]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == Usage(1000, 300, 600, reasoning_tokens=200)
+    assert recorder.seen[0].tier == tier
+
+
+def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
+    recorder, handler = recorded()
+    details = {"cache_read": 0, "cache_creation": 0, "ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 300}
+    usage: Any = {"input_tokens": 1000, "output_tokens": 3, "total_tokens": 1003, "input_token_details": details}
+    ScriptedChatModel(script=[AIMessage("hi", usage_metadata=usage)]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == Usage(1000, 3, cache_write_tokens=400, cache_write_1h_tokens=300)
 
 
 def test_invalid_tool_calls_are_seen() -> None:

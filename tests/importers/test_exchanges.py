@@ -16,6 +16,7 @@ from importers.test_rows import odd, replayed
 from ts_importers.files import FileImporter
 from ts_importers.formats.base import Setting
 from ts_importers.formats.exchanges import Exchanges
+from ts_langchain.call import Usage
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Replay, Run
@@ -222,6 +223,40 @@ def test_batch_output(tmp_path: Path) -> None:
     assert [(r.metadata.get("session_id"), r.error) for r in page.runs] == [
         ("row-1", None), ("row-2", "HTTP 400"), ("row-3", "batch_expired: late"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "tier"),
+    [
+        ({"response": COMPLETION}, None),
+        ({"response": {**COMPLETION, "service_tier": "default"}}, None),
+        ({"response": {**COMPLETION, "service_tier": "flex"}}, "flex"),
+        ({"response": {**COMPLETION, "service_tier": ["flex"]}}, None),
+        ({"response": {**RESPONSE, "service_tier": "priority"}}, "priority"),
+        ({"response": {**ANTHROPIC, "usage": {**ANTHROPIC["usage"], "service_tier": "standard"}}}, None),
+        ({"response": {**ANTHROPIC, "usage": {**ANTHROPIC["usage"], "service_tier": "batch"}}}, "batch"),
+        ({"response": {**ANTHROPIC, "usage": {**ANTHROPIC["usage"], "speed": "fast"}}}, "fast"),
+        ({"response": [{"service_tier": "flex", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}]}, "flex"),
+        ({"custom_id": "row-1", "response": {"status_code": 200, "body": COMPLETION}, "error": None}, "batch"),
+    ],
+)
+def test_how_a_request_was_processed(tmp_path: Path, row: dict[str, Any], tier: str | None) -> None:
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": ASKED, **row}))
+    assert call.tier == tier
+
+
+def test_a_batch_of_embeddings_has_a_batchs_price(tmp_path: Path) -> None:
+    answer = {"object": "list", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    row = {"custom_id": "row-1", "response": {"status_code": 200, "body": answer}, "error": None}
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": {"model": "text-embedding-3-small", "input": ["a"]}, **row}))
+    assert (call.kind, call.tier) == ("embedding", "batch")
+
+
+def test_what_anthropic_keeps_cached_for_an_hour(tmp_path: Path) -> None:
+    split = {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 6}
+    response = {**ANTHROPIC, "usage": {**ANTHROPIC["usage"], "cache_creation": split}}
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": ANTHROPIC_REQUEST, "response": response}))
+    assert call.usage == Usage(100, 20, 60, 10, cache_write_1h_tokens=6)
 
 
 def test_embeddings(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from importers.test_rows import odd, replayed
+from recorder import Recorder
 from rules.talk import Talk
 from rules.talk_files import (
     any_value,
@@ -34,7 +35,7 @@ from ts_importers.formats.flat_spans import FlatSpans
 from ts_importers.formats.otlp import OtlpSpans, hexadecimal, nanoseconds
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
-from ts_langchain.replay import Run
+from ts_langchain.replay import Replay, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,6 +135,17 @@ def test_a_chat_span_in_full(tmp_path: Path) -> None:
         "input_token_details": {"cache_read": 60, "cache_creation": 10, "audio": 0},
         "output_token_details": {"reasoning": 5, "audio": 0},
     }
+
+
+@pytest.mark.parametrize("name", ["openai.response.service_tier", "gen_ai.openai.response.service_tier"])
+def test_the_service_tier_is_read(tmp_path: Path, name: str) -> None:
+    counts = {"gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 20}
+    [run] = runs(write(tmp_path / "a.json", request(span(0, {**CHAT, **counts, name: "flex"}))))
+    recorder = Recorder()
+    replay = Replay(recorder)
+    replay.feed(run)
+    replay.finish()
+    assert [(call.usage.total_tokens, call.tier) for call in recorder.seen] == [(120, "flex")]
 
 
 def test_session_and_node_come_from_enclosing_spans(tmp_path: Path) -> None:

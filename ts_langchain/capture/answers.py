@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 from ts_langchain.call import NO_USAGE, ToolCall, Usage
 from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
 from ts_langchain.fingerprint import FreeText
+from ts_langchain.pricing import TIERS
 
 CHARS_PER_TOKEN = 4
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
@@ -26,6 +27,7 @@ class Answer(NamedTuple):
         message: The message itself, to be forgotten soon.
         read: What was read of it.
         text: Its words, where it is an answer in words.
+        tier: How the provider processed the request, where that has a price of its own.
         cached: True if LangChain's cache of responses answered: nothing was sent, and nothing billed.
     """
 
@@ -38,6 +40,7 @@ class Answer(NamedTuple):
     message: object = None
     read: Message | None = None
     text: FreeText | None = None
+    tier: str | None = None
     cached: bool = False
 
 
@@ -87,9 +90,24 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         message,
         read,
         _words_of(message) if not calls and read.chars else None,
+        _tier(meta, extra),
         # what LangChain's cache returns says so by a cost of nothing
         is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
     )
+
+
+def _tier(meta: Mapping[str, object], beside: Mapping[str, object]) -> str | None:
+    """How the request was processed: OpenAI says so beside the answer, Anthropic inside its usage."""
+    tier = meta.get("service_tier") or beside.get("service_tier")
+    if tier is None and (usage := meta.get("usage") or beside.get("usage")):
+        usage = mapping(usage)
+        tier = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
+    return tier if type(tier) is str and tier in TIERS else None
+
+
+def read_tier(outputs: Mapping[str, object]) -> str | None:
+    """How a request without a message, an embedding, was processed."""
+    return _tier(NOTHING, outputs)
 
 
 def _words_of(message: object) -> FreeText | None:
@@ -174,20 +192,22 @@ def read_usage(reported: object) -> Usage | None:
         return usage if usage.input_tokens or usage.output_tokens else None
     if details is not None or out is not None:
         ins, outs = mapping(details), mapping(out)
+        hour = _count(ins.get("ephemeral_1h_input_tokens"))
         usage = Usage(
             _count(get("input_tokens")),
             _count(get("output_tokens")),
-            _count(ins.get("cache_read")),
+            _count(ins.get("cache_read")) or _of_tier(ins, "cache_read"),
             # Anthropic splits what it writes by how long it lives
-            _count(ins.get("cache_creation"))
-            or _count(ins.get("ephemeral_5m_input_tokens")) + _count(ins.get("ephemeral_1h_input_tokens")),
-            _count(outs.get("reasoning")),
+            _count(ins.get("cache_creation")) or _count(ins.get("ephemeral_5m_input_tokens")) + hour,
+            _count(outs.get("reasoning")) or _of_tier(outs, "reasoning"),
             _count(ins.get("audio")),
             _count(outs.get("audio")),
+            cache_write_1h_tokens=hour,
         )
     else:
         ins, outs = mapping(get("prompt_tokens_details")), mapping(get("completion_tokens_details"))
         read, written = _count(get("cache_read_input_tokens")), _count(get("cache_creation_input_tokens"))
+        hour = _count(mapping(get("cache_creation")).get("ephemeral_1h_input_tokens")) if written else 0
         input_tokens = _count(get("input_tokens"), get("prompt_tokens"), get("inputTokens"))
         usage = Usage(
             input_tokens + read + written,
@@ -197,8 +217,14 @@ def read_usage(reported: object) -> Usage | None:
             _count(outs.get("reasoning_tokens")),
             _count(ins.get("audio_tokens")),
             _count(outs.get("audio_tokens")),
+            cache_write_1h_tokens=hour,
         )
     return _consistent(usage) if usage.input_tokens or usage.output_tokens else None
+
+
+def _of_tier(details: Mapping[str, object], name: str) -> int:
+    """A count under its name for OpenAI's service tiers: `langchain-openai` puts `flex_` or `priority_` in front."""
+    return _count(details.get(f"flex_{name}"), details.get(f"priority_{name}"))
 
 
 def _consistent(usage: Usage) -> Usage:
@@ -206,6 +232,7 @@ def _consistent(usage: Usage) -> Usage:
     if (
         usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens <= usage.input_tokens
         and usage.reasoning_tokens + usage.output_audio_tokens <= usage.output_tokens
+        and usage.cache_write_1h_tokens <= usage.cache_write_tokens
     ):
         return usage
     read = min(usage.cache_read_tokens, usage.input_tokens)
@@ -213,4 +240,11 @@ def _consistent(usage: Usage) -> Usage:
     audio = min(usage.input_audio_tokens, usage.input_tokens - read - written)
     reasoning = min(usage.reasoning_tokens, usage.output_tokens)
     spoken = min(usage.output_audio_tokens, usage.output_tokens - reasoning)
-    return Usage(usage.input_tokens, usage.output_tokens, read, written, reasoning, audio, spoken, usage.estimated)
+    return usage._replace(
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        reasoning_tokens=reasoning,
+        input_audio_tokens=audio,
+        output_audio_tokens=spoken,
+        cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
+    )

@@ -35,6 +35,7 @@ def embedding_call(
     error: str | None = None,
     usage: Usage | None = None,
     source_cost: SourceCost | None = None,
+    tier: str | None = None,
     user_id: str | None = None,
     tags: tuple[str, ...] = (),
 ) -> Call:
@@ -57,6 +58,7 @@ def embedding_call(
         provider=provider,
         usage=usage,
         source_cost=source_cost,
+        tier=tier,
         request=mix(name_hash(model or name), *items),
         answer=0 if error is None else name_hash(error),
         temperature=0.0,

@@ -399,6 +399,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             user_id=origin.user_id,
             max_tokens=started.max_tokens,
             answer_text=answer.text if error is None else None,
+            tier=answer.tier,
         )
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))

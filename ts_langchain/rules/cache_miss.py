@@ -128,7 +128,7 @@ class CacheMiss(Rule["Recent[int, Prefix]"]):
         tokens = min(usage.input_tokens, int(usage.input_tokens * (common / prompt.chars)))
         if tokens < s.min_tokens:
             return None
-        rates = self.context.prices.rates(call.model, call.provider, call.started_at, usage.input_tokens)
+        rates = self.context.prices.rates(call.model, call.provider, call.started_at, usage.input_tokens, call.tier)
         if rates is None or rates.cache_read is None or rates.cache_read >= rates.input or not rates.input:
             return None
         return tokens, 1 - rates.cache_read / rates.input

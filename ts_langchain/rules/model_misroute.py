@@ -65,7 +65,7 @@ class ModelMisroute(Rule["list[int]"]):
             or usage.output_tokens - usage.reasoning_tokens > s.max_output_tokens
         ):
             return None
-        rates = self.context.prices.rates(call.model, call.provider, call.started_at, usage.input_tokens)
+        rates = self.context.prices.rates(call.model, call.provider, call.started_at, usage.input_tokens, call.tier)
         if rates is None or rates.input < s.frontier_usd:
             return None
         state[0] += 1

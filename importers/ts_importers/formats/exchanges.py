@@ -48,6 +48,8 @@ class Exchanges:
         asked, answered = first(row, *_REQUEST), first(row, *_RESPONSE)
         request, answer = _body(asked), answer_of(_inner(answered))
         failed = _error(row, answered, answer)
+        if "custom_id" in row and answer:  # a batch, at a batch's price
+            answer = {**answer, "service_tier": "batch"}
         if not request and not answer and failed is None:
             return [Skipped(setting.place, "neither a request nor a response that can be read")]
         if not answer and failed is None:

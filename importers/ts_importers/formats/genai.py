@@ -136,6 +136,9 @@ def _model(call: SpanCall, tree: Attributes, events: list[tuple[str, Attributes]
         call.outputs = {"message": answer, "finish_reason": "tool_calls" if reason == "tool_call" else reason}
     elif _counts(tree) is not None:  # nothing was recorded of what it said
         call.outputs = {"message": {"role": "assistant", "content": ""}, "finish_reason": reason}
+    tier = named(at(tree, "openai", "response", "service_tier"), at(ai, "openai", "response", "service_tier"))
+    if tier and call.outputs:
+        call.outputs["service_tier"] = tier
     call.usage = _counts(tree)
     cost = next((c for n in ("cost", "total_cost") if (c := number(at(ai, "usage", n), MAX_USD)) is not None), None)
     if cost is None:
