@@ -76,9 +76,11 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
     calls = tuple([ToolCall(call[0], call[1], call[3]) for call in read.tool_calls]) if read.tool_calls else ()
     if invalid:
         calls += tuple(ToolCall(call.id, call.name, call.digest, valid=False) for call in read_tool_calls(invalid))
-    reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason")
+    reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason") or meta.get("stopReason")
     if reason is None:
         reason = extra.get("finish_reason") or extra.get("stop_reason")
+    if reason is None:  # OpenAI's responses API names one only where the answer is incomplete
+        reason = mapping(meta.get("incomplete_details")).get("reason")
     model = meta.get("model_name") or meta.get("model") or extra.get("model") or llm_output.get("model_name")
     return Answer(
         read.digest,

@@ -22,6 +22,8 @@ class Requested(NamedTuple):
     asked_at: float
     about: int = 0
     """Fingerprint of tool and arguments."""
+    tool: int = 0
+    """Fingerprint of the tool."""
 
 
 class Memory:
@@ -48,18 +50,22 @@ class Memory:
         requested = self.requested
         for tool_call in call.tool_calls:
             if tool_call.id and tool_call.valid:
-                about = hash((name_hash(tool_call.name), tool_call.args))
-                requested[tool_call.id] = Requested(call.id, len(call.tool_calls), call.ended_at, about)
+                tool = name_hash(tool_call.name)
+                about = hash((tool, tool_call.args))
+                requested[tool_call.id] = Requested(call.id, len(call.tool_calls), call.ended_at, about, tool)
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
 
     def find(self, name: str, arguments: int) -> str | None:
-        """The id of the oldest call of this tool with these arguments that has not run; None if there is none.
+        """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.
 
-        For tool runs whose source does not record the id: most do not where the tool failed.
+        For tool runs whose source does not record the id: most do not where the tool failed. Some write arguments
+        down in a form of their own, so that only the tool is the same.
         """
-        about = hash((name_hash(name), arguments))
-        return next((i for i, asked in self.requested.items() if asked.about == about), None)
+        tool = name_hash(name)
+        about = hash((tool, arguments))
+        known = next((i for i, asked in self.requested.items() if asked.about == about), None)
+        return known or next((i for i, asked in self.requested.items() if asked.tool == tool), None)
 
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""

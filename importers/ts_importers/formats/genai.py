@@ -87,8 +87,11 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
     if user := named(at(tree, "user", "id"), at(tree, "enduser", "id"), at(tree, "gen_ai", "user")):
         call.metadata["user_id"] = user
     ai = tree.get("gen_ai")
-    call.provider = provider_of(at(ai, "provider", "name")) or provider_of(at(ai, "system"))
-    call.model = named(at(ai, "response", "model"), at(ai, "request", "model"))
+    told = at(tree, "traceloop", "association", "properties")  # LangChain's metadata, as OpenLLMetry hands it on
+    providers = at(ai, "provider", "name"), at(ai, "system"), at(told, "ls_provider")
+    call.provider = next((p for value in providers if (p := provider_of(value))), None)
+    models = at(ai, "response", "model"), at(ai, "request", "model"), at(told, "ls_model_name")
+    call.model = named(*(None if m == "unknown" else m for m in models))  # OpenLLMetry's word for what it does not know
     if kind == "tool":
         _tool(call, tree, span_name)
     elif kind == "retriever":
@@ -305,16 +308,20 @@ def _tool(call: SpanCall, tree: Attributes, span_name: str) -> None:
     given = parsed(at(tool, "call", "arguments"))
     if given is None:
         given = parsed(at(entity, "input"))
-        if isinstance(given, dict):  # LangChain's inputs are wrapped once more
-            given = next((parsed(given[k]) for k in ("inputs", "input_str") if given.get(k)), given)
+    asked = None
+    if isinstance(given, dict) and "input_str" in given:  # OpenLLMetry: all that LangChain's hook was called with
+        asked = at(given, "kwargs", "tool_call_id")
+        given = next((parsed(given[k]) for k in ("inputs", "input_str") if given.get(k)), None)
     call.inputs = given if isinstance(given, dict) else {"input": given} if given is not None else {}
     made = parsed(at(tool, "call", "result"))
     if made is None:
         made = parsed(at(entity, "output"))
-        if isinstance(made, dict) and "output" in made:
-            made = parsed(made["output"])
+    if isinstance(made, dict) and "output" in made and not made.keys() - {"output", "kwargs"}:
+        made = parsed(made["output"])
     call.outputs = {"output": made} if made is not None else None
-    call.tool_call_id = named(at(tool, "call", "id"), at(made, "tool_call_id"), at(made, "kwargs", "tool_call_id"))
+    call.tool_call_id = named(
+        at(tool, "call", "id"), asked, at(made, "tool_call_id"), at(made, "kwargs", "tool_call_id")
+    )
 
 
 def _document(found: dict[str, Any]) -> dict[str, Any]:

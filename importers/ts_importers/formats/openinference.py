@@ -65,6 +65,7 @@ def call_of(kind: RunType, tree: Attributes) -> SpanCall:
             at(tree, "tool", "id"),
             at(answered, "tool_call_id"),
             at(answered, "kwargs", "tool_call_id"),
+            at(answered, "data", "tool_call_id"),
         )
     elif kind == "retriever":
         _retriever(call, tree, given)
@@ -106,7 +107,9 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     answers = [_message(m) for m in objects(at(llm, "output_messages"))]
     texts = [at(c, "completion", "text") for c in objects(at(llm, "choices"))]
     reason = words(at(llm, "finish_reason"))
-    if answers:
+    if _is_result(made):
+        call.outputs = made  # LangChain's own result, with all that the attributes leave out
+    elif answers:
         call.outputs = {"message": answers[0], "finish_reason": reason}
     elif texts:
         call.outputs = {"message": {"role": "assistant", "content": texts[0]}, "finish_reason": reason}
@@ -118,6 +121,14 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     sent, got, total = (number(at(llm, "cost", n), MAX_USD) for n in ("prompt", "completion", "total"))
     if sent is not None or got is not None or total is not None:
         call.cost = SourceCost(sent, got, total)
+
+
+def _is_result(made: Any) -> bool:
+    """True for a LangChain result with a generation in it."""
+    found = made.get("generations") if isinstance(made, dict) else None
+    for _ in range(2):
+        found = found[0] if isinstance(found, list) and found else None
+    return isinstance(found, dict)
 
 
 def _usage(tree: Attributes) -> dict[str, Any] | None:

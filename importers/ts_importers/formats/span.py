@@ -15,6 +15,7 @@ from ts_langchain.replay import Run
 if TYPE_CHECKING:
     from ts_importers.formats.call import SpanCall
 
+_CONTROL_FLOW = frozenset({"GraphInterrupt", "NodeInterrupt", "GraphBubbleUp", "ParentCommand"})
 # a status that says which exception it was: `RateLimitError: slow down`
 _TYPED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt): ")
 
@@ -122,7 +123,9 @@ def _error(span: Span) -> str | None:
     """What went wrong, as `Type: message` or, without a message, `Type()`; None if nothing did."""
     kind = words(at(span.attributes, "error", "type"))
     if not span.failed and kind is None:
-        return None
+        # an interrupt is no failure to OpenInference; but the call has not been made
+        raised = [str(a.get("exception.type")).rpartition(".")[2] for name, a in span.events if name == "exception"]
+        return f"{raised[-1]}()" if raised and raised[-1] in _CONTROL_FLOW else None
     message = span.status
     for name, attributes in reversed(span.events):
         if name == "exception":
