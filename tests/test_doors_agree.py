@@ -123,6 +123,26 @@ USAGE: Any = {
     "input_token_details": {"cache_read": 50, "audio": 5},
     "output_token_details": {"reasoning": 7},
 }
+FLEX = AIMessage("ok", response_metadata={"service_tier": "flex"})
+FLEX.usage_metadata = {  # as langchain-openai has it, past the checks
+    "input_tokens": 2000,
+    "output_tokens": 120,
+    "total_tokens": 2120,
+    "input_token_details": {"flex_cache_read": 1024, "flex": 976},  # type: ignore[typeddict-unknown-key]
+    "output_token_details": {"flex_reasoning": 64, "flex": 56},  # type: ignore[typeddict-unknown-key]
+}
+HOUR = AIMessage("ok")
+HOUR.usage_metadata = {  # as langchain-anthropic has it
+    "input_tokens": 1000,
+    "output_tokens": 50,
+    "total_tokens": 1050,
+    "input_token_details": {
+        "cache_read": 600,
+        "cache_creation": 0,
+        "ephemeral_5m_input_tokens": 100,  # type: ignore[typeddict-unknown-key]
+        "ephemeral_1h_input_tokens": 200,  # type: ignore[typeddict-unknown-key]
+    },
+}
 INVALID: Any = [{"name": "f", "args": "{bad", "id": "1", "error": "x", "type": "invalid_tool_call"}]
 ANTHROPIC = [
     SystemMessage([{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]),
@@ -195,6 +215,8 @@ SCENES: dict[str, Callable[[Config], object]] = {
         [ChatMessage(role="critic", content="hm"), FunctionMessage(name="f", content="r"), ("ai", "x")], c
     ),
     "usage in detail": lambda c: model(AIMessage("ok", usage_metadata=USAGE)).invoke("x", c),
+    "a service tier": lambda c: model(FLEX, model_name="gpt-5").invoke("x", c),
+    "cached for an hour": lambda c: model(HOUR, model_name="claude-sonnet-4-5", provider="anthropic").invoke("x", c),
     "an invalid tool call": lambda c: model(AIMessage("", invalid_tool_calls=INVALID)).invoke("x", c),
     "a model that fails": lambda c: model(ValueError("bad thing\nand more")).invoke("hello", c),
     "an agent whose model fails": lambda c: with_tools([LOOP, ConnectionError("reset")]).invoke(ASK, c),

@@ -16,9 +16,19 @@ if TYPE_CHECKING:
 
 _CALLS = {"GENERATION": "llm", "EMBEDDING": "embedding", "TOOL": "tool", "RETRIEVER": "retriever"}
 # parts of the input and the output that Langfuse counts apart, under the names that its SDKs and its server use
-_CACHE_READ = ("input_cache_read", "input_cached_tokens", "cache_read_input_tokens", "input_cached")
+_CACHE_READ = (
+    "input_cache_read", "input_cached_tokens", "cache_read_input_tokens", "input_cached",
+    "input_flex_cache_read", "input_priority_cache_read",
+)  # fmt: skip
 _CACHE_WRITE = ("input_cache_creation", "cache_creation_input_tokens", "input_cache_write")
-_REASONING = ("output_reasoning", "output_reasoning_tokens")
+_MINUTES = (
+    "cache_creation_ephemeral_5m_input_tokens", "input_ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens",
+)  # fmt: skip
+_HOUR = ("cache_creation_ephemeral_1h_input_tokens", "input_ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens")
+_REASONING = (
+    "output_reasoning", "output_reasoning_tokens", "output_flex_reasoning", "output_priority_reasoning",
+)  # fmt: skip
+_INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
 
 
 def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None = None) -> Run | Skipped | None:
@@ -66,6 +76,12 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
     if tools:
         params = {**params, "tools": tools}
     status = row.get("statusMessage")
+    # what is cancelled or left raises without a message
+    unsaid = "CancelledError()" if status == "" and run_type == "llm" else "Error"
+    status = status if isinstance(status, str) and status else None
+    error = (status or unsaid) if failed else None
+    if made is None and status is not None and status.startswith(_INTERRUPT):
+        error = "GraphInterrupt()"
     return Run(
         run_id,
         cast("RunType", run_type),
@@ -76,8 +92,8 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
         parent if isinstance(parent := row.get("parentObservationId"), str) and parent else None,
         session if isinstance(session, str) and session else None,
         inputs,
-        _outputs(run_type, made) if not failed or made is not None else None,
-        (status if isinstance(status, str) and status else "Error") if failed else None,
+        {**_outputs(run_type, made), **_tier(row)} if error is None or made is not None else None,
+        error,
         tuple(t for t in tags if isinstance(t, str)) if isinstance(tags, list) else (),
         metadata,
         params,
@@ -89,7 +105,7 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
 
 def _plain(value: object) -> dict[str, Any]:
     value = parsed(value)
-    return {k: parsed(v) for k, v in value.items()} if isinstance(value, dict) else {}
+    return {k: parsed(v) for k, v in value.items() if isinstance(k, str)} if isinstance(value, dict) else {}
 
 
 def _inputs(run_type: str, given: object) -> tuple[dict[str, Any], list[Any]]:
@@ -160,15 +176,24 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
     parts_out = sum(_count(v) for k, v in details.items() if _is_part(k, "output"))
     if total != sent + got:  # else the parts are within the whole already
         sent, got = sent + parts_in, got + parts_out
+    hour = max(_count(details.get(k)) for k in _HOUR)
+    written = sum(_count(details.get(k)) for k in _CACHE_WRITE)
     return usage_metadata(
         sent,
         got,
         sum(_count(details.get(k)) for k in _CACHE_READ),
-        sum(_count(details.get(k)) for k in _CACHE_WRITE),
+        written or hour + max(_count(details.get(k)) for k in _MINUTES),
         sum(_count(details.get(k)) for k in _REASONING),
         _count(details.get("input_audio")) + _count(details.get("input_audio_tokens")),
         _count(details.get("output_audio")) + _count(details.get("output_audio_tokens")),
+        hour,
     )
+
+
+def _tier(row: Mapping[str, Any]) -> dict[str, str]:
+    """OpenAI's service tier, which the LangChain handler puts into the names of what it counts."""
+    details = _plain(row.get("usageDetails"))
+    return next(({"service_tier": t} for t in ("flex", "priority") if f"input_{t}" in details), {})
 
 
 def _is_part(key: str, side: str) -> bool:

@@ -51,7 +51,14 @@ def parsed(value: object) -> Any:
 
 
 def usage_metadata(
-    sent: int, got: int, read: int = 0, written: int = 0, reasoning: int = 0, audio_in: int = 0, audio_out: int = 0
+    sent: int,
+    got: int,
+    read: int = 0,
+    written: int = 0,
+    reasoning: int = 0,
+    audio_in: int = 0,
+    audio_out: int = 0,
+    hour: int = 0,
 ) -> dict[str, Any] | None:
     """Token counts in the shape of LangChain's usage metadata, None if nothing was counted.
 
@@ -63,13 +70,17 @@ def usage_metadata(
         reasoning: Output that was reasoning.
         audio_in: Audio in the input.
         audio_out: Audio in the output.
+        hour: Input written into the cache for an hour, a part of `written`.
     """
     if not sent and not got:
         return None
+    details = {"cache_read": read, "cache_creation": written, "audio": audio_in}
+    if hour:
+        details["ephemeral_1h_input_tokens"] = hour
     return {
         "input_tokens": sent,
         "output_tokens": got,
         "total_tokens": sent + got,
-        "input_token_details": {"cache_read": read, "cache_creation": written, "audio": audio_in},
+        "input_token_details": details,
         "output_token_details": {"reasoning": reasoning, "audio": audio_out},
     }
