@@ -25,6 +25,8 @@ BATCH = 1_000
 OPEN_FILES = 32
 MAX_DEPTH = 64
 KNOWN_SPANS = 20_000
+LONGEST_CALL = 3_600.0
+_NOTHING = ("", "", "", "", None, None, "", None, "", False)
 
 
 class Place(NamedTuple):
@@ -74,7 +76,8 @@ class TimeOrder:
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
             "CREATE TABLE rows (started REAL, file INT, line INT, sub INT, offset INT, why TEXT,"
-            " id TEXT, parent TEXT, trace TEXT, kind TEXT, session TEXT, node TEXT, name TEXT)"
+            " id TEXT, parent TEXT, trace TEXT, kind TEXT, session TEXT, node TEXT, name TEXT,"
+            " ended REAL, counts TEXT, framework INT)"
         )
         for number, (documents, form) in enumerate(files):
             self._paths.append(documents.path if documents.seekable and not form.spans else None)
@@ -94,7 +97,7 @@ class TimeOrder:
             document = loads(raw)
             if not isinstance(document, dict):
                 why = why_unreadable(raw, document)
-                rows.append((before, file, line, 0, 0, why, "", "", "", "", None, None, ""))
+                rows.append((before, file, line, 0, 0, why, *_NOTHING))
                 continue
             sub = 0
             for sub, row in enumerate(form.rows(document), 1):
@@ -105,11 +108,12 @@ class TimeOrder:
                 except TypeError:  # it can be parsed, but is too deep to be written
                     place, why = 0, "nested too deeply"
                 about = (key.id, key.parent, key.trace, key.kind, key.session, key.node, key.name)
-                rows.append((before, file, line, sub, place, why, *about))
+                call = (key.ended, key.counts, key.framework)
+                rows.append((before, file, line, sub, place, why, *about, *call))
                 if len(rows) >= BATCH:
                     self._insert(rows)
             if not sub:
-                rows.append((before, file, line, 0, 0, "nothing in it", "", "", "", "", None, None, ""))
+                rows.append((before, file, line, 0, 0, "nothing in it", *_NOTHING))
         self._insert(rows)
 
     def _unpack(self, row: Row) -> int:
@@ -118,7 +122,7 @@ class TimeOrder:
         return offset
 
     def _insert(self, rows: list[tuple[object, ...]]) -> None:
-        self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+        self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
         self.total += len(rows)
         rows.clear()
 
@@ -128,6 +132,7 @@ class TimeOrder:
         db.execute("DROP TABLE rows")
         if self._spans:
             db.execute("CREATE INDEX by_id ON ordered (id)")
+            db.execute("CREATE INDEX by_counts ON ordered (counts, started) WHERE framework AND counts <> ''")
             db.execute(
                 "CREATE TABLE traces AS SELECT trace, session, min(rowid) FROM ordered"
                 " WHERE session IS NOT NULL GROUP BY trace"
@@ -141,11 +146,12 @@ class TimeOrder:
     def read(self, after: int = 0) -> Iterator[Place]:
         """Rows behind the first `after` of the order."""
         found = self._db.execute(
-            "SELECT rowid, file, line, sub, offset, why, parent, trace, kind, session, node, name"
+            "SELECT rowid, file, line, sub, offset, why, parent, trace, kind, session, node, name,"
+            " started, ended, counts, framework"
             " FROM ordered WHERE rowid > ? ORDER BY rowid",
             (after,),
         )
-        for number, file, line, sub, offset, why, parent, trace, kind, session, node, name in found:
+        for number, file, line, sub, offset, why, parent, trace, kind, session, node, name, *call in found:
             where = f"line {line}" if sub <= 1 else f"line {line}, row {sub}"
             if why:
                 yield Place(number, file, where, None, why, None, None, False, 0)
@@ -158,11 +164,27 @@ class TimeOrder:
                 outer = self._span(parent) if parent and kind else None
                 # a framework's span and its client library's: one call, told twice
                 inner = outer is not None and outer[1] == kind and (kind != "tool" or outer[3] == name)
+                inner = inner or self._is_told_by_the_framework(*call)
                 node = node or self._node_of(parent)
             if isinstance(row, dict):
                 yield Place(number, file, where, row, "", session, node, inner, len(raw))
             else:
                 yield Place(number, file, where, None, "the file has changed meanwhile", None, None, False, 0)
+
+    def _is_told_by_the_framework(self, started: float, ended: float | None, counts: str, framework: bool) -> bool:
+        """True for a client library's span of a model call that LangChain has told as well.
+
+        OpenInference's spans of the two have nothing to do with each other; but one lies within the other, and they
+        count the same tokens.
+        """
+        if framework or not counts or ended is None:
+            return False
+        found = self._db.execute(
+            "SELECT 1 FROM ordered WHERE framework AND counts <> '' AND counts = ? AND started BETWEEN ? AND ?"
+            " AND ended >= ? LIMIT 1",
+            (counts, started - LONGEST_CALL, started, ended),
+        )
+        return found.fetchone() is not None
 
     def _raw(self, file: int, offset: int) -> bytes:
         path = self._paths[file]

@@ -180,6 +180,50 @@ def test_a_call_told_twice_counts_once(tmp_path: Path) -> None:
     assert page.ignored == 2
 
 
+def test_a_call_told_in_two_traces_counts_once(tmp_path: Path) -> None:
+    """OpenInference's span of the client library stands in a trace of its own, beside LangChain's."""
+    told = {"openinference.span.kind": "LLM", "llm.model_name": "gpt-5"}
+    counts = {"llm.token_count.prompt": 2000, "llm.token_count.completion": 120}
+    chain = {**told, **counts, "metadata": json.dumps({"thread_id": "t", "ls_provider": "openai"})}
+
+    def at(number: int, begin: float, end: float, attributes: dict[str, Any]) -> dict[str, Any]:
+        begins, ends = (str(int((BEGIN + t) * 1e9)) for t in (begin, end))
+        times = {"startTimeUnixNano": begins, "endTimeUnixNano": ends}
+        return span(number, attributes, traceId=f"{number + 1:032x}", **times)
+
+    def imported(*spans: dict[str, Any]) -> list[float]:
+        return [r.started_at - BEGIN for r in runs(write(tmp_path / "a.json", request(*spans)))]
+
+    outer, inner = at(0, 0, 3, chain), at(1, 1, 2, {**told, **counts})
+    assert imported(outer, inner) == imported(inner, outer) == [0]
+    assert imported(inner) == [1]
+    assert imported(at(0, 0, 3, {**told, **counts}), inner) == [0, 1]  # two of the library's, side by side
+    assert imported(outer, at(1, 1, 2, chain)) == [0, 1]  # two of LangChain's
+    assert imported(outer, at(1, 1, 4, {**told, **counts})) == [0, 1]  # it ends later
+    assert imported(outer, at(1, 1, 2, {**told, **counts, "llm.token_count.prompt": 2001})) == [0, 1]
+    assert imported(at(0, 0, 3, {**chain, "llm.token_count.prompt": 0}), at(1, 1, 2, told)) == [0, 1]
+
+
+def test_an_interrupt_is_no_tool_call(tmp_path: Path) -> None:
+    """OpenInference closes the span of a tool that waits for a human as if all was well, with the exception in it."""
+    raised = {"exception.type": "langgraph.errors.GraphInterrupt", "exception.message": "(Interrupt(value='ok?'),)"}
+    event = {"name": "exception", "timeUnixNano": "1", "attributes": pairs(raised)}
+    waits = {"openinference.span.kind": "TOOL", "tool.name": "approve", "input.value": "a"}
+    answered = {"type": "tool", "data": {"content": "yes", "type": "tool", "tool_call_id": "call_1"}}
+    done = {**waits, "output.value": json.dumps(answered), "output.mime_type": "application/json"}
+    first, second = runs(
+        write(tmp_path / "a.json", request(span(0, waits, status={"code": 1}, events=[event]), span(1, done)))
+    )
+    assert (first.error, first.outputs) == ("GraphInterrupt()", None)
+    assert (second.error, second.tool_call_id) == (None, "call_1")
+    recorder = Recorder()
+    replay = Replay(recorder)
+    for run in (first, second):
+        replay.feed(run)
+    replay.finish()
+    assert [call.id for call in recorder.seen] == [second.id]
+
+
 def test_errors(tmp_path: Path) -> None:
     raised = {"exception.type": "openai.RateLimitError", "exception.message": "slow down\nplease"}
     event = {"name": "exception", "timeUnixNano": "1", "attributes": pairs(raised)}

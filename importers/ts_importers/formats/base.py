@@ -27,6 +27,9 @@ class Key:
         session: The conversation that the row names itself.
         node: The agent or graph node that the row names itself.
         name: Of tools: theirs.
+        ended: Of model calls: seconds since the epoch.
+        counts: Of model calls: the tokens that the span tells, empty if it tells none.
+        framework: Of model calls: LangChain told of it, and not the client library that it uses.
     """
 
     started: float | None = None
@@ -37,6 +40,9 @@ class Key:
     session: str | None = None
     node: str | None = None
     name: str = ""
+    ended: float | None = None
+    counts: str = ""
+    framework: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def kind_of(tree: Attributes) -> RunType | None:
         return kind
     if str(at(tree, "traceloop", "span", "kind")).lower() == "tool":
         return "tool"
-    if operation is None and at(tree, "gen_ai", "request", "model") is not None and _counts(tree) is not None:
+    if operation is None and at(tree, "gen_ai", "request", "model") is not None and usage_of(tree) is not None:
         return "llm"  # older instrumentations name no operation
     return None
 
@@ -69,6 +69,12 @@ def tool_name(tree: Attributes, span_name: str) -> str:
     """The name of a tool; older spans have it in their own name only."""
     found = named(at(tree, "gen_ai", "tool", "name"), at(tree, "tool", "name"), at(tree, "traceloop", "entity", "name"))
     return found or span_name.removeprefix("execute_tool ").removesuffix(".tool")
+
+
+def from_langchain(tree: Attributes) -> bool:
+    """True if LangChain told of it: OpenLLMetry hands its metadata on."""
+    told = at(tree, "traceloop", "association", "properties")
+    return isinstance(told, dict) and ("ls_provider" in told or "ls_model_name" in told)
 
 
 def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[str, Attributes]]) -> SpanCall:
@@ -102,7 +108,7 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
     elif kind == "embedding":
         texts = [_content(at(m, "content")) for m in objects(at(ai, "prompt"))]
         call.inputs = {"texts": texts or parsed(at(ai, "input", "texts")) or []}
-        call.usage = _counts(tree)
+        call.usage = usage_of(tree)
     else:
         _model(call, tree, events)
     return call
@@ -137,12 +143,12 @@ def _model(call: SpanCall, tree: Attributes, events: list[tuple[str, Attributes]
     if answer is not None:
         reason = answer.pop("finish_reason", None) or reason
         call.outputs = {"message": answer, "finish_reason": "tool_calls" if reason == "tool_call" else reason}
-    elif _counts(tree) is not None:  # nothing was recorded of what it said
+    elif usage_of(tree) is not None:  # nothing was recorded of what it said
         call.outputs = {"message": {"role": "assistant", "content": ""}, "finish_reason": reason}
     tier = named(at(tree, "openai", "response", "service_tier"), at(ai, "openai", "response", "service_tier"))
     if tier and call.outputs:
         call.outputs["service_tier"] = tier
-    call.usage = _counts(tree)
+    call.usage = usage_of(tree)
     cost = next((c for n in ("cost", "total_cost") if (c := number(at(ai, "usage", n), MAX_USD)) is not None), None)
     if cost is None:
         cost = number(at(tree, "operation", "cost"), MAX_USD)
@@ -150,7 +156,8 @@ def _model(call: SpanCall, tree: Attributes, events: list[tuple[str, Attributes]
         call.cost = SourceCost(total_usd=cost)
 
 
-def _counts(tree: Attributes) -> dict[str, Any] | None:
+def usage_of(tree: Attributes) -> dict[str, Any] | None:
+    """Tokens, in LangChain's shape; None if none were counted."""
     counts = at(tree, "gen_ai", "usage")
     return usage(
         count(at(counts, "input_tokens"), at(counts, "prompt_tokens")),

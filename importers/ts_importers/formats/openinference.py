@@ -45,6 +45,11 @@ def node_of(tree: Attributes) -> str | None:
     )
 
 
+def from_langchain(tree: Attributes) -> bool:
+    """True if LangChain told of it: its metadata is there."""
+    return "ls_provider" in (metadata := _metadata(tree)) or "ls_model_name" in metadata
+
+
 def call_of(kind: RunType, tree: Attributes) -> SpanCall:
     """Reads a call."""
     call = SpanCall(metadata=_metadata(tree))
@@ -74,7 +79,7 @@ def call_of(kind: RunType, tree: Attributes) -> SpanCall:
         call.provider = _provider(tree)
         texts = [at(e, "embedding", "text") for e in objects(at(tree, "embedding", "embeddings"))]
         call.inputs = {"texts": [t for t in texts if isinstance(t, str)] or given}
-        call.usage = _usage(tree)
+        call.usage = usage_of(tree)
     return call
 
 
@@ -117,7 +122,7 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
         call.outputs = made
     elif made is not None:
         call.outputs = {"message": {"role": "assistant", "content": made}, "finish_reason": reason}
-    call.usage = _usage(tree)
+    call.usage = usage_of(tree)
     sent, got, total = (number(at(llm, "cost", n), MAX_USD) for n in ("prompt", "completion", "total"))
     if sent is not None or got is not None or total is not None:
         call.cost = SourceCost(sent, got, total)
@@ -131,7 +136,8 @@ def _is_result(made: Any) -> bool:
     return isinstance(found, dict)
 
 
-def _usage(tree: Attributes) -> dict[str, Any] | None:
+def usage_of(tree: Attributes) -> dict[str, Any] | None:
+    """Tokens, in LangChain's shape; None if none were counted."""
     counts = at(tree, "llm", "token_count")
     return usage(
         count(at(counts, "prompt")),

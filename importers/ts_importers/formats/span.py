@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Skipped
@@ -62,7 +62,13 @@ def key_of(span: Span) -> Key:
     node = openinference.node_of(tree) or genai.node_of(tree)
     parent = f"{span.trace_id}-{span.parent_id}" if span.parent_id else ""
     name = genai.tool_name(tree, span.name) if kind == "tool" else ""
-    return Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
+    key = Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
+    if kind != "llm":
+        return key
+    spoken = openinference if openinference.speaks(tree) else genai
+    used = spoken.usage_of(tree)
+    counts = f"{used['input_tokens']} {used['output_tokens']}" if used is not None else ""
+    return replace(key, ended=span.ended, counts=counts, framework=spoken.from_langchain(tree))
 
 
 def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
