@@ -145,7 +145,7 @@ class FileImporter:
             self.notices.append(
                 f"conversations without times: one message a second was assumed, at the prices of {self.day}"
             )
-        if "exchanges" in names:
+        if names & {"exchanges", "litellm"}:
             self.notices.append(
                 "requests that name no conversation: those that open with the same messages are taken for one"
             )

@@ -20,6 +20,7 @@ from recorder import Recorder, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, token_sentinel
 from ts_langchain.call import Usage
+from ts_langchain.capture.answers import read_usage
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -235,6 +236,34 @@ def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
     usage: Any = {"input_tokens": 1000, "output_tokens": 3, "total_tokens": 1003, "input_token_details": details}
     ScriptedChatModel(script=[AIMessage("hi", usage_metadata=usage)]).invoke("q", {"callbacks": [handler]})
     assert recorder.seen[0].usage == Usage(1000, 3, cache_write_tokens=400, cache_write_1h_tokens=300)
+
+
+@pytest.mark.parametrize(
+    ("raw", "usage"),
+    [
+        # OpenAI
+        ({"prompt_tokens": 100, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 60}},
+         Usage(100, 9, 60)),
+        # Anthropic: the parts are beside the rest
+        ({"input_tokens": 10, "output_tokens": 9, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30},
+         Usage(100, 9, 60, 30)),
+        ({"input_tokens": 10, "output_tokens": 9, "cache_creation_input_tokens": 90,
+          "cache_creation": {"ephemeral_5m_input_tokens": 40, "ephemeral_1h_input_tokens": 50}},
+         Usage(100, 9, 0, 90, cache_write_1h_tokens=50)),
+        # LiteLLM: Anthropic's parts beside OpenAI's whole
+        ({"prompt_tokens": 100, "completion_tokens": 9, "cache_read_input_tokens": 60,
+          "cache_creation_input_tokens": 30,
+          "prompt_tokens_details": {"cached_tokens": 60, "cache_creation_tokens": 30,
+                                    "cache_creation_token_details": {"ephemeral_1h_input_tokens": 20}}},
+         Usage(100, 9, 60, 30, cache_write_1h_tokens=20)),
+        ({"prompt_tokens": 100, "completion_tokens": 9, "prompt_tokens_details": {"cache_write_tokens": 30}},
+         Usage(100, 9, 0, 30)),
+        # a proxy that calls Anthropic's count OpenAI's
+        ({"prompt_tokens": 10, "completion_tokens": 9, "cache_read_input_tokens": 90}, Usage(100, 9, 90)),
+    ],
+)  # fmt: skip
+def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:
+    assert read_usage(raw) == usage
 
 
 def test_invalid_tool_calls_are_seen() -> None:

@@ -182,7 +182,8 @@ def _count(*values: object) -> int:
 def read_usage(reported: object) -> Usage | None:
     """Reads token usage: LangChain's `usage_metadata`, OpenAI's or Anthropic's raw usage.
 
-    Anthropic's raw `input_tokens` leaves the cached tokens out; they are added. None if it holds no count.
+    Anthropic's raw `input_tokens` leaves the cached tokens out; they are added. LiteLLM puts Anthropic's fields beside
+    OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
     """
     if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
         return None
@@ -209,13 +210,16 @@ def read_usage(reported: object) -> Usage | None:
     else:
         ins, outs = mapping(get("prompt_tokens_details")), mapping(get("completion_tokens_details"))
         read, written = _count(get("cache_read_input_tokens")), _count(get("cache_creation_input_tokens"))
-        hour = _count(mapping(get("cache_creation")).get("ephemeral_1h_input_tokens")) if written else 0
-        input_tokens = _count(get("input_tokens"), get("prompt_tokens"), get("inputTokens"))
+        lives = get("cache_creation") or ins.get("cache_creation_token_details")
+        hour = _count(mapping(lives).get("ephemeral_1h_input_tokens")) if lives else 0
+        input_tokens = _count(get("prompt_tokens"))
+        if not input_tokens or read + written > input_tokens:  # Anthropic's count, or one made of it
+            input_tokens = (input_tokens or _count(get("input_tokens"), get("inputTokens"))) + read + written
         usage = Usage(
-            input_tokens + read + written,
+            input_tokens,
             _count(get("output_tokens"), get("completion_tokens"), get("outputTokens")),
             read or _count(ins.get("cached_tokens")),
-            written,
+            written or _count(ins.get("cache_write_tokens"), ins.get("cache_creation_tokens")),
             _count(outs.get("reasoning_tokens")),
             _count(ins.get("audio_tokens")),
             _count(outs.get("audio_tokens")),

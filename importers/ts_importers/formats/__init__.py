@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ts_importers.formats.exchanges import Exchanges
 from ts_importers.formats.flat_spans import FlatSpans, OpenInferenceSpans
 from ts_importers.formats.langsmith import LangSmithRuns
+from ts_importers.formats.litellm import LiteLlmLogs
 from ts_importers.formats.messages import Conversations
 from ts_importers.formats.otlp import OtlpSpans
 
@@ -18,6 +19,7 @@ _ALL: tuple[Format, ...] = (
     OtlpSpans(),
     OpenInferenceSpans(),
     FlatSpans(),
+    LiteLlmLogs(),
     Exchanges(),
     Conversations(),
 )

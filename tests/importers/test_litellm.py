@@ -1,0 +1,89 @@
+"""LiteLLM's logs: what LiteLLM itself wrote (`tests/data/litellm.jsonl`), read and priced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from importers.test_rows import odd, replayed
+from recorder import Recorder
+
+from ts_importers.files import FileImporter
+from ts_importers.formats.base import Setting
+from ts_importers.formats.litellm import LiteLlmLogs
+from ts_langchain.call import Usage
+from ts_langchain.replay import Replay, Run
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call
+
+FILE = Path(__file__).parent.parent / "data" / "litellm.jsonl"
+ROWS: list[dict[str, Any]] = [json.loads(line) for line in FILE.read_text().splitlines()]
+
+
+def imported(path: Path) -> tuple[list[Call], Recorder]:
+    recorder = Recorder()
+    replay = Replay(recorder)
+    for page in FileImporter(path).pages():
+        assert page.skipped == []
+        for run in page.runs:
+            replay.feed(run)
+    replay.finish()
+    assert recorder.health().ok
+    return recorder.seen, recorder
+
+
+def test_every_kind_of_call() -> None:
+    assert "detected: LiteLLM's logs" in FileImporter(FILE).notices
+    calls, _ = imported(FILE)
+    assert [(c.kind, c.status, c.model, c.provider, c.tier) for c in calls] == [
+        ("model", "ok", "gpt-5-2025-08-07", "openai", "flex"),
+        ("model", "ok", "claude-sonnet-4-5-20250929", "anthropic", None),
+        ("model", "ok", "gpt-5", "openai", "flex"),  # streamed
+        ("model", "error", "gpt-5", "openai", None),
+        ("embedding", "ok", "text-embedding-3-small", "openai", None),
+        ("model", "ok", "gpt-5-2025-08-07", "openai", "flex"),
+        ("model", "ok", "gpt-5-2025-08-07", "openai", "flex"),  # from its cache
+    ]
+    openai = Usage(2000, 120, 1024, reasoning_tokens=64)
+    assert [c.usage for c in calls] == [
+        openai, Usage(1000, 50, 600, 300, cache_write_1h_tokens=200), openai, Usage(), Usage(5), openai, Usage(),
+    ]  # fmt: skip
+    assert (calls[3].error, len(calls[4].items)) == ("InternalServerError", 2)
+    assert (calls[0].user_id, [t.name for t in calls[0].tool_calls]) == ("ada", ["get_weather"])
+    assert calls[0].toolset is not None
+    assert calls[0].toolset.names == ("get_weather",)
+
+
+def test_what_litellm_says_it_cost_is_what_we_say() -> None:
+    """Flex processing, cached input, cache writes of both lifetimes: two price tables, kept by others, agree."""
+    calls, recorder = imported(FILE)
+    for row, call in zip(ROWS, calls, strict=True):
+        told, ours = recorder.prices.cost(call), recorder.prices.cost(call._replace(source_cost=None))
+        assert told is not None
+        assert ours is not None
+        assert told.nano == pytest.approx(row["response_cost"] * 1e9, abs=1)
+        assert ours.nano == pytest.approx(told.nano, abs=1)
+
+
+def test_conversations_are_those_that_were_named_or_open_alike(tmp_path: Path) -> None:
+    calls, _ = imported(FILE)
+    assert calls[0].session_id == calls[1].session_id == "sess-1"
+    assert calls[2].session_id == calls[3].session_id != calls[4].session_id
+    named = {**ROWS[2], "metadata": {**ROWS[2]["metadata"], "requester_metadata": {"session_id": "chat-7"}}}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(named) + "\n")
+    assert imported(path)[0][0].session_id == "chat-7"
+
+
+@given(st.sampled_from(ROWS), st.sampled_from(sorted(ROWS[0])), odd)
+def test_one_field_of_any_type(row: dict[str, Any], field: str, value: Any) -> None:
+    for run in LiteLlmLogs().runs({**row, field: value}, Setting("line 1", 0.0)):
+        if isinstance(run, Run):
+            assert replayed(run).health().faults == {}
+        else:
+            assert run.why
