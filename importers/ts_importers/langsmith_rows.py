@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
+from ts_importers.bodies import answer_of, messages_of, params_of
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
 from ts_langchain.capture.answers import MAX_TOKENS
+from ts_langchain.fingerprint import canonical
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -68,6 +70,13 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
             model = extra.get("model") or row.get("ls_model_name")
             if type(model) is str:
                 metadata = {**metadata, "ls_model_name": model}
+    inputs = _dict(row.get("inputs"))
+    if run_type == "llm" and "model" in inputs:  # LangSmith's wrappers of the clients: the request as it was sent
+        params = {**params_of(inputs), **params}
+        inputs = {"messages": messages_of(inputs)}
+        outputs = answer_of(outputs)
+    elif run_type == "retriever":
+        inputs, outputs = _retrieved(inputs, outputs)
     tool_call_id = extra.get("tool_call_id") if run_type == "tool" else None
     if run_type == "tool" and tool_call_id is None:
         tool_call_id = _answered_id(outputs)
@@ -80,7 +89,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
         trace if type(trace) is str and trace else run_id,
         _parent(row),
         thread if type(thread) is str and thread else None,
-        _dict(row.get("inputs")),
+        inputs,
         outputs or None,
         error,
         tuple(t for t in tags if type(t) is str) if type(tags) is list else (),
@@ -94,6 +103,16 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
 
 def _dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else _NOTHING
+
+
+def _retrieved(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a retriever was asked and found; a `@traceable` one has parameters and a result of its own."""
+    if "query" not in inputs:
+        asked = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+        inputs = {"query": asked if type(asked) is str else canonical(asked).decode(errors="replace")}
+    if "documents" not in outputs and type(found := outputs.get("output")) is list:
+        outputs = {"documents": found}
+    return inputs, outputs
 
 
 def _parent(row: Mapping[str, Any]) -> str | None:

@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langsmith import traceable
+from langsmith.run_helpers import tracing_context
+from recorder import Recorder
+from test_live_equals_replay import Wire
 
 from ts_importers.base import Skipped
 from ts_importers.langsmith_rows import run_from_row
 from ts_importers.values import timestamp
 from ts_langchain import Sentinel
+from ts_langchain.call import Usage
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Replay, Run
@@ -275,3 +280,89 @@ def test_messages_blocks_and_parameters_of_any_shape(given_: Any, made: Any, val
     run = run_from_row({**GOOD, "run_type": kind, "inputs": {"messages": given_}, "outputs": outputs, "extra": extra})
     assert isinstance(run, Run)
     assert replayed(run).health().faults == {}
+
+
+# --- runs that LangChain did not make ---------------------------------------------------------------
+
+TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+SAID = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "weather?"}]
+ASKED = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+ITEMS = [
+    {"type": "reasoning", "id": "rs_1", "summary": []},
+    {"type": "message", "id": "m_1", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+    {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather",
+     "arguments": '{"city": "Rome"}'},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (
+            {"messages": SAID, "model": "gpt-5", "max_completion_tokens": 99, "temperature": 0.3, "tools": [TOOL]},
+            {"choices": [{"message": {"role": "assistant", "content": "I look.", "tool_calls": [ASKED]}}],
+             "service_tier": "flex"},
+        ),
+        (
+            {"input": SAID[1:], "instructions": "be brief", "model": "gpt-5", "max_output_tokens": 99,
+             "temperature": 0.3, "tools": [{"type": "function", "name": "get_weather", "parameters": {}}]},
+            {"object": "response", "output": ITEMS, "service_tier": "flex"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_client_that_langsmith_has_wrapped(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """`wrap_openai` records the request and the response as they were, and usage in the metadata."""
+    used = {
+        "input_tokens": 2000,
+        "output_tokens": 120,
+        "total_tokens": 2120,
+        "input_token_details": {"flex_cache_read": 1024, "flex": 976},
+        "output_token_details": {"flex_reasoning": 64, "flex": 56},
+    }
+    metadata = {"thread_id": "t", "ls_provider": "openai", "ls_model_name": "gpt-5", "usage_metadata": used}
+    row = {k: v for k, v in GOOD.items() if not k.endswith(("_tokens", "_cost", "_details"))}
+    run = run_from_row({**row, "inputs": inputs, "outputs": outputs, "extra": {"metadata": metadata}})
+    assert isinstance(run, Run)
+    recorder = Recorder()
+    replay = Replay(recorder)
+    replay.feed(run)
+    replay.finish()
+    [call] = recorder.seen
+    assert call.usage == Usage(2000, 120, 1024, reasoning_tokens=64)
+    assert (call.tier, call.temperature, call.max_tokens) == ("flex", 0.3, 99)
+    assert [(t.id, t.name) for t in call.tool_calls] == [("call_1", "get_weather")]
+    assert call.toolset is not None
+    assert call.toolset.names == ("get_weather",)
+    assert call.prompt is not None
+    assert (call.prompt.messages, call.prompt.chars, call.prompt.last_role) == (2, 16, "human")
+    assert call.answer_chars == len("I look.") + len('{"city":"Rome"}')
+
+
+def test_traceable_functions() -> None:
+    """LangSmith's decorator, which names inputs after parameters and wraps what is no dict."""
+    client = Wire()
+
+    @traceable(run_type="retriever", client=client)
+    def look_up(question: str, limit: int = 3) -> list[dict[str, Any]]:
+        return [{"page_content": f"about {question}", "type": "Document", "metadata": {}}]
+
+    @traceable(run_type="tool", client=client)
+    def search(q: str) -> list[str]:
+        return [q]
+
+    with tracing_context(enabled=True):
+        for question in ("one", "two", "one"):
+            look_up(question)
+            search(question)
+    recorder = Recorder()
+    replay = Replay(recorder)
+    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
+    for run in sorted(runs, key=lambda r: r.started_at):
+        replay.feed(run)
+    replay.finish()
+    for kind in ("retriever", "tool"):
+        asked = [c.arguments.fingerprint for c in recorder.seen if c.kind == kind and c.arguments is not None]
+        assert asked[0] == asked[2] != asked[1]
+    found = [c.items for c in recorder.seen if c.kind == "retriever"]
+    assert found[0] == found[2] != found[1]
+    assert all(len(items) == 1 for items in found)
