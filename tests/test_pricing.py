@@ -114,6 +114,8 @@ def test_where_a_tier_begins(sent: int) -> None:
         ("anthropic.claude-3-5-haiku-20241022-v1:0", None, "claude-3-5-haiku-20241022"),
         ("apac.anthropic.claude-3-haiku-20240307-v1:0", None, "claude-3-haiku-20240307"),
         ("@key/gpt-4o", None, "gpt-4o"),
+        ("openai/text-embedding-3-small", None, "text-embedding-3-small"),
+        ("text-embedding-ada-002", "openai", "text-embedding-ada-002"),
     ],
 )
 def test_gateway_and_cloud_names(name: str, provider: str | None, bare: str) -> None:

@@ -251,6 +251,8 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
     mapped = PROVIDERS.get(provider.lower(), provider.lower()) if provider else None
     found: list[tuple[str, str | None]] = [(name, mapped)] if mapped else []
     found.append((name, None))
+    if name.startswith(("text-embedding-3-", "text-embedding-ada-")):  # the table knows them as OpenAI's only
+        found.append((name, "openai"))
     rest = name.removeprefix("models/")
     if rest.startswith("@"):
         rest = rest.partition("/")[2] or rest

@@ -14,6 +14,7 @@ from ts_langchain.capture.embeddings import embedding_call
 from ts_langchain.capture.errors import error_name
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.capture.in_flight import Reported
+from ts_langchain.capture.tools import NOT_RECORDED
 from ts_langchain.stored import load_state
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class Replay:
                 parent_run_id=None,
                 tags=tags,
                 metadata=metadata,
-                inputs=run.inputs,
+                inputs=run.inputs if run.inputs or run.outputs is not None else None,  # a tool without parameters
                 name=run.name,
                 tool_call_id=run.tool_call_id,
             )
@@ -217,7 +218,7 @@ class Replay:
                 handler.on_llm_error(error, run_id=run_id, response=run.outputs)
         elif run.run_type == "tool":
             if error is None:
-                handler.on_tool_end(run.outputs, run_id=run_id)
+                handler.on_tool_end(NOT_RECORDED if run.outputs is None else run.outputs, run_id=run_id)
             else:
                 handler.on_tool_error(error, run_id=run_id)
         elif error is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
-from ts_importers.values import MAX_USD, number, parsed, timestamp, usage_metadata
+from ts_importers.bodies import answer_of, messages_of
+from ts_importers.values import MAX_USD, number, parsed, query_of, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
 from ts_langchain.replay import Run
 
@@ -28,6 +29,7 @@ _HOUR = ("cache_creation_ephemeral_1h_input_tokens", "input_ephemeral_1h_input_t
 _REASONING = (
     "output_reasoning", "output_reasoning_tokens", "output_flex_reasoning", "output_priority_reasoning",
 )  # fmt: skip
+_ITEMS = ("message", "function_call", "reasoning")
 _INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
 
 
@@ -92,7 +94,7 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
         parent if isinstance(parent := row.get("parentObservationId"), str) and parent else None,
         session if isinstance(session, str) and session else None,
         inputs,
-        {**_outputs(run_type, made), **_tier(row)} if error is None or made is not None else None,
+        _outputs(run_type, made, row) if made is not None or (error is None and run_type == "llm") else None,
         error,
         tuple(t for t in tags if isinstance(t, str)) if isinstance(tags, list) else (),
         metadata,
@@ -114,10 +116,10 @@ def _inputs(run_type: str, given: object) -> tuple[dict[str, Any], list[Any]]:
     Langfuse's LangChain handler appends tool definitions to the messages, as messages of role `tool` that answer no
     call.
     """
+    if run_type == "retriever":
+        return query_of(given), []
     if run_type != "llm":
-        if isinstance(given, dict):
-            return given, []
-        return ({"query": given} if run_type == "retriever" else {"input": given}) if given is not None else {}, []
+        return given if isinstance(given, dict) else {"input": given} if given is not None else {}, []
     tools: list[Any] = []
     if isinstance(given, dict):
         found = given.get("tools")
@@ -134,20 +136,26 @@ def _inputs(run_type: str, given: object) -> tuple[dict[str, Any], list[Any]]:
                 tools = [*tools, definition]
                 continue
         messages.append(message)
-    return {"messages": messages}, tools
+    return {"messages": messages_of({"messages": messages})}, tools
 
 
-def _outputs(run_type: str, made: object) -> dict[str, Any]:
+def _outputs(run_type: str, made: object, row: Mapping[str, Any]) -> dict[str, Any]:
     if run_type == "llm":
-        if isinstance(made, dict):
-            return made if {"choices", "generations", "message", "messages"} & made.keys() else {"message": made}
-        if isinstance(made, list) and made and isinstance(made[-1], dict):
-            return {"message": made[-1]}
-        return {"message": {"role": "assistant", "content": made if isinstance(made, str) else ""}}
+        return {**_answer(made), **_tier(row)}
     if run_type == "retriever":
         found = made.get("documents") if isinstance(made, dict) else made
         return {"documents": found if isinstance(found, list) else []}
     return {"output": made}
+
+
+def _answer(made: object) -> dict[str, Any]:
+    if isinstance(made, dict):
+        return made if {"choices", "generations", "message", "messages"} & made.keys() else {"message": made}
+    if isinstance(made, list) and made and isinstance(made[-1], dict):
+        if any(isinstance(item, dict) and item.get("type") in _ITEMS for item in made):
+            return answer_of({"output": made})  # of the responses API
+        return {"message": made[-1]}
+    return {"message": {"role": "assistant", "content": made if isinstance(made, str) else ""}}
 
 
 def _tool_call_id(made: object) -> str | None:
@@ -190,10 +198,12 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
-def _tier(row: Mapping[str, Any]) -> dict[str, str]:
-    """OpenAI's service tier, which the LangChain handler puts into the names of what it counts."""
+def _tier(row: Mapping[str, Any]) -> dict[str, object]:
+    """OpenAI's service tier: a parameter, or (LangChain's handler) in the names of what is counted."""
     details = _plain(row.get("usageDetails"))
-    return next(({"service_tier": t} for t in ("flex", "priority") if f"input_{t}" in details), {})
+    counted = next((t for t in ("flex", "priority") if f"input_{t}" in details), None)
+    tier = counted or _plain(row.get("modelParameters")).get("service_tier")
+    return {"service_tier": tier} if tier else {}
 
 
 def _is_part(key: str, side: str) -> bool:

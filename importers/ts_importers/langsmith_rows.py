@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, messages_of, params_of
-from ts_importers.values import MAX_USD, number, timestamp
+from ts_importers.values import MAX_USD, number, query_of, timestamp
 from ts_langchain.call import SourceCost
 from ts_langchain.capture.answers import MAX_TOKENS
-from ts_langchain.fingerprint import canonical
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -107,9 +106,7 @@ def _dict(value: object) -> dict[str, Any]:
 
 def _retrieved(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a retriever was asked and found; a `@traceable` one has parameters and a result of its own."""
-    if "query" not in inputs:
-        asked = next(iter(inputs.values())) if len(inputs) == 1 else inputs
-        inputs = {"query": asked if type(asked) is str else canonical(asked).decode(errors="replace")}
+    inputs = query_of(inputs)
     if "documents" not in outputs and type(found := outputs.get("output")) is list:
         outputs = {"documents": found}
     return inputs, outputs

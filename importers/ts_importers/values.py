@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from ts_langchain.fingerprint import canonical
+
 # beyond these a number is a mistake of whoever wrote it, not a fact about a call
 LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 MAX_USD = 1_000_000.0
@@ -48,6 +50,17 @@ def parsed(value: object) -> Any:
         except ValueError:
             return value
     return value
+
+
+def query_of(given: object) -> dict[str, Any]:
+    """What a retriever was asked, as replay reads it: by any other name than `query`, or with more beside it."""
+    if isinstance(given, dict):
+        if isinstance(given.get("query"), str):
+            return given
+        given = next(iter(given.values())) if len(given) == 1 else given
+    if given is None or given == "" or given == {}:
+        return {}
+    return {"query": given if isinstance(given, str) else canonical(given).decode(errors="replace")}
 
 
 def usage_metadata(

@@ -15,17 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_rows import odd, replayed
+from recorder import Recorder
 from rules.talk import BEGIN, Talk, observations
 from typer.testing import CliRunner
 
 from ts_importers.base import Importer, Skipped
 from ts_importers.langfuse import LangfuseImporter
 from ts_importers.langfuse_rows import _usage, run_from_observation
+from ts_langchain.call import Usage
 from ts_langchain.cli.app import app
 from ts_langchain.errors import AuthenticationFailed, SourceUnavailable
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
-from ts_langchain.replay import Run
+from ts_langchain.replay import Replay, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,6 +240,46 @@ def test_usage(row: dict[str, Any], usage: tuple[int, ...] | None) -> None:
     ins, outs = read["input_token_details"], read["output_token_details"]
     found = (read["input_tokens"], read["output_tokens"], ins["cache_read"], ins["cache_creation"], outs["reasoning"])
     assert found == usage
+
+
+ITEMS: list[dict[str, Any]] = [
+    {"type": "reasoning", "id": "rs_1", "summary": []},
+    {"type": "message", "id": "m_1", "role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
+    {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "find", "arguments": '{"what": "it"}'},
+]
+
+
+def test_what_langfuses_openai_client_and_decorator_record() -> None:
+    """`langfuse.openai` hands on the items of the responses API, `@observe` positional and named arguments."""
+    at = {"startTime": "2026-11-01T10:00:00Z", "endTime": "2026-11-01T10:00:01Z", "traceId": "t", "sessionId": "s"}
+    answered = {"type": "function_call_output", "call_id": "call_1", "output": "there"}
+    generation = {
+        **at, "id": "g", "type": "GENERATION", "model": "gpt-5", "output": ITEMS,
+        "input": {"input": [{"role": "user", "content": "Where?"}, ITEMS[2], answered]},
+        "modelParameters": {"service_tier": "flex", "max_tokens": "Infinity"},
+        "usageDetails": {"input": 976, "input_cached_tokens": 1024, "output": 56, "output_reasoning_tokens": 64,
+                         "total": 2120},
+    }  # fmt: skip
+    searches = [
+        {**at, "id": f"r{n}", "type": "RETRIEVER", "name": "docs", "input": {"args": [q], "kwargs": {}},
+         "output": [f"about {q}"]}
+        for n, q in enumerate(["one", "two", "one"])
+    ]  # fmt: skip
+    recorder = Recorder()
+    replay = Replay(recorder)
+    for row in (generation, *searches):
+        run = run_from_observation(row)
+        assert isinstance(run, Run)
+        replay.feed(run)
+    replay.finish()
+    [model] = [c for c in recorder.seen if c.kind == "model"]
+    assert (model.usage, model.tier, model.max_tokens) == (Usage(2000, 120, 1024, reasoning_tokens=64), "flex", None)
+    assert [(t.id, t.name) for t in model.tool_calls] == [("call_1", "find")]
+    assert model.prompt is not None
+    assert (model.prompt.messages, model.prompt.last_role) == (3, "tool")
+    one, two, again = sorted((c for c in recorder.seen if c.kind == "retriever"), key=lambda c: c.id)
+    assert one.arguments == again.arguments != two.arguments
+    assert one.items == again.items != two.items
 
 
 @given(st.sampled_from(sorted({k for r in ROWS for k in r})), odd)

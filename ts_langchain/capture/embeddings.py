@@ -59,7 +59,7 @@ def embedding_call(
         usage=usage,
         source_cost=source_cost,
         tier=tier,
-        request=mix(name_hash(model or name), *items),
+        request=mix(name_hash(model or name), *items) if items else 0,
         answer=0 if error is None else name_hash(error),
         temperature=0.0,
         items=items,

@@ -440,7 +440,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             return
         name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
-        args = arguments(inputs if inputs is not None else input_str)
+        given = inputs if inputs is not None else input_str
+        args = arguments(given) if given or inputs is not None else None  # None: not recorded
         tool_call_id = kwargs.get("tool_call_id")
         self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
         self._keep(
@@ -553,8 +554,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if parent is not None and parent.kind == "tool":
             return
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
+        args = arguments({"query": query}) if query else None
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
-        self._keep(run_id, Started("retriever", origin, self.clock(), str(name), args=arguments({"query": query})))
+        self._keep(run_id, Started("retriever", origin, self.clock(), str(name), args=args))
 
     @_fail_open
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -562,8 +564,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         if started is None:
             return
-        found = tuple(document_hash(d) for d in documents) if isinstance(documents, (list, tuple)) else ()
-        self._retriever_end(started, run_id, mix(*found), found, None)
+        known = isinstance(documents, (list, tuple))
+        found = tuple(document_hash(d) for d in documents) if known else ()
+        self._retriever_end(started, run_id, mix(*found) if known else 0, found, None)
 
     @_fail_open
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:

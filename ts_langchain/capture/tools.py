@@ -72,8 +72,14 @@ class Output(NamedTuple):
     read: Message | None = None
 
 
+NOT_RECORDED = Output(0, 0)
+"""A history that holds no content does not say what a tool brought back."""
+
+
 def read_tool_output(output: object) -> Output:
     """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded."""
+    if output is NOT_RECORDED:
+        return NOT_RECORDED
     if is_mapping(output):
         if "output" in output and "content" not in output and "lc" not in output:
             return read_tool_output(output["output"])

@@ -104,7 +104,8 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
         call.name = named(at(ai, "data_source", "id"))
         query = at(ai, "retrieval", "query", "text")
         call.inputs = {"query": query if isinstance(query, str) else ""}
-        call.outputs = {"documents": [_document(d) for d in objects(at(ai, "retrieval", "documents"))]}
+        found = at(ai, "retrieval", "documents")
+        call.outputs = {"documents": [_document(d) for d in objects(found)]} if found is not None else None
     elif kind == "embedding":
         texts = [_content(at(m, "content")) for m in objects(at(ai, "prompt"))]
         call.inputs = {"texts": texts or parsed(at(ai, "input", "texts")) or []}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_importers.formats.attributes import Attributes, at, named, nested, objects, words
 from ts_importers.formats.call import SpanCall, count, provider_of, usage
-from ts_importers.values import MAX_USD, number, parsed
+from ts_importers.values import MAX_USD, number, parsed, query_of
 from ts_langchain.call import SourceCost
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def call_of(kind: RunType, tree: Attributes) -> SpanCall:
             at(answered, "data", "tool_call_id"),
         )
     elif kind == "retriever":
-        _retriever(call, tree, given)
+        _retriever(call, tree, given, made)
     else:
         call.model = words(at(tree, "embedding", "model_name")) or words(at(tree, "llm", "model_name"))
         call.provider = _provider(tree)
@@ -195,11 +195,11 @@ def _unwrapped(made: Any) -> Any:
     return made
 
 
-def _retriever(call: SpanCall, tree: Attributes, given: Any) -> None:
+def _retriever(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     query = at(tree, "reranker", "query")
     if query is None:
-        query = given.get("query", given.get("input")) if isinstance(given, dict) else given
-    call.inputs = {"query": query if isinstance(query, str) else ""}
+        query = given
+    call.inputs = query_of(query)
     call.name = words(at(tree, "reranker", "model_name"))
     found = at(tree, "retrieval", "documents") or at(tree, "reranker", "output_documents")
     documents = []
@@ -214,4 +214,4 @@ def _retriever(call: SpanCall, tree: Attributes, given: Any) -> None:
                 "metadata": metadata if isinstance(metadata, dict) else {},
             }
         )
-    call.outputs = {"documents": documents}
+    call.outputs = {"documents": documents} if found is not None or made is not None else None
