@@ -178,7 +178,7 @@ class Call(NamedTuple):
         source_cost: Cost as the source reported it.
         prompt: The request, model calls only.
         toolset: Tool definitions that went along, model calls only.
-        request: Fingerprint of the whole request: messages, tools, model, temperature.
+        request: Fingerprint of the whole request: messages, tools, model, temperature. 0 where it was not recorded.
         answer: Fingerprint of what came back: message, tool result, documents, error. 0 where it was not
             captured.
         answer_chars: Characters that came back.

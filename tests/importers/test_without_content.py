@@ -43,7 +43,8 @@ def langsmith() -> list[Run]:
         {
             "id": f"r{number}", "run_type": kind, "name": NAMES[kind], "start_time": iso(at), "end_time": iso(at + 0.5),
             "trace_id": "t", "inputs": {}, "outputs": {}, "status": "success",
-            "extra": {"metadata": {"thread_id": "s", "ls_provider": "openai", "ls_model_name": NAMES[kind]}},
+            "extra": {"metadata": {"thread_id": "s", "ls_provider": "openai", "ls_model_name": NAMES[kind],
+                                   "ls_temperature": 0.0}},
             **({"prompt_tokens": SENT[kind], "completion_tokens": 20 * (kind == "llm")} if kind in SENT else {}),
         }
         for number, kind, at in calls()
@@ -59,6 +60,7 @@ def langfuse() -> list[Run]:
             "id": f"r{number}", "type": types[kind], "name": NAMES[kind], "startTime": iso(at),
             "endTime": iso(at + 0.5), "traceId": "t", "sessionId": "s", "input": None, "output": None,
             "model": NAMES[kind] if kind in SENT else None, "metadata": {"ls_provider": "openai"},
+            "modelParameters": {"temperature": 0},
             "usageDetails": {"input": SENT[kind], "output": 20 * (kind == "llm")} if kind in SENT else {},
         }
         for number, kind, at in calls()
@@ -81,7 +83,7 @@ def genai(folder: Path) -> list[Run]:
     attributes["tool"]["gen_ai.tool.name"] = "fetch_page"
     for kind, sent in SENT.items():
         attributes[kind] |= {"gen_ai.request.model": NAMES[kind], "gen_ai.usage.input_tokens": sent}
-    attributes["llm"]["gen_ai.usage.output_tokens"] = 20
+    attributes["llm"] |= {"gen_ai.usage.output_tokens": 20, "gen_ai.request.temperature": 0.0}
     return _spans(folder, attributes)
 
 
@@ -112,6 +114,9 @@ def test_what_is_not_known_is_no_repeat(source: str, tmp_path: Path) -> None:
     replay.finish()
     assert recorder.health().ok
     assert recorder.incidents() == []
+    models = [call for call in recorder.seen if call.kind == "model"]
+    assert {call.temperature for call in models} == ({None} if source == "openinference" else {0.0})
+    assert {call.answer for call in recorder.seen if call.kind in ("tool", "retriever")} == {0}
     totals = recorder.totals("s")
     assert totals is not None
     assert (totals.calls, totals.input_tokens, totals.output_tokens) == (48, ROUNDS * 3500, ROUNDS * 20)

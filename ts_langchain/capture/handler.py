@@ -277,6 +277,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         # numbers only: before Python 3.12 the hash of None is another one in each process
         warmth = -1.0 if temperature is None else temperature
         request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
+        if not prompt.messages:
+            request = 0  # not recorded: it may be any
         for call in unseen:
             self.sentinel.observe(call)
         if self.mode == "block":
