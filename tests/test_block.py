@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import ASK, DONE, LOOP, agent, graph
+from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware
+from langchain_core.tracers.langchain import LangChainTracer
+from test_live_equals_replay import Wire
 
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
 from ts_langchain.errors import ConfigurationError
@@ -46,6 +49,19 @@ def test_a_loop_is_stopped_before_the_fourth_call(build: Any, way: str) -> None:
     assert stopped.value.incident.rule == "tool_loop"
     assert "not sent" in str(stopped.value)
     assert "mode='observe'" in str(stopped.value)
+    assert handler.sentinel.health().ok
+    assert handler.pending() == {}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loop_is_stopped_while_langsmith_traces_middleware(way: str) -> None:
+    """With its tracer in the callbacks, LangChain makes each middleware hook the parent of the model call inside."""
+    edits = ContextEditingMiddleware(edits=[ClearToolUsesEdit(trigger=100_000)])
+    app, model = agent([LOOP], middleware=[edits])
+    handler = TokenSentinelHandler(mode="block")
+    with pytest.raises(WasteBlocked):
+        WAYS[way](app, {"callbacks": [handler, LangChainTracer(client=Wire())], "recursion_limit": 30})
+    assert model.calls == 3
     assert handler.sentinel.health().ok
     assert handler.pending() == {}
 

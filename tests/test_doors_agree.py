@@ -14,6 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import pytest
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
 from langchain.agents import create_agent
+from langchain.agents.middleware import (
+    ClearToolUsesEdit,
+    ContextEditingMiddleware,
+    ModelRetryMiddleware,
+    SummarizationMiddleware,
+    ToolRetryMiddleware,
+)
 from langchain_core.caches import InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.language_models.fake import FakeListLLM
@@ -32,6 +39,8 @@ from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
+from langsmith import traceable
+from langsmith.run_helpers import tracing_context
 from recorder import Recorder, recorded
 from test_live_equals_replay import Wire
 
@@ -171,6 +180,51 @@ async def _cached(config: Config) -> None:
     assert cached.calls == 2  # streams go past the cache
 
 
+def _edited(config: Config) -> None:
+    """Hooks of middleware are parents to LangSmith's tracing, of which no other handler is told."""
+    script = [*(call_tool("count_up", n=i) for i in range(3)), LOOP, LOOP, LOOP, DONE]
+    edits = ContextEditingMiddleware(edits=[ClearToolUsesEdit(trigger=1, keep=1)])
+    with_tools(script, middleware=[edits]).invoke(ASK, config)
+
+
+def _retried(config: Config) -> None:
+    script = [ConnectionError("x"), LOOP, ConnectionError("y"), DONE]
+    retry = ModelRetryMiddleware(max_retries=2, initial_delay=0.001)
+    with_tools(script, middleware=[retry]).invoke(ASK, config)
+
+
+def _tool_retried(config: Config) -> None:
+    tried: list[str] = []
+
+    @tool
+    def flaky(x: str) -> str:
+        """Works the second time."""
+        tried.append(x)
+        if len(tried) % 2:
+            raise ConnectionError("down")
+        return f"up {x}"
+
+    retry = ToolRetryMiddleware(max_retries=2, initial_delay=0.001)
+    with_tools([call_tool("flaky", x="a"), DONE], flaky, middleware=[retry]).invoke(ASK, config)
+
+
+def _summarised(config: Config) -> None:
+    script = [*(call_tool("count_up", n=i) for i in range(5)), DONE]
+    summary = SummarizationMiddleware(model=model("a summary"), trigger=("messages", 6), keep=("messages", 3))
+    with_tools(script, middleware=[summary]).invoke(ASK, config)
+
+
+def _traceable(config: Config) -> None:
+    @traceable
+    def ask_twice() -> None:
+        for _ in range(2):
+            agent([LOOP, DONE])[0].invoke(ASK, config)
+
+    tracer = next((c for c in config["callbacks"] if isinstance(c, LangChainTracer)), None)
+    with tracing_context(enabled=tracer is not None, client=tracer.client if tracer is not None else None):
+        ask_twice()
+
+
 def _half_a_stream(config: Config) -> None:
     stream = model("hi there you all").stream("hello", config)
     next(stream)
@@ -237,6 +291,11 @@ SCENES: dict[str, Callable[[Config], object]] = {
         look_up, ask_model, ask_agent,
     ).invoke(ASK, c),
     "agents side by side": _fan_out,
+    "agents in a traced function": _traceable,
+    "a context that is edited": _edited,
+    "a context that is summarised": _summarised,
+    "a model that is retried": _retried,
+    "a tool that is retried": _tool_retried,
     "a human's approval": _approval,
     "a retriever": lambda c: Library().invoke("q", c),
     "a retriever that fails": lambda c: Library(broken=True).invoke("q", c),

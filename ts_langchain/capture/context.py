@@ -81,6 +81,18 @@ class SessionContext:
         self.__exit__(kind, error, trace)
 
 
+def traced_root(parent_run_id: object) -> str | None:
+    """The outermost run above a run of which no handler was told, if LangSmith knows it.
+
+    With LangSmith's tracing on, LangChain takes `@traceable` functions for the parents of what runs inside them, in
+    the callbacks of all handlers; the hooks of agent middleware are such functions.
+    """
+    from langsmith.run_helpers import get_current_run_tree
+
+    tree = get_current_run_tree()
+    return str(tree.trace_id) if tree is not None and tree.id == parent_run_id else None
+
+
 _NOTHING: Mapping[str, object] = {}
 
 

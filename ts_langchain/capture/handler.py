@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
-from ts_langchain.capture.context import configurable, current_labels, session_of, user_of
+from ts_langchain.capture.context import configurable, current_labels, session_of, traced_root, user_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory
@@ -110,6 +110,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     # --- which run belongs to which ----------------------------------------------------------------
 
+    @_fail_open
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -124,9 +125,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if parent_run_id is None:
             roots[run_id] = str(run_id)
         else:
-            labels = current_labels()
-            said = labels.root_id if labels is not None else None
-            roots[run_id] = roots.get(parent_run_id) or said or str(parent_run_id)
+            roots[run_id] = roots.get(parent_run_id) or _root_above(parent_run_id)
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
             roots.pop(next(iter(roots)), None)
 
@@ -178,7 +177,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             node = None
         labels = current_labels()
         if root_id is None:
-            root_id = (labels.root_id if labels is not None else None) or str(outer)
+            root_id = str(run_id) if parent_run_id is None and labels is None else _root_above(outer)
         if configured is None:
             configured = configurable()
         session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
@@ -600,6 +599,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 user_id=origin.user_id,
             )
         )
+
+
+def _root_above(run_id: Any) -> str:
+    """The outermost run of one that no handler has seen begin: said by a middleware, known to LangSmith, or itself."""
+    labels = current_labels()
+    return (labels.root_id if labels is not None else None) or traced_root(run_id) or str(run_id)
 
 
 reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
