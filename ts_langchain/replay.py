@@ -184,7 +184,8 @@ class Replay:
                 parent_run_id=None,
                 tags=tags,
                 metadata=metadata,
-                inputs=run.inputs if run.inputs or run.outputs is not None else None,  # a tool without parameters
+                # empty: a tool without parameters, or nothing was recorded of the call
+                inputs=run.inputs if run.inputs or run.outputs is not None or run.error is not None else None,
                 name=run.name,
                 tool_call_id=run.tool_call_id,
             )

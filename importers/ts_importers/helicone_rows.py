@@ -89,10 +89,11 @@ def _usage(row: Mapping[str, Any], provider: str) -> dict[str, Any] | None:
     sent, got = count("prompt_tokens"), count("completion_tokens")
     read, written = count("prompt_cache_read_tokens"), count("prompt_cache_write_tokens")
     reasoning = count("reasoning_tokens")
-    if provider == "ANTHROPIC" or read + written > sent:  # Anthropic counts cached input apart
-        sent += read + written
-    if reasoning > got or count("total_tokens") == count("prompt_tokens") + got + reasoning:
+    apart = bool(reasoning) and (reasoning > got or count("total_tokens") == sent + got + reasoning)
+    if apart:
         got += reasoning
+    if apart or provider == "ANTHROPIC" or read + written > sent:  # Anthropic's was counted apart before, too
+        sent += read + written
     return usage_metadata(sent, got, read, written, reasoning)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_langfuse import talks
 from importers.test_rows import odd, replayed
-from recorder import Recorder
+from recorder import replay_of
 from rules.talk import BEGIN, requests
 from typer.testing import CliRunner
 
@@ -29,7 +29,7 @@ from ts_langchain.errors import AuthenticationFailed
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.pricing import Cost
-from ts_langchain.replay import Replay, Run
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,10 +225,7 @@ def told(row: dict[str, Any]) -> tuple[Usage, Cost | None]:
     """Tokens of a row once replayed, and what they cost."""
     run = run_from_request(row)
     assert isinstance(run, Run)
-    recorder = Recorder()
-    replay = Replay(recorder)
-    replay.feed(run)
-    replay.finish()
+    recorder = replay_of(run)
     [call] = recorder.seen
     return call.usage, recorder.prices.cost(call)
 
@@ -257,6 +254,8 @@ def test_the_providers_own_counts_are_preferred() -> None:
         assert read.reasoning_tokens == (0 if usage is anthropic else 7)
     # without it the columns have to do
     assert told(row)[0] == Usage(100, 10, 80, reasoning_tokens=7)
+    cached_less = {**row, "prompt_tokens": 90, "prompt_cache_read_tokens": 10, "total_tokens": 100}
+    assert told(cached_less)[0] == Usage(100, 10, 10, reasoning_tokens=7)
     whole = {**row, "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
     assert told(whole)[0] == Usage(100, 10, 80, reasoning_tokens=7)
 

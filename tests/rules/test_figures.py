@@ -484,6 +484,7 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "a temperature": ("duplicate_work", sessions("abc", temperature=0.1)),
     "short requests": ("duplicate_work", sessions("abc", sent=199)),
     "requests of different days": ("duplicate_work", sessions("abcd", gap=86_400)),
+    "an earlier range, imported later": ("duplicate_work", sessions("abcd", gap=-86_410)),
     "requests that failed": ("duplicate_work", sessions("abc", status="error")),
     "a success in between": (
         "error_loop",

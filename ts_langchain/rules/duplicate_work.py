@@ -71,7 +71,7 @@ class DuplicateWork(Rule[None]):
         session, shared = name_hash(call.session_id), self.shared
         with self._lock:
             known, sessions, at, answer = shared.pop(call.request, ((), 0, call.started_at, call.answer))
-            if call.started_at - at > s.window_seconds:
+            if abs(call.started_at - at) > s.window_seconds:  # an earlier range may be imported after a later one
                 known, sessions = (), 0
             again = bool(known) and session not in known
             if session not in known:

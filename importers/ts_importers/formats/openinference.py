@@ -165,7 +165,8 @@ def _message(item: dict[str, Any]) -> dict[str, Any]:
         call = inner if isinstance(inner, dict) else asked
         function = call.get("function")
         if isinstance(function, dict):
-            calls.append({"id": call.get("id") or "", "type": "function", "function": function})
+            # empty arguments are not recorded
+            calls.append({"id": call.get("id") or "", "type": "function", "function": {"arguments": "{}", **function}})
     if calls:
         message["tool_calls"] = calls
     if answered := named(fields.get("tool_call_id")):
