@@ -11,7 +11,7 @@ import pytest
 from agents import ASK, DONE, LOOP, agent
 from histories import START, Script
 from langchain_core.tracers.langchain import LangChainTracer
-from test_live_equals_replay import Wire
+from recorder import Wire
 from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter

@@ -12,7 +12,7 @@ import pytest
 from agents import ASK, DONE, LOOP, agent, graph
 from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware
 from langchain_core.tracers.langchain import LangChainTracer
-from test_live_equals_replay import Wire
+from recorder import Wire
 
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
 from ts_langchain.errors import ConfigurationError

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 import pytest
 from agents import ASK, DONE, LOOP, agent, graph
 from langchain_core.messages import AIMessage
 from langchain_core.tracers.langchain import LangChainTracer
-from langsmith import Client
+from recorder import Wire
 
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler
 from ts_langchain.replay import Replay, Run
 from ts_langchain.testing import call_tool
-
-
-class Wire(Client):
-    """LangSmith's own client, with the wire cut: rows are kept as they would be sent."""
-
-    def __init__(self) -> None:
-        super().__init__(api_url="http://127.0.0.1:9", api_key="none", auto_batch_tracing=False)
-        self.rows: dict[str, dict[str, Any]] = {}
-
-    def create_run(self, name: str, inputs: Any, run_type: Any, **kwargs: Any) -> None:
-        self.rows[str(kwargs["id"])] = {"name": name, "inputs": inputs, "run_type": run_type, **kwargs}
-
-    def update_run(self, run_id: Any, **kwargs: Any) -> None:
-        self.rows[str(run_id)].update({k: v for k, v in kwargs.items() if v is not None})
-
-    def sent(self) -> list[dict[str, Any]]:
-        from langsmith._internal._serde import dumps_json
-
-        return [orjson.loads(dumps_json(row)) for row in self.rows.values()]
-
 
 SCRIPTS = {
     "loop": [LOOP] * 5 + [DONE],

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_rows import odd, replayed
-from recorder import Recorder
+from recorder import replay_of
 from rules.talk import BEGIN, Talk, observations
 from typer.testing import CliRunner
 
@@ -27,7 +27,7 @@ from ts_langchain.cli.app import app
 from ts_langchain.errors import AuthenticationFailed, SourceUnavailable
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
-from ts_langchain.replay import Replay, Run
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,13 +265,9 @@ def test_what_langfuses_openai_client_and_decorator_record() -> None:
          "output": [f"about {q}"]}
         for n, q in enumerate(["one", "two", "one"])
     ]  # fmt: skip
-    recorder = Recorder()
-    replay = Replay(recorder)
-    for row in (generation, *searches):
-        run = run_from_observation(row)
-        assert isinstance(run, Run)
-        replay.feed(run)
-    replay.finish()
+    runs = [run_from_observation(row) for row in (generation, *searches)]
+    recorder = replay_of(*(run for run in runs if isinstance(run, Run)))
+    assert len(recorder.seen) == len(runs)
     [model] = [c for c in recorder.seen if c.kind == "model"]
     assert (model.usage, model.tier, model.max_tokens) == (Usage(2000, 120, 1024, reasoning_tokens=64), "flex", None)
     assert [(t.id, t.name) for t in model.tool_calls] == [("call_1", "find")]

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_rows import odd, replayed
-from recorder import Recorder
+from recorder import Recorder, replay_of
 
 from ts_importers.files import FileImporter
 from ts_importers.formats.base import Setting
 from ts_importers.formats.litellm import LiteLlmLogs
 from ts_langchain.call import Usage
-from ts_langchain.replay import Replay, Run
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
@@ -26,14 +26,9 @@ ROWS: list[dict[str, Any]] = [json.loads(line) for line in FILE.read_text().spli
 
 
 def imported(path: Path) -> tuple[list[Call], Recorder]:
-    recorder = Recorder()
-    replay = Replay(recorder)
-    for page in FileImporter(path).pages():
-        assert page.skipped == []
-        for run in page.runs:
-            replay.feed(run)
-    replay.finish()
-    assert recorder.health().ok
+    pages = list(FileImporter(path).pages())
+    assert not any(page.skipped for page in pages)
+    recorder = replay_of(*(run for page in pages for run in page.runs))
     return recorder.seen, recorder
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langsmith import traceable
 from langsmith.run_helpers import tracing_context
-from recorder import Recorder
-from test_live_equals_replay import Wire
+from recorder import Wire, replay_of
 
 from ts_importers.base import Skipped
 from ts_importers.langsmith_rows import run_from_row
@@ -323,10 +322,7 @@ def test_a_client_that_langsmith_has_wrapped(inputs: dict[str, Any], outputs: di
     row = {k: v for k, v in GOOD.items() if not k.endswith(("_tokens", "_cost", "_details"))}
     run = run_from_row({**row, "inputs": inputs, "outputs": outputs, "extra": {"metadata": metadata}})
     assert isinstance(run, Run)
-    recorder = Recorder()
-    replay = Replay(recorder)
-    replay.feed(run)
-    replay.finish()
+    recorder = replay_of(run)
     [call] = recorder.seen
     assert call.usage == Usage(2000, 120, 1024, reasoning_tokens=64)
     assert (call.tier, call.temperature, call.max_tokens) == ("flex", 0.3, 99)
@@ -354,12 +350,7 @@ def test_traceable_functions() -> None:
         for question in ("one", "two", "one"):
             look_up(question)
             search(question)
-    recorder = Recorder()
-    replay = Replay(recorder)
-    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
-    for run in sorted(runs, key=lambda r: r.started_at):
-        replay.feed(run)
-    replay.finish()
+    recorder = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
     for kind in ("retriever", "tool"):
         asked = [c.arguments.fingerprint for c in recorder.seen if c.kind == kind and c.arguments is not None]
         assert asked[0] == asked[2] != asked[1]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from importers.test_rows import odd, replayed
-from recorder import Recorder
+from recorder import replay_of
 from rules.talk import Talk
 from rules.talk_files import (
     any_value,
@@ -35,7 +35,7 @@ from ts_importers.formats.flat_spans import FlatSpans
 from ts_importers.formats.otlp import OtlpSpans, hexadecimal, nanoseconds
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
-from ts_langchain.replay import Replay, Run
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,10 +141,7 @@ def test_a_chat_span_in_full(tmp_path: Path) -> None:
 def test_the_service_tier_is_read(tmp_path: Path, name: str) -> None:
     counts = {"gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 20}
     [run] = runs(write(tmp_path / "a.json", request(span(0, {**CHAT, **counts, name: "flex"}))))
-    recorder = Recorder()
-    replay = Replay(recorder)
-    replay.feed(run)
-    replay.finish()
+    recorder = replay_of(run)
     assert [(call.usage.total_tokens, call.tier) for call in recorder.seen] == [(120, "flex")]
 
 
@@ -216,12 +213,7 @@ def test_an_interrupt_is_no_tool_call(tmp_path: Path) -> None:
     )
     assert (first.error, first.outputs) == ("GraphInterrupt()", None)
     assert (second.error, second.tool_call_id) == (None, "call_1")
-    recorder = Recorder()
-    replay = Replay(recorder)
-    for run in (first, second):
-        replay.feed(run)
-    replay.finish()
-    assert [call.id for call in recorder.seen] == [second.id]
+    assert [call.id for call in replay_of(first, second).seen] == [second.id]
 
 
 def test_errors(tmp_path: Path) -> None:

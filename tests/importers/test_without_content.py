@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from importers.test_spans import request, span
-from recorder import Recorder
+from recorder import replay_of
 
 from ts_importers.files import FileImporter
 from ts_importers.langfuse_rows import run_from_observation
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain.replay import Replay, Run
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, tz=UTC).isoformat()
 
 
-def langsmith() -> list[Run]:
+def langsmith(_folder: Path) -> list[Run]:
     """With `LANGSMITH_HIDE_INPUTS` and `LANGSMITH_HIDE_OUTPUTS`."""
     rows: list[dict[str, Any]] = [
         {
@@ -52,7 +52,7 @@ def langsmith() -> list[Run]:
     return [run for row in rows if isinstance(run := run_from_row(row), Run)]
 
 
-def langfuse() -> list[Run]:
+def langfuse(_folder: Path) -> list[Run]:
     """With a `mask` that leaves nothing."""
     types = {"llm": "GENERATION", "tool": "TOOL", "retriever": "RETRIEVER", "embedding": "EMBEDDING"}
     rows: list[dict[str, Any]] = [
@@ -101,18 +101,14 @@ def openinference(folder: Path) -> list[Run]:
     return _spans(folder, attributes)
 
 
-@pytest.mark.parametrize("source", ["langsmith", "langfuse", "genai", "openinference"])
+SOURCES = {"langsmith": langsmith, "langfuse": langfuse, "genai": genai, "openinference": openinference}
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_what_is_not_known_is_no_repeat(source: str, tmp_path: Path) -> None:
-    runs = {"langsmith": langsmith, "langfuse": langfuse}[source]() if source.startswith("lang") else {
-        "genai": genai, "openinference": openinference,
-    }[source](tmp_path)  # fmt: skip
+    runs = SOURCES[source](tmp_path)
     assert [run.run_type for run in runs] == [kind for _, kind, _ in calls()]
-    recorder = Recorder()
-    replay = Replay(recorder)
-    for run in runs:
-        replay.feed(run)
-    replay.finish()
-    assert recorder.health().ok
+    recorder = replay_of(*runs)
     assert recorder.incidents() == []
     models = [call for call in recorder.seen if call.kind == "model"]
     assert {call.temperature for call in models} == ({None} if source == "openinference" else {0.0})
