@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from ts_importers.http import Client, HTTPFailure
+from ts_importers.langsmith_projects import NO_V2, RESOLUTION, all_projects, is_experiment
 from ts_importers.langsmith_rows import run_from_row
 from ts_importers.windows import WindowWalk
 from ts_langchain.errors import ProjectNotFound
@@ -19,6 +19,7 @@ from ts_langchain.fingerprint import text_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from ts_importers.base import OnWait, Skipped
     from ts_langchain.replay import Run
@@ -36,9 +37,6 @@ ADDRESS_HINT = (
 # API rate limits, and the change to it that added v2).
 CLOUD = ".smith.langchain.com"
 V1_PACE, V2_PACE = 10 / 15, 10 / 300
-PROJECTS_PAGE = 100
-RESOLUTION = timedelta(microseconds=1)
-NO_V2 = frozenset({404, 405, 501})
 
 V2_FIELDS = [
     "ID", "NAME", "RUN_TYPE", "START_TIME", "END_TIME", "STATUS", "ERROR", "EXTRA", "METADATA", "INPUTS", "OUTPUTS",
@@ -194,21 +192,7 @@ class LangSmithImporter(WindowWalk):
         return asked
 
     def _list(self) -> Iterator[tuple[str, str]]:
-        """Id and name of all projects, without experiments unless they are wanted."""
-        offset = 0
-        while True:
-            params: dict[str, str | int] = {"limit": PROJECTS_PAGE, "offset": offset}
-            if not self._experiments:
-                params["reference_free"] = "true"
-            rows = self._client.get("/api/v1/sessions", params)
-            rows = rows if isinstance(rows, list) else []
-            for row in rows:
-                # servers that do not know the parameter send experiments along
-                if isinstance(row, dict) and row.get("id") and (self._experiments or not _is_experiment(row)):
-                    yield str(row["id"]), str(row.get("name") or row["id"])
-            if len(rows) < PROJECTS_PAGE:
-                return
-            offset += len(rows)
+        return all_projects(self._client, experiments=self._experiments)
 
     def _names(self) -> str:
         names = [name for _, name in zip(range(10), (n for _, n in self._list()), strict=False)]
@@ -231,7 +215,7 @@ class LangSmithImporter(WindowWalk):
             msg = f"LangSmith at {self._client.host} has no project {project!r}. {self._names()}"
             raise ProjectNotFound(msg)
         name = str(row.get("name") or project)
-        if _is_experiment(row) and not self._experiments:
+        if is_experiment(row) and not self._experiments:
             self.notices.append(f"{name} is an experiment on a dataset: what it spent was spent on tests")
         return str(row["id"]), name
 
@@ -297,10 +281,6 @@ def _scope(host: str, asked: Sequence[str], only: Only) -> str:
     """Names the history: what was asked for. A pattern is the same history when it comes to match one project more."""
     which = asked[0] if len(asked) == 1 and "*" not in asked[0] else f"projects-{text_hash(' '.join(asked)):016x}"
     return f"{host}/{which}" + (f"?{text_hash(str(only)):016x}" if str(only) else "")
-
-
-def _is_experiment(row: Mapping[str, Any]) -> bool:
-    return bool(row.get("reference_dataset_id"))
 
 
 def _quoted(text: str) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AT_A_TIME = 4
+GONE = NotWritten("it is no longer there", gone=True)
 
 
 def each(
@@ -34,7 +35,7 @@ def each(
 
 def reason(error: HTTPFailure) -> NotWritten:
     """Why an annotation could not be written, of a refusal that is about this one only."""
-    return NotWritten("it is no longer there" if error.status == 404 else str(error), gone=error.status == 404)
+    return GONE if error.status == 404 else NotWritten(str(error))
 
 
 def place_of(client: Client, host: str, variable: str) -> None:

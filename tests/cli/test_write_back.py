@@ -119,14 +119,23 @@ def test_import_and_annotate_then_take_it_back(server: Any, tmp_path: Path) -> N
     assert "nothing to do" in run(tmp_path, server, "annotate", "--remove").stdout
 
 
-def test_what_cannot_be_annotated_is_told_before_anything_is_imported(
-    langsmith: LangSmithServer, tmp_path: Path
-) -> None:
-    several = ["import", "langsmith", "--project", "my-*", "--since", "2026-08-31", "--annotate"]
+def test_several_projects_are_annotated_as_one_history(langsmith: LangSmithServer, tmp_path: Path) -> None:
+    langsmith.projects["my-other"] = "0c0c0c0c-0000-4000-8000-000000000002"
+    several = [
+        "import",
+        "langsmith",
+        "--project",
+        "my-*",
+        "--since",
+        "2026-08-31",
+        "--until",
+        "2026-10-10",
+        "--annotate",
+    ]
     done = run(tmp_path, langsmith, *several)
-    assert done.exit_code == 2
-    assert "several LangSmith projects" in " ".join(done.stderr.split())
-    assert Ledger(tmp_path / "ledger.sqlite").histories() == []
+    assert done.exit_code == 0, done.output
+    assert "Annotations: 42 written." in done.stderr
+    assert len(held(langsmith)) == 42
 
 
 def test_an_import_without_it_sends_nothing(server: Any, tmp_path: Path) -> None:

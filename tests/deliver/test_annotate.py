@@ -253,12 +253,10 @@ def test_a_dead_server_leaves_what_can_be_gone_on_with(server: Any, tmp_path: Pa
     assert held(server) == {}
 
 
-def test_a_choice_of_runs_can_be_annotated_and_several_projects_cannot(langsmith: LangSmithServer) -> None:
+def test_a_choice_of_runs_can_be_annotated(langsmith: LangSmithServer) -> None:
     chosen = place(langsmith, scope=f"127.0.0.1/{PROJECT}?1a2b3c")
     assert isinstance(chosen, LangSmithFeedback)
     assert chosen.project_id == PROJECT
-    with pytest.raises(ConfigurationError, match="each project by itself"):
-        place(langsmith, scope="127.0.0.1/2-projects-1a2b3c")
 
 
 def test_another_address_or_project_is_refused(langsmith: LangSmithServer, langfuse: LangfuseServer) -> None:
@@ -274,6 +272,35 @@ def test_another_address_or_project_is_refused(langsmith: LangSmithServer, langf
 
 
 # --- LangSmith only ---------------------------------------------------------------------------------
+
+OTHER, EXPERIMENT = "0c0c0c0c-0000-4000-8000-000000000002", "0e0e0e0e-0000-4000-8000-000000000003"
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_runs_of_several_projects_are_annotated_where_each_one_is(v2: bool, tmp_path: Path) -> None:
+    traces = sorted({r["trace_id"] for r in RUNS})
+    where = {trace: (PROJECT, OTHER, EXPERIMENT)[n % 3] for n, trace in enumerate(traces)}
+    rows = [{**r, "session_id": where[r["trace_id"]]} for r in RUNS]
+    unused = {f"unused-{n}": str(uuid4()) for n in range(130)}
+    server = LangSmithServer(rows, unused | {"my-agent": PROJECT, "my-other": OTHER}, v2=v2)
+    server.experiments = {"my-experiment": EXPERIMENT}
+    with serving(server):
+        until = BEGIN + timedelta(days=30)
+        given: dict[str, Any] = {"api_key": KEY, "endpoint": server.url, "since": BEGIN, "until": until}
+        source = LangSmithImporter(project="my-*", experiments=True, **given)
+        ledger = Ledger(tmp_path / "ledger.sqlite")
+        history = Import(source, ledger).run()
+        server.gone = {next(i for i in ledger.incidents(history)).call_ids[0]}
+        server.rows = [r for r in rows if r["id"] not in server.gone]
+        done = Annotate(ledger, history, place(server, scope=history.scope)).write()
+        assert (done.written, done.gone, done.refused) == (LOOPS * 3 - 1, 1, 0)
+        assert {f["session_id"] for f in server.feedback.values()} == {PROJECT, OTHER, EXPERIMENT}
+        for note in server.feedback.values():
+            assert note["session_id"] == next(r["session_id"] for r in rows if r["id"] == note["run_id"])
+        again = Annotate(ledger, history, place(server, scope=history.scope)).write()
+        assert (again.unchanged, again.written) == (LOOPS * 3 - 1, 0)
+        assert Annotate(ledger, history, place(server, scope=history.scope)).remove().removed == LOOPS * 3 - 1
+    assert server.feedback == {}
 
 
 def test_a_run_that_is_gone_is_named_and_skipped(langsmith: LangSmithServer, tmp_path: Path) -> None:

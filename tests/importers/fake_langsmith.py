@@ -50,15 +50,17 @@ class FakeLangSmith:
             high = _time(body.get("max_start_time") or datetime.now(tz=UTC).isoformat())
             projects = body["project_ids"]
         else:
-            low = _time(body["start_time"])
+            low = _time(body.get("start_time", BEGIN.isoformat()))
             high = datetime.now(tz=UTC)
             projects = body["session"]
+        ids = body.get("ids" if new else "id")
         assert projects == [str(UUID(project)) for project in projects]
         roots = {r["trace_id"]: r for r in self.rows if not r.get("parent_run_id")}
         found = [
             r
             for r in self.rows
             if low <= _time(r["start_time"]) <= high
+            and (ids is None or r["id"] in ids)
             and r["session_id"] in projects
             and _holds(body.get("filter"), r)
             and _holds(body.get("trace_filter"), roots[r["trace_id"]])
@@ -117,6 +119,7 @@ def _as_v2(row: dict[str, Any]) -> dict[str, Any]:
     """A row as the v2 endpoint shapes it."""
     metadata = (row.get("extra") or {}).get("metadata") or {}
     new = {k: v for k, v in row.items() if k not in ("session_id", "parent_run_id")}
+    new["project_id"] = row["session_id"]
     new["run_type"] = str(row["run_type"]).upper()
     new["parent_run_ids"] = [row["parent_run_id"]] if row.get("parent_run_id") else []
     new["thread_id"] = metadata.get("thread_id")

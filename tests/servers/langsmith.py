@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from importers.fake_langsmith import KEY, PROJECT, FakeLangSmith
+from importers.fake_langsmith import KEY, FakeLangSmith
 from servers.serving import Answer, Faults, Request
 
 REQUIRED = {"id", "run_id", "session_id", "key", "score", "comment", "feedback_source", "extend_trace_retention"}
@@ -36,12 +36,19 @@ class LangSmithServer(FakeLangSmith):
             return Answer(body={"version": "0.8.0", "instance_flags": {}})
         if request.headers.get("x-api-key") != self.key:
             return Answer(401, {"detail": f"Invalid token {request.headers.get('x-api-key')}"})
+        if path == "/api/v2/runs/query" and not self.v2:
+            return Answer(404, {"detail": "Not Found"})
         if path.endswith("/runs/query"):
             return Answer(body=self.query(path, request.body))
         if path.startswith("/api/v1/sessions"):
-            rows = [{"id": i, "name": n} for n, i in self.projects.items()]
+            rows: list[dict[str, Any]] = [{"id": i, "name": n} for n, i in self.projects.items()]
+            if request.query.get("reference_free") != "true":
+                rows += [{"id": i, "name": n, "reference_dataset_id": "d"} for n, i in self.experiments.items()]
             if path == "/api/v1/sessions":
-                return Answer(body=[r for r in rows if request.query.get("name") in (None, r["name"])])
+                start, size = int(request.query.get("offset", 0)), int(request.query.get("limit", 100))
+                assert size <= 100
+                named = [r for r in rows if request.query.get("name") in (None, r["name"])]
+                return Answer(body=named[start : start + size])
             found = [r for r in rows if path.endswith(r["id"])]
             return Answer(body=found[0]) if found else Answer(404, {"detail": "not found"})
         if path == "/api/v1/feedback" and request.method == "POST":
@@ -62,7 +69,7 @@ class LangSmithServer(FakeLangSmith):
             return Answer(422, {"detail": f"fields: {sorted(body)}"})
         run_id, session = str(UUID(body["run_id"])), str(UUID(body["session_id"]))
         row = next((r for r in self.rows if r["id"] == run_id), None)
-        if row is None or run_id in self.gone or session != PROJECT:
+        if row is None or run_id in self.gone or session != row["session_id"]:
             return Answer(404, {"detail": "Run not found"})
         assert body.get("trace_id") in (None, row["trace_id"])
         if "start_time" in body:
