@@ -1,4 +1,4 @@
-"""Forty kinds of runs: streams, batches, blocks, failures, interrupts, sub-agents, middleware, caches."""
+"""Nearly fifty kinds of runs: streams, batches, blocks, failures, interrupts, sub-agents, middleware, caches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from langchain.agents.middleware import (
     ContextEditingMiddleware,
     ModelRetryMiddleware,
     SummarizationMiddleware,
+    TodoListMiddleware,
     ToolRetryMiddleware,
 )
 from langchain_core.caches import InMemoryCache
@@ -29,10 +30,11 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
-from langchain_core.tools import tool
+from langchain_core.tools import InjectedToolCallId, tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import InjectedState
 from langgraph.types import Command, Send, interrupt
 from langsmith import traceable
 from langsmith.run_helpers import tracing_context
@@ -165,6 +167,7 @@ ANTHROPIC = [
     ToolMessage("found", tool_call_id="t1"),
 ]
 THOUGHT = AIMessage([{"type": "thinking", "thinking": "hmm", "signature": "s"}, {"type": "text", "text": "yes"}])
+TODOS = [{"content": "look it up", "status": "in_progress"}, {"content": "write it down", "status": "pending"}]
 LOOPS = [LOOP] * 4 + [AIMessage("It is all done now.")]
 
 
@@ -251,6 +254,34 @@ def _without_parameters(config: Config) -> None:
             stuck.invoke({}, config)
 
 
+@tool
+def transfer_to_billing(
+    state: Annotated[dict[str, Any], InjectedState], tool_call_id: Annotated[str, InjectedToolCallId]
+) -> Command[Any]:
+    """Hands over, with all that was said."""
+    done = ToolMessage("Handed over to billing.", tool_call_id=tool_call_id)
+    return Command(goto="billing", graph=Command.PARENT, update={"messages": [*state["messages"], done]})
+
+
+@tool
+def note(text: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
+    """Notes something, and says so twice."""
+    said = [ToolMessage(f"error: {text}", tool_call_id=tool_call_id, status="error"), HumanMessage("Go on.")]
+    return Command(update={"messages": said})
+
+
+def _hand_over(config: Config) -> None:
+    """Twice in a conversation, as agents of langgraph-swarm and langgraph-supervisor do."""
+    desk = create_agent(ScriptedChatModel(script=[call_tool("transfer_to_billing")]), [transfer_to_billing])
+    builder = StateGraph(MessagesState)
+    builder.add_node("desk", desk, destinations=("billing",))
+    builder.add_node("billing", agent([LOOP, AIMessage("It is paid.")])[0])
+    builder.add_edge(START, "desk")
+    app, said = builder.compile(), []
+    for question in ("Is it paid?", "And the other one?"):
+        said = app.invoke({"messages": [*said, ("user", question)]}, config)["messages"]
+
+
 def _fan_out(config: Config) -> None:
     def look(state: Any) -> dict[str, Any]:
         return {"found": [str(agent([LOOP, DONE])[0].invoke({"messages": [("user", state["topic"])]}))]}
@@ -300,6 +331,12 @@ SCENES: dict[str, Callable[[Config], object]] = {
         [call_tool("look_up", q="q"), call_tool("ask_model", q="q"), call_tool("ask_agent", q="q"), DONE],
         look_up, ask_model, ask_agent,
     ).invoke(ASK, c),
+    "a todo list": lambda c: create_agent(
+        model(call_tool("write_todos", todos=TODOS), call_tool("write_todos", todos=TODOS), DONE),
+        middleware=[TodoListMiddleware()],
+    ).invoke(ASK, c),
+    "a tool that commands": lambda c: with_tools([call_tool("note", text="a b c d"), DONE], note).invoke(ASK, c),
+    "agents that hand over": _hand_over,
     "agents side by side": _fan_out,
     "agents in a traced function": _traceable,
     "a context that is edited": _edited,

@@ -165,6 +165,12 @@ class FreeText:
         union = (self._words | other._words).bit_count()
         return (self._words & other._words).bit_count() / union if union else 1.0
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FreeText) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash(self.__reduce__()[1])
+
     def _condense(self) -> None:
         sample = (self._sample or "").lower()
         words = 0

@@ -300,8 +300,10 @@ def handoff_loop(c: Case) -> None:
     steps = len(agents) * (2 + c.v % 2) if c.positive or c.v % 2 else 3
     names = agents if c.positive or c.v % 2 else ("billing", "refunds", "human")
     for n in range(steps):
-        if not c.positive and c.v % 2:
+        if not c.positive and c.v % 4 == 1:
             talk.ai("", (w.look, {"n": n}, f"{w.things[n % 4]} {n}"))
+        if not c.positive and c.v % 4 == 3:
+            talk.ai(f"Draft {n}: {w.things[n % 4]}, {w.sentence[n * 9 : n * 9 + 40]}")
         name = f"transfer_to_{names[n % len(names)]}"
         talk.ai("", (name, {}, f"Successfully transferred with {name}"))
         if n == 2 * len(agents) - 1:

@@ -80,15 +80,23 @@ def fails(script: Script, error: str = "no such table", **more: Any) -> Script:
     return script.tool("run_sql", {"sql": f"select {len(script.calls)}"}, error, **{"status": "error", **more})
 
 
-def handed(*targets: str) -> Script:
+HERDS = ("sheep of Wales", "goats in May", "cattle he sold")
+
+
+def handed(*steps: str) -> Script:
+    """Handoffs to `target`, to `target: task` or to `target=answer`; `work`, `says words` and `new run` in between."""
     script = Script()
-    for target in targets:
-        if target == "work":
+    for step in steps:
+        if step == "work":
             script.tool("look_up", {"n": len(script.calls)}, f"finding {len(script.calls)}")
-        elif target == "new run":
+        elif step == "new run":
             script.root_id = f"r{len(script.calls)}"
+        elif step.startswith("says "):
+            script.say(step, answer_text=FreeText(step))
         else:
-            script.tool(f"transfer_to_{target}", {}, "ok")
+            to, _, task = step.partition(": ")
+            target, _, answer = to.partition("=")
+            script.tool(f"transfer_to_{target}", {"task": task} if task else {}, answer or "ok")
     return script
 
 
@@ -320,6 +328,21 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
         handed("a", "b", "a", "b"),
         Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
     ),
+    "to oneself": (
+        "handoff_loop",
+        handed("a", "a", "a", "a"),
+        Expected("high", 3, (3 * TURN[0], 3 * TURN[1]), 3 * TOOK),
+    ),
+    "an agent that says the same": (
+        "handoff_loop",
+        handed("a", "says what do you mean by that now", "a", *["says what do you mean by that", "a"] * 3),
+        Expected("high", 3, (3 * TURN[0], 3 * TURN[1]), 3 * TOOK),
+    ),
+    "the same task in other words": (
+        "handoff_loop",
+        handed("a: find out who paid it now", "b", "a: now find out who paid it", "b"),
+        Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
+    ),
     "three agents": (
         "handoff_loop",
         handed("a", "b", "c", "a", "b", "c"),
@@ -496,7 +519,15 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "a task passed on": ("handoff_loop", handed("a", "b", "c", "d", "e")),
     "work in between": ("handoff_loop", handed("a", "b", "work", "a", "b", "work", "a")),
     "a new run": ("handoff_loop", handed("a", "b", "new run", "a", "b")),
-    "to oneself": ("handoff_loop", handed("a", "a", "a", "a")),
+    "three handoffs to the same": ("handoff_loop", handed("a", "a", "a")),
+    "drafts and reviews": (
+        "handoff_loop",
+        handed("a", "says the sea", "b", "says too short", "a", "says the wide blue sea", "b", "says very good"),
+    ),
+    "one draft after the other": ("handoff_loop", handed("a", "says one", "a", "says two", "a", "says three", "a")),
+    "another task each time": ("handoff_loop", handed(*(f"{a}: count the {t}" for t in HERDS for a in "ab"))),
+    "another result each time": ("handoff_loop", handed(*(f"{a}=there are {t}" for t in HERDS for a in "ab"))),
+    "another result of one agent": ("handoff_loop", handed("a=1", "b", "a=2", "b", "a=3", "b", "a=4")),
     "a user has spoken": ("monologue", alone(9, role="human")),
     "something new each time": ("monologue", alone(9, text="now I look at number {} of the list")),
     "not that much thought": ("overthinking", thought(9, reasoning=999, visible=9)),

@@ -77,12 +77,17 @@ NOT_RECORDED = Output(0, 0)
 
 
 def read_tool_output(output: object) -> Output:
-    """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded."""
+    """Reads a tool's output: a `ToolMessage`, text, a `Command`, any value, or these as recorded.
+
+    A `Command` says to the model what its last tool message says; it may hold the whole history before it.
+    """
     if output is NOT_RECORDED:
         return NOT_RECORDED
     if is_mapping(output):
         if "output" in output and "content" not in output and "lc" not in output:
             return read_tool_output(output["output"])
+        if "update" in output and "goto" in output:
+            return _read_update(output["update"])
         is_message = "content" in unwrap(output)
     elif isinstance(output, str):
         return Output(text_hash(output), len(output), is_pending(output), reads_failed(output))
@@ -96,13 +101,22 @@ def read_tool_output(output: object) -> Output:
         content = unwrap(output).get("content") if is_mapping(output) else getattr(output, "content", None)
         failed = isinstance(content, str) and reads_failed(content)
         return Output(message.content, message.chars, is_pending(content), failed)
-    update = getattr(output, "update", None)
-    if update is not None and not is_mapping(output):  # Command
-        messages = update.get("messages") if is_mapping(update) else None
-        digests = [read_message(m).content for m in messages] if isinstance(messages, list) else [value_hash(update)]
-        return Output(mix(*digests), 0)
+    if hasattr(output, "update") and hasattr(output, "goto"):
+        return _read_update(output.update)
     size = len(output) if isinstance(output, (list, dict)) else 1
     return Output(value_hash(output), size if output else 0)
+
+
+def _read_update(update: object) -> Output:
+    """Reads what a tool's `Command` changes in the state of its graph."""
+    if _is_list(update):  # of names and values
+        update = {str(pair[0]): pair[1] for pair in update if _is_list(pair) and len(pair) == 2}
+    messages = update.get("messages") if is_mapping(update) else getattr(update, "messages", None)
+    for message in reversed(messages if _is_list(messages) else [messages]):
+        read = read_message(message)
+        if read.role == "tool":
+            return read_tool_output(message)._replace(read=None)
+    return Output(value_hash(update), 0)
 
 
 def document_hash(document: object) -> int:

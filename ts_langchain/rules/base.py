@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,6 +68,16 @@ class Claim:
     unit: str = ""
     units: int = 1
     rate: float = 1.0
+
+
+class Turn(NamedTuple):
+    """A repeated call and the model turn that asked for it."""
+
+    call_id: str
+    requested_by: str | None
+    unit: str
+    units: int
+    seconds: float
 
 
 @dataclass(slots=True)

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.fingerprint import name_hash
-from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.recent import Recent
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ts_langchain.call import Call, Kind
+    from ts_langchain.fingerprint import Arguments, FreeText
 
 _HANDOFF = re.compile(
     r"^(?:transfer|hand_?off|hand_?over|delegate|escalate|route)_?(?:back_?)?(?:to_|$)", re.IGNORECASE
 )
 _NAMES: dict[str, bool] = {}
 MAX_UNCLAIMED = 12
+MAX_SEEN = 16
+MAX_SAID = 4
 
 
 def is_handoff(name: str) -> bool:
@@ -35,14 +39,16 @@ def is_handoff(name: str) -> bool:
 class Handoffs:
     """Handoffs of a run since somebody got something done."""
 
-    __slots__ = ("count", "root_id", "seen", "targets", "unclaimed")
+    __slots__ = ("count", "given", "root_id", "said", "seen", "targets", "unclaimed")
 
     def __init__(self) -> None:
         self.root_id = ""
         self.count = 0
         self.targets: list[int] = []
+        self.given: Recent[int, tuple[Arguments | None, int]] = Recent()  # to each target: what, and what came back
         self.seen: list[int] = []
-        self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
+        self.said: list[FreeText] = []
+        self.unclaimed: list[Turn] = []
 
     def restart(self) -> None:
         """Somebody got something done."""
@@ -50,14 +56,24 @@ class Handoffs:
         self.targets.clear()
         self.unclaimed.clear()
 
+    def remember(self, call: Call) -> None:
+        """Keeps what was brought back or said; of words said between handoffs also which ones."""
+        self.seen.append(call.answer)
+        del self.seen[:-MAX_SEEN]
+        if self.count and call.answer_text is not None:
+            self.said.append(call.answer_text)
+            del self.said[:-MAX_SAID]
+
 
 class HandoffLoop(Rule[Handoffs]):
     """Agents hand over to one another and none of them does anything.
 
     Fires when in one run there have been `min_handoffs` handoffs (tools named `transfer_to_…`, `handoff_to_…`,
-    `delegate_to_…`), back to targets that had the task before, and no other tool brought anything new meanwhile.
+    `delegate_to_…`), back to targets that had the task before, and meanwhile no other tool brought anything new and
+    no agent said anything new in answer.
 
-    Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between; a new
+    Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between, be it a tool's
+    or an agent's own words; an agent that is given another task, or that brings back something else than before; a new
     question of the user, which is a new run.
 
     Wasted: the turns of the handoffs back to somebody who had the task before.
@@ -65,7 +81,7 @@ class HandoffLoop(Rule[Handoffs]):
 
     name = "handoff_loop"
     specificity = 48
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "model"})
     suggestion = "Say in each agent's prompt what it must do itself, and let a handoff carry what was found out."
     thresholds: ClassVar[Mapping[str, str]] = {"min_handoffs": "handoffs"}
 
@@ -74,6 +90,9 @@ class HandoffLoop(Rule[Handoffs]):
 
         block: bool = Field(True, description="In mode `block`: veto the next model call while it lasts.")
         min_handoffs: int = Field(4, ge=3, description="Handoffs without work in between.")
+        similarity: float = Field(
+            0.85, ge=0, le=1, description="Word-set similarity from which an answer or a task is the same as before."
+        )
 
     settings: Settings
 
@@ -89,14 +108,14 @@ class HandoffLoop(Rule[Handoffs]):
         return super().silencers({**evidence, "tool": None}, session_id)
 
     def observe(self, call: Call, state: Handoffs) -> Finding | None:
+        if call.kind == "model" and (call.tool_calls or not call.answer_chars):
+            return None
         if call.root_id != state.root_id:
+            state.__init__()  # type: ignore[misc]
             state.root_id = call.root_id
-            state.restart()
-            state.seen.clear()
-        if not is_handoff(call.name):
-            if call.status == "ok" and call.answer not in state.seen:
-                state.seen.append(call.answer)
-                del state.seen[:-16]
+        if call.kind == "model" or not is_handoff(call.name):
+            if call.status == "ok" and self._is_new(call, state):
+                state.remember(call)
                 state.restart()
             return None
         if call.status == "cancelled":
@@ -104,26 +123,55 @@ class HandoffLoop(Rule[Handoffs]):
         # tools without a target in their name carry it in their arguments
         named = not call.name.rstrip("_").lower().endswith(("to", "over", "off", "handoff", "delegate"))
         target = name_hash(call.name) if named or call.arguments is None else call.arguments.fingerprint
+        if self._is_another_task(call, state.given.get(target)):
+            state.restart()
+        state.given[target] = call.arguments, call.answer
+        state.given.limit(MAX_SEEN)
         back = target in state.targets
         state.count += 1
         state.targets.append(target)
         del state.targets[:-MAX_UNCLAIMED]
         if back:
             unit = call.tool_call_id or call.id
-            took = call.ended_at - call.started_at
-            state.unclaimed.append((call.id, call.requested_by, unit, call.siblings, took))
+            state.unclaimed.append(
+                Turn(call.id, call.requested_by, unit, call.siblings, call.ended_at - call.started_at)
+            )
             del state.unclaimed[:-MAX_UNCLAIMED]
         agents = len(set(state.targets))
-        if state.count < self.settings.min_handoffs or agents < 2 or agents * 2 > len(state.targets):
+        if state.count < self.settings.min_handoffs or agents * 2 > len(state.targets):
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
         return Finding(
             0,
-            f"{agents} agents handed the task over {state.count} times without doing anything else.",
-            claims=tuple(Claim(r, "turn", unit=unit, units=units) for _, r, unit, units, _ in unclaimed if r),
-            calls=tuple(u[0] for u in unclaimed),
-            seconds=sum(u[4] for u in unclaimed),
+            f"{agents} agents handed the task over {state.count} times without doing anything else."
+            if agents > 1
+            else f"One agent was handed the task {state.count} times and nothing came of it.",
+            claims=tuple(
+                Claim(t.requested_by, "turn", unit=t.unit, units=t.units) for t in unclaimed if t.requested_by
+            ),
+            calls=tuple(t.call_id for t in unclaimed),
+            seconds=sum(t.seconds for t in unclaimed),
             severity="high",
             confidence=0.92,
             evidence={"handoffs": state.count, "agents": agents, "tool": call.name},
         )
+
+    def _is_new(self, call: Call, state: Handoffs) -> bool:
+        """True for an answer that was not there before, neither word for word nor reworded."""
+        if call.answer in state.seen:
+            return False
+        text = call.answer_text
+        if text is None or not state.count:
+            return True
+        return not any(text.similarity(before) >= self.settings.similarity for before in state.said)
+
+    def _is_another_task(self, call: Call, before: tuple[Arguments | None, int] | None) -> bool:
+        """True if the agent had something else to do before, or has brought something else back."""
+        if before is None:
+            return False
+        arguments, answer = before
+        if call.answer != answer:
+            return True
+        if call.arguments is None or arguments is None:
+            return False
+        return call.arguments.similarity(arguments) < self.settings.similarity

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
-from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
+from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,7 @@ class PingPong(Rule[Steps]):
     tools, each with the same answer as in the round before, whatever the arguments.
 
     Does not fire on: a circle in which one answer differs; a poll that says it is still waiting; one tool alone
-    (`tool_loop`); answers that were not captured.
+    (`tool_loop`); handing over to other agents (`handoff_loop`); answers that were not captured.
 
     Wasted: the turns of all rounds but the first.
     """
@@ -55,6 +56,10 @@ class PingPong(Rule[Steps]):
 
     settings: Settings
 
+    def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
+        super().__init__(settings, context)
+        self._leaves_handoffs = "handoff_loop" in context.active
+
     def new_state(self) -> Steps:
         return Steps()
 
@@ -65,7 +70,7 @@ class PingPong(Rule[Steps]):
         if call.root_id != state.root_id:
             state.root_id, state.reported = call.root_id, 0
             state.steps.clear()
-        if call.status == "cancelled":
+        if call.status == "cancelled" or (self._leaves_handoffs and is_handoff(call.name)):
             return None
         if call.pending or not call.answer:
             state.steps.clear()

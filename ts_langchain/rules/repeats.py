@@ -7,13 +7,13 @@ if it brought back what the group already had; an answer that differs is progres
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
-from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,16 +35,6 @@ _MUTATING = re.compile(
 
 
 _NO_ITEMS: frozenset[int] = frozenset()
-
-
-class Turn(NamedTuple):
-    """A repeated call and the model turn that asked for it."""
-
-    call_id: str
-    requested_by: str | None
-    unit: str
-    units: int
-    seconds: float
 
 
 class Group:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.rules.handoff_loop import is_handoff
 from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.rerank_thrash import is_rerank
 from ts_langchain.rules.retrieval_thrash import is_retrieval
@@ -29,7 +30,8 @@ class ToolLoop(RepeatRule):
 
     Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
     something is still under way); a mutating tool (`book_…`, `set_…`) that is called again after another
-    change was made; search tools, which `retrieval_thrash` looks after.
+    change was made; search tools, which `retrieval_thrash` looks after; handing over to another agent, which
+    `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
     the output tokens of those that were.
@@ -56,6 +58,8 @@ class ToolLoop(RepeatRule):
 
     def concerns(self, kind: Kind, name: str) -> bool:
         if kind != "tool" or name in self.settings.polling_tools or _POLLING.search(name):
+            return False
+        if "handoff_loop" in self.context.active and is_handoff(name):
             return False
         if "rerank_thrash" in self.context.active and is_rerank(name):
             return False
