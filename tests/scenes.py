@@ -264,6 +264,12 @@ def transfer_to_billing(
 
 
 @tool
+def count_words(text: str) -> int:
+    """Counts."""
+    return len(text.split())
+
+
+@tool
 def note(text: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
     """Notes something, and says so twice."""
     said = [ToolMessage(f"error: {text}", tool_call_id=tool_call_id, status="error"), HumanMessage("Go on.")]
@@ -335,6 +341,7 @@ SCENES: dict[str, Callable[[Config], object]] = {
         model(call_tool("write_todos", todos=TODOS), call_tool("write_todos", todos=TODOS), DONE),
         middleware=[TodoListMiddleware()],
     ).invoke(ASK, c),
+    "a tool that takes a text": lambda c: count_words.invoke("how many words", c),
     "a tool that commands": lambda c: with_tools([call_tool("note", text="a b c d"), DONE], note).invoke(ASK, c),
     "agents that hand over": _hand_over,
     "agents side by side": _fan_out,

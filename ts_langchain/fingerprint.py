@@ -227,16 +227,17 @@ def arguments(value: object) -> Arguments:
     """Reads the arguments of a tool or the query of a retriever.
 
     Args:
-        value: A dict of arguments, a JSON string of one, or a plain string.
+        value: A dict of arguments, a JSON string of one, or a plain string, which counts as one argument `input`, as
+            LangChain's tracer has it.
     """
     if type(value) is str:
         if value[:1] == "{" and len(value) <= TEXT_LIMIT:
             try:
                 value = cast("object", orjson.loads(value))
             except ValueError:
-                value = {"": value}
+                value = {"input": value}
         else:
-            value = {"": value}
+            value = {"input": value}
     fingerprint = value_digest(value)[0]
     if type(value) is not dict:
         return Arguments(fingerprint, fingerprint)
