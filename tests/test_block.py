@@ -38,6 +38,9 @@ WAYS: dict[str, Callable[[Any, Any], object]] = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("calm_collector")
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("build", [agent, graph])
 def test_a_loop_is_stopped_before_the_fourth_call(build: Any, way: str) -> None:

@@ -160,7 +160,7 @@ class Reservation:
         self.checks = checks
         self.store: Store | None = None
         self.settled = False
-        self.taken = False  # by the call it was made for
+        self.taken: object = None  # the run id of the call it was made for, once that has begun
 
 
 class Refusal(NamedTuple):

@@ -37,7 +37,7 @@ class WasteBlocked(Intervention):
 
 
 class CallRefused(Intervention):
-    """The next model call does not fit into a budget, or a kill switch is on. Nothing was sent.
+    """The next model call does not fit into a budget, or a kill switch is on, or its run is to end. Nothing was sent.
 
     Attributes:
         decision: What was decided, and why.

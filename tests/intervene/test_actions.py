@@ -30,6 +30,8 @@ from ts_langchain.testing import ScriptedChatModel, call_tool
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("calm_collector")
+
 PAGE = "the same page, as ever. " * 40
 LOOP = call_tool("fetch_page", url="https://example.com/a")
 ASK = {"messages": [HumanMessage("go")]}

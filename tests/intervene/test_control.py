@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.usefixtures("calm_collector")
+
+
 def soon(true: Callable[[], object]) -> None:
     """Waits until something is so."""
     for _ in range(200):

@@ -108,6 +108,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def ignore_custom_event(self) -> bool:
         return True
 
+    @property
+    def vetoes(self) -> bool:
+        """True if a model call that may not be sent is held back."""
+        return self.mode == "block"
+
     # --- which run belongs to which ----------------------------------------------------------------
 
     @_fail_open
@@ -319,8 +324,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
     ) -> None:
         """Reserves what the call may use, unless a middleware has done so; vetoes it in mode `block`."""
         reservation = reserved.get()
-        if reservation is not None and not reservation.taken:
-            reservation.taken = True
+        if reservation is not None and reservation.taken in (None, run_id):
+            reservation.taken = run_id
             self._reservations[run_id] = reservation
             return
         asked = Request(
@@ -334,7 +339,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             origin.user_id,
             origin.tags,
         )
-        admission = self.sentinel.admit(asked, force=self.mode != "block")
+        admission = self.sentinel.admit(asked, force=not self.vetoes)
         refused = admission.refused
         if admission.reservation is not None:
             self._reservations[run_id] = admission.reservation

@@ -140,6 +140,17 @@ def final_message(decision: Decision) -> AIMessage:
     )
 
 
+def stopped(said: AIMessage, call: Mapping[str, Any]) -> ToolMessage:
+    """The answer to a tool call whose agent was stopped with this message."""
+    return ToolMessage(
+        said.content,
+        tool_call_id=str(call["id"]),
+        name=call["name"],
+        status="error",
+        response_metadata=said.response_metadata,
+    )
+
+
 def answers_to_open_calls(messages: Sequence[BaseMessage], decision: Decision) -> list[ToolMessage]:
     """Answers to tool calls that would stay open, so that the next turn on the thread is valid."""
     if not messages or not isinstance(messages[-1], (AIMessage, ToolMessage)):

@@ -17,12 +17,13 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels, inside_run, session_of
 from ts_langchain.capture.conversation import is_classification
-from ts_langchain.capture.handler import TokenSentinelHandler, estimated_input, reserved
+from ts_langchain.capture.handler import estimated_input, reserved
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
+from ts_langchain.intervene.inside import DoorHandler
 from ts_langchain.policy import ENDING, Policy, matches
-from ts_langchain.sentinel import Sentinel
+from ts_langchain.sentinel import ADMITTED, Sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,7 +127,7 @@ class Interventions:
             raise ConfigurationError(msg)
         self.sentinel = sentinel
         self.policy: Policy = sentinel.policy
-        self.handler = TokenSentinelHandler(sentinel)
+        self.handler = DoorHandler(sentinel)
         self._models = dict(models or {})
         self._read_only: set[str] = set()
 
@@ -175,7 +176,7 @@ class Interventions:
 
     @contextmanager
     def let_through(self, admission: Admission | None) -> Iterator[None]:
-        """The model call inside takes this reservation; it is given back if no call takes it."""
+        """The first model call inside takes this reservation; it is given back if no call takes it."""
         reservation = None
         if admission is not None:  # without a budget an empty one: the call has been let through, none asks again
             reservation = admission.reservation if admission.reservation is not None else Reservation(())
@@ -228,9 +229,7 @@ class Interventions:
                     return None
             if steering:
                 self._guarded(steering, lambda: self._steer(turn, steering))
-        if not self.sentinel.governed:
-            return None
-        return self._admit(here, turn, can)
+        return self._admit(here, turn, can) if self.sentinel.governed else ADMITTED
 
     def _carry_out(
         self, decision: Decision, here: Here, turn: Turn, can: frozenset[str], steering: list[Decision]
@@ -356,6 +355,25 @@ class Interventions:
             here.user_id,
             here.tags,
         )
+
+    # --- what was held back inside -----------------------------------------------------------------
+
+    def stopped_inside(self, refused: CallRefused, *, answers: bool) -> AIMessage:
+        """What to say where a call inside was held back, since the run is to stop or to pause.
+
+        Args:
+            refused: What was raised.
+            answers: True if it is said in answer to the request, which ends the run; else that is left to the next one.
+
+        Raises:
+            CallRefused: It is for the app.
+        """
+        decision = refused.decision
+        if decision.action not in ("stop", "pause"):
+            raise refused
+        if answers and decision.outcome == "due":
+            self.sentinel.settle(decision, "done")
+        return actions.final_message(decision)
 
     # --- before a tool runs ------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel import Pregel
 
+from ts_langchain.errors import CallRefused
+from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import Here, Interventions, Turn, make_sentinel
 from ts_langchain.policy import ENDING
 
@@ -128,8 +130,11 @@ class GuardedNode(Runnable[Any, Any]):
             return ready.answer
         if ready.wait:
             time.sleep(ready.wait)
-        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
-            return _with_reused(self.inner.invoke(ready.input, config, **kwargs), ready.reused)
+        try:
+            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                return _with_reused(self.inner.invoke(ready.input, config, **kwargs), ready.reused)
+        except CallRefused as refused:
+            return _with_reused(self._stopped(ready.input, refused), ready.reused)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
@@ -139,8 +144,20 @@ class GuardedNode(Runnable[Any, Any]):
             return ready.answer
         if ready.wait:
             await asyncio.sleep(ready.wait)
-        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
-            return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
+        try:
+            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
+        except CallRefused as refused:
+            return _with_reused(self._stopped(ready.input, refused), ready.reused)
+
+    def _stopped(self, state: Any, refused: CallRefused) -> Any:
+        """What the node returns where an agent inside it was held back."""
+        messages = _messages_of(state)
+        asking = messages[-1] if messages and _asks_for_tools(messages) else None
+        said = self.interventions.stopped_inside(refused, answers=asking is None)
+        if isinstance(asking, AIMessage):
+            return _update(state, [actions.stopped(said, call) for call in asking.tool_calls])
+        return _update(state, [said])
 
     def _ready(self, state: Any, config: RunnableConfig) -> _Ready:
         return self.interventions.safely("guard: node", lambda: self._prepare(state, config), _Ready(state))

@@ -10,6 +10,8 @@ from uuid import uuid4
 from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
 from langgraph.config import get_config
 
+from ts_langchain.errors import CallRefused
+from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
 
 if TYPE_CHECKING:
@@ -131,8 +133,11 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             return ModelResponse(result=[ready.final])
         if ready.wait:
             time.sleep(ready.wait)
-        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
-            return handler(ready.request)
+        try:
+            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                return handler(ready.request)
+        except CallRefused as refused:
+            return ModelResponse(result=[self.interventions.stopped_inside(refused, answers=True)])
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -143,8 +148,11 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             return ModelResponse(result=[ready.final])
         if ready.wait:
             await asyncio.sleep(ready.wait)
-        with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
-            return await handler(ready.request)
+        try:
+            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                return await handler(ready.request)
+        except CallRefused as refused:
+            return ModelResponse(result=[self.interventions.stopped_inside(refused, answers=True)])
 
     # --- tools -------------------------------------------------------------------------------------
 
@@ -158,13 +166,16 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
-        """Answers a tool call from an earlier result, or lets the tool run."""
+        """Answers a tool call from an earlier result, or lets the tool run, and an agent in it as far as it may."""
         here = self._here(request.state)
         answer = self._reuse(here, request)
         if answer is not None:
             return answer
-        with self.interventions.watching(here):
-            return handler(request)
+        try:
+            with self.interventions.watching(here):
+                return handler(request)
+        except CallRefused as refused:
+            return self._stopped(request, refused)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
@@ -174,5 +185,12 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         answer = self._reuse(here, request)
         if answer is not None:
             return answer
-        with self.interventions.watching(here):
-            return await handler(request)
+        try:
+            with self.interventions.watching(here):
+                return await handler(request)
+        except CallRefused as refused:
+            return self._stopped(request, refused)
+
+    def _stopped(self, request: ToolCallRequest, refused: CallRefused) -> ToolMessage:
+        said = self.interventions.stopped_inside(refused, answers=False)
+        return actions.stopped(said, request.tool_call)

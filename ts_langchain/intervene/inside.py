@@ -1,0 +1,85 @@
+"""What runs behind a door and has none of its own: an agent inside a tool or node, the retries of a call.
+
+A door sees what is due before its own call, and no sooner. The agent behind it would go on until it is done. So the
+door's handler looks at each model call inside: once the run is to end, it is held back before it is sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ts_langchain.capture.activate import active
+from ts_langchain.capture.handler import TokenSentinelHandler, reserved
+from ts_langchain.errors import CallRefused, WasteBlocked
+from ts_langchain.policy import ENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ts_langchain.capture.in_flight import Origin
+    from ts_langchain.decision import Decision
+    from ts_langchain.errors import Intervention
+    from ts_langchain.sentinel import Sentinel
+
+
+class DoorHandler(TokenSentinelHandler):
+    """The handler of a door. Watches, and vetoes what the door cannot see.
+
+    Only while it is the innermost door around a call: that door catches what is raised and ends the run as decided.
+    Notes, reuse and other models are for a call's own door.
+
+    Args:
+        sentinel: The `Sentinel` to feed.
+    """
+
+    def __init__(self, sentinel: Sentinel) -> None:
+        super().__init__(sentinel)
+        self.raise_error = True  # without it langchain-core logs what a hook raises and goes on
+
+    @property
+    def vetoes(self) -> bool:
+        return active.get() is self
+
+    def _model_start(
+        self,
+        serialized: Mapping[str, Any] | None,
+        messages: Sequence[Any],
+        run_id: Any,
+        parent_run_id: Any,
+        tags: list[str] | None,
+        metadata: Mapping[str, Any] | None,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        if not self._let_through(run_id) and self.vetoes:
+            decision = None
+            with self.sentinel.faults.fail_open("intervene: inside"):
+                seen = self._started.get(run_id)  # by another handler of this Sentinel
+                origin = seen.origin if seen is not None else self._origin(run_id, parent_run_id, metadata or {}, tags)
+                decision = self._ending(origin)
+            if decision is not None:
+                self._started.pop(run_id, None)
+                self._reservations.pop(run_id, None)
+                raise self._held_back(decision)
+        super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs)
+
+    def _let_through(self, run_id: Any) -> bool:
+        """True for the call that a door has let through."""
+        reservation = reserved.get()
+        if reservation is None or reservation.taken not in (None, run_id):
+            return False
+        reservation.taken = run_id
+        return True
+
+    def _ending(self, origin: Origin) -> Decision | None:
+        """The decision in force that ends the run."""
+        due = self.sentinel.due(origin.session_id, origin.root_id)
+        return next((d for d in due if d.action in ENDING), None)
+
+    def _held_back(self, decision: Decision) -> Intervention:
+        """What is raised. `stop` and `pause` are left to the door, which answers for the call."""
+        if decision.action == "block":
+            self.sentinel.settle(decision, "done")
+            for incident in self.sentinel.incidents(decision.session_id):
+                if incident.id == decision.incident_id:
+                    return WasteBlocked(incident)
+        return CallRefused(decision)
