@@ -13,9 +13,7 @@ from models import chat_model
 from ts_langchain import Sentinel, guard
 from ts_langchain.testing import call_tool
 
-POLICY = {
-    "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "steer"}, {"at": 2, "do": "stop"}]}}
-}
+POLICY = {"rules": {"handoff_loop": {"steps": [{"at": 1, "do": "steer"}, {"at": 2, "do": "stop"}]}}}
 
 
 @tool

@@ -423,6 +423,18 @@ rules:                   # what to do, and from which strike on: 1 is the incide
     steps:
       - {at: 1, do: steer}
       - {at: 4, do: stop}
+  ping_pong:             # tools in a circle, round after round
+    steps:
+      - {at: 1, do: steer}
+      - {at: 3, do: stop}
+  handoff_loop:          # agents that hand the task over and over
+    steps:
+      - {at: 1, do: steer}
+      - {at: 3, do: stop}
+  error_loop:            # the same failure, whatever the arguments
+    steps:
+      - {at: 1, do: steer}
+      - {at: 4, do: stop}
   zombie:
     steps:
       - {at: 1, do: steer}
