@@ -156,6 +156,7 @@ HOUR.usage_metadata = {  # as langchain-anthropic has it
         "ephemeral_1h_input_tokens": 200,  # type: ignore[typeddict-unknown-key]
     },
 }
+CHARGED = AIMessage("ok", response_metadata={"cost": 0.00042, "cost_details": {"upstream_inference_cost": None}})
 INVALID: Any = [{"name": "f", "args": "{bad", "id": "1", "error": "x", "type": "invalid_tool_call"}]
 ANTHROPIC = [
     SystemMessage([{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]),
@@ -366,6 +367,7 @@ SCENES: dict[str, Callable[[Config], object]] = {
         .bind(max_tokens=50, tools=[{"type": "function", "function": {"name": "f", "description": "d"}}])
         .invoke("x", c)
     ),
+    "what the gateway charged": lambda c: model(CHARGED, model_name="z-ai/glm-9", provider="openrouter").invoke("x", c),
     "a model without a name": lambda c: model("k", model_name="").invoke("x", c),
     "a cache of responses": lambda c: asyncio.run(_cached(c)),
 }  # fmt: skip

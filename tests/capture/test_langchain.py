@@ -266,6 +266,33 @@ def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:
     assert read_usage(raw) == usage
 
 
+@pytest.mark.parametrize(
+    ("meta", "usd"),
+    [
+        ({"cost": 0.5}, 0.5),
+        ({"cost": 0}, 0.0),
+        ({"token_usage": {"prompt_tokens": 3, "completion_tokens": 1, "cost": 0.5}}, 0.5),
+        ({"cost": 0.5, "cost_details": {"upstream_inference_cost": None}}, 0.5),
+        ({"cost": 0.5, "cost_details": {"upstream_inference_cost": 0.5}}, 0.5),
+        ({"cost": 0.05, "cost_details": {"upstream_inference_cost": 1.0}}, 1.05),
+        ({"token_usage": {"cost": {"input_tokens_cost": 0.1, "total_cost": 0.25}}}, 0.25),
+        ({"response_cost": 0.5}, 0.5),
+        ({"response_cost": 0.0}, None),
+        *(
+            ({"cost": odd}, None)
+            for odd in (-1, float("nan"), float("inf"), True, "0.5", [], {}, {"total_cost": None}, 1e9)
+        ),
+    ],
+)
+def test_what_a_gateway_says_it_charged(meta: dict[str, Any], usd: float | None) -> None:
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[AIMessage("ok", response_metadata=meta)], model_name="nobody-knows-it")
+    model.invoke("x", {"callbacks": [handler]})
+    cost = recorder.prices.cost(recorder.seen[0])
+    assert (cost and cost.nano) == (None if usd is None else round(usd * 1e9))
+    assert handler.sentinel.health().ok
+
+
 def test_invalid_tool_calls_are_seen() -> None:
     recorder, handler = recorded()
     odd: Any = {"name": "fetch_page", "args": "{not json", "id": "c", "error": "x", "type": "invalid_tool_call"}

@@ -56,6 +56,8 @@ LOST_IN: dict[tuple[str, str], set[str] | None] = {
     ("openllmetry", "a service tier"): {"usage", "cost", "tier"},
     ("openllmetry", "cached for an hour"): {"usage", "cost"},
     ("openllmetry", "an invalid tool call"): {"tool_calls"},
+    ("openllmetry", "what the gateway charged"): {"cost"},
+    ("langfuse", "what the gateway charged"): {"cost"},
     ("openllmetry", "all that tools bring back"): {"chars", "tool_result_chars"},
     ("openllmetry", "a completion model"): {"session_id", "provider"},
     ("openllmetry", "completions in a batch"): {"session_id", "provider"},

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from ts_langchain.call import NO_USAGE, ToolCall, Usage
+from ts_langchain.call import NO_USAGE, SourceCost, ToolCall, Usage
 from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
 from ts_langchain.fingerprint import FreeText
 from ts_langchain.pricing import TIERS
 
 CHARS_PER_TOKEN = 4
+MAX_USD = 1_000_000.0  # of one call; beyond it a cost is a mistake of whoever reported it
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
 
 
@@ -29,6 +30,7 @@ class Answer(NamedTuple):
         text: Its words, where it is an answer in words.
         tier: How the provider processed the request, where that has a price of its own.
         cached: True if LangChain's cache of responses answered: nothing was sent, and nothing billed.
+        cost: What was charged for it, where the answer itself says so.
     """
 
     digest: int = 0
@@ -42,6 +44,7 @@ class Answer(NamedTuple):
     text: FreeText | None = None
     tier: str | None = None
     cached: bool = False
+    cost: SourceCost | None = None
 
 
 def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
@@ -65,10 +68,11 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         reported = getattr(message, "usage_metadata", None)
     meta = mapping(found)
     read = read_message(message)
+    counted = meta.get("token_usage") or meta.get("usage")
     tokens = (
         read_usage(reported)
         or usage
-        or read_usage(meta.get("token_usage") or meta.get("usage"))
+        or read_usage(counted)
         or read_usage(extra.get("usage"))
         or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))
         or Usage(_estimate(prompt_chars), _estimate(read.chars), estimated=True)
@@ -95,7 +99,38 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         _tier(meta, extra),
         # what LangChain's cache returns says so by a cost of nothing
         is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
+        _charged(meta, counted or extra.get("usage")),
     )
+
+
+def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
+    """What gateways say that they charged, in USD.
+
+    OpenRouter: `cost` in the usage, or as langchain-openrouter has it, beside it; with a key of one's own at the
+    provider it is only OpenRouter's fee, and what the provider takes stands in `cost_details`. LiteLLM:
+    `response_cost`, where 0 may mean that it does not know. Perplexity: `cost.total_cost` in the usage.
+    """
+    said: Mapping[str, object] = meta
+    cost = meta.get("cost")
+    if cost is None:
+        cost = meta.get("response_cost") or None
+    if cost is None and usage is not None:
+        said = mapping(usage)
+        cost = said.get("cost")
+    if cost is None:
+        return None
+    if type(cost) is dict:
+        cost = cost.get("total_cost")
+    upstream = mapping(said.get("cost_details")).get("upstream_inference_cost")
+    total = _usd(cost)
+    if total is not None and (more := _usd(upstream)) is not None and more > total:
+        total += more
+    return SourceCost(total_usd=total) if total is not None else None
+
+
+def _usd(value: object) -> float | None:
+    """A sum that can be, None for anything else."""
+    return float(value) if type(value) in (int, float) and 0 <= value < MAX_USD else None  # type: ignore[operator,arg-type]
 
 
 def _tier(meta: Mapping[str, object], beside: Mapping[str, object]) -> str | None:

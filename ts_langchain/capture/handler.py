@@ -366,7 +366,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started is None or started.prompt is None:
             return
         answer = read_answer(response, started.prompt.chars, reported.usage if reported is not None else None)
-        usage, cost = answer.usage, reported.cost if reported is not None else None
+        usage, cost = answer.usage, answer.cost
+        if cost is None and reported is not None:
+            cost = reported.cost
         status: Status = "ok"
         if error is not None:
             status = "cancelled" if error in _CANCELLED else "error"
