@@ -272,9 +272,9 @@ def ping_pong(c: Case) -> None:
     for n in range(rounds):
         for name in names:
             fresh = not c.positive and (c.v % 2 or n == 1)
-            talk.ai("", (name, {"step": n, "of": name}, f"{w.things[n % 4]} {n}" if fresh else w.nothing + name)).wait(
-                2
-            )
+            # what is changed is the same in each round, what is looked for may be another
+            args = {"of": name} if c.positive and name == w.write else {"step": n, "of": name}
+            talk.ai("", (name, args, f"{w.things[n % 4]} {n}" if fresh else w.nothing + name)).wait(2)
         if n == 2:
             c.now()
     talk.ai(w.sentence)

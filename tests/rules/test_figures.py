@@ -76,8 +76,9 @@ def sessions(names: str, *, gap: float = 0, **more: Any) -> Script:
     return script
 
 
-def fails(script: Script, error: str = "no such table", **more: Any) -> Script:
-    return script.tool("run_sql", {"sql": f"select {len(script.calls)}"}, error, **{"status": "error", **more})
+def fails(script: Script, error: str = "no such table", name: str = "run_sql", **more: Any) -> Script:
+    args = {"sql": f"select {len(script.calls)}"} if name == "run_sql" else {}
+    return script.tool(name, args, error, **{"status": "error", **more})
 
 
 HERDS = ("sheep of Wales", "goats in May", "cattle he sold")
@@ -119,6 +120,14 @@ def circle(*answers: str, names: str = "ab", **more: Any) -> Script:
     return many(
         len(answers),
         lambda s, n: s.tool(f"tool_{names[n % len(names)]}", {"n": n}, answers[n], **more),
+    )
+
+
+def mended(number: int, *, edit: str = "edit_file", same: bool = False, **test: Any) -> Script:
+    """Something is changed and tested, again and again; the test gives the same each time."""
+    return many(
+        number,
+        lambda s, n: s.tool(edit, {"line": 0 if same else n}, "edited").tool("run_tests", {}, "1 failed", **test),
     )
 
 
@@ -355,6 +364,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "as long as a simple request may be": ("overthinking", thought(3, sent=1_000), Expected("low", 3, (0, 3 * 744))),
     "x, y, x, y, x, y": ("ping_pong", circle(*"xyxyxy"), Expected("high", 4, (4 * TURN[0], 4 * TURN[1]), 4 * TOOK)),
     "and x": ("ping_pong", circle(*"xyxyxyx"), Expected("high", 5, (5 * TURN[0], 5 * TURN[1]), 5 * TOOK)),
+    "the same change and the same test": (
+        "ping_pong",
+        mended(3, same=True),
+        Expected("high", 4, (4 * TURN[0], 4 * TURN[1]), 4 * TOOK),
+    ),
     "six tools": (
         "ping_pong",
         circle(*"uvwxyz" * 3, names="abcdef"),
@@ -509,6 +523,9 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "requests of different days": ("duplicate_work", sessions("abcd", gap=86_400)),
     "an earlier range, imported later": ("duplicate_work", sessions("abcd", gap=-86_410)),
     "requests that failed": ("duplicate_work", sessions("abc", status="error")),
+    "changes and tests in turn": ("ping_pong", mended(9)),
+    "tests that fail after changes": ("error_loop", mended(9, status="error")),
+    "changes and tests for ten minutes": ("zombie", mended(10, seconds=60.0)),
     "a success in between": (
         "error_loop",
         fails(fails(fails(fails(Script())).tool("run_sql", {}, "rows"))),
@@ -675,6 +692,26 @@ def test_a_threshold_that_cannot_be_reached_is_refused() -> None:
 def test_just_not(case: str) -> None:
     rule, script = JUST_NOT[case]
     assert rule not in [i.rule for i in script.run().incidents()]
+
+
+@pytest.mark.parametrize("script", [mended(9), mended(9, edit="bash"), mended(9, status="error")])
+def test_to_test_again_after_a_change_is_no_loop(script: Script) -> None:
+    assert script.run(rules=["tool_loop"]).incidents() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "tool"),
+    [
+        (mended(3, same=True), "edit_file"),
+        (mended(3, edit="think"), "run_tests"),
+        (mended(3, edit="set_seat", same=True, status="error"), "set_seat"),
+        (many(3, lambda s, n: fails(s, name="set_seat").tool("set_meal", {"n": n}, f"done {n}")), "set_seat"),
+    ],
+)
+def test_what_was_changed_in_between_excuses_no_other_loop(script: Script, tool: str) -> None:
+    """The same change again, a test without a change, a change that keeps failing."""
+    found = script.run(rules=["tool_loop"]).incidents()
+    assert [(i.severity, i.evidence["tool"], i.calls) for i in found] == [("high", tool, 2)]
 
 
 def test_a_new_run_begins_a_new_circle() -> None:

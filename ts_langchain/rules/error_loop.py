@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.effects import is_worth_another_try, may_have_changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,9 +23,10 @@ MAX_UNCLAIMED = 8
 class Failures:
     """Consecutive failures of one tool with one error."""
 
-    __slots__ = ("count", "error", "since", "unclaimed")
+    __slots__ = ("again", "count", "error", "since", "unclaimed")
 
-    def __init__(self, error: int, since: float) -> None:
+    def __init__(self, error: int, since: float, again: bool) -> None:
+        self.again = again  # it is worth another try once something has changed
         self.error = error
         self.since = since
         self.count = 0
@@ -37,7 +39,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
     of its message) within `window_seconds` of event time, whatever the arguments.
 
-    Does not fire on: different errors, which is trying; a success in between; a failure that is retried once and
+    Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
+    look, of another one that changed something (`edit_file`, `set_…`, `bash`); a failure that is retried once and
     mended.
 
     Wasted: the turns of all failures but the first.
@@ -70,11 +73,14 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         tool = name_hash(call.name)
         if call.status != "error" or not call.answer:
             state.pop(tool, None)
+            if state and may_have_changed(call):
+                for other in [t for t, failures in state.items() if failures.again]:
+                    del state[other]
             return None
         s = self.settings
         failures = state.pop(tool, None)
         if failures is None or failures.error != call.answer or call.started_at - failures.since > s.window_seconds:
-            failures = Failures(call.answer, call.started_at)
+            failures = Failures(call.answer, call.started_at, is_worth_another_try(call))
         state[tool] = failures
         state.limit(MAX_TOOLS)
         failures.count += 1

@@ -10,6 +10,7 @@ from pydantic import Field
 from ts_langchain.fingerprint import name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
+from ts_langchain.rules.effects import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +59,7 @@ class Handoffs:
 
     def remember(self, call: Call) -> None:
         """Keeps what was brought back or said; of words said between handoffs also which ones."""
-        self.seen.append(call.answer)
+        self.seen.append(outcome(call))
         del self.seen[:-MAX_SEEN]
         if self.count and call.answer_text is not None:
             self.said.append(call.answer_text)
@@ -157,8 +158,8 @@ class HandoffLoop(Rule[Handoffs]):
         )
 
     def _is_new(self, call: Call, state: Handoffs) -> bool:
-        """True for an answer that was not there before, neither word for word nor reworded."""
-        if call.answer in state.seen:
+        """True for an answer or a change that was not there before, neither word for word nor reworded."""
+        if outcome(call) in state.seen:
             return False
         text = call.answer_text
         if text is None or not state.count:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
+from ts_langchain.rules.effects import outcome
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class PingPong(Rule[Steps]):
     Fires when the latest tool calls of one run are `min_rounds` rounds of the same circle of 2 to 6 different
     tools, each with the same answer as in the round before, whatever the arguments.
 
-    Does not fire on: a circle in which one answer differs; a poll that says it is still waiting; one tool alone
-    (`tool_loop`); handing over to other agents (`handoff_loop`); answers that were not captured.
+    Does not fire on: a circle in which one answer differs, or something else was changed each time (`edit_file`,
+    `set_…`, `bash`); a poll that says it is still waiting; one tool alone (`tool_loop`); handing over to other agents
+    (`handoff_loop`); answers that were not captured.
 
     Wasted: the turns of all rounds but the first.
     """
@@ -76,7 +78,7 @@ class PingPong(Rule[Steps]):
             state.steps.clear()
             state.reported = 0
             return None
-        step = mix(name_hash(call.name), call.answer)
+        step = mix(name_hash(call.name), outcome(call))
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds))

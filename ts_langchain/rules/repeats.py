@@ -1,12 +1,12 @@
 """The same call again, and nothing new came back: what `tool_loop` and `retrieval_thrash` share.
 
 A *group* holds calls of one tool with the same or nearly the same arguments. A call counts as a repeat only
-if it brought back what the group already had; an answer that differs is progress and starts the group anew.
+if it brought back what the group already had; an answer that differs is progress and starts the group anew. So does a
+change made by another call in between: to look again, or to test again, is no repeat then.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
+from ts_langchain.rules.effects import is_worth_another_try, may_have_changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,13 +27,6 @@ MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6
 MAX_ITEMS = 64
-
-_MUTATING = re.compile(
-    r"(?:^|[_\-. ])(?:book|buy|order|create|update|set|cancel|delete|remove|send|add|write|post|put|insert|move|"
-    r"click|type|press|submit|change|modify|edit|apply|save|upload|start|stop|restart|next|step|undo|redo|toggle|"
-    r"open|close|commit|push|merge|assign|pay|refund|transfer)(?:$|[_\-. A-Z])",
-)
-
 
 _NO_ITEMS: frozenset[int] = frozenset()
 
@@ -147,7 +141,6 @@ class RepeatRule(Rule[Repeats]):
         arguments = call.arguments
         if not concerned or arguments is None or call.status == "cancelled":
             return None
-        mutating = call.status == "ok" and is_mutating(call.name)
         tool = name_hash(call.name)
         key = mix(tool, arguments.fingerprint)
         group = state.groups.get(key)
@@ -160,7 +153,7 @@ class RepeatRule(Rule[Repeats]):
         else:
             state.groups.touch(key)
             nothing_new = _nothing_new(call, group)
-            state_changed = mutating and state.mutations > group.mutations
+            state_changed = state.mutations > group.mutations and is_worth_another_try(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if nothing_new and not state_changed and not call.pending:
                 group.count += 1
@@ -178,7 +171,7 @@ class RepeatRule(Rule[Repeats]):
             else:
                 self._start_anew(group, call)
             group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
-        if mutating:
+        if may_have_changed(call):
             state.mutations += 1
         group.mutations = state.mutations
         return self._judge(call, group) if group.count > 1 else None
@@ -263,16 +256,3 @@ def _nothing_new(call: Call, group: Group) -> bool:
     if call.answer == group.answer:
         return True
     return bool(call.items) and group.items.issuperset(call.items[:MAX_ITEMS])
-
-
-_MUTATING_NAMES: dict[str, bool] = {}
-
-
-def is_mutating(name: str) -> bool:
-    """True for a tool whose name says that it changes something (`book_flight`, `sendEmail`)."""
-    known = _MUTATING_NAMES.get(name)
-    if known is None:
-        if len(_MUTATING_NAMES) > 4096:
-            _MUTATING_NAMES.clear()
-        known = _MUTATING_NAMES[name] = _MUTATING.search(name) is not None
-    return known

@@ -29,9 +29,9 @@ class ToolLoop(RepeatRule):
     recipient is a different call; only free text may be reworded (`similarity`).
 
     Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
-    something is still under way); a mutating tool (`book_…`, `set_…`) that is called again after another
-    change was made; search tools, which `retrieval_thrash` looks after; handing over to another agent, which
-    `handoff_loop` looks after.
+    something is still under way); a call that is made again after another one changed something (`edit_file`,
+    `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps failing; search
+    tools, which `retrieval_thrash` looks after; handing over to another agent, which `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
     the output tokens of those that were.

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.effects import outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +51,8 @@ class Zombie(Rule[Progress]):
     """A run goes on for minutes, and neither the user nor the agent itself gets anything new.
 
     Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none
-    of them a new answer to the user and none a tool result that had not come back before.
+    of them a new answer to the user, none a tool result that had not come back before, and none a new change
+    (`edit_file`, `set_…`, `bash`).
 
     Does not fire on: long work in which each step brings something new; a poll that says it is still waiting; a
     new run of the same session; runs tagged with one of `long_running_tags`.
@@ -95,7 +97,7 @@ class Zombie(Rule[Progress]):
         if call.kind == "model":
             new = call.status == "ok" and not call.tool_calls and bool(call.answer_chars) and state.is_new(call.answer)
         else:
-            new = call.status == "ok" and (not call.answer or state.is_new(call.answer))
+            new = call.status == "ok" and (not call.answer or state.is_new(outcome(call)))
         if new:
             state.restart(call.ended_at)
             return None

@@ -1,0 +1,94 @@
+"""What a tool's name says about its effects: whether calling another one again may bring something else."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from ts_langchain.fingerprint import mix
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Call
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
+_CHANGES = frozenset({
+    "add", "apply", "approve", "archive", "assign", "book", "buy", "cancel", "change", "clear", "click", "close",
+    "comment", "commit", "create", "delete", "deploy", "disable", "edit", "enable", "insert", "install", "merge",
+    "migrate", "modify", "move", "next", "open", "order", "patch", "pay", "post", "press", "publish", "push", "put",
+    "redo", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve", "reset", "restart",
+    "save", "schedule", "send", "set", "start", "step", "stop", "submit", "toggle", "transfer", "type", "undo",
+    "update", "upload", "upsert", "write",
+})  # fmt: skip
+_LOOKS = frozenset({
+    "analyze", "browse", "calculate", "check", "count", "describe", "details", "diff", "fetch", "find", "get",
+    "history", "info", "inspect", "list", "load", "look", "lookup", "query", "read", "retrieve", "search", "show",
+    "stat", "stats", "status", "test", "validate", "verify", "view",
+})  # fmt: skip
+# Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
+_NOUNS = frozenset({"book", "comment", "order", "post", "transfer", "refund", "schedule", "type"})
+_OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
+_RUNS_CODE = re.compile(
+    r"^(?:bash|shell|sh|terminal|computer|execute|exec|repl|python|ipython|code_interpreter|"
+    r"(?:run|execute|exec)_?(?:in_)?(?:bash|shell|terminal|command|commands|code|script|python|cell)|"
+    r"(?:bash|shell|terminal|python|python_repl|python_ast)_?(?:tool|repl|repl_ast|command|execute|exec)?)$",
+    re.IGNORECASE,
+)
+
+
+class Effects(NamedTuple):
+    """What a tool's name says.
+
+    Attributes:
+        changes: It changes something (`book_flight`, `sendEmail`).
+        runs_code: It runs what it is given (`bash`, `run_python`): to look, or to change something.
+    """
+
+    changes: bool
+    runs_code: bool
+
+
+_KNOWN: dict[str, Effects] = {}
+
+
+def effects(name: str) -> Effects:
+    """What the name of a tool says about its effects."""
+    known = _KNOWN.get(name)
+    if known is None:
+        if len(_KNOWN) > 4096:
+            _KNOWN.clear()
+        runs_code = _RUNS_CODE.match(name) is not None
+        known = _KNOWN[name] = Effects(not runs_code and _changes(name), runs_code)
+    return known
+
+
+def _changes(name: str) -> bool:
+    words = [word.lower() for word in _WORDS.findall(name)]
+    for word in words:
+        if word in _LOOKS:
+            return False
+        if word in _CHANGES:
+            looked_at = word in _NOUNS and words[-1] in _LOOKS
+            return not looked_at and not (word == "open" and words[-1] in _OPENED)
+    return False
+
+
+def may_have_changed(call: Call) -> bool:
+    """True if other tools may answer something else after this tool call."""
+    return call.kind == "tool" and call.status == "ok" and any(effects(call.name))
+
+
+def outcome(call: Call) -> int:
+    """Fingerprint of what came of a call: what came back, and of a change also what was changed."""
+    if call.arguments is None or not may_have_changed(call):
+        return call.answer
+    return mix(call.answer, call.arguments.fingerprint)
+
+
+def is_worth_another_try(call: Call) -> bool:
+    """True if this call may be made again once something has changed: to look, to test, to do the next thing.
+
+    Not a change that keeps failing.
+    """
+    said = effects(call.name)
+    return call.status == "ok" or said.runs_code or not said.changes
