@@ -19,6 +19,7 @@ class Script:
     session_id: str = "s"
     root_id: str = "r"
     model: str = "gpt-4o"
+    turn: int = 0
     calls: list[Call] = field(default_factory=list)
     at: float = 0.0
 
@@ -56,6 +57,7 @@ class Script:
                 status=status, error="Boom" if status == "error" else None,
                 answer=text_hash(str(answer)) if captured else 0, answer_chars=len(str(answer)),
                 arguments=arguments(args), tool_call_id=f"c{len(self.calls)}", requested_by=requested, pending=pending,
+                turn=self.turn,
             )
         )  # fmt: skip
         if at is None:
@@ -86,7 +88,7 @@ class Script:
         self.calls.append(
             Call(
                 f"q{len(self.calls)}", "retriever", self.session_id, self.root_id, name, start, start + 0.2,
-                answer=mix(*items), items=items, arguments=arguments({"query": query}),
+                answer=mix(*items), items=items, arguments=arguments({"query": query}), turn=self.turn,
             )
         )  # fmt: skip
         self.at += 1

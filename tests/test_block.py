@@ -12,6 +12,7 @@ import pytest
 from agents import ASK, DONE, LOOP, agent, graph
 from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware
 from langchain_core.tracers.langchain import LangChainTracer
+from langgraph.checkpoint.memory import InMemorySaver
 from recorder import Wire
 
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
@@ -112,6 +113,16 @@ def test_a_retry_storm_is_stopped_by_its_request() -> None:
     with pytest.raises(ConnectionError):
         model.invoke("another question", {"callbacks": [handler], "metadata": {"session_id": "s"}})
     assert model.calls == 6
+
+
+def test_a_user_who_asks_the_same_again_is_answered() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    app, model = agent([LOOP, DONE] * 6, checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    for _ in range(6):
+        assert app.invoke(ASK, config)["messages"][-1].content == DONE.content
+    assert model.calls == 12
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("tool_loop", "low")]
 
 
 def test_200_threads_on_one_handler_do_not_mix() -> None:

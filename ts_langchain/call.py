@@ -199,6 +199,7 @@ class Call(NamedTuple):
         answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
         traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
         tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS`.
+        turn: How many of the session's runs had begun with a user's message by then: calls of one turn have the same.
     """
 
     id: str
@@ -236,6 +237,7 @@ class Call(NamedTuple):
     answer_text: FreeText | None = None
     traits: tuple[tuple[str, int], ...] = ()
     tier: str | None = None
+    turn: int = 0
 
 
 class Feature(IntFlag):

@@ -266,6 +266,27 @@ def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:
     assert read_usage(raw) == usage
 
 
+def test_each_message_of_the_user_begins_a_turn() -> None:
+    recorder, handler = recorded()
+    app, _ = agent([LOOP, LOOP, DONE] * 3, checkpointer=InMemorySaver())
+    for _ in range(3):
+        app.invoke(ASK, {"callbacks": [handler], "configurable": {"thread_id": "t"}})
+    assert [call.turn for call in recorder.seen] == [1] * 5 + [2] * 5 + [3] * 5
+
+
+def test_a_loop_written_by_hand_is_one_turn() -> None:
+    recorder, handler = recorded(session_id="s")
+    model = ScriptedChatModel(script=[LOOP])
+    config: Any = {"callbacks": [handler]}
+    messages: list[Any] = [HumanMessage("go")]
+    for _ in range(4):
+        asked = model.invoke(messages, config)
+        messages += [asked, fetch_page.invoke({**asked.tool_calls[0], "type": "tool_call"}, config)]
+    assert len({call.root_id for call in recorder.seen}) == 8
+    assert {call.turn for call in recorder.seen} == {1}
+    assert [(i.rule, i.severity) for i in recorder.incidents()] == [("tool_loop", "high")]
+
+
 @pytest.mark.parametrize(
     ("meta", "usd"),
     [

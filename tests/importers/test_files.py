@@ -183,6 +183,15 @@ def test_the_same_file_twice_counts_once(tmp_path: Path) -> None:
     assert second == first
 
 
+def test_what_follows_a_message_of_the_user_is_a_trace(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": f"{n}"} for n, role in enumerate(["system", "user", "assistant"] * 3)]
+    path = write(tmp_path / "chats.jsonl", lines([{"messages": [{"role": "assistant", "content": "hi"}, *turns]}]))
+    [page] = FileImporter(path).pages()
+    ids = [run.id for run in page.runs]
+    assert len(set(ids)) == 4
+    assert [run.trace_id for run in page.runs] == [ids[0].removesuffix("/0"), *(f"{ids[0][:-1]}{n}" for n in (2, 5, 8))]
+
+
 # --- several files ---------------------------------------------------------------------------------
 
 

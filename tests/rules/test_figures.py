@@ -76,6 +76,12 @@ def sessions(names: str, *, gap: float = 0, **more: Any) -> Script:
     return script
 
 
+def by_user(script: Script) -> Script:
+    """The user says something."""
+    script.turn += 1
+    return script
+
+
 def fails(script: Script, error: str = "no such table", name: str = "run_sql", **more: Any) -> Script:
     args = {"sql": f"select {len(script.calls)}"} if name == "run_sql" else {}
     return script.tool(name, args, error, **{"status": "error", **more})
@@ -326,6 +332,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
         "error_loop",
         fails(fails(fails(Script()))),
         Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
+    ),
+    "three failures, each asked for by the user": (
+        "error_loop",
+        many(3, lambda s, _: fails(by_user(s))),
+        Expected("medium", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
     ),
     "a cancelled one in between": (
         "error_loop",
@@ -692,6 +703,16 @@ def test_a_threshold_that_cannot_be_reached_is_refused() -> None:
 def test_just_not(case: str) -> None:
     rule, script = JUST_NOT[case]
     assert rule not in [i.rule for i in script.run().incidents()]
+
+
+def test_what_the_user_asks_again_is_no_loop_of_the_agent() -> None:
+    again = many(5, lambda s, _: by_user(s).tool("fetch", {"a": 1}, "same"))
+    asked = many(5, lambda s, _: by_user(s).retrieve("opening hours", ["nine to five"]))
+    for script in (again, asked):
+        [incident] = script.run(rules=["tool_loop", "retrieval_thrash"]).incidents()
+        assert (incident.severity, incident.calls) == ("low", 4)
+    again.tool("fetch", {"a": 1}, "same").tool("fetch", {"a": 1}, "same")
+    assert [i.severity for i in again.run(rules=["tool_loop"]).incidents()] == ["high"]
 
 
 @pytest.mark.parametrize("script", [mended(9), mended(9, edit="bash"), mended(9, status="error")])

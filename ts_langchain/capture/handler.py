@@ -276,6 +276,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
+            turn = memory.begin(origin.root_id, prompt.last_role)
         if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
             self.model_nodes.add(origin.node)
         # numbers only: before Python 3.12 the hash of None is another one in each process
@@ -308,6 +309,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 request,
                 temperature,
                 max_tokens=max_tokens,
+                turn=turn,
             ),
         )
 
@@ -408,6 +410,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             max_tokens=started.max_tokens,
             answer_text=answer.text if error is None else None,
             tier=answer.tier,
+            turn=started.turn,
         )
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))
@@ -498,6 +501,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         message: object = None,
     ) -> None:
         origin, at, asked, call_id = started.origin, started.started_at, None, started.tool_call_id
+        turn = 0
         session = self.sentinel.get(origin.session_id)
         if call_id is not None or session.state.capture is not None:
             with session.lock:
@@ -505,6 +509,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if call_id is None and started.args is not None and memory.requested:
                     call_id = memory.find(started.name, started.args.fingerprint)
                 asked = memory.requested.pop(call_id, None) if call_id is not None else None
+                turn = memory.turn
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
         ended_at = self.clock()
@@ -530,6 +535,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tags=origin.tags,
                 user_id=origin.user_id,
                 traits=started.traits,
+                turn=turn,
             )
         )
 
@@ -587,6 +593,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
         origin = started.origin
+        memory = self.sentinel.get(origin.session_id).state.capture
         self.sentinel.observe(
             Call(
                 run_id if type(run_id) is str else str(run_id),
@@ -604,6 +611,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 node=origin.node,
                 tags=origin.tags,
                 user_id=origin.user_id,
+                turn=memory.turn if memory is not None else 0,
             )
         )
 
@@ -653,4 +661,5 @@ def _unseen_tool_call(
         tags=origin.tags,
         user_id=origin.user_id,
         traits=read_traits(args) if type(args) is dict else (),
+        turn=memory.turn,
     )

@@ -40,6 +40,7 @@ class Started(NamedTuple):
     tool_call_id: str | None = None
     max_tokens: int | None = None
     traits: tuple[tuple[str, int], ...] = ()
+    turn: int = 0
 
 
 class Reported(NamedTuple):

@@ -29,11 +29,13 @@ class Requested(NamedTuple):
 class Memory:
     """Capture's part of a session's state."""
 
-    __slots__ = ("conversation", "requested")
+    __slots__ = ("conversation", "requested", "root", "turn")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.requested: dict[str, Requested] = {}
+        self.root = 0
+        self.turn = 0
 
     @classmethod
     def of(cls, state: SessionState) -> Memory:
@@ -42,6 +44,18 @@ class Memory:
         if memory is None:
             memory = state.capture = cls()
         return memory  # type: ignore[no-any-return]
+
+    def begin(self, root_id: str, last_role: str) -> int:
+        """A model is asked in this run. Returns the number of the user's turn.
+
+        A run that begins with a user's message is a new turn. Where each call is a run of its own, in a loop written by
+        hand, those that begin with a tool's result belong to the same one.
+        """
+        root = name_hash(root_id)
+        if root != self.root:
+            self.root = root
+            self.turn += last_role == "human"
+        return self.turn
 
     def request(self, call: Call) -> None:
         """Remembers which tool calls a model turn asked for."""

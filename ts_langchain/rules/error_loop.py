@@ -23,13 +23,14 @@ MAX_UNCLAIMED = 8
 class Failures:
     """Consecutive failures of one tool with one error."""
 
-    __slots__ = ("again", "count", "error", "since", "unclaimed")
+    __slots__ = ("again", "count", "error", "in_turn", "since", "turn", "unclaimed")
 
     def __init__(self, error: int, since: float, again: bool) -> None:
         self.again = again  # it is worth another try once something has changed
         self.error = error
         self.since = since
         self.count = 0
+        self.turn = self.in_turn = 0
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
 
 
@@ -37,7 +38,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     """A tool fails, and the model calls it again and again into the same error.
 
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
-    of its message) within `window_seconds` of event time, whatever the arguments.
+    of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if it was a user who
+    asked for it again in between.
 
     Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
     look, of another one that changed something (`edit_file`, `set_…`, `bash`); a failure that is retried once and
@@ -84,6 +86,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         state[tool] = failures
         state.limit(MAX_TOOLS)
         failures.count += 1
+        failures.in_turn = failures.in_turn + 1 if call.turn == failures.turn else 1
+        failures.turn = call.turn
         if failures.count > 1:
             unit = call.tool_call_id or call.id
             took = call.ended_at - call.started_at
@@ -99,7 +103,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             claims=tuple(Claim(r, "turn", unit=unit, units=units) for _, r, unit, units, _ in unclaimed if r),
             calls=tuple(u[0] for u in unclaimed),
             seconds=sum(u[4] for u in unclaimed),
-            severity="high",
+            severity="high" if failures.in_turn >= s.min_failures else "medium",
             confidence=0.93,
             evidence={
                 "tool": call.name,

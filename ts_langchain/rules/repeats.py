@@ -45,6 +45,7 @@ class Group:
         "mutations",
         "reworded",
         "times",
+        "turn",
         "unclaimed",
     )
 
@@ -55,6 +56,7 @@ class Group:
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
         self.times: tuple[float, ...] = (call.started_at,)
+        self.turn = call.turn
         self.ended_at = call.ended_at
         self.mutations = 0
         self.reworded = False
@@ -83,7 +85,7 @@ class RepeatRule(Rule[Repeats]):
         window_seconds: PositiveFloat = Field(
             300, description="Event time in which `min_calls` calls must fall to be called a loop."
         )
-        min_calls: int = Field(3, ge=2, description="Calls that make a loop (severity high).")
+        min_calls: int = Field(3, ge=2, description="Calls in one turn of the user that make a loop (severity high).")
         min_identical_calls: int | None = Field(
             None,
             ge=2,
@@ -157,7 +159,9 @@ class RepeatRule(Rule[Repeats]):
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if nothing_new and not state_changed and not call.pending:
                 group.count += 1
-                group.times = (*group.times, call.started_at)[-self.settings.min_calls :]
+                before = group.times if call.turn == group.turn else ()
+                group.times = (*before, call.started_at)[-self.settings.min_calls :]
+                group.turn = call.turn
                 group.unclaimed.append(
                     Turn(
                         call.id,
@@ -207,6 +211,7 @@ class RepeatRule(Rule[Repeats]):
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
         group.times = (call.started_at,)
+        group.turn = call.turn
         group.blind = call.answer == 0
         group.reworded = False
         group.unclaimed.clear()

@@ -24,8 +24,8 @@ class ToolLoop(RepeatRule):
     """One tool is called again with the same or nearly the same arguments and nothing new comes back.
 
     Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time
-    (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time
-    (severity high: a loop). Arguments are compared field by field: a changed id, path, date, number or
+    (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn of
+    the user (severity high: a loop). Arguments are compared field by field: a changed id, path, date, number or
     recipient is a different call; only free text may be reworded (`similarity`).
 
     Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that

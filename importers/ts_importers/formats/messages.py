@@ -18,7 +18,10 @@ _NOTHING: Mapping[str, object] = {}
 
 
 class Conversations:
-    """A conversation a row: a model run for each assistant message, a tool run for each tool message."""
+    """A conversation a row: a model run for each assistant message, a tool run for each tool message.
+
+    What follows a message of the user is a trace of its own, as it is where agents are traced.
+    """
 
     name = "messages"
     title = "OpenAI-style conversations"
@@ -53,12 +56,15 @@ class Conversations:
         }
         tools = row.get("tools")
         params: dict[str, object] = {"tools": tools} if isinstance(tools, list) and tools else {}
-        trace = f"{session}#{setting.place.removeprefix('line ')}"
+        row_id = f"{session}#{setting.place.removeprefix('line ')}"
+        trace = row_id
         runs: list[Run | Skipped] = []
         asked: dict[str, tuple[str, object]] = {}
         for number, message in enumerate(messages):
-            role, at, run_id = message.get("role"), clock + number, f"{trace}/{number}"
-            if role == "assistant":
+            role, at, run_id = message.get("role"), clock + number, f"{row_id}/{number}"
+            if role == "user":
+                trace = f"{row_id}/{number}"
+            elif role == "assistant":
                 _remember(message.get("tool_calls"), asked)
                 runs.append(
                     Run(
