@@ -51,6 +51,15 @@ class Handoffs:
         self.said: list[FreeText] = []
         self.unclaimed: list[Turn] = []
 
+    def begin(self, root_id: str) -> None:
+        """Another run."""
+        self.root_id = root_id
+        if self.targets or self.given:
+            self.restart()
+            self.given.clear()
+            self.said.clear()
+        self.seen.clear()
+
     def restart(self) -> None:
         """Somebody got something done."""
         self.count = 0
@@ -112,12 +121,12 @@ class HandoffLoop(Rule[Handoffs]):
         if call.kind == "model" and (call.tool_calls or not call.answer_chars):
             return None
         if call.root_id != state.root_id:
-            state.__init__()  # type: ignore[misc]
-            state.root_id = call.root_id
+            state.begin(call.root_id)
         if call.kind == "model" or not is_handoff(call.name):
-            if call.status == "ok" and self._is_new(call, state):
+            if call.status == "ok" and (not state.count or self._is_new(call, state)):
                 state.remember(call)
-                state.restart()
+                if state.count:
+                    state.restart()
             return None
         if call.status == "cancelled":
             return None
@@ -162,9 +171,7 @@ class HandoffLoop(Rule[Handoffs]):
         if outcome(call) in state.seen:
             return False
         text = call.answer_text
-        if text is None or not state.count:
-            return True
-        return not any(text.similarity(before) >= self.settings.similarity for before in state.said)
+        return text is None or not any(text.similarity(before) >= self.settings.similarity for before in state.said)
 
     def _is_another_task(self, call: Call, before: tuple[Arguments | None, int] | None) -> bool:
         """True if the agent had something else to do before, or has brought something else back."""
