@@ -68,7 +68,8 @@ def guard(
         return cast("G", guarded)
     if isinstance(graph, CompiledStateGraph):
         return cast("G", _guard_compiled(graph, interventions))
-    msg = f"guard takes a StateGraph, compiled or not, got {type(graph).__name__}; elsewhere guard the model: guard_model"
+    kind = type(graph).__name__
+    msg = f"guard takes a StateGraph, compiled or not, got {kind}; elsewhere guard the model with guard_model"
     raise TypeError(msg)
 
 
