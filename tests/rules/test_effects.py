@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ts_langchain.rules.effects import effects
+from ts_langchain.rules.effects import asks_a_person, effects, may_be_reworded
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,14 @@ from ts_langchain.rules.effects import effects
     ],
 )
 def test_they_change_something(name: str) -> None:
-    assert effects(name) == (True, False)
+    assert effects(name)[:2] == (True, False)
 
 
 @pytest.mark.parametrize(
     "name", ["bash", "Bash", "shell", "execute", "run_python", "run_command", "python_repl", "execute_code", "computer"]
 )
 def test_they_run_what_they_are_given(name: str) -> None:
-    assert effects(name) == (False, True)
+    assert effects(name)[:2] == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,28 @@ def test_they_run_what_they_are_given(name: str) -> None:
     ],
 )
 def test_they_only_look(name: str) -> None:
-    assert effects(name) == (False, False)
+    assert effects(name)[:2] == (False, False)
+
+
+def test_what_can_be_asked_in_other_words() -> None:
+    names = ("think", "scratchpad", "Thought", "thinker", "rethink", "ask", "get_order")
+    assert [name for name in names if may_be_reworded(name)] == ["thinker", "rethink", "ask", "get_order"]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("ask_user", True),
+        ("askUser", True),
+        ("human", True),
+        ("get_human_input", True),
+        ("request_approval", True),
+        ("confirm", True),
+        ("request", False),
+        ("get_user", False),
+        ("ask_question", False),
+        ("humanize", False),
+    ],
+)
+def test_who_asks_a_person(name: str, asked: bool) -> None:
+    assert asks_a_person(name) == asked

@@ -28,6 +28,13 @@ _LOOKS = frozenset({
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
 _NOUNS = frozenset({"book", "comment", "order", "post", "transfer", "refund", "schedule", "type"})
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
+_THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
+_PERSON = re.compile(
+    r"(?:^|_)(?:ask|prompt|consult)_?(?:the_?)?(?:user|human|person|customer|operator)|"
+    r"human_?(?:input|feedback|approval)|user_?input|^human$|^confirm(?:ation|_?with_?user)?$|"
+    r"^request_?(?:approval|confirmation)$",
+    re.IGNORECASE,
+)
 _RUNS_CODE = re.compile(
     r"^(?:bash|shell|sh|terminal|computer|execute|exec|repl|python|ipython|code_interpreter|"
     r"(?:run|execute|exec)_?(?:in_)?(?:bash|shell|terminal|command|commands|code|script|python|cell)|"
@@ -42,10 +49,12 @@ class Effects(NamedTuple):
     Attributes:
         changes: It changes something (`book_flight`, `sendEmail`).
         runs_code: It runs what it is given (`bash`, `run_python`): to look, or to change something.
+        thinks: It takes a thought down (`think`), and brings nothing back.
     """
 
     changes: bool
     runs_code: bool
+    thinks: bool = False
 
 
 _KNOWN: dict[str, Effects] = {}
@@ -58,7 +67,7 @@ def effects(name: str) -> Effects:
         if len(_KNOWN) > 4096:
             _KNOWN.clear()
         runs_code = _RUNS_CODE.match(name) is not None
-        known = _KNOWN[name] = Effects(not runs_code and _changes(name), runs_code)
+        known = _KNOWN[name] = Effects(not runs_code and _changes(name), runs_code, _thinks(name))
     return known
 
 
@@ -73,9 +82,27 @@ def _changes(name: str) -> bool:
     return False
 
 
+def _thinks(name: str) -> bool:
+    words = _WORDS.findall(name)
+    return bool(words) and words[0].lower() in _THINKS
+
+
+def asks_a_person(name: str) -> bool:
+    """True for a tool that puts a question to a person (`ask_user`, `human_input`)."""
+    return _PERSON.search(name) is not None
+
+
+def may_be_reworded(name: str) -> bool:
+    """True if the same thing can be asked of this tool in other words.
+
+    Not where the words are what it is about: a message that is sent, a command that is run, a thought.
+    """
+    return not any(effects(name))
+
+
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
-    return call.kind == "tool" and call.status == "ok" and any(effects(call.name))
+    return call.kind == "tool" and call.status == "ok" and any(effects(call.name)[:2])
 
 
 def outcome(call: Call) -> int:

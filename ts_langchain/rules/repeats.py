@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
-from ts_langchain.rules.effects import is_worth_another_try, may_have_changed
+from ts_langchain.rules.effects import is_worth_another_try, may_be_reworded, may_have_changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -181,7 +181,7 @@ class RepeatRule(Rule[Repeats]):
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
-        if arguments.free_text is None:
+        if arguments.free_text is None or not may_be_reworded(call.name):
             return None
         for key, before in reversed(state.recent.get(tool, ())):
             group = state.groups.get(key)

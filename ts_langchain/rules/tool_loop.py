@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.rules.effects import asks_a_person
 from ts_langchain.rules.handoff_loop import is_handoff
 from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.rerank_thrash import is_rerank
@@ -26,12 +27,14 @@ class ToolLoop(RepeatRule):
     Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time
     (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn of
     the user (severity high: a loop). Arguments are compared field by field: a changed id, path, date, number or
-    recipient is a different call; only free text may be reworded (`similarity`).
+    recipient is a different call; only free text may be reworded (`similarity`), where it is not what the call is
+    about (`send_…`, `bash`, `think`).
 
     Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
-    something is still under way); a call that is made again after another one changed something (`edit_file`,
-    `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps failing; search
-    tools, which `retrieval_thrash` looks after; handing over to another agent, which `handoff_loop` looks after.
+    something is still under way); a question to a person (`ask_user`, `human`), who may well say yes again; a call
+    that is made again after another one changed something (`edit_file`, `set_…`, `bash`), be it a test, a look or
+    the next change, unless it is a change that keeps failing; search tools, which `retrieval_thrash` looks after;
+    handing over to another agent, which `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
     the output tokens of those that were.
@@ -57,7 +60,7 @@ class ToolLoop(RepeatRule):
     settings: Settings
 
     def concerns(self, kind: Kind, name: str) -> bool:
-        if kind != "tool" or name in self.settings.polling_tools or _POLLING.search(name):
+        if kind != "tool" or name in self.settings.polling_tools or _POLLING.search(name) or asks_a_person(name):
             return False
         if "handoff_loop" in self.context.active and is_handoff(name):
             return False
