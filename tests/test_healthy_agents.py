@@ -84,6 +84,12 @@ def do_task(task: str) -> str:
 
 
 @tool
+def process(item: str) -> str:
+    """Works."""
+    return "done"
+
+
+@tool
 def write_todos(todos: list[str]) -> str:
     """Plans."""
     return "Updated the list."
@@ -143,6 +149,10 @@ SCRIPTS: dict[str, tuple[list[AIMessage], list[Any]]] = {
     "a form is filled in": (
         [s for n in range(6) for s in (call_tool("browser_click", ref=f"field {n}"), call_tool("browser_snapshot"))],
         [browser_click, browser_snapshot],
+    ),
+    "one document after the other": (
+        [step for w in WORDS for step in (call_tool("process", item=w), call_tool("do_task", task=f"file {w}"))],
+        [process, do_task],
     ),
     "pages of a list": ([call_tool("list_items", cursor=f"c{n}") for n in range(8)], [list_items]),
     "guesses": ([call_tool("guess", n=n * 10) for n in range(1, 10)], [guess]),

@@ -4,70 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from ts_langchain.rules.effects import asks_a_person, effects, may_be_reworded
+from ts_langchain.rules.effects import asks_a_person, effect_of, may_be_reworded
+
+NAMES = {
+    "changes": "book_flight sendEmail edit_file str_replace_based_edit_tool apply_patch set_seat write git-commit "
+    "email_send mcp__github__create_issue browser_click open_ticket update_status createList write_todos "
+    "transfer_to_bob",
+    "runs code": "bash Bash shell execute run_python run_command python_repl execute_code computer",
+    "looks": "query_sql fetch_page get_settings search read_file get_order order_status mcp__shop__get_order "
+    "listOrders open_page check_schedule dataset_search test_connection",
+    "thinks": "think scratchpad Thought reflect_on_it",
+    "unknown": "process_invoice run_tests execute_sql bookmarks rethink thinker ask 検索",
+}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "book_flight",
-        "sendEmail",
-        "edit_file",
-        "str_replace_based_edit_tool",
-        "apply_patch",
-        "set_seat",
-        "write",
-        "git-commit",
-        "email_send",
-        "mcp__github__create_issue",
-        "browser_click",
-        "open_ticket",
-        "update_status",
-        "createList",
-        "write_todos",
-    ],
-)
-def test_they_change_something(name: str) -> None:
-    assert effects(name)[:2] == (True, False)
+@pytest.mark.parametrize(("effect", "name"), [(effect, n) for effect, names in NAMES.items() for n in names.split()])
+def test_what_a_name_says(effect: str, name: str) -> None:
+    assert effect_of(name) == effect
+    assert may_be_reworded(name) == (effect in ("looks", "unknown"))
 
 
-@pytest.mark.parametrize(
-    "name", ["bash", "Bash", "shell", "execute", "run_python", "run_command", "python_repl", "execute_code", "computer"]
-)
-def test_they_run_what_they_are_given(name: str) -> None:
-    assert effects(name)[:2] == (False, True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "run_tests",
-        "execute_sql",
-        "run_query",
-        "fetch_page",
-        "get_settings",
-        "search",
-        "read_file",
-        "think",
-        "bookmarks",
-        "get_order",
-        "order_status",
-        "mcp__shop__get_order",
-        "listOrders",
-        "open_page",
-        "check_schedule",
-        "dataset_search",
-        "検索",
-        "",
-    ],
-)
-def test_they_only_look(name: str) -> None:
-    assert effects(name)[:2] == (False, False)
-
-
-def test_what_can_be_asked_in_other_words() -> None:
-    names = ("think", "scratchpad", "Thought", "thinker", "rethink", "ask", "get_order")
-    assert [name for name in names if may_be_reworded(name)] == ["thinker", "rethink", "ask", "get_order"]
+def test_no_name_says_nothing() -> None:
+    assert effect_of("") == "unknown"
 
 
 @pytest.mark.parametrize(

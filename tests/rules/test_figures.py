@@ -125,7 +125,7 @@ def thought(number: int, *, sent: int = 500, visible: int = 50, reasoning: int =
 def circle(*answers: str, names: str = "ab", **more: Any) -> Script:
     return many(
         len(answers),
-        lambda s, n: s.tool(f"tool_{names[n % len(names)]}", {"n": n}, answers[n], **more),
+        lambda s, n: s.tool(f"get_{names[n % len(names)]}", {"n": n}, answers[n], **more),
     )
 
 
@@ -208,7 +208,7 @@ def growing(step: int, *, repeated: float = 0.2, start: int = 40_000) -> Script:
 
 
 def stuck(number: int, seconds: float) -> Script:
-    return many(number, lambda s, n: s.tool("poke", {"n": n}, "same", seconds=seconds))
+    return many(number, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=seconds))
 
 
 def later(script: Script, seconds: float) -> list[Call]:
@@ -333,6 +333,16 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
         fails(fails(fails(Script()))),
         Expected("high", 2, (2 * TURN[0], 2 * TURN[1]), 2 * TOOK),
     ),
+    "nothing where it was looked for": (
+        "error_loop",
+        many(5, lambda s, n: s.tool("read_file", {"path": f"{n}.py"}, "not found", status="error")),
+        Expected("medium", 4, (4 * TURN[0], 4 * TURN[1]), 4 * TOOK),
+    ),
+    "nothing anywhere": (
+        "error_loop",
+        many(6, lambda s, n: s.tool("read_file", {"path": f"{n}.py"}, "not found", status="error")),
+        Expected("high", 5, (5 * TURN[0], 5 * TURN[1]), 5 * TOOK),
+    ),
     "three failures, each asked for by the user": (
         "error_loop",
         many(3, lambda s, _: fails(by_user(s))),
@@ -425,6 +435,7 @@ MORE_THAN_ENOUGH = {
     "a repeat in the third", "the longest question",
     "a fourth", "again", "and a fourth time", "a fourth thought", "and x", "three corrections", "ranked three times",
     "cut off three times", "one call more", "six of them", "three of them", "an image four times",
+    "nothing where it was looked for", "nothing anywhere",
 }  # fmt: skip
 
 
@@ -535,8 +546,13 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "an earlier range, imported later": ("duplicate_work", sessions("abcd", gap=-86_410)),
     "requests that failed": ("duplicate_work", sessions("abc", status="error")),
     "changes and tests in turn": ("ping_pong", mended(9)),
+    "one document after the other, in two steps": (
+        "ping_pong",
+        many(9, lambda s, n: s.tool("process", {"n": n}, "ok").tool("notify", {"n": n}, "sent")),
+    ),
     "tests that fail after changes": ("error_loop", mended(9, status="error")),
     "changes and tests for ten minutes": ("zombie", mended(10, seconds=60.0)),
+    "one document after the other": ("zombie", many(20, lambda s, n: s.tool("process", {"n": n}, "ok", seconds=60.0))),
     "a success in between": (
         "error_loop",
         fails(fails(fails(fails(Script())).tool("run_sql", {}, "rows"))),

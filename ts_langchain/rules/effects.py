@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from ts_langchain.fingerprint import mix
 
@@ -43,48 +43,37 @@ _RUNS_CODE = re.compile(
 )
 
 
-class Effects(NamedTuple):
-    """What a tool's name says.
+Effect = Literal["looks", "changes", "runs code", "thinks", "unknown"]
+"""It only looks (`get_order`); changes something (`book_flight`, `sendEmail`); runs what it is given, to look or to
+change something (`bash`, `run_python`); takes a thought down and brings nothing back (`think`); or its name does not
+say (`process_invoice`)."""
 
-    Attributes:
-        changes: It changes something (`book_flight`, `sendEmail`).
-        runs_code: It runs what it is given (`bash`, `run_python`): to look, or to change something.
-        thinks: It takes a thought down (`think`), and brings nothing back.
-    """
-
-    changes: bool
-    runs_code: bool
-    thinks: bool = False
+_KNOWN: dict[str, Effect] = {}
 
 
-_KNOWN: dict[str, Effects] = {}
-
-
-def effects(name: str) -> Effects:
+def effect_of(name: str) -> Effect:
     """What the name of a tool says about its effects."""
     known = _KNOWN.get(name)
     if known is None:
         if len(_KNOWN) > 4096:
             _KNOWN.clear()
-        runs_code = _RUNS_CODE.match(name) is not None
-        known = _KNOWN[name] = Effects(not runs_code and _changes(name), runs_code, _thinks(name))
+        known = _KNOWN[name] = _read(name)
     return known
 
 
-def _changes(name: str) -> bool:
+def _read(name: str) -> Effect:
+    if _RUNS_CODE.match(name):
+        return "runs code"
     words = [word.lower() for word in _WORDS.findall(name)]
+    if words and words[0] in _THINKS:
+        return "thinks"
     for word in words:
         if word in _LOOKS:
-            return False
+            return "looks"
         if word in _CHANGES:
-            looked_at = word in _NOUNS and words[-1] in _LOOKS
-            return not looked_at and not (word == "open" and words[-1] in _OPENED)
-    return False
-
-
-def _thinks(name: str) -> bool:
-    words = _WORDS.findall(name)
-    return bool(words) and words[0].lower() in _THINKS
+            looked_at = (word in _NOUNS and words[-1] in _LOOKS) or (word == "open" and words[-1] in _OPENED)
+            return "looks" if looked_at else "changes"
+    return "unknown"
 
 
 def asks_a_person(name: str) -> bool:
@@ -97,19 +86,12 @@ def may_be_reworded(name: str) -> bool:
 
     Not where the words are what it is about: a message that is sent, a command that is run, a thought.
     """
-    return not any(effects(name))
+    return effect_of(name) in ("looks", "unknown")
 
 
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
-    return call.kind == "tool" and call.status == "ok" and any(effects(call.name)[:2])
-
-
-def outcome(call: Call) -> int:
-    """Fingerprint of what came of a call: what came back, and of a change also what was changed."""
-    if call.arguments is None or not may_have_changed(call):
-        return call.answer
-    return mix(call.answer, call.arguments.fingerprint)
+    return call.kind == "tool" and call.status == "ok" and effect_of(call.name) in ("changes", "runs code")
 
 
 def is_worth_another_try(call: Call) -> bool:
@@ -117,5 +99,17 @@ def is_worth_another_try(call: Call) -> bool:
 
     Not a change that keeps failing.
     """
-    said = effects(call.name)
-    return call.status == "ok" or said.runs_code or not said.changes
+    return call.status == "ok" or effect_of(call.name) != "changes"
+
+
+def outcome(call: Call) -> int:
+    """Fingerprint of what came of a call: what came back, and what was done.
+
+    What a tool was given is what it did, unless its name says that it only looks or thinks, or it failed: then only
+    what came back counts.
+    """
+    if call.kind != "tool" or call.status != "ok" or call.arguments is None:
+        return call.answer
+    if effect_of(call.name) in ("looks", "thinks"):
+        return call.answer
+    return mix(call.answer, call.arguments.fingerprint)

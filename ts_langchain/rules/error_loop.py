@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
-from ts_langchain.rules.effects import is_worth_another_try, may_have_changed
+from ts_langchain.rules.effects import effect_of, is_worth_another_try, may_have_changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,14 +23,15 @@ MAX_UNCLAIMED = 8
 class Failures:
     """Consecutive failures of one tool with one error."""
 
-    __slots__ = ("again", "count", "error", "in_turn", "since", "turn", "unclaimed")
+    __slots__ = ("again", "arguments", "count", "error", "in_turn", "since", "turn", "unclaimed", "varied")
 
     def __init__(self, error: int, since: float, again: bool) -> None:
         self.again = again  # it is worth another try once something has changed
         self.error = error
         self.since = since
         self.count = 0
-        self.turn = self.in_turn = 0
+        self.turn = self.in_turn = self.arguments = 0
+        self.varied = False
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
 
 
@@ -39,7 +40,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
 
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
     of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if it was a user who
-    asked for it again in between.
+    asked for it again in between, and up to twice as many failures of a tool that only looks and looked for something
+    else each time: it may just not be there.
 
     Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
     look, of another one that changed something (`edit_file`, `set_…`, `bash`); a failure that is retried once and
@@ -88,6 +90,9 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         failures.count += 1
         failures.in_turn = failures.in_turn + 1 if call.turn == failures.turn else 1
         failures.turn = call.turn
+        arguments = call.arguments.fingerprint if call.arguments is not None else 0
+        failures.varied |= failures.count > 1 and arguments != failures.arguments
+        failures.arguments = arguments
         if failures.count > 1:
             unit = call.tool_call_id or call.id
             took = call.ended_at - call.started_at
@@ -96,6 +101,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if failures.count < s.min_failures:
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
+        explores = failures.varied and effect_of(call.name) == "looks"
+        enough = s.min_failures * (2 if explores else 1)
         return Finding(
             mix(tool, call.answer),
             f"{call.name} failed {failures.count} times in a row with the same error"
@@ -103,7 +110,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             claims=tuple(Claim(r, "turn", unit=unit, units=units) for _, r, unit, units, _ in unclaimed if r),
             calls=tuple(u[0] for u in unclaimed),
             seconds=sum(u[4] for u in unclaimed),
-            severity="high" if failures.in_turn >= s.min_failures else "medium",
+            severity="high" if failures.in_turn >= enough else "medium",
             confidence=0.93,
             evidence={
                 "tool": call.name,

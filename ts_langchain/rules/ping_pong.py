@@ -35,11 +35,11 @@ class PingPong(Rule[Steps]):
     """Two or more tools are called in turn, round after round, and each brings back what it brought before.
 
     Fires when the latest tool calls of one run are `min_rounds` rounds of the same circle of 2 to 6 different
-    tools, each with the same answer as in the round before, whatever the arguments.
+    tools, each with the same answer as in the round before, whatever was looked for.
 
-    Does not fire on: a circle in which one answer differs, or something else was changed each time (`edit_file`,
-    `set_…`, `bash`); a poll that says it is still waiting; one tool alone (`tool_loop`); handing over to other agents
-    (`handoff_loop`); answers that were not captured.
+    Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
+    `process_invoice`) and were given something else each time; a poll that says it is still waiting; one tool alone
+    (`tool_loop`); handing over to other agents (`handoff_loop`); answers that were not captured.
 
     Wasted: the turns of all rounds but the first.
     """

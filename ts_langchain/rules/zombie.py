@@ -51,8 +51,8 @@ class Zombie(Rule[Progress]):
     """A run goes on for minutes, and neither the user nor the agent itself gets anything new.
 
     Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none
-    of them a new answer to the user, none a tool result that had not come back before, and none a new change
-    (`edit_file`, `set_…`, `bash`).
+    of them a new answer to the user and none a tool result that had not come back before; of tools that do not only
+    look (`edit_file`, `bash`, `process_invoice`), none that was given something new.
 
     Does not fire on: long work in which each step brings something new; a poll that says it is still waiting; a
     new run of the same session; runs tagged with one of `long_running_tags`.
