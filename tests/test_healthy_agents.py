@@ -60,6 +60,12 @@ def browser_snapshot() -> str:
 
 
 @tool
+def browser_wait_for(time: int) -> str:
+    """Waits."""
+    return f"waited {time} s"
+
+
+@tool
 def list_items(cursor: str = "") -> str:
     """Lists."""
     return f"items after {cursor}"
@@ -153,6 +159,10 @@ SCRIPTS: dict[str, tuple[list[AIMessage], list[Any]]] = {
     "one document after the other": (
         [step for w in WORDS for step in (call_tool("process", item=w), call_tool("do_task", task=f"file {w}"))],
         [process, do_task],
+    ),
+    "waiting for a page": (
+        [step for _ in range(6) for step in (call_tool("browser_wait_for", time=3), call_tool("browser_snapshot"))],
+        [browser_wait_for, browser_snapshot],
     ),
     "pages of a list": ([call_tool("list_items", cursor=f"c{n}") for n in range(8)], [list_items]),
     "guesses": ([call_tool("guess", n=n * 10) for n in range(1, 10)], [guess]),

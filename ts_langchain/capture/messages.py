@@ -44,7 +44,7 @@ _ROLE_CODES = {"human": 1, "ai": 2, "system": 3, "tool": 4}
 
 _PENDING = re.compile(
     r"\b(?:pending|queued|in[ _-]progress|running|processing|not[ _-](?:ready|finished|done)|still|waiting|"
-    r"started|building|creating|provisioning|deploying)\b",
+    r"started|building|creating|provisioning|deploying|loading|generating|indexing|syncing)\b",
     re.IGNORECASE,
 )
 PENDING_CHARS = 500

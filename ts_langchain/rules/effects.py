@@ -17,8 +17,8 @@ _CHANGES = frozenset({
     "comment", "commit", "create", "delete", "deploy", "disable", "edit", "enable", "insert", "install", "merge",
     "migrate", "modify", "move", "next", "open", "order", "patch", "pay", "post", "press", "publish", "push", "put",
     "redo", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve", "reset", "restart",
-    "save", "schedule", "send", "set", "start", "step", "stop", "submit", "toggle", "transfer", "type", "undo",
-    "update", "upload", "upsert", "write",
+    "save", "schedule", "send", "set", "sleep", "start", "step", "stop", "submit", "toggle", "transfer", "type", "undo",
+    "update", "upload", "upsert", "wait", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "check", "count", "describe", "details", "diff", "fetch", "find", "get",
@@ -29,6 +29,7 @@ _LOOKS = frozenset({
 _NOUNS = frozenset({"book", "comment", "order", "post", "transfer", "refund", "schedule", "type"})
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
+_WAITS = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep|(?:^|_)wait$", re.IGNORECASE)
 _PERSON = re.compile(
     r"(?:^|_)(?:ask|prompt|consult)_?(?:the_?)?(?:user|human|person|customer|operator)|"
     r"human_?(?:input|feedback|approval)|user_?input|^human$|^confirm(?:ation|_?with_?user)?$|"
@@ -74,6 +75,11 @@ def _read(name: str) -> Effect:
             looked_at = (word in _NOUNS and words[-1] in _LOOKS) or (word == "open" and words[-1] in _OPENED)
             return "looks" if looked_at else "changes"
     return "unknown"
+
+
+def waits(name: str) -> bool:
+    """True for a tool that waits for something, or asks whether it is done (`wait_for`, `poll`, `check_status`)."""
+    return _WAITS.search(name) is not None
 
 
 def asks_a_person(name: str) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import outcome
+from ts_langchain.rules.effects import outcome, waits
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class PingPong(Rule[Steps]):
     tools, each with the same answer as in the round before, whatever was looked for.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
-    `process_invoice`) and were given something else each time; a poll that says it is still waiting; one tool alone
-    (`tool_loop`); handing over to other agents (`handoff_loop`); answers that were not captured.
+    `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
+    something is still under way; one tool alone (`tool_loop`); handing over to other agents (`handoff_loop`); answers
+    that were not captured.
 
     Wasted: the turns of all rounds but the first.
     """
@@ -72,7 +73,7 @@ class PingPong(Rule[Steps]):
         if call.root_id != state.root_id:
             state.root_id, state.reported = call.root_id, 0
             state.steps.clear()
-        if call.status == "cancelled" or (self._leaves_handoffs and is_handoff(call.name)):
+        if call.status == "cancelled" or waits(call.name) or (self._leaves_handoffs and is_handoff(call.name)):
             return None
         if call.pending or not call.answer:
             state.steps.clear()

@@ -142,6 +142,7 @@ class RepeatRule(Rule[Repeats]):
             concerned = self._concerns[call.name] = self.concerns(call.kind, call.name)
         arguments = call.arguments
         if not concerned or arguments is None or call.status == "cancelled":
+            state.mutations += may_have_changed(call)
             return None
         tool = name_hash(call.name)
         key = mix(tool, arguments.fingerprint)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ts_langchain.rules.effects import asks_a_person
+from ts_langchain.rules.effects import asks_a_person, waits
 from ts_langchain.rules.handoff_loop import is_handoff
 from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.rerank_thrash import is_rerank
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ts_langchain.call import Kind
-
-_POLLING = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep", re.IGNORECASE)
 
 
 class ToolLoop(RepeatRule):
@@ -60,7 +57,7 @@ class ToolLoop(RepeatRule):
     settings: Settings
 
     def concerns(self, kind: Kind, name: str) -> bool:
-        if kind != "tool" or name in self.settings.polling_tools or _POLLING.search(name) or asks_a_person(name):
+        if kind != "tool" or name in self.settings.polling_tools or waits(name) or asks_a_person(name):
             return False
         if "handoff_loop" in self.context.active and is_handoff(name):
             return False
