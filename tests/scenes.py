@@ -271,6 +271,15 @@ def count_words(text: str) -> int:
 
 
 @tool
+def sync(x: str) -> str:
+    """Has a name that says nothing."""
+    return f"the same as {x}"
+
+
+sync.metadata = {"readOnlyHint": True, "title": "Synchronise"}
+
+
+@tool
 def note(text: str, tool_call_id: Annotated[str, InjectedToolCallId]) -> Command[Any]:
     """Notes something, and says so twice."""
     said = [ToolMessage(f"error: {text}", tool_call_id=tool_call_id, status="error"), HumanMessage("Go on.")]
@@ -342,6 +351,7 @@ SCENES: dict[str, Callable[[Config], object]] = {
         model(call_tool("write_todos", todos=TODOS), call_tool("write_todos", todos=TODOS), DONE),
         middleware=[TodoListMiddleware()],
     ).invoke(ASK, c),
+    "a tool that says it only reads": lambda c: with_tools([call_tool("sync", x="a"), DONE], sync).invoke(ASK, c),
     "a tool that takes a text": lambda c: count_words.invoke("how many words", c),
     "a tool that commands": lambda c: with_tools([call_tool("note", text="a b c d"), DONE], note).invoke(ASK, c),
     "agents that hand over": _hand_over,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ts_langchain.rules.effects import asks_a_person, effect_of, may_be_reworded
+from ts_langchain.call import Call
+from ts_langchain.capture.traits import read_declared
+from ts_langchain.rules.effects import asks_a_person, effect_of, may_be_reworded, named_effect
+
+
+def called(name: str, *traits: tuple[str, int]) -> Call:
+    return Call("c", "tool", "s", "r", name, 0.0, 1.0, traits=traits)
+
 
 NAMES = {
     "changes": "book_flight sendEmail edit_file str_replace_based_edit_tool apply_patch set_seat write git-commit "
@@ -20,12 +27,42 @@ NAMES = {
 
 @pytest.mark.parametrize(("effect", "name"), [(effect, n) for effect, names in NAMES.items() for n in names.split()])
 def test_what_a_name_says(effect: str, name: str) -> None:
-    assert effect_of(name) == effect
-    assert may_be_reworded(name) == (effect in ("looks", "unknown"))
+    assert named_effect(name) == effect
+    assert may_be_reworded(called(name)) == (effect in ("looks", "unknown"))
 
 
 def test_no_name_says_nothing() -> None:
-    assert effect_of("") == "unknown"
+    assert named_effect("") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "read_only", "effect"),
+    [
+        ("process", 1, "looks"),
+        ("set_filter", 1, "looks"),
+        ("process", 0, "changes"),
+        ("get_and_lock", 0, "changes"),
+        ("bash", 0, "runs code"),
+        ("bash", 1, "looks"),
+    ],
+)
+def test_what_is_declared_counts_more(name: str, read_only: int, effect: str) -> None:
+    assert effect_of(called(name, ("read_only", read_only))) == effect
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"read_only": True}, (("read_only", 1),)),
+        ({"readOnlyHint": False}, (("read_only", 0),)),
+        ({"read_only": True, "readOnlyHint": False}, (("read_only", 1),)),
+        ({"read_only": "yes", "readOnlyHint": None}, ()),
+        ({}, ()),
+        (None, ()),
+    ],
+)
+def test_what_a_tool_declares(metadata: dict[str, object] | None, expected: tuple[object, ...]) -> None:
+    assert read_declared(metadata) == expected
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory
 from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
-from ts_langchain.capture.traits import read_traits
+from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.fingerprint import arguments, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
@@ -464,7 +464,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 str(name),
                 args=args,
                 tool_call_id=str(tool_call_id) if tool_call_id else None,
-                traits=read_traits(inputs) if type(inputs) is dict else (),
+                traits=(read_traits(inputs) if type(inputs) is dict else ()) + read_declared(metadata),
             ),
         )
 

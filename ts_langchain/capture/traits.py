@@ -1,4 +1,4 @@
-"""Facts about a tool call beyond its fingerprint: what rules about voice and audio need. Numbers only, no content."""
+"""Facts about a tool call beyond its fingerprint that some rules need. Numbers only, no content."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ def read_traits(args: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
         channels = args.get("channels")
         found.append(("channels", channels if type(channels) is int and 0 < channels < 1_000 else 2))
     return tuple(found)
+
+
+def read_declared(metadata: Mapping[str, object] | None) -> tuple[tuple[str, int], ...]:
+    """What is declared of the tool itself.
+
+    Returns:
+        `read_only`, 1 or 0, of its metadata: `read_only`, or MCP's `readOnlyHint`; nothing if neither is there.
+    """
+    if not metadata:
+        return ()
+    declared = metadata.get("read_only")
+    if type(declared) is not bool:
+        declared = metadata.get("readOnlyHint")
+    return (("read_only", int(declared)),) if type(declared) is bool else ()
 
 
 def trait(traits: tuple[tuple[str, int], ...], name: str) -> int | None:

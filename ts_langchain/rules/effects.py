@@ -1,10 +1,11 @@
-"""What a tool's name says about its effects: whether calling another one again may bring something else."""
+"""What a tool does, as declared or by its name: whether calling another one again may bring something else."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Literal
 
+from ts_langchain.capture.traits import trait
 from ts_langchain.fingerprint import mix
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ say (`process_invoice`)."""
 _KNOWN: dict[str, Effect] = {}
 
 
-def effect_of(name: str) -> Effect:
+def named_effect(name: str) -> Effect:
     """What the name of a tool says about its effects."""
     known = _KNOWN.get(name)
     if known is None:
@@ -60,6 +61,15 @@ def effect_of(name: str) -> Effect:
             _KNOWN.clear()
         known = _KNOWN[name] = _read(name)
     return known
+
+
+def effect_of(call: Call) -> Effect:
+    """What a tool does: as declared (`metadata={"read_only": True}`, MCP's `readOnlyHint`), else what its name says."""
+    named = named_effect(call.name)
+    declared = trait(call.traits, "read_only") if call.traits else None
+    if declared is None:
+        return named
+    return "looks" if declared else "runs code" if named == "runs code" else "changes"
 
 
 def _read(name: str) -> Effect:
@@ -87,17 +97,17 @@ def asks_a_person(name: str) -> bool:
     return _PERSON.search(name) is not None
 
 
-def may_be_reworded(name: str) -> bool:
+def may_be_reworded(call: Call) -> bool:
     """True if the same thing can be asked of this tool in other words.
 
     Not where the words are what it is about: a message that is sent, a command that is run, a thought.
     """
-    return effect_of(name) in ("looks", "unknown")
+    return effect_of(call) in ("looks", "unknown")
 
 
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
-    return call.kind == "tool" and call.status == "ok" and effect_of(call.name) in ("changes", "runs code")
+    return call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
 
 
 def is_worth_another_try(call: Call) -> bool:
@@ -105,7 +115,7 @@ def is_worth_another_try(call: Call) -> bool:
 
     Not a change that keeps failing.
     """
-    return call.status == "ok" or effect_of(call.name) != "changes"
+    return call.status == "ok" or effect_of(call) != "changes"
 
 
 def outcome(call: Call) -> int:
@@ -116,6 +126,6 @@ def outcome(call: Call) -> int:
     """
     if call.kind != "tool" or call.status != "ok" or call.arguments is None:
         return call.answer
-    if effect_of(call.name) in ("looks", "thinks"):
+    if effect_of(call) in ("looks", "thinks"):
         return call.answer
     return mix(call.answer, call.arguments.fingerprint)

@@ -101,7 +101,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if failures.count < s.min_failures:
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
-        explores = failures.varied and effect_of(call.name) == "looks"
+        explores = failures.varied and effect_of(call) == "looks"
         enough = s.min_failures * (2 if explores else 1)
         return Finding(
             mix(tool, call.answer),

@@ -182,7 +182,7 @@ class RepeatRule(Rule[Repeats]):
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
-        if arguments.free_text is None or not may_be_reworded(call.name):
+        if arguments.free_text is None or not may_be_reworded(call):
             return None
         for key, before in reversed(state.recent.get(tool, ())):
             group = state.groups.get(key)
