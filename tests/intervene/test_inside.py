@@ -157,6 +157,23 @@ def test_a_human_is_asked_by_the_agent_that_can_wait_for_an_answer() -> None:
     assert office.outcomes() == [("pause", "done")]
 
 
+def test_an_agent_with_a_conversation_of_its_own_is_stopped_alone() -> None:
+    office = Office(loops("stop"))
+
+    @tool
+    def research(topic: str) -> str:
+        """On a thread of its own."""
+        given = {"messages": [HumanMessage(topic)]}
+        return str(office.researcher.invoke(given, {"configurable": {"thread_id": "research"}})["messages"][-1])
+
+    office.tools = [research]
+    messages = office.agent().invoke(ASK)["messages"]
+    assert (office.asked.calls, office.model.calls) == (3, 2)
+    assert str(messages[-2].content).startswith(STOPPED)
+    assert messages[-1].content == DONE.content
+    assert [(d.session_id, d.outcome) for d in office.sentinel.decisions()] == [("research", "done")]
+
+
 def test_a_budget_holds_inside_too() -> None:
     office = Office({"budgets": [{"per": "run", "calls": 4, "do": "stop"}]})
     messages = run(office.agent(), "invoke")

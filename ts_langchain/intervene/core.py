@@ -358,12 +358,14 @@ class Interventions:
 
     # --- what was held back inside -----------------------------------------------------------------
 
-    def stopped_inside(self, refused: CallRefused, *, answers: bool) -> AIMessage:
+    def stopped_inside(self, refused: CallRefused, here: Here | None, *, answers: bool) -> AIMessage:
         """What to say where a call inside was held back, since the run is to stop or to pause.
 
         Args:
             refused: What was raised.
-            answers: True if it is said in answer to the request, which ends the run; else that is left to the next one.
+            here: Where the door is.
+            answers: True if it is said in answer to the request, which ends the run; else that is left to the next
+                request, unless what ran inside was a conversation of its own.
 
         Raises:
             CallRefused: It is for the app.
@@ -371,7 +373,8 @@ class Interventions:
         decision = refused.decision
         if decision.action not in ("stop", "pause"):
             raise refused
-        if answers and decision.outcome == "due":
+        own = here is not None and here.session_id != decision.session_id
+        if (answers or own) and decision.outcome == "due":
             self.sentinel.settle(decision, "done")
         return actions.final_message(decision)
 

@@ -135,7 +135,7 @@ class GuardedNode(Runnable[Any, Any]):
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
                 return _with_reused(self.inner.invoke(ready.input, config, **kwargs), ready.reused)
         except CallRefused as refused:
-            return _with_reused(self._stopped(ready.input, refused), ready.reused)
+            return _with_reused(self._stopped(ready, refused), ready.reused)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
@@ -149,13 +149,13 @@ class GuardedNode(Runnable[Any, Any]):
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
                 return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
         except CallRefused as refused:
-            return _with_reused(self._stopped(ready.input, refused), ready.reused)
+            return _with_reused(self._stopped(ready, refused), ready.reused)
 
-    def _stopped(self, state: Any, refused: CallRefused) -> Any:
+    def _stopped(self, ready: _Ready, refused: CallRefused) -> Any:
         """What the node returns where an agent inside it was held back."""
-        messages = _messages_of(state)
+        state, messages = ready.input, _messages_of(ready.input)
         asking = messages[-1] if messages and _asks_for_tools(messages) else None
-        said = self.interventions.stopped_inside(refused, answers=asking is None)
+        said = self.interventions.stopped_inside(refused, ready.here, answers=asking is None)
         if isinstance(asking, AIMessage):
             return _update(state, [actions.stopped(said, call) for call in asking.tool_calls])
         return _update(state, [said])

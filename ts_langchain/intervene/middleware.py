@@ -137,7 +137,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
                 return handler(ready.request)
         except CallRefused as refused:
-            return ModelResponse(result=[self.interventions.stopped_inside(refused, answers=True)])
+            return ModelResponse(result=[self.interventions.stopped_inside(refused, ready.here, answers=True)])
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -152,7 +152,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
                 return await handler(ready.request)
         except CallRefused as refused:
-            return ModelResponse(result=[self.interventions.stopped_inside(refused, answers=True)])
+            return ModelResponse(result=[self.interventions.stopped_inside(refused, ready.here, answers=True)])
 
     # --- tools -------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             with self.interventions.watching(here):
                 return handler(request)
         except CallRefused as refused:
-            return self._stopped(request, refused)
+            return self._stopped(request, here, refused)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]]
@@ -189,8 +189,8 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             with self.interventions.watching(here):
                 return await handler(request)
         except CallRefused as refused:
-            return self._stopped(request, refused)
+            return self._stopped(request, here, refused)
 
-    def _stopped(self, request: ToolCallRequest, refused: CallRefused) -> ToolMessage:
-        said = self.interventions.stopped_inside(refused, answers=False)
+    def _stopped(self, request: ToolCallRequest, here: Here | None, refused: CallRefused) -> ToolMessage:
+        said = self.interventions.stopped_inside(refused, here, answers=False)
         return actions.stopped(said, request.tool_call)
