@@ -174,11 +174,26 @@ def test_an_agent_with_a_conversation_of_its_own_is_stopped_alone() -> None:
     assert [(d.session_id, d.outcome) for d in office.sentinel.decisions()] == [("research", "done")]
 
 
-def test_a_budget_holds_inside_too() -> None:
+@pytest.mark.parametrize("watched_twice", [False, True])
+def test_a_budget_holds_inside_too(watched_twice: bool) -> None:
     office = Office({"budgets": [{"per": "run", "calls": 4, "do": "stop"}]})
-    messages = run(office.agent(), "invoke")
+    own = TokenSentinelHandler(office.sentinel)
+    messages = run(office.agent(), "invoke", config={"callbacks": [own]} if watched_twice else None)
+    assert dict(own.pending()) == office.sentinel.in_flight.reservations == {}
     assert (office.asked.calls, office.model.calls) == (3, 1)
     assert str(messages[-1].content).startswith("I stopped here")
+
+
+@pytest.mark.parametrize("watched_twice", [False, True])
+def test_what_was_reserved_for_a_call_that_is_held_back_is_given_back(watched_twice: bool) -> None:
+    office = Office(loops("stop", budgets=[{"per": "project", "calls": 5, "do": "stop"}]))
+    own = TokenSentinelHandler(office.sentinel)
+    run(office.agent(), "invoke", config={"callbacks": [own]} if watched_twice else None)
+    assert (office.asked.calls, office.model.calls) == (3, 1)
+    assert office.outcomes().count(("stop", "done")) == 1
+    model = ScriptedChatModel(script=["five"])
+    create_agent(model, [], middleware=[TokenSentinelMiddleware(office.sentinel)]).invoke(ASK)
+    assert model.calls == 1  # four were billed, the fifth fits
 
 
 def test_retries_inside_a_call_are_stopped() -> None:

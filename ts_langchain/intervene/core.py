@@ -19,9 +19,9 @@ from ts_langchain.capture.context import current_labels, inside_run, session_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.handler import estimated_input, reserved
 from ts_langchain.capture.tools import read_toolset
-from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
+from ts_langchain.errors import CallRefused, ConfigurationError, Intervention
 from ts_langchain.intervene import actions
-from ts_langchain.intervene.inside import DoorHandler
+from ts_langchain.intervene.inside import DoorHandler, blocked
 from ts_langchain.policy import ENDING, Policy, matches
 from ts_langchain.sentinel import ADMITTED, Sentinel
 
@@ -260,7 +260,7 @@ class Interventions:
         action = decision.action
         if action == "block":
             self.sentinel.settle(decision, "done")
-            raise self._blocked(decision)
+            raise blocked(self.sentinel, decision)
         if action == "pause":
             self._pause(decision, here, turn)
             return
@@ -317,12 +317,6 @@ class Interventions:
         elif answer == "advice":
             self._steer(turn, [copy.copy(decision)], advice)
         self.sentinel.forgive(decision)
-
-    def _blocked(self, decision: Decision) -> Intervention:
-        for incident in self.sentinel.incidents(decision.session_id):
-            if incident.id == decision.incident_id:
-                return WasteBlocked(incident)
-        return CallRefused(decision)
 
     def _admit(self, here: Here, turn: Turn, can: frozenset[str]) -> Admission | None:
         asked = self._request(here, turn)

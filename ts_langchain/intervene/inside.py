@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.handler import TokenSentinelHandler, reserved
-from ts_langchain.errors import CallRefused, WasteBlocked
+from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
 from ts_langchain.policy import ENDING
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ts_langchain.capture.in_flight import Origin
     from ts_langchain.decision import Decision
-    from ts_langchain.errors import Intervention
     from ts_langchain.sentinel import Sentinel
 
 
@@ -51,16 +50,43 @@ class DoorHandler(TokenSentinelHandler):
         kwargs: Mapping[str, Any],
     ) -> None:
         if not self._let_through(run_id) and self.vetoes:
-            decision = None
-            with self.sentinel.faults.fail_open("intervene: inside"):
-                seen = self._started.get(run_id)  # by another handler of this Sentinel
-                origin = seen.origin if seen is not None else self._origin(run_id, parent_run_id, metadata or {}, tags)
-                decision = self._ending(origin)
-            if decision is not None:
+            try:
+                self._check(run_id, parent_run_id, tags, metadata or {})
+            except Intervention:  # LangChain tells nobody of the end of a call that has not begun
                 self._started.pop(run_id, None)
-                self._reservations.pop(run_id, None)
-                raise self._held_back(decision)
+                self._give_back(run_id)
+                raise
         super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs)
+
+    def _check(
+        self, run_id: Any, parent_run_id: Any, tags: Sequence[str] | None, metadata: Mapping[str, object]
+    ) -> None:
+        """Raises if the call is to be held back. Fails open."""
+        decision = None
+        seen = self._started.get(run_id)  # by another handler of this Sentinel, which let it pass
+        with self.sentinel.faults.fail_open("intervene: inside"):
+            origin = seen.origin if seen is not None else self._origin(run_id, parent_run_id, metadata, tags)
+            decision = self._ending(origin)
+        if decision is not None:
+            raise self._held_back(decision)
+        if seen is not None and seen.prompt is not None and self.sentinel.governed:
+            self._give_back(run_id)
+            self._admit(
+                run_id,
+                seen.origin,
+                seen.started_at,
+                seen.model,
+                seen.provider,
+                seen.prompt,
+                seen.toolset,
+                seen.max_tokens,
+            )
+
+    def _give_back(self, run_id: Any) -> None:
+        """Settles what was reserved for a call that is not made."""
+        reservation = self._reservations.pop(run_id, None)
+        if reservation is not None and self.sentinel.budgets is not None:
+            self.sentinel.budgets.settle(reservation, None)
 
     def _let_through(self, run_id: Any) -> bool:
         """True for the call that a door has let through."""
@@ -77,9 +103,15 @@ class DoorHandler(TokenSentinelHandler):
 
     def _held_back(self, decision: Decision) -> Intervention:
         """What is raised. `stop` and `pause` are left to the door, which answers for the call."""
-        if decision.action == "block":
-            self.sentinel.settle(decision, "done")
-            for incident in self.sentinel.incidents(decision.session_id):
-                if incident.id == decision.incident_id:
-                    return WasteBlocked(incident)
-        return CallRefused(decision)
+        if decision.action != "block":
+            return CallRefused(decision)
+        self.sentinel.settle(decision, "done")
+        return blocked(self.sentinel, decision)
+
+
+def blocked(sentinel: Sentinel, decision: Decision) -> Intervention:
+    """What `block` raises: with the incident, where it is about one that is known."""
+    for incident in sentinel.incidents(decision.session_id):
+        if incident.id == decision.incident_id:
+            return WasteBlocked(incident)
+    return CallRefused(decision)
