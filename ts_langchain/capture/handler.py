@@ -134,10 +134,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
             roots.pop(next(iter(roots)), None)
 
+    @_fail_open
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain."""
         self._roots.pop(run_id, None)
 
+    @_fail_open
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
         self._roots.pop(run_id, None)
