@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
+from ts_langchain.capture.answers import MAX_USD as MAX_USD
 from ts_langchain.fingerprint import canonical
 
 # beyond these a number is a mistake of whoever wrote it, not a fact about a call
 LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-MAX_USD = 1_000_000.0
 
 
 def timestamp(value: object) -> float | None:

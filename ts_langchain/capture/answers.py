@@ -130,7 +130,8 @@ def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
 
 def _usd(value: object) -> float | None:
     """A sum that can be, None for anything else."""
-    return float(value) if type(value) in (int, float) and 0 <= value < MAX_USD else None  # type: ignore[operator,arg-type]
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < MAX_USD
+    return float(cast("float", value)) if known else None
 
 
 def _tier(meta: Mapping[str, object], beside: Mapping[str, object]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
-from ts_langchain.fingerprint import name_hash
+from ts_langchain.fingerprint import name_hash, text_hash
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
@@ -51,7 +51,7 @@ class Memory:
         A run that begins with a user's message is a new turn. Where each call is a run of its own, in a loop written by
         hand, those that begin with a tool's result belong to the same one.
         """
-        root = name_hash(root_id)
+        root = text_hash(root_id)
         if root != self.root:
             self.root = root
             self.turn += last_role == "human"
