@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import Any
 from uuid import uuid4
 
+import pytest
 from histories import START
 from langchain_core.messages import HumanMessage
 
 from ts_langchain import Sentinel, TokenSentinelHandler
 from ts_langchain.call import Call
 from ts_langchain.capture import in_flight
-from ts_langchain.fingerprint import arguments
+from ts_langchain.fingerprint import arguments, name_hash
+from ts_langchain.intervene.inside import DoorHandler
 from ts_langchain.session import MAX_INCIDENTS
 
-if TYPE_CHECKING:
-    import pytest
+HOOKS = sorted(
+    name for name in vars(TokenSentinelHandler) if name.startswith("on_") and callable(vars(TokenSentinelHandler)[name])
+)
 
 
 def test_handlers_made_at_once_share_what_is_in_flight() -> None:
@@ -58,3 +61,26 @@ def test_an_incident_that_is_opened_is_never_the_one_that_is_closed_for_it() -> 
     assert any(incident.evidence.get("tool") == "late" for incident in state.incidents.values())
     assert len(state.incidents) == MAX_INCIDENTS
     assert set(state.standing) <= set(state.incidents)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("kind", [TokenSentinelHandler, DoorHandler])
+def test_nothing_leaves_a_hook(kind: Any, hook: str) -> None:
+    handler = kind(Sentinel())
+    handler.raise_error = True  # what it raised would reach the app
+    for table in (handler.sentinel.in_flight.started, handler.sentinel.in_flight.roots):
+        table["other"] = "other"
+    content: Any = RuntimeError("down") if hook.endswith("_error") else "content"
+    unhashable: Any = []
+    first = ({}, content) if hook.endswith("_start") else (content,)
+    getattr(handler, hook)(*first, run_id=unhashable)
+    assert [place for place in handler.sentinel.health().faults if hook in place], handler.sentinel.health().faults
+
+
+def test_ids_of_runs_do_not_push_names_out_of_their_cache() -> None:
+    handler = TokenSentinelHandler(Sentinel(rules=[]))
+    handler.on_chat_model_start({}, [[HumanMessage("hi")]], run_id=uuid4())
+    before = name_hash.cache_info().currsize
+    for _ in range(10):
+        handler.on_chat_model_start({}, [[HumanMessage("hi")]], run_id=uuid4())
+    assert name_hash.cache_info().currsize == before
