@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import uuid4
 
+from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accounts: Recent[str, _Account] = Recent()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Has a lock of its own in a forked process. What was spent before the fork counts in both."""
+        self._lock = threading.Lock()
 
     def _account(self, key: str) -> _Account:
         account = self._accounts.pop(key, None) or _Account()

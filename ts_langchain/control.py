@@ -9,6 +9,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from ts_langchain.forked import survives_fork
 from ts_langchain.policy import Budget
 
 if TYPE_CHECKING:
@@ -40,10 +41,17 @@ class Control:
         self.budgets: tuple[Budget, ...] = ()
         self.version: str | None = None
         self._threads: list[threading.Thread] = []
-        if policy.kill_switch.redis_key is not None and policy.redis_url is not None:
-            self._start(self._watch_redis)
-        if policy.remote is not None:
-            self._start(self._watch_remote)
+        self._watch()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Watches in a forked process as well: the threads have stayed behind."""
+        closed = self._stop.is_set()
+        self._stop, self._threads = threading.Event(), []
+        if closed:
+            self._stop.set()
+        else:
+            self._watch()
 
     def halted(self) -> str | None:
         """Why nothing may be sent now; None if calls may go."""
@@ -60,6 +68,12 @@ class Control:
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=2.0)
+
+    def _watch(self) -> None:
+        if self._policy.kill_switch.redis_key is not None and self._policy.redis_url is not None:
+            self._start(self._watch_redis)
+        if self._policy.remote is not None:
+            self._start(self._watch_remote)
 
     def _start(self, watch: Any) -> None:
         thread = threading.Thread(target=watch, name="ts-langchain-control", daemon=True)

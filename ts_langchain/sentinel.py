@@ -19,6 +19,7 @@ from ts_langchain.capture.in_flight import InFlight
 from ts_langchain.control import Control
 from ts_langchain.decision import Decision, Standing, decide
 from ts_langchain.errors import ConfigurationError
+from ts_langchain.forked import survives_fork
 from ts_langchain.health import Faults, logger
 from ts_langchain.incident import Bill, Incident, open_incident
 from ts_langchain.policy import ENDING, SESSION_WIDE, as_policy
@@ -181,6 +182,13 @@ class Sentinel:
         self._store = store
         self._calls = 0
         self._evicted = 0
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Has locks of its own in a forked process."""
+        self._lock = threading.Lock()
+        for session in self._sessions.values():
+            session.lock = threading.RLock()
 
     # --- users' side -------------------------------------------------------------------------------
 

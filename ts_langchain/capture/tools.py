@@ -9,10 +9,31 @@ from typing import NamedTuple, TypeGuard
 from ts_langchain.call import Toolset
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, read_message, reads_failed, unwrap
 from ts_langchain.fingerprint import canonical, mix, name_hash, text_hash, value_hash
+from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
-_TOOLSETS: Recent[tuple[object, ...], Toolset] = Recent()
-_TOOLSETS_LOCK = threading.Lock()
+
+class _Toolsets:
+    """The newest 512 lists of tools of this process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: Recent[tuple[object, ...], Toolset] = Recent()
+        self.get = self._known.get
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Has a lock of its own in a forked process."""
+        self._lock = threading.Lock()
+
+    def keep(self, key: tuple[object, ...], toolset: Toolset) -> None:
+        """Remembers a list of tools."""
+        with self._lock:
+            self._known[key] = toolset
+            self._known.limit(512)
+
+
+_TOOLSETS = _Toolsets()
 
 
 def read_toolset(tools: object) -> Toolset | None:
@@ -30,9 +51,7 @@ def read_toolset(tools: object) -> Toolset | None:
         names = tuple(name for name, _ in key)
         sizes = tuple(len(canonical(t)) for t in flat)
         known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
-        with _TOOLSETS_LOCK:
-            _TOOLSETS[key] = known
-            _TOOLSETS.limit(512)
+        _TOOLSETS.keep(key, known)
     return known
 
 
