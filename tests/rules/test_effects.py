@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from ts_langchain.call import Call
 from ts_langchain.capture.traits import read_declared
-from ts_langchain.rules.effects import asks_a_person, effect_of, may_be_reworded, named_effect
+from ts_langchain.fingerprint import arguments
+from ts_langchain.rules.effects import (
+    asks_a_person,
+    effect_of,
+    is_worth_another_try,
+    may_be_reworded,
+    may_have_changed,
+    named_effect,
+    outcome,
+)
+
+if TYPE_CHECKING:
+    from ts_langchain.call import Kind, Status
 
 
-def called(name: str, *traits: tuple[str, int]) -> Call:
-    return Call("c", "tool", "s", "r", name, 0.0, 1.0, traits=traits)
+def called(
+    name: str, *traits: tuple[str, int], kind: Kind = "tool", status: Status = "ok", about: str | None = None
+) -> Call:
+    """A call that answered 7; `about` is what it was given."""
+    given = None if about is None else arguments({"about": about})
+    return Call("c", kind, "s", "r", name, 0.0, 1.0, status, answer=7, arguments=given, traits=traits)
 
 
 NAMES = {
@@ -48,6 +66,48 @@ def test_no_name_says_nothing() -> None:
 )
 def test_what_is_declared_counts_more(name: str, read_only: int, effect: str) -> None:
     assert effect_of(called(name, ("read_only", read_only))) == effect
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "status", "changed", "again"),
+    [
+        ("edit_file", "tool", "ok", True, True),
+        ("bash", "tool", "ok", True, True),
+        ("read_file", "tool", "ok", False, True),
+        ("think", "tool", "ok", False, True),
+        ("process_invoice", "tool", "ok", False, True),
+        ("edit_file", "tool", "error", False, False),
+        ("bash", "tool", "error", False, True),
+        ("read_file", "tool", "error", False, True),
+        ("process_invoice", "tool", "error", False, True),
+        ("edit_file", "tool", "cancelled", False, False),
+        ("edit_file", "model", "ok", False, True),  # a model may be called anything
+    ],
+)
+def test_what_may_have_changed_and_what_is_worth_another_try(
+    name: str, kind: Kind, status: Status, changed: bool, again: bool
+) -> None:
+    call = called(name, kind=kind, status=status)
+    assert (may_have_changed(call), is_worth_another_try(call)) == (changed, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "status", "given_counts"),
+    [
+        ("edit_file", "tool", "ok", True),
+        ("bash", "tool", "ok", True),
+        ("process_invoice", "tool", "ok", True),
+        ("read_file", "tool", "ok", False),
+        ("think", "tool", "ok", False),
+        ("edit_file", "tool", "error", False),
+        ("edit_file", "model", "ok", False),
+    ],
+)
+def test_what_came_of_a_call(name: str, kind: Kind, status: Status, given_counts: bool) -> None:
+    one, other = (outcome(called(name, kind=kind, status=status, about=about)) for about in ("this", "that"))
+    assert (one != other) == given_counts
+    assert one == outcome(called(name, kind=kind, status=status, about="this"))
+    assert outcome(called(name, kind=kind, status=status)) == 7  # not recorded what it was given
 
 
 @pytest.mark.parametrize(
