@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -182,3 +183,18 @@ def test_wrong_configuration_is_said_at_once() -> None:
         Sentinel(settings={"tool_loop.min_calls": "many"})
     with pytest.raises(ConfigurationError, match="USD per million"):
         Sentinel(prices={"m": {"input": -1.0, "output": 1.0}})
+
+
+def test_a_callback_that_nobody_would_await_is_refused() -> None:
+    class Notifier:
+        async def __call__(self, found: object) -> None:
+            """Never awaited."""
+
+    sentinel = Sentinel()
+    for listen in (sentinel.on_incident, sentinel.on_decision):
+        for callback in (Notifier(), Notifier().__call__, functools.partial(Notifier.__call__, Notifier())):
+            with pytest.raises(ConfigurationError, match="run_coroutine_threadsafe"):
+                listen(callback)
+        with pytest.raises(ConfigurationError, match="a function of one argument"):
+            listen("slack")  # type: ignore[arg-type]
+        listen([].append)

@@ -9,7 +9,8 @@ import copy
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 from ts_langchain.budget import Budgets, Reservation
 from ts_langchain.budget_redis import RedisStore
@@ -49,6 +50,20 @@ MAX_SESSIONS = 20_000
 MAX_PAST_INCIDENTS = 10_000
 MAX_DECISIONS = 10_000
 SWEEP = 4
+
+
+def _plain(callback: Any) -> Callable[[Any], object]:
+    """The callback, if it can be called where nobody awaits."""
+    if not callable(callback):
+        msg = f"the callback is {callback!r}, expected a function of one argument"
+        raise ConfigurationError(msg)
+    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
+        msg = (
+            "the callback is a coroutine function, and nobody would await it: calls end in any thread. Give a plain "
+            "function that hands over, for example lambda found: asyncio.run_coroutine_threadsafe(tell(found), loop)"
+        )
+        raise ConfigurationError(msg)
+    return cast("Callable[[Any], object]", callback)
 
 
 class Store(Protocol):
@@ -212,15 +227,21 @@ class Sentinel:
 
         It runs in the thread of the call that caused it, with no lock held; what it raises is counted in
         `health()` and goes no further.
+
+        Raises:
+            ConfigurationError: It is no plain function: not callable, or a coroutine function.
         """
-        self._callbacks.append(callback)
+        self._callbacks.append(_plain(callback))
 
     def on_decision(self, callback: Callable[[Decision], object]) -> None:
         """Calls `callback` with a copy of each decision once it is settled: done, dry run, skipped or failed.
 
         What it raises is counted in `health()` and goes no further.
+
+        Raises:
+            ConfigurationError: It is no plain function: not callable, or a coroutine function.
         """
-        self._on_decision.append(callback)
+        self._on_decision.append(_plain(callback))
 
     def decisions(self, session_id: str | None = None) -> list[Decision]:
         """Copies of the policy's newest 10 000 decisions, or those about one session, in order of time."""
