@@ -60,29 +60,44 @@ class Request(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What is to be added to one account, if it stays within the limit."""
+    """What is to be added to one account.
+
+    Attributes:
+        key: The account; begins with the metric.
+        limit: What it may hold with this call; None if nothing keeps the call back.
+        amount: What is added.
+        per_minute: Only the last 60 s count.
+        seconds: How long the account is kept after its last use; 0 for ever.
+    """
 
     key: str
-    limit: int
+    limit: int | None
     amount: int
     per_minute: bool
     seconds: float
-    """How long the account is kept after its last use; 0 for ever."""
+
+
+class Answer(NamedTuple):
+    """What a store says to a reservation.
+
+    Attributes:
+        refused: Index of the first check that does not fit: nothing was added. None if all was added.
+        held: What each account holds with this call, whether or not it was added.
+    """
+
+    refused: int | None
+    held: list[int]
 
 
 class Store(Protocol):
-    """Where accounts are kept. Each method is atomic."""
+    """Where accounts are kept. Each method is atomic, and takes each account once."""
 
-    def reserve(self, reservation: str, checks: Sequence[Check], at: float, *, force: bool) -> list[int] | int:
-        """Adds all amounts, or none: then the index of the first check that does not fit.
-
-        Returns:
-            What each account holds now, or the index.
-        """
+    def reserve(self, reservation: str, checks: Sequence[Check], at: float) -> Answer:
+        """Adds all amounts, or none if one of them does not fit."""
         ...
 
-    def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> list[int]:
-        """Replaces what was reserved by what was spent. Returns what each account holds now."""
+    def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> None:
+        """Replaces what was reserved by what was spent."""
         ...
 
 
@@ -132,38 +147,43 @@ class MemoryStore:
         self._accounts.limit(MAX_ACCOUNTS)
         return account
 
-    def reserve(self, reservation: str, checks: Sequence[Check], at: float, *, force: bool) -> list[int] | int:
+    def reserve(self, reservation: str, checks: Sequence[Check], at: float) -> Answer:
         minute = int(at // MINUTE)
         with self._lock:
             accounts = [self._account(c.key) for c in checks]
-            for number, (check, account) in enumerate(zip(checks, accounts, strict=True)):
+            for account in accounts:
                 account.expire(at)
-                if not force and account.held(check.per_minute, at) + check.amount > check.limit:
-                    return number
+            held = [a.held(c.per_minute, at) + c.amount for c, a in zip(checks, accounts, strict=True)]
+            for number, (check, with_it) in enumerate(zip(checks, held, strict=True)):
+                if check.limit is not None and with_it > check.limit:
+                    return Answer(number, held)
             for check, account in zip(checks, accounts, strict=True):
                 account.reserved[reservation] = (check.amount, at + RESERVATION_SECONDS, minute)
                 account.add(check.amount, minute)
-            return [a.held(c.per_minute, at) for c, a in zip(checks, accounts, strict=True)]
+            return Answer(None, held)
 
-    def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> list[int]:
+    def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> None:
         with self._lock:
-            held = []
             for check, spent in zip(checks, actual, strict=True):
                 account = self._account(check.key)
                 amount, _, minute = account.reserved.pop(reservation, (0, 0.0, int(at // MINUTE)))
                 account.add(spent - amount, minute)
-                held.append(account.held(check.per_minute, at))
-            return held
 
 
 class Reservation:
-    """What a call was let through with. To be settled once."""
+    """What a call was let through with. To be settled once.
 
-    __slots__ = ("checks", "id", "settled", "store", "taken")
+    Attributes:
+        checks: What was reserved.
+        exhausted: Budgets that it did not fit into and that keep no call back: `warn` and `downgrade`.
+    """
+
+    __slots__ = ("checks", "exhausted", "id", "settled", "store", "taken")
 
     def __init__(self, checks: Sequence[Check]) -> None:
         self.id = uuid4().hex
         self.checks = checks
+        self.exhausted: list[Budget] = []
         self.store: Store | None = None
         self.settled = False
         self.taken: object = None  # the run id of the call it was made for, once that has begun
@@ -174,13 +194,19 @@ class Refusal(NamedTuple):
 
     Attributes:
         budget: The budget it does not fit into; None if the store of budgets cannot be asked.
-        key: Its account.
         summary: One sentence.
+        cheaper: A budget that it does not fit into either, and that asks for a cheaper model: with one it may fit.
     """
 
     budget: Budget | None
-    key: str
     summary: str
+    cheaper: Budget | None = None
+
+
+class OnWarning(Protocol):
+    """Hears that a budget is nearly, or with `do: warn` quite, exhausted."""
+
+    def __call__(self, budget: Budget, request: Request, *, exhausted: bool) -> object: ...
 
 
 class Budgets:
@@ -191,7 +217,8 @@ class Budgets:
         prices: For estimates.
         faults: Counts what goes wrong.
         store: Where accounts are kept; in memory, or in the policy's Redis.
-        on_warning: Told once of each account that reaches `warn_at`.
+        on_warning: Told once of each account that reaches `warn_at`, and with `do: warn` of each that is exhausted; of
+            rates, once a minute.
         clock: Measures how long an unreachable store is left alone (2 s).
     """
 
@@ -201,7 +228,7 @@ class Budgets:
         prices: Prices,
         faults: Faults,
         store: Store | None = None,
-        on_warning: Callable[[Budget, str, Request], object] | None = None,
+        on_warning: OnWarning | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
@@ -211,7 +238,7 @@ class Budgets:
         self._store: Store = store if store is not None else self._memory
         self._on_warning = on_warning
         self._clock = clock
-        self._warned: Recent[str, None] = Recent()
+        self._warned: Recent[tuple[str, int, int, bool], None] = Recent()
         self._asks_again_at = 0.0
         self._unsettled: deque[tuple[Reservation, list[int], float]] = deque(maxlen=MAX_UNSETTLED)
         self.remote: Callable[[], tuple[Budget, ...]] = tuple
@@ -227,27 +254,34 @@ class Budgets:
         tokens = request.input_tokens + output
         rates = self.prices.rates(request.model, request.provider, request.at, request.input_tokens)
         nano = round((request.input_tokens * rates.input + output * rates.output) * 1000) if rates else 0
-        found = [
-            (budget, check)
-            for budget in (*self.policy.budgets, *self.remote())
-            for check in _checks(budget, request, {"usd": nano, "tokens": tokens, "calls": 1})
-        ]
-        reservation = Reservation([check for _, check in found])
-        if not found:
+        amounts = {"usd": nano, "tokens": tokens, "calls": 1}
+        accounts = _accounts((*self.policy.budgets, *self.remote()), request, amounts, force=force)
+        reservation = Reservation([check for check, _ in accounts])
+        if not accounts:
             return reservation
         answer = self._reserve(reservation, request.at, force=force)
         if answer is None:
-            return Refusal(None, "", "The store of budgets cannot be reached: the policy lets nothing through.")
-        if isinstance(answer, int):
-            budget, check = found[answer]
-            return Refusal(budget, check.key, f"The next call does not fit into the budget of {budget.label}.")
-        for (budget, check), held in zip(found, answer, strict=True):
-            if held >= budget.warn_at * check.limit and check.key not in self._warned:
-                self._warned[check.key] = None
-                self._warned.limit(MAX_ACCOUNTS)
-                if self._on_warning is not None:
-                    self._on_warning(budget, check.key, request)
+            return Refusal(None, "The store of budgets cannot be reached: the policy lets nothing through.")
+        exhausted = [
+            b for (_, bs), held in zip(accounts, answer.held, strict=True) for b in bs if held > b.limit and not b.hard
+        ]
+        if answer.refused is not None:
+            budget = min((b for b in accounts[answer.refused][1] if b.hard), key=lambda b: b.limit)
+            return Refusal(budget, overdrawn(budget), next((b for b in exhausted if b.do == "downgrade"), None))
+        reservation.exhausted = exhausted
+        for (check, budgets), held in zip(accounts, answer.held, strict=True):
+            for budget in budgets:
+                if held >= budget.warn_at * budget.limit:
+                    self._warn(budget, check, request, exhausted=budget.do == "warn" and held > budget.limit)
         return reservation
+
+    def _warn(self, budget: Budget, check: Check, request: Request, *, exhausted: bool) -> None:
+        told = check.key, budget.limit, int(request.at // MINUTE) if check.per_minute else 0, exhausted
+        if told not in self._warned:
+            self._warned[told] = None
+            self._warned.limit(MAX_ACCOUNTS)
+            if self._on_warning is not None:
+                self._on_warning(budget, request, exhausted=exhausted)
 
     def settle(self, reservation: Reservation, call: Call | None, cost: Cost | None = None) -> None:
         """Replaces the estimate by what the call used; nothing where it was not made. Does nothing the second time."""
@@ -265,11 +299,11 @@ class Budgets:
         self._unsettled.append((reservation, actual, at))
         self._settle_all()
 
-    def _reserve(self, reservation: Reservation, at: float, *, force: bool) -> list[int] | int | None:
+    def _reserve(self, reservation: Reservation, at: float, *, force: bool) -> Answer | None:
         """The store's answer; that of memory while the store is down, or None where the policy says closed."""
         if self._store is not self._memory and self._clock() >= self._asks_again_at:
             try:
-                answer = self._store.reserve(reservation.id, reservation.checks, at, force=force)
+                answer = self._store.reserve(reservation.id, reservation.checks, at)
             except Exception as error:  # noqa: BLE001 - whatever a client library raises
                 self._down(error)
             else:
@@ -277,7 +311,7 @@ class Budgets:
                 return answer
         if self._store is self._memory or self.policy.redis_down == "open" or force:
             reservation.store = self._memory
-            return self._memory.reserve(reservation.id, reservation.checks, at, force=force)
+            return self._memory.reserve(reservation.id, reservation.checks, at)
         return None
 
     def _settle_all(self) -> None:
@@ -303,6 +337,25 @@ class Budgets:
         self._asks_again_at = self._clock() + RETRY_SECONDS
 
 
+def overdrawn(budget: Budget) -> str:
+    """Says that a call does not fit into a budget."""
+    return f"The next call does not fit into the budget of {budget.label}."
+
+
+def _accounts(
+    budgets: Sequence[Budget], request: Request, amounts: dict[str, int], *, force: bool
+) -> list[tuple[Check, list[Budget]]]:
+    """The accounts that a request falls under, each with its budgets; several may look at one account."""
+    found: dict[str, tuple[Check, list[Budget]]] = {}
+    for budget in budgets:
+        for check in _checks(budget, request, amounts):
+            known, looking = found.setdefault(check.key, (check, []))
+            looking.append(budget)
+            limits = [b.limit for b in looking if b.hard and not force]
+            found[check.key] = known._replace(limit=min(limits, default=None)), looking
+    return list(found.values())
+
+
 def _checks(budget: Budget, request: Request, amounts: dict[str, int]) -> list[Check]:
     """The accounts of a budget that a request falls under. Keys begin with the metric."""
     per_minute = budget.metric == "tokens_per_minute"
@@ -316,10 +369,11 @@ def _checks(budget: Budget, request: Request, amounts: dict[str, int]) -> list[C
     elif budget.per == "user":
         scopes = [request.user_id or "-"]
     elif budget.per == "tag":
-        scopes = [t for t in request.tags if budget.tag in (None, t)]
+        scopes = [t for t in dict.fromkeys(request.tags) if budget.tag in (None, t)]
     elif budget.per == "day":
         scopes, seconds = [str(int(request.at // DAY))], 2.0 * DAY
     else:
         scopes = ["-"]
-    prefix = f"{metric}:{budget.per}:{budget.metric}:{budget.limit}"
-    return [Check(f"{prefix}:{scope}", budget.limit, amounts[metric], per_minute, seconds) for scope in scopes]
+    # without the limit: whoever raises it goes on with what has been spent
+    prefix = f"{metric}:{budget.per}:{budget.metric}"
+    return [Check(f"{prefix}:{scope}", None, amounts[metric], per_minute, seconds) for scope in scopes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from ts_langchain.budget import MINUTE, RESERVATION_SECONDS
+from ts_langchain.budget import MINUTE, RESERVATION_SECONDS, Answer
 from ts_langchain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,19 +46,20 @@ end
 _RESERVE = (
     _ACCOUNT
     + """
-local id, at, minute, expiry, force = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local id, at, minute, expiry = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local answer = {-1}
 for i, key in ipairs(KEYS) do
-  local limit, amount, per_minute = tonumber(ARGV[2 + 4 * i]), tonumber(ARGV[3 + 4 * i]), ARGV[4 + 4 * i]
+  local limit, amount, per_minute = ARGV[1 + 4 * i], tonumber(ARGV[2 + 4 * i]), ARGV[3 + 4 * i]
   expire(key, at, minute)
-  if force == '0' and held(key, per_minute, at, minute) + amount > limit then return {-1, i - 1} end
+  answer[i + 1] = held(key, per_minute, at, minute) + amount
+  if answer[1] < 0 and limit ~= '' and answer[i + 1] > tonumber(limit) then answer[1] = i - 1 end
 end
-local answer = {0}
+if answer[1] >= 0 then return answer end
 for i, key in ipairs(KEYS) do
-  local amount, per_minute, seconds = ARGV[3 + 4 * i], ARGV[4 + 4 * i], tonumber(ARGV[5 + 4 * i])
+  local amount, seconds = ARGV[2 + 4 * i], tonumber(ARGV[4 + 4 * i])
   redis.call('HSET', key, 'r:' .. id, amount .. '|' .. expiry .. '|' .. minute)
   add(key, amount, minute)
   if seconds > 0 then redis.call('EXPIRE', key, seconds) end
-  answer[#answer + 1] = held(key, per_minute, at, minute)
 end
 return answer
 """
@@ -66,10 +67,9 @@ return answer
 _SETTLE = (
     _ACCOUNT
     + """
-local id, at, minute = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local answer = {0}
+local id, minute = ARGV[1], tonumber(ARGV[2])
 for i, key in ipairs(KEYS) do
-  local spent, per_minute = tonumber(ARGV[2 + 2 * i]), ARGV[3 + 2 * i]
+  local spent = tonumber(ARGV[2 + i])
   local reserved = redis.call('HGET', key, 'r:' .. id)
   if reserved then
     local amount, _, when = string.match(reserved, '([^|]+)|([^|]+)|([^|]+)')
@@ -78,9 +78,7 @@ for i, key in ipairs(KEYS) do
   else
     add(key, spent, minute)
   end
-  answer[#answer + 1] = held(key, per_minute, at, minute)
 end
-return answer
 """
 )
 
@@ -118,20 +116,16 @@ class RedisStore:
         self._reserve = self._client.register_script(_RESERVE)
         self._settle = self._client.register_script(_SETTLE)
 
-    def reserve(self, reservation: str, checks: Sequence[Check], at: float, *, force: bool) -> list[int] | int:
+    def reserve(self, reservation: str, checks: Sequence[Check], at: float) -> Answer:
         """As `ts_langchain.budget.Store`. Raises what the client raises."""
-        args: list[str | int | float] = [
-            reservation, at, int(at // MINUTE), at + RESERVATION_SECONDS, "1" if force else "0",
-        ]  # fmt: skip
+        args: list[str | int | float] = [reservation, at, int(at // MINUTE), at + RESERVATION_SECONDS]
         for check in checks:
-            args += [check.limit, check.amount, "1" if check.per_minute else "0", int(check.seconds)]
-        answer = cast("list[int]", self._reserve(keys=[PREFIX + c.key for c in checks], args=args))
-        return int(answer[1]) if int(answer[0]) < 0 else [int(n) for n in answer[1:]]
+            limit = "" if check.limit is None else check.limit
+            args += [limit, check.amount, "1" if check.per_minute else "0", int(check.seconds)]
+        refused, *held = cast("list[int]", self._reserve(keys=[PREFIX + c.key for c in checks], args=args))
+        return Answer(refused if refused >= 0 else None, held)
 
-    def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> list[int]:
+    def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> None:
         """As `ts_langchain.budget.Store`. Raises what the client raises."""
-        args: list[str | int | float] = [reservation, at, int(at // MINUTE)]
-        for check, spent in zip(checks, actual, strict=True):
-            args += [spent, "1" if check.per_minute else "0"]
-        answer = cast("list[int]", self._settle(keys=[PREFIX + c.key for c in checks], args=args))
-        return [int(n) for n in answer[1:]]
+        args: list[str | int | float] = [reservation, int(at // MINUTE), *actual]
+        self._settle(keys=[PREFIX + c.key for c in checks], args=args)

@@ -159,6 +159,11 @@ class Budget(_Model):
         )
 
     @property
+    def hard(self) -> bool:
+        """True if it keeps calls back: `warn` and `downgrade` let them through."""
+        return self.do in ENDING
+
+    @property
     def label(self) -> str:
         """Name for people."""
         amount = f"${self.usd:g}" if self.usd is not None else f"{self.limit:,} {self.metric.replace('_', ' ')}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
-from ts_langchain.budget import Budgets, Reservation
+from ts_langchain.budget import Budgets, Reservation, overdrawn
 from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import features
 from ts_langchain.capture.context import SessionContext
@@ -117,7 +117,8 @@ class Admission(NamedTuple):
 
     Attributes:
         reservation: What it is let through with, to be settled; None where no budget applies.
-        refused: The decision that stands against it; None if it may go. With `downgrade`, it may go to a cheaper model.
+        refused: The decision that stands against it; None if it may go. With `downgrade`, it may go to a cheaper model:
+            as it is reserved for, or, without a reservation, if that fits.
     """
 
     reservation: Reservation | None
@@ -485,12 +486,13 @@ class Sentinel:
             if control is not None:
                 self.budgets.remote = lambda: control.budgets
 
-    def admit(self, request: Request, *, force: bool = False) -> Admission:
+    def admit(self, request: Request, *, force: bool = False, cheapest: bool = False) -> Admission:
         """Asks kill switch and budgets whether a model request may be sent.
 
         Args:
             request: The request.
             force: Let it through whatever they say, and count it.
+            cheapest: No cheaper model will be tried.
         """
         halted = self._control.halted() if self._control is not None else None
         if halted is not None:
@@ -503,15 +505,32 @@ class Sentinel:
             return ADMITTED
         answer = self.budgets.reserve(request, force=force)
         if isinstance(answer, Reservation):
-            return Admission(answer, None)
-        action: Action = answer.budget.do if answer.budget is not None else "block"
-        label = answer.budget.label if answer.budget is not None else "store"
-        decision = self._refuse(request, "budget", label, action, answer.summary, "Raise the budget to go on.")
-        refused = decision if decision.outcome == "due" else None
-        if refused is not None and action in ENDING:
-            return Admission(None, refused)
+            return Admission(answer, None if force or cheapest else self._cheaper(request, answer.exhausted))
+        budget, summary, cheaper = answer
+        if cheaper is not None and not cheapest:
+            decision = self._overdrawn(request, cheaper)
+            if decision.outcome == "due":
+                return Admission(None, decision)
+            name = self.policy.cheaper(request.model or "") if self.policy is not None else None
+            dry = request._replace(model=name, provider=None) if name is not None else request
+            return self.admit(dry, cheapest=True)
+        if budget is not None:
+            decision = self._overdrawn(request, budget)
+        else:
+            decision = self._refuse(request, "budget", "store", "block", summary, "See that it can be reached again.")
+        if decision.outcome == "due":
+            return Admission(None, decision)
         forced = self.budgets.reserve(request, force=True)
-        return Admission(forced if isinstance(forced, Reservation) else None, refused)
+        return Admission(forced if isinstance(forced, Reservation) else None, None)
+
+    def _cheaper(self, request: Request, exhausted: Sequence[Budget]) -> Decision | None:
+        """The decision to take a cheaper model, where a budget that asks for it is exhausted."""
+        budget = next((b for b in exhausted if b.do == "downgrade"), None)
+        decision = self._overdrawn(request, budget) if budget is not None else None
+        return decision if decision is not None and decision.outcome == "due" else None
+
+    def _overdrawn(self, request: Request, budget: Budget) -> Decision:
+        return self._refuse(request, "budget", budget.label, budget.do, overdrawn(budget), "Raise the budget to go on.")
 
     def _refuse(self, request: Request, rule: str, name: str, action: Action, summary: str, hint: str) -> Decision:
         observing = self.policy is not None and self.policy.mode == "observe"
@@ -524,8 +543,9 @@ class Sentinel:
             self._tell(decision)
         return decision
 
-    def _budget_warning(self, budget: Budget, _key: str, request: Request) -> None:
-        summary = f"{budget.warn_at:.0%} of the budget of {budget.label} is spent or reserved."
+    def _budget_warning(self, budget: Budget, request: Request, *, exhausted: bool) -> None:
+        share = "All" if exhausted else f"{budget.warn_at:.0%}"
+        summary = f"{share} of the budget of {budget.label} is spent or reserved."
         self._refuse(request, "budget", budget.label, "warn", summary, "")
 
     def _record(self, decision: Decision) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from agents import ASK, DONE, agent
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from servers.redis import RedisServer, needs_redis
 
@@ -20,12 +20,15 @@ from ts_langchain.budget import RESERVATION_SECONDS, Budgets, Check, MemoryStore
 from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import Call, Usage
 from ts_langchain.health import Faults
+from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Turn
 from ts_langchain.pricing import Prices
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ts_langchain.policy import Budget
 
 pytestmark = pytest.mark.usefixtures("calm_collector")
 
@@ -143,11 +146,66 @@ def test_a_reservation_nobody_settles_is_given_back(store: Any) -> None:
 
 def test_a_warning_once_at_80_percent() -> None:
     warned = []
-    policy = Policy.from_dict({"budgets": [{"calls": 5}]})
-    book = Budgets(policy, Prices(), Faults(), None, lambda _budget, _key, request: warned.append(request.session_id))
-    for _ in range(5):
-        book.reserve(ask())
-    assert warned == ["s"]
+
+    def told(budget: Budget, request: Request, *, exhausted: bool) -> None:
+        warned.append((budget.per, request.session_id, request.at, exhausted))
+
+    given = [{"calls": 5}, {"calls": 5, "per": "run", "do": "warn"}, {"tokens_per_minute": 200, "do": "downgrade"}]
+    book = Budgets(Policy.from_dict({"budgets": given}), Prices(), Faults(), None, told)
+    for number in range(5):
+        book.reserve(ask(sent=1, most=0, at=AT + number))
+    assert warned == [("session", "s", AT + 3, False), ("run", "s", AT + 3, False)]
+    forced = book.reserve(ask(sent=1, most=0, at=AT + 5), force=True)
+    assert isinstance(forced, Reservation)
+    assert warned[2:] == [("run", "s", AT + 5, True)]
+    for second in (100, 101, 170):  # rates: again in another minute
+        book.reserve(ask(session="t", sent=190, most=0, at=AT - AT % 60 + second)._replace(root_id=str(second)))
+    assert [w[2] - (AT - AT % 60) for w in warned[3:]] == [100, 170]
+
+
+def test_a_soft_budget_leaves_the_hard_ones_in_force(store: Any) -> None:
+    given = [{"calls": 2, "do": "warn"}, {"calls": 3, "do": "downgrade"}, {"calls": 4}, {"calls": 6, "do": "block"}]
+    for order in (given, given[::-1]):
+        book = budgets(*order, store=store)
+        session = f"{order[0]['calls']}"
+        exhausted = []
+        for _ in range(4):
+            answer = book.reserve(ask(session=session))
+            assert isinstance(answer, Reservation)
+            exhausted.append({b.do for b in answer.exhausted})
+            book.settle(answer, made(10))
+        assert exhausted == [set(), set(), {"warn"}, {"warn", "downgrade"}]
+        refused = book.reserve(ask(session=session))
+        assert isinstance(refused, Refusal)
+        assert refused.budget is not None
+        assert (refused.budget.limit, refused.budget.do) == (4, "stop")
+        assert refused.cheaper is not None
+        assert refused.cheaper.do == "downgrade"
+        forced = book.reserve(ask(session=session), force=True)
+        assert isinstance(forced, Reservation)
+
+
+def test_budgets_of_one_account_count_a_call_once(store: Any) -> None:
+    book = budgets({"calls": 4, "do": "warn"}, {"calls": 4}, {"per": "tag", "calls": 3}, store=store)
+    for _ in range(3):
+        answer = book.reserve(ask(tags=("a", "a")))
+        assert isinstance(answer, Reservation)
+        book.settle(answer, made(10))
+    assert isinstance(book.reserve(ask(tags=("b",))), Reservation)
+    refused = book.reserve(ask(tags=("b",)))
+    assert isinstance(refused, Refusal)
+    assert "4 calls per session" in refused.summary
+
+
+def test_a_raised_limit_goes_on_with_what_was_spent(store: Any) -> None:
+    for limit in (1, 3):
+        book = budgets({"per": "user", "calls": limit}, store=store)
+        while isinstance(answer := book.reserve(ask(user_id="ada")), Reservation):
+            book.settle(answer, made(10))
+        if store.__class__ is MemoryStore:
+            assert store._accounts["calls:user:calls:ada"].used == limit
+        else:
+            assert int(store._client.hget("ts-langchain:budget:calls:user:calls:ada", "used")) == limit
 
 
 def test_threads_cannot_overspend_together(store: Any) -> None:
@@ -226,8 +284,8 @@ def test_redis_dies_and_comes_back(tmp_path: Path, down: str) -> None:
     server.start()
     now[0] = 10.0
     assert isinstance(book.reserve(ask()), Reservation)
-    book.settle(Reservation([Check("calls:x", 9, 1, False, 0.0)]), None)  # any settling sends what has waited
-    account = RedisStore(server.url)._client.hgetall("ts-langchain:budget:calls:project:calls:3:-")
+    book.settle(Reservation([Check("calls:x", None, 1, False, 0.0)]), None)  # any settling sends what has waited
+    account = RedisStore(server.url)._client.hgetall("ts-langchain:budget:calls:project:calls:-")
     assert int(account[b"used"]) == 2  # the settled one, and the one reserved now
     assert sum(name.startswith(b"r:") for name in account) == 1
     server.kill()
@@ -258,6 +316,60 @@ def test_an_agent_stays_within_its_budget(action: str) -> None:
         assert "I stopped here" in app.invoke(ASK)["messages"][-1].content
     assert model.calls == 4
     assert middleware.sentinel.health().faults == {}
+
+
+@pytest.mark.parametrize("soft", ["warn", "downgrade"])
+@pytest.mark.parametrize("hard", ["stop", "block"])
+@pytest.mark.parametrize("door", ["handler", "middleware"])
+def test_behind_a_soft_budget_an_agent_stays_within_the_hard_one(door: str, hard: str, soft: str) -> None:
+    cheap = ScriptedChatModel(model_name="cheap", script=walker())
+    policy = {
+        "budgets": [{"calls": 2, "do": soft}, {"calls": 4, "do": hard}],
+        "downgrade": {"gpt-4o-20*": "cheap"},
+    }
+    model = ScriptedChatModel(model_name="gpt-4o-2024-08-06", script=walker())
+    sentinel = Sentinel(policy=policy)
+    if door == "handler":
+        app = create_agent(model, [step])
+        config: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]}
+    else:
+        app = create_agent(model, [step], middleware=[TokenSentinelMiddleware(sentinel, models={"cheap": cheap})])
+        config = {}
+    if hard == "block" or door == "handler":
+        with pytest.raises(CallRefused, match="4 calls per session"):
+            app.invoke(ASK, config)
+    else:
+        assert "I stopped here" in app.invoke(ASK, config)["messages"][-1].content
+    downgraded = door == "middleware" and soft == "downgrade"
+    assert (model.calls, cheap.calls) == ((2, 2) if downgraded else (4, 0))
+    assert sentinel.health().faults == {}
+
+
+CHEAP, DEAR = "gpt-4o-mini", "gpt-4o-2024-08-06"
+
+
+def test_what_only_a_cheaper_model_can_afford_goes_to_it() -> None:
+    cheap, dear = (ScriptedChatModel(model_name=name, script=[DONE] * 9) for name in (CHEAP, DEAR))
+    # a call of 1000 tokens of output: one cent on the dear model, 0.06 cents on the cheap one
+    policy = {
+        "budgets": [{"usd": 0.011, "do": "downgrade"}, {"usd": 0.0125}],
+        "downgrade": {"gpt-4o-20*": CHEAP},
+        "assumed_output_tokens": 1000,
+    }
+    sentinel = Sentinel(policy=policy)
+    middleware = TokenSentinelMiddleware(sentinel, models={CHEAP: cheap})
+    held: list[Any] = []
+    while len(held) < 3:  # calls under way: nothing is settled
+        admission = middleware.interventions.prepare(
+            Here("s", "r", None, (), None, resumable=False, resuming=False),
+            turn := Turn([HumanMessage("hi")], model=dear, model_name=DEAR, provider="openai"),
+            ALL_MODEL_ACTIONS,
+        )
+        assert admission is not None
+        held.append((turn.model_name, admission.refused))
+    assert [name for name, _ in held] == [DEAR, CHEAP, CHEAP]
+    assert [(d.action, d.outcome) for d in sentinel.decisions() if d.action != "warn"] == [("downgrade", "done")] * 2
+    assert [refused for _, refused in held] == [None] * 3
 
 
 def test_a_budget_can_downgrade_instead() -> None:

@@ -345,13 +345,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
         )
         admission = self.sentinel.admit(asked, force=not self.vetoes)
         refused = admission.refused
-        if admission.reservation is not None:
-            self._reservations[run_id] = admission.reservation
-            if refused is not None:
-                self.sentinel.settle(refused, "skipped", f"a handler cannot {refused.action}")
-        elif refused is not None:
+        if refused is not None and refused.action == "downgrade":
+            self.sentinel.settle(refused, "skipped", "a handler cannot downgrade")
+            if admission.reservation is None:
+                admission = self.sentinel.admit(asked, cheapest=True)
+            refused = None if admission.reservation is not None else admission.refused
+        if refused is not None:
             self.sentinel.settle(refused, "done")
             raise CallRefused(refused)
+        if admission.reservation is not None:
+            self._reservations[run_id] = admission.reservation
 
     @_fail_open
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:

@@ -322,10 +322,14 @@ class Interventions:
         asked = self._request(here, turn)
         admission = self.sentinel.admit(asked)
         refused = admission.refused
-        if refused is None:
-            return admission
-        if refused.action == "downgrade":
+        if refused is not None and refused.action == "downgrade":
             self._carry_out(refused, here, turn, can, [])
+            if admission.reservation is not None:
+                return admission
+            asked = self._request(here, turn)
+            admission = self.sentinel.admit(asked, cheapest=True)
+            refused = admission.refused
+        if refused is None:
             return admission
         if refused.action == "block" or refused.action not in can:
             self.sentinel.settle(refused, "done")
