@@ -199,7 +199,10 @@ class Call(NamedTuple):
         answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
         traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
         tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS`.
-        turn: How many of the session's runs had begun with a user's message by then: calls of one turn have the same.
+        turn: Which of the session's turns it belongs to: what an agent does in answer to one request (see
+            `ts_langchain.capture.memory.Memory`).
+        conversation: Fingerprint of how the conversation it was made in opens, of tools the one it was asked for in; 0
+            if unknown.
     """
 
     id: str
@@ -238,6 +241,7 @@ class Call(NamedTuple):
     traits: tuple[tuple[str, int], ...] = ()
     tier: str | None = None
     turn: int = 0
+    conversation: int = 0
 
 
 class Feature(IntFlag):

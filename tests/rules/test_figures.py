@@ -737,18 +737,24 @@ def test_to_test_again_after_a_change_is_no_loop(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "tool"),
+    ("script", "tool", "severity"),
     [
-        (mended(3, same=True), "edit_file"),
-        (mended(3, edit="think"), "run_tests"),
-        (mended(3, edit="set_seat", same=True, status="error"), "set_seat"),
-        (many(3, lambda s, n: fails(s, name="set_seat").tool("set_meal", {"n": n}, f"done {n}")), "set_seat"),
+        (mended(4, same=True), "edit_file", "medium"),
+        (mended(6, same=True), "edit_file", "medium"),
+        (mended(7, same=True), "edit_file", "high"),
+        (mended(3, edit="think"), "run_tests", "high"),
+        (mended(7, edit="set_seat", same=True, status="error"), "set_seat", "high"),
+        (
+            many(3, lambda s, n: fails(s, name="set_seat").tool("set_meal", {"n": n}, f"done {n}")),
+            "set_seat",
+            "high",
+        ),
     ],
 )
-def test_what_was_changed_in_between_excuses_no_other_loop(script: Script, tool: str) -> None:
-    """The same change again, a test without a change, a change that keeps failing."""
-    found = script.run(rules=["tool_loop"]).incidents()
-    assert [(i.severity, i.evidence["tool"], i.calls) for i in found] == [("high", tool, 2)]
+def test_what_was_changed_in_between_excuses_no_other_loop(script: Script, tool: str, severity: str) -> None:
+    """The same change again, which may be meant at first; a test without a change; a change that keeps failing."""
+    [found] = script.run(rules=["tool_loop"]).incidents()
+    assert (found.severity, found.evidence["tool"]) == (severity, tool)
 
 
 def test_a_new_run_begins_a_new_circle() -> None:

@@ -50,7 +50,7 @@ FIRES = {
         .tool("ask_expert", {"question": "what does the contract say about early termination"}, "no idea")
         .tool("ask_expert", {"question": "what does the contract say about an early termination"}, "no idea")
         .tool("ask_expert", {"question": "what does the contract say about termination early"}, "no idea"),
-        "high",
+        "medium",
         2040,
         2,
     ),

@@ -58,6 +58,7 @@ class Branch:
         "second",
         "size",
         "sizes",
+        "spoken",
     )
 
     def __init__(self, key: int) -> None:
@@ -73,6 +74,7 @@ class Branch:
         self.long: dict[int, int] = {}
         self.image_tokens = 0
         self.second = 0
+        self.spoken = False  # a message in it is a model's or a tool's
         self.large: list[LargeResult] = []
         # of the opening messages: fingerprints, and characters up to and including each
         self.size = 0
@@ -159,6 +161,10 @@ class Reading(NamedTuple):
     prompt: Prompt
     results: list[tuple[ToolResult, str, object]]
     """Result, tool name, raw arguments."""
+    conversation: int = 0
+    """Fingerprint of its first message that is no system message: the same as long as the conversation goes on."""
+    fresh: bool = False
+    """No model has spoken in it yet."""
 
 
 class Conversation:
@@ -228,7 +234,7 @@ class Conversation:
             broke_at,
             sum(r.chars for r in branch.large if not r.used and r.turns >= UNUSED_TURNS) if branch.large else 0,
         )
-        return Reading(prompt, results)
+        return Reading(prompt, results, branch.second or branch.key, not branch.spoken)
 
     def _newest_if_same(self, messages: Sequence[object], total: int) -> Branch | None:
         """The branch read last, if these are the same message objects and more."""
@@ -296,6 +302,7 @@ class Conversation:
             role, digest, content, chars, tool_calls, tool_results, pictures = self._read(messages[index])
             chain = hash((chain, digest))
             branch.chars += chars
+            branch.spoken |= role not in ("human", "system")
             if index < MAX_OPENING:
                 opening.append(digest)
                 sizes.append(branch.chars)

@@ -271,14 +271,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         session = self.sentinel.get(origin.session_id)
         with session.lock:
             memory = Memory.of(session.state)
-            prompt, results = memory.conversation.read(messages)
+            reading = memory.conversation.read(messages)
+            prompt = reading.prompt
             self.sentinel.changed(session)
             unseen = [
                 call
-                for result, tool, args in results
+                for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-            turn = memory.begin(origin.root_id, prompt.last_role)
+            turn = memory.begin(origin.root_id, reading)
         if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
             self.model_nodes.add(origin.node)
         # numbers only: before Python 3.12 the hash of None is another one in each process
@@ -312,6 +313,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 temperature,
                 max_tokens=max_tokens,
                 turn=turn,
+                conversation=reading.conversation,
             ),
         )
 
@@ -416,6 +418,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             answer_text=answer.text if error is None else None,
             tier=answer.tier,
             turn=started.turn,
+            conversation=started.conversation,
         )
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))
@@ -506,17 +509,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
         message: object = None,
     ) -> None:
         origin, at, asked, call_id = started.origin, started.started_at, None, started.tool_call_id
-        turn = 0
         session = self.sentinel.get(origin.session_id)
-        if call_id is not None or session.state.capture is not None:
-            with session.lock:
-                memory = Memory.of(session.state)
-                if call_id is None and started.args is not None and memory.requested:
-                    call_id = memory.find(started.name, started.args.fingerprint)
-                asked = memory.requested.pop(call_id, None) if call_id is not None else None
-                turn = memory.turn
-                if output.read is not None:
-                    memory.conversation.remember(message, output.read)
+        with session.lock:
+            memory = Memory.of(session.state)
+            if call_id is None and started.args is not None and memory.requested:
+                call_id = memory.find(started.name, started.args.fingerprint)
+            if call_id is not None:
+                asked = memory.requested.pop(call_id, None)
+            turn = asked.turn if asked is not None else memory.turn_of(origin.root_id)
+            if output.read is not None:
+                memory.conversation.remember(message, output.read)
         ended_at = self.clock()
         self.sentinel.observe(
             Call(
@@ -541,6 +543,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 user_id=origin.user_id,
                 traits=started.traits,
                 turn=turn,
+                conversation=asked.conversation if asked is not None else 0,
             )
         )
 
@@ -598,7 +601,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
         origin = started.origin
-        memory = self.sentinel.get(origin.session_id).state.capture
+        session = self.sentinel.get(origin.session_id)
+        with session.lock:
+            turn = Memory.of(session.state).turn_of(origin.root_id)
         self.sentinel.observe(
             Call(
                 run_id if type(run_id) is str else str(run_id),
@@ -616,7 +621,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 node=origin.node,
                 tags=origin.tags,
                 user_id=origin.user_id,
-                turn=memory.turn if memory is not None else 0,
+                turn=turn,
             )
         )
 
@@ -666,5 +671,6 @@ def _unseen_tool_call(
         tags=origin.tags,
         user_id=origin.user_id,
         traits=read_traits(args) if type(args) is dict else (),
-        turn=memory.turn,
+        turn=asked.turn,
+        conversation=asked.conversation,
     )

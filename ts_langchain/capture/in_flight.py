@@ -41,6 +41,7 @@ class Started(NamedTuple):
     max_tokens: int | None = None
     traits: tuple[tuple[str, int], ...] = ()
     turn: int = 0
+    conversation: int = 0
 
 
 class Reported(NamedTuple):

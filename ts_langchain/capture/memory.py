@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
 from ts_langchain.fingerprint import name_hash, text_hash
+from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
+    from ts_langchain.capture.conversation import Reading
     from ts_langchain.session import SessionState
 
 MAX_REQUESTED = 20
+MAX_UNREAD = 32
+MAX_ROOTS = 8
 
 
 class Requested(NamedTuple):
@@ -24,18 +28,40 @@ class Requested(NamedTuple):
     """Fingerprint of tool and arguments."""
     tool: int = 0
     """Fingerprint of the tool."""
+    turn: int = 0
+    """The turn it was asked for in."""
+    conversation: int = 0
+    """The conversation it was asked for in."""
+
+
+class Root(NamedTuple):
+    """A run that calls were made in."""
+
+    first: int
+    """The turn it began with."""
+    turn: int
+    """The turn it is at."""
+    opening: int
+    """What the conversation of that turn opens with, 0 as long as no model was asked."""
 
 
 class Memory:
-    """Capture's part of a session's state."""
+    """Capture's part of a session's state.
 
-    __slots__ = ("conversation", "requested", "root", "turn")
+    A *turn* is what an agent does in answer to one request: the calls that belong together, of which a loop is made.
+    It goes on as long as each prompt ends with the results of the turn's own tool calls. Another run, and in the same
+    run another conversation, is another turn: of a worker that starts afresh, of the next case of an evaluation.
+    """
+
+    __slots__ = ("conversation", "requested", "roots", "turn", "unread")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.requested: dict[str, Requested] = {}
-        self.root = 0
+        self.roots: Recent[int, Root] = Recent()
         self.turn = 0
+        # tool calls whose results no prompt has ended with yet, by the hash of their ids: their turn
+        self.unread: Recent[int, int] = Recent()
 
     @classmethod
     def of(cls, state: SessionState) -> Memory:
@@ -45,17 +71,42 @@ class Memory:
             memory = state.capture = cls()
         return memory  # type: ignore[no-any-return]
 
-    def begin(self, root_id: str, last_role: str) -> int:
-        """A model is asked in this run. Returns the number of the user's turn.
+    def begin(self, root_id: str, reading: Reading) -> int:
+        """A model is asked in this run. Returns the number of its turn."""
+        key = text_hash(root_id)
+        root, role = self.roots.get(key), reading.prompt.last_role
+        opening = reading.conversation if reading.fresh else 0
+        answered = text_hash(reading.results[-1][0].tool_call_id) if reading.results and role == "tool" else None
+        turn = self.unread.pop(answered, None) if answered is not None else None
+        if turn is None:
+            if root is not None:
+                same = not opening or opening == root.opening or not root.opening
+                turn = root.turn if same else self._next()
+            elif self.turn and not opening and role != "human" and answered is None:
+                turn = self.turn  # each call is a run of its own, and what was asked for has no id
+            else:
+                turn = self._next()
+        self._at(key, Root(turn if root is None else root.first, turn, opening or (root.opening if root else 0) or 1))
+        return turn
 
-        A run that begins with a user's message is a new turn. Where each call is a run of its own, in a loop written by
-        hand, those that begin with a tool's result belong to the same one.
-        """
-        root = text_hash(root_id)
-        if root != self.root:
-            self.root = root
-            self.turn += last_role == "human"
+    def turn_of(self, root_id: str) -> int:
+        """The turn of a call that no model has asked for: the one that its run began with."""
+        key = text_hash(root_id)
+        root = self.roots.get(key)
+        if root is None:
+            turn = self._next()
+            root = Root(turn, turn, 0)
+            self._at(key, root)
+        return root.first
+
+    def _next(self) -> int:
+        self.turn += 1
         return self.turn
+
+    def _at(self, key: int, root: Root) -> None:
+        self.roots[key] = root
+        self.roots.touch(key)
+        self.roots.limit(MAX_ROOTS)
 
     def request(self, call: Call) -> None:
         """Remembers which tool calls a model turn asked for."""
@@ -66,7 +117,11 @@ class Memory:
             if tool_call.id and tool_call.valid:
                 tool = name_hash(tool_call.name)
                 about = hash((tool, tool_call.args))
-                requested[tool_call.id] = Requested(call.id, len(call.tool_calls), call.ended_at, about, tool)
+                requested[tool_call.id] = Requested(
+                    call.id, len(call.tool_calls), call.ended_at, about, tool, call.turn, call.conversation
+                )
+                self.unread[text_hash(tool_call.id)] = call.turn
+        self.unread.limit(MAX_UNREAD)
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
 
@@ -84,3 +139,5 @@ class Memory:
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""
         self.conversation.shrink()
+        self.roots.clear()
+        self.unread.clear()

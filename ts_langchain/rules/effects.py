@@ -65,6 +65,8 @@ def named_effect(name: str) -> Effect:
 
 def effect_of(call: Call) -> Effect:
     """What a tool does: as declared (`metadata={"read_only": True}`, MCP's `readOnlyHint`), else what its name says."""
+    if call.kind == "retriever":
+        return "looks"
     named = named_effect(call.name)
     declared = trait(call.traits, "read_only") if call.traits else None
     if declared is None:
@@ -103,6 +105,11 @@ def may_be_reworded(call: Call) -> bool:
     Not where the words are what it is about: a message that is sent, a command that is run, a thought.
     """
     return effect_of(call) in ("looks", "unknown")
+
+
+def is_change(call: Call) -> bool:
+    """True if this tool call has changed something, as its name says or as is declared."""
+    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes"
 
 
 def may_have_changed(call: Call) -> bool:

@@ -23,9 +23,23 @@ MAX_UNCLAIMED = 8
 class Failures:
     """Consecutive failures of one tool with one error."""
 
-    __slots__ = ("again", "arguments", "count", "error", "in_turn", "since", "turn", "unclaimed", "varied")
+    __slots__ = (
+        "again",
+        "arguments",
+        "asked_by",
+        "count",
+        "ended_at",
+        "error",
+        "in_turn",
+        "since",
+        "turn",
+        "unclaimed",
+        "varied",
+    )
 
     def __init__(self, error: int, since: float, again: bool) -> None:
+        self.asked_by: str | None = None
+        self.ended_at = 0.0
         self.again = again  # it is worth another try once something has changed
         self.error = error
         self.since = since
@@ -39,13 +53,13 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     """A tool fails, and the model calls it again and again into the same error.
 
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
-    of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if it was a user who
-    asked for it again in between, and up to twice as many failures of a tool that only looks and looked for something
-    else each time: it may just not be there.
+    of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not
+    fall into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
+    twice as many failures of a tool that only looks and looked for something else each time: it may just not be there.
 
     Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
     look, of another one that changed something (`edit_file`, `set_…`, `bash`); a failure that is retried once and
-    mended.
+    mended; failures side by side, which count as one.
 
     Wasted: the turns of all failures but the first.
     """
@@ -80,6 +94,9 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             if state and may_have_changed(call):
                 for other in [t for t, failures in state.items() if failures.again]:
                     del state[other]
+            elif state and call.status == "ok" and call.kind == "tool" and effect_of(call) == "unknown":
+                for others in state.values():
+                    others.in_turn = 0  # it may have changed something
             return None
         s = self.settings
         failures = state.pop(tool, None)
@@ -87,13 +104,20 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             failures = Failures(call.answer, call.started_at, is_worth_another_try(call))
         state[tool] = failures
         state.limit(MAX_TOOLS)
-        failures.count += 1
-        failures.in_turn = failures.in_turn + 1 if call.turn == failures.turn else 1
-        failures.turn = call.turn
+        # side by side, in one answer of the model, they are one try
+        beside = call.started_at < failures.ended_at or (
+            call.requested_by is not None and call.requested_by == failures.asked_by
+        )
+        failures.asked_by, failures.ended_at = call.requested_by, max(failures.ended_at, call.ended_at)
+        first = not failures.count
+        if not beside:
+            failures.count += 1
+            failures.in_turn = failures.in_turn + 1 if call.turn == failures.turn else 1
+            failures.turn = call.turn
         arguments = call.arguments.fingerprint if call.arguments is not None else 0
-        failures.varied |= failures.count > 1 and arguments != failures.arguments
+        failures.varied |= not first and arguments != failures.arguments
         failures.arguments = arguments
-        if failures.count > 1:
+        if not first:
             unit = call.tool_call_id or call.id
             took = call.ended_at - call.started_at
             failures.unclaimed.append((call.id, call.requested_by, unit, call.siblings, took))

@@ -2,7 +2,10 @@
 
 A *group* holds calls of one tool with the same or nearly the same arguments. A call counts as a repeat only
 if it brought back what the group already had; an answer that differs is progress and starts the group anew. So does a
-change made by another call in between: to look again, or to test again, is no repeat then.
+change made by another call in between: to look again, or to test again, is no repeat then. And what is done again (the
+next page, one more in the cart) is no repeat where a look in between showed something new.
+
+Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered.
 """
 
 from __future__ import annotations
@@ -14,7 +17,14 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
-from ts_langchain.rules.effects import is_worth_another_try, may_be_reworded, may_have_changed
+from ts_langchain.rules.effects import (
+    effect_of,
+    is_change,
+    is_worth_another_try,
+    may_be_reworded,
+    may_have_changed,
+    outcome,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +37,11 @@ MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6
 MAX_ITEMS = 64
+MAX_TURNS = 3
+MAX_CONVERSATIONS = 8
+MAX_SEEN = 24
+MEANT = 2
+"""What changes something may well be meant to be done again: a loop is severe after so many times as many calls."""
 
 _NO_ITEMS: frozenset[int] = frozenset()
 
@@ -37,16 +52,20 @@ class Group:
     __slots__ = (
         "answer",
         "arguments_hash",
+        "asked_by",
         "blind",
+        "conversations",
         "count",
         "ended_at",
         "items",
         "key",
+        "last_at",
         "mutations",
+        "news",
         "reworded",
         "times",
-        "turn",
         "unclaimed",
+        "unknown",
     )
 
     def __init__(self, key: int, call: Call, arguments_hash: int) -> None:
@@ -55,10 +74,12 @@ class Group:
         self.answer = call.answer
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
-        self.times: tuple[float, ...] = (call.started_at,)
-        self.turn = call.turn
+        self.times: dict[int, tuple[float, ...]] = {call.turn: (call.started_at,)}  # of each turn
+        self.conversations: tuple[int, ...] = (call.conversation,)
+        self.asked_by = call.requested_by
+        self.last_at = call.started_at
         self.ended_at = call.ended_at
-        self.mutations = 0
+        self.mutations = self.news = self.unknown = 0
         self.reworded = False
         self.blind = call.answer == 0
         self.unclaimed: list[Turn] = []
@@ -67,12 +88,31 @@ class Group:
 class Repeats:
     """State of one session."""
 
-    __slots__ = ("groups", "mutations", "recent")
+    __slots__ = ("acting", "groups", "mutations", "news", "recent", "seen", "unknown")
 
     def __init__(self) -> None:
         self.groups: Recent[int, Group] = Recent()
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
-        self.mutations = 0
+        self.acting = False  # one of the groups is of a tool that changes something
+        self.seen: Recent[int, None] = Recent()  # what came of calls
+        self.mutations = 0  # calls that changed something
+        self.news = 0  # calls that brought something new
+        self.unknown = 0  # calls of which nobody can say whether they changed something
+
+    def note(self, call: Call) -> None:
+        """Counts what a call may mean for others."""
+        if call.status != "ok" or call.kind != "tool":
+            return
+        self.mutations += may_have_changed(call)
+        if self.acting or effect_of(call) == "unknown":
+            came = outcome(call)
+            if came in self.seen:
+                self.seen.touch(came)
+                return
+            self.seen[came] = None
+            self.seen.limit(MAX_SEEN)
+            self.news += 1
+            self.unknown += effect_of(call) == "unknown"
 
 
 class RepeatRule(Rule[Repeats]):
@@ -113,6 +153,7 @@ class RepeatRule(Rule[Repeats]):
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
+        state.seen.clear()
 
     @property
     def min_identical(self) -> int:
@@ -142,7 +183,7 @@ class RepeatRule(Rule[Repeats]):
             concerned = self._concerns[call.name] = self.concerns(call.kind, call.name)
         arguments = call.arguments
         if not concerned or arguments is None or call.status == "cancelled":
-            state.mutations += may_have_changed(call)
+            state.note(call)
             return None
         tool = name_hash(call.name)
         key = mix(tool, arguments.fingerprint)
@@ -155,18 +196,24 @@ class RepeatRule(Rule[Repeats]):
             group = state.groups[key]
         else:
             state.groups.touch(key)
-            nothing_new = _nothing_new(call, group)
             state_changed = state.mutations > group.mutations and is_worth_another_try(call)
+            moved_on = state.news > group.news and is_change(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
-            if nothing_new and not state_changed and not call.pending:
+            if _nothing_new(call, group) and not state_changed and not moved_on and not call.pending:
                 group.count += 1
-                before = group.times if call.turn == group.turn else ()
-                group.times = (*before, call.started_at)[-self.settings.min_calls :]
-                group.turn = call.turn
+                if state.unknown > group.unknown:
+                    group.times.clear()  # what was done in between may have changed something
+                if not overlapping and (call.requested_by is None or call.requested_by != group.asked_by):
+                    times = (*group.times.pop(call.turn, ()), call.started_at)
+                    group.times[call.turn] = times[-self.settings.min_calls * MEANT :]
+                    if len(group.times) > MAX_TURNS:
+                        del group.times[next(iter(group.times))]
+                # whoever has not been told yet had to ask
+                again = call.conversation in group.conversations
                 group.unclaimed.append(
                     Turn(
                         call.id,
-                        call.requested_by,
+                        call.requested_by if again else None,
                         call.tool_call_id or call.id,
                         call.siblings,
                         call.ended_at - call.started_at,
@@ -176,9 +223,12 @@ class RepeatRule(Rule[Repeats]):
             else:
                 self._start_anew(group, call)
             group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
-        if may_have_changed(call):
-            state.mutations += 1
-        group.mutations = state.mutations
+            group.asked_by, group.last_at = call.requested_by, call.started_at
+            if call.conversation not in group.conversations:
+                group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
+        state.acting |= is_change(call)
+        state.note(call)
+        group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
@@ -189,7 +239,7 @@ class RepeatRule(Rule[Repeats]):
             if (
                 group is not None
                 and _nothing_new(call, group)
-                and call.started_at - group.times[-1] <= self.settings.window_seconds
+                and call.started_at - group.last_at <= self.settings.window_seconds
                 and arguments.similarity(before) >= self.settings.similarity
             ):
                 return group
@@ -211,20 +261,23 @@ class RepeatRule(Rule[Repeats]):
         if len(group.items) > MAX_ITEMS * 2:
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
-        group.times = (call.started_at,)
-        group.turn = call.turn
+        group.times = {call.turn: (call.started_at,)}
+        group.conversations = (call.conversation,)
         group.blind = call.answer == 0
         group.reworded = False
         group.unclaimed.clear()
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
         s = self.settings
-        in_window = len(group.times) >= s.min_calls and call.started_at - group.times[0] <= s.window_seconds
-        loop = group.count >= s.min_calls and in_window
+        times = group.times.get(call.turn, ())
+        loop = _fall(times, s.min_calls, s.window_seconds)
         identical = not group.reworded and not group.blind and group.count >= self.min_identical
         if not loop and not identical:
             return None
         severity: Severity = "high" if loop else "low"
+        may_be_meant = is_change(call) and not _fall(times, s.min_calls * MEANT, s.window_seconds * MEANT)
+        if loop and (group.blind or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
+            severity = "medium"
         confidence = 0.55 if group.blind else 0.8 if group.reworded else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []
         how = "nearly the same" if group.reworded else "the same"
@@ -243,7 +296,7 @@ class RepeatRule(Rule[Repeats]):
             ),
             calls=tuple(t.call_id for t in unclaimed),
             seconds=sum(t.seconds for t in unclaimed),
-            severity="medium" if loop and group.blind else severity,
+            severity=severity,
             confidence=confidence,
             evidence={
                 "tool": call.name,
@@ -256,6 +309,11 @@ class RepeatRule(Rule[Repeats]):
                 "failed": call.status == "error",
             },
         )
+
+
+def _fall(times: tuple[float, ...], count: int, seconds: float) -> bool:
+    """True if the newest `count` times lie within so many seconds."""
+    return len(times) >= count and times[-1] - times[-count] <= seconds
 
 
 def _nothing_new(call: Call, group: Group) -> bool:
