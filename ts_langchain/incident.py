@@ -50,7 +50,7 @@ class Incident:
         estimated: True if some of the usage was estimated.
         overlaps: Rules that claimed some of the same tokens and were given them.
         evidence: Hashes, lengths, counts and names of the last finding.
-        root_id: The outermost run of the last finding.
+        root_id: The outermost run of the last finding that is as severe as the incident.
         request: If set, the request that is to be vetoed.
         acted_at: Event time of the first decision of a policy about it, None without one.
         after_nano: The part of `wasted_nano` spent on calls begun after that decision: what it would have saved.
@@ -116,7 +116,8 @@ class Incident:
         if len(self.call_ids) < MAX_CALLS_LISTED:
             self.call_ids = (*self.call_ids, *finding.calls)[:MAX_CALLS_LISTED]
         self.wasted_seconds += finding.seconds
-        self.root_id = call.root_id
+        if finding.severity == self.severity:
+            self.root_id = call.root_id
         self.request = finding.request
         return rose
 

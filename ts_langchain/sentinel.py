@@ -50,6 +50,7 @@ MAX_SESSIONS = 20_000
 MAX_PAST_INCIDENTS = 10_000
 MAX_DECISIONS = 10_000
 SWEEP = 4
+RETRY_AFTER = 30.0
 
 
 def _plain(callback: Any) -> Callable[[Any], object]:
@@ -602,11 +603,11 @@ class Sentinel:
             with self.faults.fail_open("on_decision callback"):
                 callback(copy.copy(decision))
 
-    def veto(self, session: Session, root_id: str, request: int) -> Incident | None:
+    def veto(self, session: Session, root_id: str, request: int, at: float) -> Incident | None:
         """The incident because of which this model request should not be sent; None if it may go.
 
         A loop is vetoed inside the run it happens in; the next run of the same session may go on. A retry storm
-        is vetoed by its request.
+        is vetoed by its request; once that has been silent for 30 s, it is let through to see how it is answered now.
         """
         incidents = session.state.incidents
         if not incidents:
@@ -618,7 +619,7 @@ class Sentinel:
                 if incident.severity != "high" or rule not in self._blocking:
                     continue
                 if incident.request is not None:
-                    if incident.request == request:
+                    if incident.request == request and at - incident.last_seen_at <= RETRY_AFTER:
                         return copy.copy(incident)
                 elif incident.root_id == root_id:
                     return copy.copy(incident)

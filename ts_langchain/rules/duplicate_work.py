@@ -27,8 +27,8 @@ class DuplicateWork(Rule[None]):
     Fires in the `min_sessions`-th session, and each further one, that sends a request of at least `min_tokens` input
     tokens which other sessions have sent within `window_seconds` of event time.
 
-    Does not fire on: temperature above 0, where different answers are wanted; repeats inside one session (other
-    rules see them); short requests; failures.
+    Does not fire on: temperature above 0, where different answers are wanted, or none given, where they came; repeats
+    inside one session (other rules see them); short requests; failures.
 
     Wasted: the whole call: a cache of responses would have answered it.
     """
@@ -84,9 +84,9 @@ class DuplicateWork(Rule[None]):
                 known, sessions = (*known, session)[-MAX_SESSIONS:], sessions + 1
             shared[call.request] = (known, sessions, max(at, call.started_at), call.answer)
             shared.limit(MAX_REQUESTS)
-        if not again or sessions < s.min_sessions:
-            return None
         same = answer == call.answer
+        if not again or sessions < s.min_sessions or (call.temperature is None and not same):
+            return None
         return Finding(
             call.request,
             f"The same request to {call.model or call.name} was sent in {sessions} sessions.",

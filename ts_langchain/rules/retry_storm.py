@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.call import UNBILLED
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_STREAKS = 8
+LASTS = 900.0
+BY_CHANCE = 3
 
 
 class Streak:
     """Identical requests, one after the other, none of which brought anything new."""
 
-    __slots__ = ("answer", "count", "ended_at", "failed", "members", "times")
+    __slots__ = ("answer", "count", "ended_at", "failed", "members", "root_id", "spent", "storm", "times")
 
     def __init__(self, call: Call) -> None:
         self.start(call)
@@ -28,8 +31,12 @@ class Streak:
     def start(self, call: Call) -> None:
         """Begins anew with this call."""
         self.count = 1
+        self.storm = False
+        self.root_id = call.root_id
+        # when each was sent, without the time that those before took: a time-out is no pause
         self.times: tuple[float, ...] = (call.started_at,)
-        self.members: tuple[tuple[str, float, bool], ...] = ((call.id, call.ended_at - call.started_at, False),)
+        self.spent = call.ended_at - call.started_at
+        self.members: tuple[tuple[str, float, bool], ...] = ((call.id, self.spent, False),)
         self.ended_at = call.ended_at
         self.failed = call.status == "error"
         self.answer = call.answer
@@ -38,12 +45,16 @@ class Streak:
 class RetryStorm(Rule["Recent[int, Streak]"]):
     """The same request is sent again and again in a short time, and it fails or answers the same each time.
 
-    Fires when `min_retries` requests with the same fingerprint (messages, tools, model, temperature) start
-    within `window_seconds` of event time, each after the one before had ended, and each either failed or, at
-    temperature 0, brought back the identical answer.
+    Fires when `min_retries` requests with the same fingerprint (messages, tools, model, temperature) are sent with
+    pauses of `window_seconds` of event time between them in all, each after the one before had ended, and each either
+    failed or brought back the identical answer. Where they are answered, `answered_window_seconds` count inside one
+    run, and three requests more have to be unless the temperature is 0: the same answer may come by chance.
+    From then on each further failure extends it, for 15 minutes. In mode `block` a request that has been silent for
+    30 seconds is let through, to see whether it is answered now.
 
     Does not fire on: parallel sampling (requests in flight together); a request that is answered after a
-    failure; different answers; the provider SDK's own retries inside one call, which nobody sees.
+    failure; different answers; answers out of LangChain's cache, which cost nothing; the provider SDK's own retries
+    inside one call, which nobody sees.
 
     Wasted: the tokens that failed or repeated requests were billed for; all but the first. A failed call is
     mostly not billed: then the incident shows calls and seconds, and no dollars.
@@ -59,7 +70,10 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
         """Settings of retry_storm."""
 
         block: bool = Field(True, description="In mode `block`: veto this very request while the storm lasts.")
-        window_seconds: PositiveFloat = Field(30, description="Event time in which the requests must start.")
+        window_seconds: PositiveFloat = Field(30, description="Event time that the pauses between them may take.")
+        answered_window_seconds: PositiveFloat = Field(
+            300, description="The same for requests of one run that are answered the same."
+        )
         min_retries: int = Field(5, ge=2, description="Identical requests that make a storm.")
 
     settings: Settings
@@ -73,6 +87,9 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
     def observe(self, call: Call, state: Recent[int, Streak]) -> Finding | None:
         if not call.request or call.status == "cancelled":
             return None
+        if call.source_cost == UNBILLED:
+            state.pop(call.request, None)
+            return None
         streak = state.get(call.request)
         if streak is None:
             state[call.request] = Streak(call)
@@ -84,27 +101,33 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
             return None
         s = self.settings
         failed = call.status == "error"
-        same = not failed and call.temperature == 0 and call.answer == streak.answer and not streak.failed
+        varies = call.temperature is not None and call.temperature > 0
+        same = not failed and not varies and call.answer == streak.answer and not streak.failed
         if not (failed and streak.failed) and not same:
             if failed or not streak.failed:
                 streak.start(call)
             else:
                 del state[call.request]  # it was answered: the storm is over
             return None
-        kept = s.min_retries
+        took = call.ended_at - call.started_at
+        lasts = streak.storm and call.started_at - streak.ended_at <= LASTS
+        kept = s.min_retries if failed or call.temperature == 0 else s.min_retries + BY_CHANCE
+        window = s.answered_window_seconds if same and call.root_id == streak.root_id else s.window_seconds
         streak.count += 1
-        streak.times = (*streak.times, call.started_at)[-kept:]
-        streak.members = (*streak.members, (call.id, call.ended_at - call.started_at, True))[-kept:]
+        streak.times = (*streak.times, call.started_at - streak.spent)[-kept:]
+        streak.spent += took
+        streak.members = (*streak.members, (call.id, took, True))[-kept:]
         streak.ended_at, streak.answer = call.ended_at, call.answer
-        if len(streak.times) < kept or streak.times[-1] - streak.times[0] > s.window_seconds:
+        pauses = streak.times[-1] - streak.times[0]
+        streak.storm = lasts or (len(streak.times) >= kept and pauses <= window)
+        if not streak.storm:
             return None
         wasted = [m for m in streak.members if m[2]]
         streak.members = tuple((i, sec, False) for i, sec, _ in streak.members)
         what = f"failed with {call.error or 'an error'}" if failed else "was answered the same"
-        times = f"{streak.count} times, {kept} of them" if streak.count > kept else f"{kept} times"
         return Finding(
             call.request,
-            f"The same request to {call.model or call.name} {what} {times} within {s.window_seconds:g} s.",
+            f"The same request to {call.model or call.name} {what} {streak.count} times in a row.",
             claims=tuple(Claim(i) for i, _, _ in wasted),
             calls=tuple(i for i, _, _ in wasted),
             seconds=sum(sec for _, sec, _ in wasted),
@@ -113,7 +136,7 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
             evidence={
                 "model": call.model,
                 "requests": streak.count,
-                "seconds": round(streak.times[-1] - streak.times[0], 3),
+                "seconds": round(pauses, 3),
                 "failed": failed,
                 "error": call.error,
                 "request_hash": f"{call.request & 0xFFFFFFFFFFFFFFFF:016x}",
