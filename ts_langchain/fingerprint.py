@@ -29,6 +29,18 @@ _PLAIN = frozenset({int, float, bool, type(None)})
 # (Looked for at the beginnings of words only: text without spaces would cost its square.)
 _LITERAL = re.compile(r"""\"[^\"]*\"|'[^']*'|(?<![^\s"'])[^\s\d@/_\\]*+[\d@/_\\]\S*""")
 _WORD = re.compile(r"[^\W\d_]+")
+# Words inside a sentence; those with a capital name something.
+_INSIDE = re.compile(r"(?<=[\w,;] )[^\W\d_]+")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0e7f]{8}")
+_QUERY = re.compile(
+    r"\s*(?:select|insert|update|delete|with|create|alter|drop|merge|match)\b.*\b(?:from|into|set|table|where|return)\b",
+    re.IGNORECASE,
+)
+# Arguments of these names say which one is meant, in however many words.
+_NAMING = frozenset({
+    "address", "author", "bcc", "cc", "city", "company", "contact", "country", "customer", "first_name", "full_name",
+    "last_name", "location", "name", "person", "product", "recipient", "recipients", "title", "to", "user",
+})  # fmt: skip
 
 
 def mix(*parts: int) -> int:
@@ -142,9 +154,10 @@ class FreeText:
     Attributes:
         words: A 256-bit set; bit `text_hash(word) % 256` is set for each word.
         literals: Fingerprint of what the text names exactly (numbers, paths, addresses, quotes).
+        names: As `words`, of the words with a capital inside sentences; none where most words have one.
     """
 
-    __slots__ = ("_literals", "_sample", "_words")
+    __slots__ = ("_literals", "_names", "_sample", "_words")
 
     def __init__(self, sample: str) -> None:
         sample = sample[:SAMPLE_LIMIT]
@@ -153,14 +166,15 @@ class FreeText:
         self._sample: str | None = sample
         self._words = 0
         self._literals = 0
+        self._names = 0
 
     def similarity(self, other: FreeText) -> float:
-        """Jaccard similarity of the word sets, 0.0 to 1.0; 0.0 where the literals differ."""
+        """Jaccard similarity of the word sets, 0.0 to 1.0; 0.0 where they name something else."""
         if self._sample is not None:
             self._condense()
         if other._sample is not None:
             other._condense()
-        if self._literals != other._literals:
+        if self._literals != other._literals or self._names & ~other._words or other._names & ~self._words:
             return 0.0
         union = (self._words | other._words).bit_count()
         return (self._words & other._words).bit_count() / union if union else 1.0
@@ -172,25 +186,35 @@ class FreeText:
         return hash(self.__reduce__()[1])
 
     def _condense(self) -> None:
-        sample = (self._sample or "").lower()
-        words = 0
-        for word in _WORD.findall(_LITERAL.sub(" ", sample)):
-            if word.isascii():
-                words |= 1 << (text_hash(word) & 255)
-            else:  # scripts without spaces: pairs of characters stand for words
-                for i in range(max(1, len(word) - 1)):
-                    words |= 1 << (text_hash(word[i : i + 2]) & 255)
-        self._words, self._literals, self._sample = words, text_hash(" ".join(_LITERAL.findall(sample))), None
+        sample = self._sample or ""
+        inside = _INSIDE.findall(_LITERAL.sub(" ", sample))
+        named = [word.lower() for word in inside if word[0].isupper()]
+        sample = sample.lower()
+        self._words = _word_set(_WORD.findall(_LITERAL.sub(" ", sample)))
+        self._names = _word_set(named) if len(named) <= len(inside) / 2 else 0
+        self._literals, self._sample = text_hash(" ".join(_LITERAL.findall(sample))), None
 
-    def __reduce__(self) -> tuple[object, tuple[int, int]]:
+    def __reduce__(self) -> tuple[object, tuple[int, int, int]]:
         if self._sample is not None:
             self._condense()
-        return _free_text, (self._words, self._literals)
+        return _free_text, (self._words, self._literals, self._names)
 
 
-def _free_text(words: int, literals: int) -> FreeText:
+def _word_set(words: list[str]) -> int:
+    """A 256-bit set of words."""
+    found = 0
+    for word in words:
+        if word.isascii():
+            found |= 1 << (text_hash(word) & 255)
+        else:  # scripts without spaces: pairs of characters stand for words
+            for i in range(max(1, len(word) - 1)):
+                found |= 1 << (text_hash(word[i : i + 2]) & 255)
+    return found
+
+
+def _free_text(words: int, literals: int, names: int) -> FreeText:
     text = FreeText("")
-    text._words, text._literals, text._sample = words, literals, None  # noqa: SLF001
+    text._words, text._literals, text._names, text._sample = words, literals, names, None  # noqa: SLF001
     return text
 
 
@@ -218,9 +242,16 @@ class Arguments(NamedTuple):
 
 
 def is_free_text(value: str) -> bool:
-    """True for a string of three words and more on one line: a question, a search query, a thought."""
+    """True for a string of three words and more on one line: a question, a search query, a thought.
+
+    Text in scripts that put no spaces between words counts from eight characters on.
+    """
     start = value[:SAMPLE_LIMIT]
-    return start.count(" ") >= 2 and "\n" not in start and start[0] not in "{[</"
+    if "\n" in start or not start or start[0] in "{[</":
+        return False
+    if start.count(" ") >= 2:
+        return _QUERY.match(start) is None
+    return not start.isascii() and _UNSPACED.search(start) is not None
 
 
 def arguments(value: object) -> Arguments:
@@ -244,7 +275,7 @@ def arguments(value: object) -> Arguments:
     fixed: dict[object, object] = {}
     texts: list[str] = []
     for key, item in value.items():
-        if type(item) is str and is_free_text(item):
+        if type(item) is str and is_free_text(item) and key not in _NAMING:
             texts.append(item)
             fixed[key] = None  # the field counts, its wording does not
         else:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
-    "add", "apply", "approve", "archive", "assign", "book", "buy", "cancel", "change", "clear", "click", "close",
-    "comment", "commit", "create", "delete", "deploy", "disable", "edit", "enable", "insert", "install", "merge",
-    "migrate", "modify", "move", "next", "open", "order", "patch", "pay", "post", "press", "publish", "push", "put",
-    "redo", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve", "reset", "restart",
-    "save", "schedule", "send", "set", "sleep", "start", "step", "stop", "submit", "toggle", "transfer", "type", "undo",
-    "update", "upload", "upsert", "wait", "write",
+    "add", "append", "apply", "approve", "archive", "assign", "back", "book", "build", "buy", "cancel", "change",
+    "clear", "click", "close", "comment", "commit", "create", "delete", "deploy", "disable", "drag", "drop", "edit",
+    "enable", "fill", "fix", "go", "goto", "insert", "install", "invoke", "log", "mark", "merge", "migrate", "modify",
+    "move", "navigate", "next", "open", "order", "patch", "pay", "play", "post", "press", "publish", "push", "put",
+    "record", "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve",
+    "reset", "restart", "save", "schedule", "scroll", "select", "send", "set", "sleep", "start", "step", "stop",
+    "store", "submit", "toggle", "transfer", "trigger", "turn", "type", "undo", "update", "upload", "upsert", "use",
+    "wait", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "check", "count", "describe", "details", "diff", "fetch", "find", "get",
@@ -27,8 +29,16 @@ _LOOKS = frozenset({
     "stat", "stats", "status", "test", "validate", "verify", "view",
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
-_NOUNS = frozenset({"book", "comment", "order", "post", "transfer", "refund", "schedule", "type"})
+_NOUNS = frozenset({
+    "book", "build", "comment", "log", "order", "post", "record", "refund", "schedule", "store", "transfer", "type",
+})  # fmt: skip
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
+# Work on a text, which is what they are about.
+_PROCESSES = frozenset({
+    "categorise", "categorize", "classify", "convert", "detect", "embed", "extract", "format", "grade", "label",
+    "moderate", "paraphrase", "parse", "proofread", "rate", "rewrite", "score", "sentiment", "summarise", "summarize",
+    "tag", "tokenize", "translate",
+})  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep|(?:^|_)wait$", re.IGNORECASE)
 _PERSON = re.compile(
@@ -45,10 +55,10 @@ _RUNS_CODE = re.compile(
 )
 
 
-Effect = Literal["looks", "changes", "runs code", "thinks", "unknown"]
-"""It only looks (`get_order`); changes something (`book_flight`, `sendEmail`); runs what it is given, to look or to
-change something (`bash`, `run_python`); takes a thought down and brings nothing back (`think`); or its name does not
-say (`process_invoice`)."""
+Effect = Literal["looks", "processes", "changes", "runs code", "thinks", "unknown"]
+"""It only looks (`get_order`); works on what it is given (`translate`, `classify_ticket`); changes something
+(`book_flight`, `sendEmail`); runs what it is given, to look or to change something (`bash`, `run_python`); takes a
+thought down and brings nothing back (`think`); or its name does not say (`process_invoice`)."""
 
 _KNOWN: dict[str, Effect] = {}
 
@@ -83,6 +93,8 @@ def _read(name: str) -> Effect:
     for word in words:
         if word in _LOOKS:
             return "looks"
+        if word in _PROCESSES:
+            return "processes"
         if word in _CHANGES:
             looked_at = (word in _NOUNS and words[-1] in _LOOKS) or (word == "open" and words[-1] in _OPENED)
             return "looks" if looked_at else "changes"
@@ -102,7 +114,7 @@ def asks_a_person(name: str) -> bool:
 def may_be_reworded(call: Call) -> bool:
     """True if the same thing can be asked of this tool in other words.
 
-    Not where the words are what it is about: a message that is sent, a command that is run, a thought.
+    Not where the words are what it is about: a message that is sent, a text that is translated, a command, a thought.
     """
     return effect_of(call) in ("looks", "unknown")
 
