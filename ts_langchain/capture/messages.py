@@ -7,13 +7,13 @@ are read by the same code, so a live run and its export give the same fingerprin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import orjson
 
 from ts_langchain.capture.images import IMAGE_KINDS, read_image
+from ts_langchain.capture.pending import reads_pending
 from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_digest, value_hash
 
 if TYPE_CHECKING:
@@ -40,14 +40,9 @@ _ROLES = {
     "FunctionMessage": "tool",
     "FunctionMessageChunk": "tool",
 }
-_ROLE_CODES = {"human": 1, "ai": 2, "system": 3, "tool": 4}
+MAX_PENDING_BLOCKS = 4
 
-_PENDING = re.compile(
-    r"\b(?:pending|queued|in[ _-]progress|running|processing|not[ _-](?:ready|finished|done)|still|waiting|"
-    r"started|building|creating|provisioning|deploying|loading|generating|indexing|syncing)\b",
-    re.IGNORECASE,
-)
-PENDING_CHARS = 500
+_ROLE_CODES = {"human": 1, "ai": 2, "system": 3, "tool": 4}
 
 
 class ToolResult(NamedTuple):
@@ -132,7 +127,7 @@ def read_message(message: object) -> Message:
         digest = hash((digest, name_hash(asked.name), asked.digest))
         chars += asked.chars
     if result_id is not None and role == "tool":
-        pending = chars <= PENDING_CHARS and is_pending(content)
+        pending = is_pending(content)
         failed = status == "error" or (type(content) is str and reads_failed(content))
         tool_results = (ToolResult(str(result_id), body, chars, pending, failed),)
     elif tool_results:
@@ -239,8 +234,11 @@ def _asked(call_id: object, name: object, args: object) -> Asked:
 
 
 def is_pending(content: object) -> bool:
-    """True for a short answer that says that something is still under way."""
-    return isinstance(content, str) and len(content) <= PENDING_CHARS and _PENDING.search(content) is not None
+    """True for a short answer, in text or blocks, that says that something is still under way."""
+    if isinstance(content, str):
+        return reads_pending(content)
+    few = isinstance(content, (list, tuple)) and len(content) <= MAX_PENDING_BLOCKS
+    return few and reads_pending(plain_text(content))
 
 
 def reads_failed(content: str) -> bool:

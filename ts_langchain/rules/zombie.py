@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.recent import Recent
-from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
-from ts_langchain.rules.effects import outcome
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
+from ts_langchain.rules.effects import asks_a_person, outcome, waits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +54,9 @@ class Zombie(Rule[Progress]):
     of them a new answer to the user and none a tool result that had not come back before; of tools that do not only
     look (`edit_file`, `bash`, `process_invoice`), none that was given something new.
 
-    Does not fire on: long work in which each step brings something new; a poll that says it is still waiting; a
-    new run of the same session; runs tagged with one of `long_running_tags`.
+    Does not fire on: long work in which each step brings something new; polls and questions to a person, by name, or
+    because the answer says that something is still under way (`tool_loop.polling_tools` names more of them); a new run
+    of the same session; runs tagged with one of `long_running_tags`.
 
     Wasted: the model calls since the last thing that was new.
     """
@@ -79,6 +80,13 @@ class Zombie(Rule[Progress]):
 
     settings: Settings
 
+    def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
+        super().__init__(settings, context)
+        self._polling: frozenset[str] = getattr(context.active.get("tool_loop"), "polling_tools", frozenset())
+
+    def _waits(self, name: str) -> bool:
+        return waits(name) or asks_a_person(name) or name in self._polling
+
     def new_state(self) -> Progress:
         return Progress()
 
@@ -91,7 +99,7 @@ class Zombie(Rule[Progress]):
         if call.root_id != state.root_id:
             state.root_id = call.root_id
             state.restart(call.started_at)
-        if call.pending:
+        if call.pending or (call.kind == "tool" and self._waits(call.name)):
             state.restart(call.ended_at)
             return None
         if call.kind == "model":

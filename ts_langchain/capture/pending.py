@@ -1,0 +1,89 @@
+"""Does a tool's answer say that something is still under way? Whoever gets it does well to ask again.
+
+A word alone says nothing (`running shoes`, `getting started`): it has to be the whole answer, stand behind `status:`,
+or be said of a job, a build, an export.
+"""
+
+from __future__ import annotations
+
+import re
+
+PENDING_CHARS = 500
+SHORT_CHARS = 80
+SUBJECT_CHARS = 60
+
+_STATES = (
+    "pending", "queued", "queue", "submitted", "scheduled", "progress", "running", "processing", "waiting", "starting",
+    "building", "creating", "provisioning", "deploying", "loading", "generating", "indexing", "syncing", "initializing",
+    "initialising", "uploading", "downloading", "validating", "preparing", "transcribing", "rendering", "training",
+    "executing", "crawling", "compiling", "importing", "exporting",
+)  # fmt: skip
+_ELSEWHERE = (
+    "läuft noch", "noch nicht fertig", "noch nicht bereit", "noch nicht abgeschlossen", "wird bearbeitet",
+    "wird verarbeitet", "wird noch", "in bearbeitung", "in arbeit", "in der warteschlange", "ausstehend", "en cours",
+    "en attente", "pas encore prêt", "pas encore terminé", "en curso", "en proceso", "pendiente", "procesando",
+    "in corso", "in attesa", "in elaborazione", "em andamento", "pendente", "processando",
+    "处理中", "處理中", "进行中", "進行中", "等待中", "排队中", "运行中", "尚未完成", "処理中", "実行中", "待機中",
+    "保留中", "처리 중", "처리중", "진행 중", "진행중", "대기 중", "대기중",
+)  # fmt: skip
+# nearly all answers have none of these words, and nothing more is looked at
+_WORD = re.compile("[a-z]+|%")
+_MAYBE = frozenset({*_STATES, "inprogress", "started", "accepted", "not", "t", "false", "being", "%", "check"})
+_ABROAD = frozenset({word for phrase in _ELSEWHERE for word in phrase.split() if word.isascii() and len(word) > 3})
+
+_PHRASES = "in[ _-]?(?:the[ _-])?queue", "in[ _-]?progress"
+_DOING = "|".join((*_PHRASES, *(state for state in _STATES if state not in ("queue", "progress"))))
+_NOT_YET = r"(?:\bnot|n't)[ _-](?:yet[ _-])?(?:ready|finished|done|completed?|available)"
+_STATE = rf"(?:{_DOING}|started|accepted|{_NOT_YET})"
+# `status: running`, `"phase": "IN_QUEUE"`
+_NAMED = re.compile(
+    rf"\b(?:status|state|phase|stage|progress)\b[\"']?\s*(?:[:=]|\bis\b)\s*[\"']?(?:\w+[._])?{_STATE}(?![^\W_])"
+)
+# `"is_running": true`, `"done": false`
+_FLAG = re.compile(
+    r"[\"'](?:is_?)?(?:(?:running|pending|processing|queued|in_?progress)[\"']\s*:\s*true|"
+    r"(?:done|finished|completed?|ready)[\"']\s*:\s*false)"
+)
+_PERCENT = re.compile(
+    r"\b\d{1,2}(?:\.\d+)?\s?%\s*(?:complete|done|finished|processed)|\bprogress[\"']?\W+\d{1,2}(?:\.\d+)?\s?%"
+)
+_WHOLE = re.compile(
+    rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"
+    r"minutes?|min|seconds?|sec|s|complete|done))*\W*\Z"
+)
+_ENDING = re.compile(rf"{_NOT_YET}(?:\W+yet)?\W*\Z")
+_IS = re.compile(
+    r"\b(is|are|has been|have been|still|currently|remains?)(?:\W+(?:still|currently|being|now|in|the|a))*"
+    rf"(?:\W+(?:{_DOING})|[ ']?{_NOT_YET}|(?<=being) (?:\w+ed|built|made))\b"
+)
+_SUBJECT = re.compile(
+    r"\b(?:jobs?|tasks?|builds?|deploy(?:ment)?s?|exports?|imports?|runs?|quer(?:y|ies)|process(?:es)?|requests?|"
+    r"orders?|uploads?|downloads?|reports?|pipelines?|operations?|batch(?:es)?|transfers?|payments?|transactions?|"
+    r"scans?|tests?|workflows?|crawls?|migrations?|backups?|simulations?|transcriptions?|conversions?|videos?|images?|"
+    r"results?|data|files?|servers?|instances?|clusters?|environments?|containers?|it)\b(?:\W+\w+){0,4}\W*\Z"
+)
+
+
+def reads_pending(text: str) -> bool:
+    """True for a short answer that says that something is still under way."""
+    if not text or len(text) > PENDING_CHARS:
+        return False
+    text = text.lower()
+    words = _WORD.findall(text)
+    if not _MAYBE.isdisjoint(words) and _says_so(text):
+        return True
+    if len(text) > SHORT_CHARS or (text.isascii() and _ABROAD.isdisjoint(words)):
+        return False
+    return any(phrase in text for phrase in _ELSEWHERE)
+
+
+def _says_so(text: str) -> bool:
+    if _WHOLE.match(text) or _NAMED.search(text) or _FLAG.search(text) or _PERCENT.search(text):
+        return True
+    if "check back" in text or _ENDING.search(text):
+        return True
+    for said in _IS.finditer(text):
+        start = said.start()
+        if said[1] == "still" or _SUBJECT.search(text[max(0, start - SUBJECT_CHARS) : start]):
+            return True
+    return False
