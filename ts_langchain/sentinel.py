@@ -399,10 +399,10 @@ class Sentinel:
             self._close(incident, state)
             incident = None
         if incident is None:
+            incident = self._make_way(rule.name, call, state)
+        if incident is None:
             incident = state.incidents[key] = open_incident(rule.name, rule.suggestion, finding, call)
-            if len(state.incidents) > MAX_INCIDENTS:
-                others = (i for i in state.incidents.values() if i is not incident)
-                self._close(min(others, key=lambda i: (i.last_seen_at, i.id)), state)
+        key = (incident.rule, incident.key)
         rose = incident.extend(finding, call)
         if self.policy is not None:
             standing = state.standing.get(key)
@@ -421,6 +421,18 @@ class Sentinel:
                 bill.claim(claim, incident, rule.specificity)
         if rose:
             opened.append(copy.copy(incident))
+
+    def _make_way(self, rule: str, call: Call, state: SessionState) -> Incident | None:
+        """Room for one more incident. Where there are too many of late, the rule's newest one takes the finding in."""
+        if len(state.incidents) < MAX_INCIDENTS:
+            return None
+        oldest = min(state.incidents.values(), key=lambda i: (i.last_seen_at, i.id))
+        if call.started_at - oldest.last_seen_at <= QUIET_SECONDS:
+            own = [i for i in state.incidents.values() if i.rule == rule]
+            if own:
+                return max(own, key=lambda i: (i.last_seen_at, i.id))
+        self._close(oldest, state)
+        return None
 
     def _close(self, incident: Incident, state: SessionState) -> None:
         incident.closed = True

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ts_langchain.session import SessionState
 
 MAX_REQUESTED = 20
-MAX_UNREAD = 32
-MAX_ROOTS = 8
+MAX_UNREAD = 8
+MAX_ROOTS = 4
 
 
 class Requested(NamedTuple):

@@ -10,11 +10,12 @@ Repeats make a loop within one turn (`Call.turn`): each of them asked for after 
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
-from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
 from ts_langchain.rules.effects import (
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
-MAX_GROUPS = 32
+MAX_GROUPS = 24
 MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6
 MAX_ITEMS = 64
-MAX_TURNS = 3
-MAX_CONVERSATIONS = 8
+MAX_TIMES = 12
+MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
 MEANT = 2
 """What changes something may well be meant to be done again: a loop is severe after so many times as many calls."""
@@ -58,8 +59,6 @@ class Group:
         "count",
         "ended_at",
         "items",
-        "key",
-        "last_at",
         "mutations",
         "news",
         "reworded",
@@ -68,16 +67,14 @@ class Group:
         "unknown",
     )
 
-    def __init__(self, key: int, call: Call, arguments_hash: int) -> None:
-        self.key = key
+    def __init__(self, call: Call, arguments_hash: int) -> None:
         self.arguments_hash = arguments_hash
         self.answer = call.answer
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
-        self.times: dict[int, tuple[float, ...]] = {call.turn: (call.started_at,)}  # of each turn
+        self.times: tuple[float, ...] = (call.turn, call.started_at)  # turn and time, of one call after the other
         self.conversations: tuple[int, ...] = (call.conversation,)
-        self.asked_by = call.requested_by
-        self.last_at = call.started_at
+        self.asked_by = _asker(call)
         self.ended_at = call.ended_at
         self.mutations = self.news = self.unknown = 0
         self.reworded = False
@@ -94,7 +91,7 @@ class Repeats:
         self.groups: Recent[int, Group] = Recent()
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
-        self.seen: Recent[int, None] = Recent()  # what came of calls
+        self.seen = array("q")  # what came of calls
         self.mutations = 0  # calls that changed something
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
@@ -105,12 +102,11 @@ class Repeats:
             return
         self.mutations += may_have_changed(call)
         if self.acting or effect_of(call) == "unknown":
-            came = outcome(call)
+            came = hash(outcome(call))
             if came in self.seen:
-                self.seen.touch(came)
                 return
-            self.seen[came] = None
-            self.seen.limit(MAX_SEEN)
+            self.seen.append(came)
+            del self.seen[:-MAX_SEEN]
             self.news += 1
             self.unknown += effect_of(call) == "unknown"
 
@@ -153,7 +149,7 @@ class RepeatRule(Rule[Repeats]):
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
-        state.seen.clear()
+        del state.seen[:]
 
     @property
     def min_identical(self) -> int:
@@ -202,12 +198,10 @@ class RepeatRule(Rule[Repeats]):
             if _nothing_new(call, group) and not state_changed and not moved_on and not call.pending:
                 group.count += 1
                 if state.unknown > group.unknown:
-                    group.times.clear()  # what was done in between may have changed something
-                if not overlapping and (call.requested_by is None or call.requested_by != group.asked_by):
-                    times = (*group.times.pop(call.turn, ()), call.started_at)
-                    group.times[call.turn] = times[-self.settings.min_calls * MEANT :]
-                    if len(group.times) > MAX_TURNS:
-                        del group.times[next(iter(group.times))]
+                    group.times = ()  # what was done in between may have changed something
+                if not overlapping and not (group.asked_by and _asker(call) == group.asked_by):
+                    kept = max(MAX_TIMES, self.settings.min_calls * MEANT)
+                    group.times = (*group.times, call.turn, call.started_at)[-2 * kept :]
                 # whoever has not been told yet had to ask
                 again = call.conversation in group.conversations
                 group.unclaimed.append(
@@ -223,7 +217,7 @@ class RepeatRule(Rule[Repeats]):
             else:
                 self._start_anew(group, call)
             group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
-            group.asked_by, group.last_at = call.requested_by, call.started_at
+            group.asked_by = _asker(call)
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
@@ -239,7 +233,7 @@ class RepeatRule(Rule[Repeats]):
             if (
                 group is not None
                 and _nothing_new(call, group)
-                and call.started_at - group.last_at <= self.settings.window_seconds
+                and call.started_at - group.ended_at <= self.settings.window_seconds
                 and arguments.similarity(before) >= self.settings.similarity
             ):
                 return group
@@ -247,7 +241,7 @@ class RepeatRule(Rule[Repeats]):
 
     @staticmethod
     def _remember(call: Call, arguments: Arguments, key: int, tool: int, state: Repeats) -> None:
-        state.groups[key] = Group(key, call, arguments.fingerprint)
+        state.groups[key] = Group(call, arguments.fingerprint)
         state.groups.limit(MAX_GROUPS)
         if arguments.free_text is not None:
             state.recent[tool] = (*state.recent.pop(tool, ()), (key, arguments))[-MAX_RECENT:]
@@ -261,7 +255,7 @@ class RepeatRule(Rule[Repeats]):
         if len(group.items) > MAX_ITEMS * 2:
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
-        group.times = {call.turn: (call.started_at,)}
+        group.times = (call.turn, call.started_at)
         group.conversations = (call.conversation,)
         group.blind = call.answer == 0
         group.reworded = False
@@ -269,7 +263,7 @@ class RepeatRule(Rule[Repeats]):
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
         s = self.settings
-        times = group.times.get(call.turn, ())
+        times = [at for turn, at in zip(group.times[::2], group.times[1::2], strict=True) if turn == call.turn]
         loop = _fall(times, s.min_calls, s.window_seconds)
         identical = not group.reworded and not group.blind and group.count >= self.min_identical
         if not loop and not identical:
@@ -289,7 +283,7 @@ class RepeatRule(Rule[Repeats]):
             else "nothing new came back"
         )
         return Finding(
-            group.key,
+            mix(name_hash(call.name), group.arguments_hash),
             f"{call.name} was {self.verb} {group.count} times with {how} arguments and {back}.",
             claims=tuple(
                 Claim(t.requested_by, "turn", unit=t.unit, units=t.units) for t in unclaimed if t.requested_by
@@ -311,7 +305,12 @@ class RepeatRule(Rule[Repeats]):
         )
 
 
-def _fall(times: tuple[float, ...], count: int, seconds: float) -> bool:
+def _asker(call: Call) -> int:
+    """Which answer of a model asked for a call, 0 if none is known."""
+    return text_hash(call.requested_by) if call.requested_by is not None else 0
+
+
+def _fall(times: list[float], count: int, seconds: float) -> bool:
     """True if the newest `count` times lie within so many seconds."""
     return len(times) >= count and times[-1] - times[-count] <= seconds
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
-from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import asks_a_person, outcome, waits
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ts_langchain.call import Call, Kind
 
-MAX_SEEN = 20
+MAX_SEEN = 48
 MAX_SEEN_IDLE = 4
 MAX_UNCLAIMED = 20
 
@@ -29,7 +29,7 @@ class Progress:
         self.since = 0.0
         self.root_id = ""
         self.calls = 0
-        self.seen: Recent[int, None] = Recent()
+        self.seen = array("q")
         self.unclaimed: list[tuple[str, float, bool]] = []
 
     def restart(self, at: float) -> None:
@@ -39,11 +39,11 @@ class Progress:
 
     def is_new(self, answer: int) -> bool:
         """True if this answer has not come back before; remembers it."""
-        if answer in self.seen:
-            self.seen.touch(answer)
+        known = hash(answer)
+        if known in self.seen:
             return False
-        self.seen[answer] = None
-        self.seen.limit(MAX_SEEN)
+        self.seen.append(known)
+        del self.seen[:-MAX_SEEN]
         return True
 
 
@@ -91,7 +91,7 @@ class Zombie(Rule[Progress]):
         return Progress()
 
     def shrink(self, state: Progress) -> None:
-        state.seen.limit(MAX_SEEN_IDLE)
+        del state.seen[:-MAX_SEEN_IDLE]
         state.unclaimed.clear()
 
     def observe(self, call: Call, state: Progress) -> Finding | None:
