@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import itertools
+import operator
+from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import InjectedToolCallId, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState
-from langgraph.types import Command
+from langgraph.types import Command, Send, interrupt
 
-from ts_langchain import TokenSentinelHandler
+from ts_langchain import TokenSentinelHandler, WasteBlocked
 from ts_langchain.testing import ScriptedChatModel, call_tool
+
+pytestmark = pytest.mark.usefixtures("calm_collector")
 
 DONE = AIMessage("That is all, and this is what came of it.")
 WORDS = ("costs", "time", "risks", "people", "law", "taxes", "travel", "tools")
@@ -131,6 +137,72 @@ def get_order(number: str) -> str:
     return f"order {number} is on its way"
 
 
+pages = itertools.count()
+
+
+@tool
+def browser_read() -> str:
+    """Looks."""
+    return f"rows {next(pages)}0 to {next(pages)}9"
+
+
+@tool
+def refurbish(part: str) -> str:
+    """Nobody can say what it does."""
+    return "done"
+
+
+@tool
+def search_flights(query: str) -> str:
+    """Searches."""
+    return "No results."
+
+
+@tool
+def sql_query(query: str) -> str:
+    """Asks a database."""
+    return ""
+
+
+@tool
+def moderate(text: str) -> str:
+    """Judges a text."""
+    return "ok"
+
+
+@tool
+def notify(recipient: str, text: str) -> str:
+    """Tells somebody."""
+    return "ok"
+
+
+@tool
+def get_job(job: str) -> list[dict[str, str]]:
+    """Looks a job up; answers in blocks."""
+    return [{"type": "text", "text": "Job j1: in_progress"}]
+
+
+@tool
+def get_policy(topic: str) -> str:
+    """Reads the policy."""
+    return "Refunds within 30 days of delivery, in the original packaging."
+
+
+def _weather(city: str) -> str:
+    """Looks."""
+    raise ToolException("weather service unavailable")
+
+
+weather = tool("get_weather")(_weather)
+weather.handle_tool_error = True
+
+
+def side_by_side(name: str, *given: dict[str, Any]) -> AIMessage:
+    """Calls of one tool in one message."""
+    calls: Any = [{"name": name, "args": g, "id": f"{name}{n}", "type": "tool_call"} for n, g in enumerate(given)]
+    return AIMessage("", tool_calls=calls)
+
+
 def edited(n: int) -> AIMessage:
     return call_tool("edit_file", path="a.py", old=f"x{n}", new=f"x{n + 1}")
 
@@ -183,6 +255,43 @@ SCRIPTS: dict[str, tuple[list[AIMessage], list[Any]]] = {
     "one mail to many": (
         [call_tool("send_email", to=f"{w}@example.org", body="The meeting is moved to Monday at ten.") for w in WORDS],
         [send_email],
+    ),
+    "the next page, again and again": (
+        [s for _ in range(6) for s in (call_tool("browser_click", ref="next"), call_tool("browser_read"))],
+        [browser_click, browser_read],
+    ),
+    "flights to one city and another": (
+        [
+            call_tool("search_flights", query=f"cheap direct flights from Berlin to {city} next weekend")
+            for city in ("Rome", "Oslo", "Madrid", "Porto")
+        ],
+        [search_flights],
+    ),
+    "one table and another": (
+        [
+            call_tool(
+                "sql_query",
+                query=f"SELECT id, name FROM {table} WHERE gone IS NULL AND plan IS NOT NULL",  # noqa: S608
+            )
+            for table in ("customers", "suppliers", "partners", "people")
+        ],
+        [sql_query],
+    ),
+    "texts that are alike": (
+        [call_tool("moderate", text=f"This is a really great {word} and I love it") for word in WORDS],
+        [moderate],
+    ),
+    "one person and another": (
+        [
+            call_tool("notify", recipient=f"{first} von Lovelace", text="Moved to ten")
+            for first in ("Ada", "Ida", "Karl")
+        ],
+        [notify],
+    ),
+    "a job under way": ([call_tool("get_job", job="j1")] * 8, [get_job]),
+    "an outage, asked about in one message": (
+        [side_by_side("get_weather", *({"city": city} for city in "abcdef"))],
+        [weather],
     ),
     "queries that find nothing": (
         [call_tool("run_sql", query=f"open orders of customer {n} please") for n in range(8)],
@@ -247,3 +356,158 @@ def test_a_chat_in_which_the_user_asks_the_same_again() -> None:
         app.invoke({"messages": [HumanMessage(f"Where is my order o{n % 3}?")]}, config)
     found = handler.sentinel.incidents()
     assert [(i.rule, i.severity, i.calls) for i in found] == [("tool_loop", "low", 3)] * 3
+
+
+def worker(ticket: object) -> str:
+    """An agent of its own: it looks at the policy once."""
+    script = [call_tool("get_policy", topic="refunds"), AIMessage(f"Ticket {ticket}: yes, for reason {ticket}.")]
+    app = create_agent(ScriptedChatModel(script=script), [get_policy])
+    return str(app.invoke({"messages": [HumanMessage(f"Ticket {ticket}: may I return it?")]})["messages"][-1].content)
+
+
+class Tickets(TypedDict):
+    tickets: list[int]
+    answers: Annotated[list[str], operator.add]
+
+
+def mapped() -> Any:
+    """Workers side by side."""
+    builder = StateGraph(Tickets)
+    builder.add_node("work", lambda state: {"answers": [worker(state["tickets"][0])]})
+    builder.add_conditional_edges(
+        START, lambda state: [Send("work", {"tickets": [ticket]}) for ticket in state["tickets"]], ["work"]
+    )
+    builder.add_edge("work", END)
+    return builder.compile()
+
+
+def test_workers_that_look_at_the_same_each_in_a_conversation_of_its_own() -> None:
+    """Told as what a cache would save; whoever has not been told had to ask, so that no token is waste."""
+    one_by_one = RunnableLambda(lambda tickets: [worker(ticket) for ticket in tickets])
+    for app, given in ((mapped(), {"tickets": list(range(6)), "answers": []}), (one_by_one, list(range(6)))):
+        handler = TokenSentinelHandler(mode="block")
+        app.invoke(given, {"callbacks": [handler]})
+        [found] = handler.sentinel.incidents()
+        assert (found.rule, found.severity, found.calls, found.wasted_tokens) == ("tool_loop", "low", 5, 0)
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_rows_of_one_session(width: int) -> None:
+    def answer(messages: list[Any]) -> AIMessage:
+        asked = messages[-1].type == "human"
+        return call_tool("get_policy", topic="refunds") if asked else AIMessage(f"Covered: {messages[0].content}")
+
+    app = create_agent(ScriptedChatModel(script=[answer]), [get_policy])
+    handler = TokenSentinelHandler(mode="block")
+    rows: list[Any] = [{"messages": [HumanMessage(f"Ticket {n}")]} for n in range(30)]
+    with handler.sentinel.session("nightly"):
+        app.batch(rows, {"callbacks": [handler], "max_concurrency": width})
+    [found] = handler.sentinel.incidents()
+    assert (found.severity, found.wasted_tokens) == ("low", 0)
+
+
+def test_forks_of_a_checkpoint_and_nodes_that_are_run_again() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    script = [call_tool("get_policy", topic="refunds"), *(AIMessage(f"Covered, version {n}.") for n in range(9))]
+    app = create_agent(ScriptedChatModel(script=script), [get_policy], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    app.invoke({"messages": [HumanMessage("Refund?")]}, config)
+    before = next(s for s in app.get_state_history(config) if s.next == ("tools",))
+    for _ in range(4):
+        app.invoke(None, {**before.config, "callbacks": [handler]})
+
+    def node(_state: Any) -> dict[str, Any]:
+        text = get_policy.invoke({"topic": "x"})
+        for number in range(4):
+            interrupt(f"question {number}")
+        return {"messages": [AIMessage(text)]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    graph = builder.compile(checkpointer=InMemorySaver())
+    config = {"callbacks": [handler], "configurable": {"thread_id": "u"}}
+    graph.invoke({"messages": []}, config)
+    for _ in range(4):
+        graph.invoke(Command(resume="yes"), config)
+    assert {i.severity for i in handler.sentinel.incidents()} == {"low"}
+
+
+def test_a_loop_in_one_turn_leaves_the_next_ones_alone() -> None:
+    now = [1_790_000_000.0]
+    handler = TokenSentinelHandler(mode="block", clock=lambda: now[0])
+    looks = [call_tool("get_order", number="o1")]
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
+    with pytest.raises(WasteBlocked):
+        create_agent(ScriptedChatModel(script=looks * 4), [get_order]).invoke(
+            {"messages": [HumanMessage("Where is o1?")]}, config
+        )
+    for number in range(2):
+        now[0] += 300
+        script = [*looks, AIMessage(f"On its way, {number}.")]
+        out = create_agent(ScriptedChatModel(script=script), [get_order]).invoke(
+            {"messages": [HumanMessage(f"And now, again? {number}")]}, config
+        )
+        assert out["messages"][-1].content == f"On its way, {number}."
+
+
+def test_after_an_outage_the_request_goes_through() -> None:
+    now, down = [1_790_000_000.0], [True]
+    handler = TokenSentinelHandler(mode="block", clock=lambda: now[0])
+
+    def answer(_messages: list[Any]) -> AIMessage:
+        if down[0]:
+            raise ConnectionError("503")
+        return AIMessage("The report of today.")
+
+    model = ScriptedChatModel(script=[answer])
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "daily"}}
+
+    def ask(after: float) -> str:
+        now[0] += after
+        try:
+            return str(model.invoke("Write the report.", config).content)
+        except (ConnectionError, WasteBlocked) as error:
+            return type(error).__name__
+
+    assert [ask(1) for _ in range(7)] == ["ConnectionError"] * 5 + ["WasteBlocked"] * 2
+    assert [ask(31), ask(1), ask(31)] == ["ConnectionError", "WasteBlocked", "ConnectionError"]  # one try each time
+    down[0] = False
+    assert ask(10) == "WasteBlocked"
+    assert [ask(31), ask(86_400), ask(86_400)] == ["The report of today."] * 3
+
+
+def test_answers_of_a_cache_cost_nothing() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=["friendly"], temperature=0.0, cache=InMemoryCache())
+    with handler.sentinel.session("s"):
+        for _ in range(9):
+            model.invoke("Is 'thank you' friendly?", {"callbacks": [handler]})
+    assert model.calls == 1
+    assert handler.sentinel.incidents() == []
+
+
+def test_samples_at_the_default_temperature() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=[f"The answer is {40 + n}, for reason {n}." for n in range(10)])
+    model.batch(["Solve step by step: " + "a long problem statement " * 50] * 10, {"callbacks": [handler]})
+    assert handler.sentinel.incidents() == []
+
+
+@pytest.mark.parametrize("look", ["get_order", "browser_snapshot"])
+def test_what_an_unknown_tool_may_have_changed_is_looked_at_again(look: str) -> None:
+    given = {"number": "o1"} if look == "get_order" else {}
+    script = [s for n in range(5) for s in (call_tool("refurbish", part=f"part {n}"), call_tool(look, **given))]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), [refurbish, get_order, browser_snapshot])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert {i.severity for i in handler.sentinel.incidents()} == {"low"}
+
+
+@pytest.mark.parametrize("name", ["press_key", "add_to_cart", "undo", "scroll"])
+def test_what_is_done_again_may_be_meant(name: str) -> None:
+    act = tool(name)(do_task.func)  # type: ignore[attr-defined]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*[call_tool(name, task="a")] * 5, DONE]), [act])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]

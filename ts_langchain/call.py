@@ -133,7 +133,7 @@ class Prompt(NamedTuple):
         images: Images that are new in this request, as against the one before on the same branch.
         image_tokens: Estimated tokens of all images in the request.
         carried_chars: Characters of the opening messages that are the same as in the request before on the same branch;
-            0 in the first one.
+            in the first one, of a system message that another conversation of the session opens with.
         broke_at: Index of the first message that differs from the request before, where its past was rewritten; -1
             where it only grew.
         unused_chars: Characters of large tool results that have been carried for some turns without anything the model

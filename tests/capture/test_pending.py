@@ -32,6 +32,8 @@ Status is pending
 The export is still running.
 Job 17 is in progress, started at 10:02.
 The build for main has been queued.
+Job j1: in_progress
+job-42 -> running
 Your report is being generated.
 Build #12 is still building, 3 of 9 steps done.
 The results are not ready.

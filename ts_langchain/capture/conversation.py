@@ -268,10 +268,11 @@ class Conversation:
         if branch is None:
             # the same conversation under another system message: its very beginning has changed
             broke = second != 0 and any(b.second == second and 1 < b.count <= total for b in self.branches.values())
+            carried = self._known_opening(first.digest) if first.role == "system" else 0
             branch = self.branches[key] = Branch(key)
             branch.second = second
             self.branches.limit(MAX_BRANCHES)
-            return branch, 0, 0 if broke else -1
+            return branch, carried, 0 if broke else -1
         self.branches.touch(key)
         if (
             branch.count <= total
@@ -285,6 +286,10 @@ class Conversation:
         branch.restart()
         branch.second = second
         return branch, carried, broke_at
+
+    def _known_opening(self, digest: int) -> int:
+        """Characters of the system message that another conversation opens with, too; 0 if none does."""
+        return next((b.sizes[0] for b in self.branches.values() if b.digests and b.digests[0] == digest), 0)
 
     def _extend(
         self,

@@ -51,7 +51,8 @@ _WHOLE = re.compile(
     rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"
     r"minutes?|min|seconds?|sec|s|complete|done))*\W*\Z"
 )
-_ENDING = re.compile(rf"{_NOT_YET}(?:\W+yet)?\W*\Z")
+# `not ready yet`, `Job 7: queued`
+_ENDING = re.compile(rf"(?:{_NOT_YET}(?:\W+yet)?|(?:[:=]|->|→)\s*[\"']?{_STATE})\W*\Z")
 _IS = re.compile(
     r"\b(is|are|has been|have been|still|currently|remains?)(?:\W+(?:still|currently|being|now|in|the|a))*"
     rf"(?:\W+(?:{_DOING})|[ ']?{_NOT_YET}|(?<=being) (?:\w+ed|built|made))\b"

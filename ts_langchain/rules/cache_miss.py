@@ -34,10 +34,11 @@ class Prefix:
 class CacheMiss(Rule["Recent[int, Prefix]"]):
     """A model that has prompt caching is sent the same long beginning again and again, and caches nothing.
 
-    Fires at the `min_calls`-th call in a row, each within `window_seconds` of the one before on the same branch and
-    model, whose opening messages were the same as in the call before for at least `min_tokens` tokens (or would
-    have been, had not an early message been rewritten), and whose reported usage shows no cache read. The evidence
-    says where the prefix broke: at which message, or at the tools.
+    Fires at the `min_calls`-th call in a row, each within `window_seconds` of the one before on the same branch (or in
+    another conversation of the session under the same system message) and model, whose opening messages were the same
+    as in the call before for at least `min_tokens` tokens (or would have been, had not an early message been
+    rewritten), and whose reported usage shows no cache read. The evidence says where the prefix broke: at which
+    message, or at the tools.
 
     Does not fire on: models whose price list knows no price for cached input; usage that is estimated; caches that
     are read; beginnings shorter than providers cache (1024 to 2048 tokens).
@@ -70,9 +71,10 @@ class CacheMiss(Rule["Recent[int, Prefix]"]):
         prompt, usage, s = call.prompt, call.usage, self.settings
         if prompt is None or call.status != "ok" or usage.estimated or not usage.input_tokens or not call.model:
             return None
-        # under a system message that changes, the branch changes too: then the newest branch is the one before
+        # under a system message that changes, the branch changes too, and under one that stays where the conversation
+        # is another: then the newest branch is the one before
         before = state.pop(prompt.branch, None)
-        if before is None and prompt.broke_at == 0 and state:
+        if before is None and (prompt.broke_at == 0 or prompt.carried_chars) and state:
             before = state.pop(next(reversed(state)))
         now = state[prompt.branch] = before or Prefix()
         state.limit(MAX_BRANCHES)

@@ -1,0 +1,137 @@
+"""Agents that waste in ways that are easily missed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.tools import tool
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+from ts_langchain import TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+pytestmark = pytest.mark.usefixtures("calm_collector")
+
+HANDBOOK = "Clause: the supplier shall deliver the goods in good order and at the agreed place. " * 300
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Getting started with Acme: contact sales.",
+        "It is still raining in Berlin.",
+        "Best running shoes of 2024: Nike, Asics.",
+        "404. We are building something new.",
+    ],
+)
+def test_words_that_sound_like_waiting_hide_no_loop(answer: str) -> None:
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches."""
+        return answer
+
+    model = ScriptedChatModel(script=[call_tool("fetch_page", url="https://example.com")] * 9)
+    with pytest.raises(WasteBlocked):
+        create_agent(model, [fetch_page]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
+        )
+    assert model.calls == 3
+
+
+@tool
+def read_page(number: int) -> str:
+    """Reads."""
+    return f"page {number}"
+
+
+@pytest.mark.parametrize("pages", [10, 11, 20])
+def test_a_circle_of_many_pages(pages: int) -> None:
+    """There are more loops than incidents are kept of: they are extended, and their dollars counted."""
+    script = [*(call_tool("read_page", number=n % pages) for n in range(pages * 5)), AIMessage("done")]
+    handler = TokenSentinelHandler()
+    config: Any = {"callbacks": [handler], "recursion_limit": 900}
+    create_agent(ScriptedChatModel(script=script), [read_page]).invoke({"messages": [HumanMessage("go")]}, config)
+    found = handler.sentinel.incidents()
+    assert len(found) == 10
+    assert sum(i.calls for i in found) == pages * 4
+    wasted, avoidable = (sum(getattr(i, name) for i in found) for name in ("wasted_nano", "avoidable_nano"))
+    assert avoidable > 0.8 * wasted > 0
+
+
+def test_a_policy_stops_a_circle_of_many_pages() -> None:
+    steps = [{"at": 1, "do": "warn"}, {"at": 3, "do": "stop"}]
+    middleware = TokenSentinelMiddleware(policy={"rules": {"tool_loop": {"min_severity": "low", "steps": steps}}})
+    script = [*(call_tool("read_page", number=n % 12) for n in range(72)), AIMessage("done")]
+    model = ScriptedChatModel(script=script)
+    create_agent(model, [read_page], middleware=[middleware]).invoke(
+        {"messages": [HumanMessage("go")]}, {"recursion_limit": 900}
+    )
+    assert model.calls < 36
+
+
+def test_rows_under_one_long_system_message_that_nobody_caches() -> None:
+    model = ScriptedChatModel(
+        script=[lambda _: AIMessage("positive")], model_name="claude-sonnet-4-5", provider="anthropic"
+    )
+    handler = TokenSentinelHandler()
+    with handler.sentinel.session("batch"):
+        for number in range(20):
+            messages = [SystemMessage(f"You label reviews. {HANDBOOK}"), HumanMessage(f"Review {number}: fine")]
+            model.invoke(messages, {"callbacks": [handler]})
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity, found.calls) == ("cache_miss", "low", 19)
+    totals = handler.sentinel.totals("batch")
+    assert totals is not None
+    assert 0.8 * totals.nano < found.wasted_nano < totals.nano
+
+
+class Draft(TypedDict, total=False):
+    draft: str
+    verdict: str
+    rounds: int
+
+
+@pytest.mark.parametrize(("temperature", "calls"), [(0.0, 5), (None, 8)])
+def test_a_writer_and_a_judge_who_say_the_same_for_ever(temperature: float | None, calls: int) -> None:
+    writer = ScriptedChatModel(script=["The capital is Paris, the city on the Seine."], temperature=temperature)
+    judge = ScriptedChatModel(script=["Rejected. It lacks sources; add them and try again."], temperature=temperature)
+    now = [1_790_000_000.0]
+
+    def clock() -> float:
+        now[0] += 2  # a model takes its time
+        return now[0]
+
+    builder = StateGraph(Draft)
+    builder.add_node("write", lambda s: {"draft": writer.invoke(f"Write. Feedback: {s.get('verdict', '')}").content})
+    builder.add_node(
+        "judge", lambda s: {"verdict": judge.invoke(f"Judge: {s['draft']}").content, "rounds": s.get("rounds", 0) + 1}
+    )
+    builder.add_edge(START, "write")
+    builder.add_edge("write", "judge")
+    builder.add_conditional_edges("judge", lambda s: END if s["rounds"] >= 30 else "write")
+    handler = TokenSentinelHandler(mode="block", clock=clock)
+    with pytest.raises(WasteBlocked):
+        builder.compile().invoke({}, {"callbacks": [handler], "recursion_limit": 99})
+    assert judge.calls == calls
+
+
+def test_time_outs_are_a_storm() -> None:
+    now = [1_790_000_000.0]
+
+    def time_out(_messages: list[Any]) -> AIMessage:
+        now[0] += 60
+        raise TimeoutError
+
+    model = ScriptedChatModel(script=[time_out])
+    handler = TokenSentinelHandler(clock=lambda: now[0])
+    with handler.sentinel.session("s"):
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                model.invoke("hi", {"callbacks": [handler]})
+            now[0] += 1
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity) == ("retry_storm", "high")
