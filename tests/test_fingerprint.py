@@ -8,13 +8,14 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, ToolMessage
 
 from ts_langchain.capture.conversation import LargeResult, names_in
 from ts_langchain.capture.messages import Asked
-from ts_langchain.fingerprint import _LITERAL, FreeText, arguments, value_hash
+from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, value_hash
 
 JAPANESE = "この製品は音質の評価が高い一方で電池の持ちが短いという声もあります"
 odd_text = st.text(st.sampled_from("ab \"'1@/_é日\n\\"), max_size=40)
@@ -87,3 +88,22 @@ def test_fingerprints_are_the_same_in_every_process() -> None:
     }
     assert len(told) == 1
     assert "model" in told.pop()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"a": 1, "request_id": "x1"}', '{"a": 1, "request_id": "x2"}', True),
+        ('{"response_time": 1.25, "a": 1}', '{"response_time": 0.5, "a": 1}', True),
+        ('{"took": 3, "traceId":"a", "a": 1}', '{"took": 12, "traceId":"b", "a": 1}', True),
+        ("{'a': 1, 'elapsed_ms': 7.1}", "{'a': 1, 'elapsed_ms': None}", True),
+        ('{"a": 1, "request_id": "x1"}', '{"a": 2, "request_id": "x1"}', False),
+        ('{"request_id": {"a": 1}}', '{"request_id": {"a": 2}}', False),
+        ('{"order_id": "x1"}', '{"order_id": "x2"}', False),
+        ('{"timestamp": 1}', '{"timestamp": 2}', False),
+        ("it took 3 days", "it took 4 days", False),
+        ("request_id: x1", "request_id: x2", False),
+    ],
+)
+def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, same: bool) -> None:
+    assert (answer_hash(one) == answer_hash(other)) == same

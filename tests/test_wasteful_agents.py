@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import uuid
 from typing import Any
 
 import pytest
@@ -37,6 +40,25 @@ def test_words_that_sound_like_waiting_hide_no_loop(answer: str) -> None:
     model = ScriptedChatModel(script=[call_tool("fetch_page", url="https://example.com")] * 9)
     with pytest.raises(WasteBlocked):
         create_agent(model, [fetch_page]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
+        )
+    assert model.calls == 3
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
+    @tool
+    def web_search(query: str) -> Any:
+        """Searches, and says which request it was and how long it took, as Tavily does."""
+        text = json.dumps(
+            {"query": query, "results": [{"url": "u", "content": "c"}], "response_time": random.random(),
+             "request_id": str(uuid.uuid4()), "took_ms": random.randrange(99)}
+        )  # fmt: skip
+        return [{"type": "text", "text": text}] if blocks else text
+
+    model = ScriptedChatModel(script=[call_tool("web_search", query="which plan has SSO")] * 9)
+    with pytest.raises(WasteBlocked):
+        create_agent(model, [web_search]).invoke(
             {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
         )
     assert model.calls == 3

@@ -58,6 +58,23 @@ def text_hash(text: str) -> int:
         return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
+# What services write beside their answer, another one each time: it is no news.
+_TECHNICAL = (
+    "request_id", "requestId", "trace_id", "traceId", "span_id", "correlation_id", "response_time", "responseTime",
+    "took", "elapsed", "latency_ms", "duration_ms", "query_time", "search_time",
+)  # fmt: skip
+_TECHNICAL_FIELD = re.compile(
+    rf"""["'](?:{"|".join(_TECHNICAL)})\w*["']\s*:\s*(?:"[^"]*"|'[^']*'|[-+.\deE]+|null|None)"""
+)
+
+
+def answer_hash(text: str) -> int:
+    """`text_hash` of what a tool answered, without ids of the request and times that it took."""
+    if any(name in text for name in _TECHNICAL):
+        text = f"{_TECHNICAL_FIELD.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}"
+    return text_hash(text)
+
+
 @lru_cache(maxsize=4096)
 def name_hash(name: str) -> int:
     """`text_hash` of a short, often repeated name (tool, model)."""

@@ -14,7 +14,16 @@ import orjson
 
 from ts_langchain.capture.images import IMAGE_KINDS, read_image
 from ts_langchain.capture.pending import reads_pending
-from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash, text_hash, value_digest, value_hash
+from ts_langchain.fingerprint import (
+    TEXT_LIMIT,
+    answer_hash,
+    bounded,
+    mix,
+    name_hash,
+    text_hash,
+    value_digest,
+    value_hash,
+)
 
 if TYPE_CHECKING:
     from ts_langchain.call import Image
@@ -129,7 +138,7 @@ def read_message(message: object) -> Message:
     if result_id is not None and role == "tool":
         pending = is_pending(content)
         failed = status == "error" or (type(content) is str and reads_failed(content))
-        tool_results = (ToolResult(str(result_id), body, chars, pending, failed),)
+        tool_results = (ToolResult(str(result_id), _answer(content, body), chars, pending, failed),)
     elif tool_results:
         role = "tool"
     return Message(role, digest, body, chars, tool_calls, tool_results, images)
@@ -175,7 +184,7 @@ def _read_content(content: object) -> Text:
             results.append(
                 ToolResult(
                     str(block.get("tool_use_id") or ""),
-                    text_.digest,
+                    _answer(inner, text_.digest),
                     text_.chars,
                     is_pending(inner),
                     bool(block.get("is_error")) or (isinstance(inner, str) and reads_failed(inner)),
@@ -197,6 +206,16 @@ def _read_content(content: object) -> Text:
     joined = "".join(texts)
     digest = text_hash(joined) if not others else mix(text_hash(joined), value_hash(others))
     return Text(digest, chars + len(joined), tuple(calls), tuple(results), tuple(images))
+
+
+def _answer(content: object, digest: int) -> int:
+    """Fingerprint of what a tool answered, given that of its content."""
+    if type(content) is str:
+        return answer_hash(content)
+    if type(content) is list and len(content) == 1 and isinstance(content[0], Mapping):
+        text = content[0].get("text")
+        return answer_hash(text) if type(text) is str else digest
+    return digest
 
 
 def read_tool_calls(calls: object) -> tuple[Asked, ...]:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeGuard
 
 from ts_langchain.call import Toolset
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, read_message, reads_failed, unwrap
-from ts_langchain.fingerprint import canonical, mix, name_hash, text_hash, value_hash
+from ts_langchain.fingerprint import answer_hash, canonical, mix, name_hash, text_hash, value_hash
 from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
@@ -109,7 +109,7 @@ def read_tool_output(output: object) -> Output:
             return _read_update(output["update"])
         is_message = "content" in unwrap(output)
     elif isinstance(output, str):
-        return Output(text_hash(output), len(output), is_pending(output), reads_failed(output))
+        return Output(answer_hash(output), len(output), is_pending(output), reads_failed(output))
     else:
         is_message = hasattr(output, "content")
     if is_message:
