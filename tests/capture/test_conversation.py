@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, message_to_dict
 
-from ts_langchain.capture.conversation import Conversation
+from ts_langchain.capture.conversation import Conversation, LargeResult, is_classification, names_in
 
 PAGE = "an unremarkable page that nobody refers to " * 100
 
@@ -58,3 +58,39 @@ def test_growing_is_read_once_whoever_holds_the_messages(monkeypatch: pytest.Mon
     read.clear()
     conversation.read(grown[:53])
     assert read == grown[51:53]
+
+
+CLASSIFIES = """
+Is this a cat, yes or no?
+Is the invoice paid (y/n)
+Classify this ticket: my card was declined
+Say if the passage is RELEVANT or IRRELEVANT to the question.
+Determine the sentiment of the review.
+What is the sentiment of this review?
+Is it positive, neutral or negative?
+Ist das ein Hund, ja oder nein?
+"""
+ASKS = """
+What is the market sentiment on NVDA?
+Write a yes-man's diary.
+Tell me about relevant laws or rules.
+Which plan has SSO?
+"""
+
+
+@pytest.mark.parametrize("text", CLASSIFIES.strip().splitlines())
+def test_worded_as_a_classification(text: str) -> None:
+    assert is_classification([HumanMessage(text)], len(text))
+
+
+@pytest.mark.parametrize("text", ASKS.strip().splitlines())
+def test_worded_as_a_question(text: str) -> None:
+    assert not is_classification([HumanMessage(text)], len(text))
+
+
+def test_a_chinese_document_counts_as_used_once_a_part_of_it_is_named() -> None:
+    document = "第三条 供应商应当在交货之日起三十日内提供发票,逾期不予付款。" * 99
+    for wrote, used in (("根据第三条,应当在交货之日起三十日内提供发票。", True), ("今天天气很好,去公园散步。", False)):
+        large = LargeResult(3, len(document))
+        large.turn(names_in(AIMessage(wrote), ()), ToolMessage(document, tool_call_id="c"))
+        assert large.used == used

@@ -17,7 +17,7 @@ from ts_langchain.fingerprint import TEXT_LIMIT, bounded, mix, name_hash
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 LONG_MESSAGE_CHARS = 200
 CLASSIFIABLE_CHARS = 3_000
@@ -29,7 +29,10 @@ MAX_OPENING = 48
 # The question asks for one label out of few. English, German, French, Spanish; a whole-word match.
 _CLASSIFICATION = re.compile(
     r"\b(?:classify|categori[sz]e|which (?:category|class|label|intent)|yes or no|true or false|"
-    r"answer (?:only )?(?:yes|true)|rate (?:\w+ ){0,4}from (?:0|1)|sentiment|positive or negative|spam or not|"
+    r"answer (?:only )?(?:yes|true)|y/n\b|rate (?:\w+ ){0,4}from (?:0|1)|"
+    r"(?:analy[sz]e|determine|label|give) (?:the|its) sentiment|sentiment of (?:the|this)|"
+    r"positive(?:, | or )(?:neutral or )?negative|"
+    r"(?:relevant|correct|safe|toxic|spam|valid) or (?:ir|in|un|non-?)?(?:relevant|correct|safe|toxic|spam|valid|not)|"
     r"klassifizier\w*|ja oder nein|welche kategorie|oui ou non|quelle catégorie|sí o no|clasific\w+)\b",
     re.IGNORECASE,
 )
@@ -124,6 +127,8 @@ MAX_NAMES = 32
 WROTE_CHARS = 4_096
 UNUSED_TURNS = 5
 _WORDS = re.compile(r"[^\W_]{3,}")
+_SPACED = re.compile(r"[^\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]*\Z")
+UNSPACED = 4
 
 
 def names_in(message: object, calls: Sequence[Asked]) -> list[str]:
@@ -134,9 +139,18 @@ def names_in(message: object, calls: Sequence[Asked]) -> list[str]:
     wrote = plain_text(message)[:WROTE_CHARS]
     for call in calls:
         wrote += f" {bounded(call.args)}"[:WROTE_CHARS]
-    names = dict.fromkeys(w.lower() for w in _WORDS.findall(wrote) if len(w) >= 8 or not w.islower())
+    names = dict.fromkeys(w.lower() for w in _words(wrote) if len(w) >= 8 or not w.islower())
     step = max(1, len(names) // MAX_NAMES)
     return list(names)[::step][:MAX_NAMES]
+
+
+def _words(text: str) -> Iterator[str]:
+    """Words; of scripts without spaces, four characters stand for one."""
+    for word in _WORDS.findall(text):
+        if word.isascii() or _SPACED.match(word):
+            yield word
+        else:
+            yield from (word[i : i + UNSPACED] for i in range(0, len(word) - UNSPACED + 1, UNSPACED))
 
 
 def _size(message: object) -> int:

@@ -22,19 +22,24 @@ class ToolLoop(RepeatRule):
     """One tool is called again with the same or nearly the same arguments and nothing new comes back.
 
     Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time
-    (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn of
-    the user (severity high: a loop). Arguments are compared field by field: a changed id, path, date, number or
-    recipient is a different call; only free text may be reworded (`similarity`), where it is not what the call is
-    about (`send_…`, `bash`, `think`).
+    (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn: what an
+    agent does in answer to one request (severity high: a loop). Calls asked for in one message count as one. Severity
+    medium for what changes something and succeeds (`scroll`, `add_to_cart`), up to twice as many calls, since it may be
+    meant; and for reworded calls of a tool of which nobody can say what it does.
+
+    Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
+    only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
+    `bash`, `think`). In answers, ids of the request and times that it took (`request_id`, `response_time`) do not count.
 
     Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
     something is still under way); a question to a person (`ask_user`, `human`), who may well say yes again; a call
     that is made again after another one changed something (`edit_file`, `set_…`, `bash`), be it a test, a look or
-    the next change, unless it is a change that keeps failing; search tools, which `retrieval_thrash` looks after;
-    handing over to another agent, which `handoff_loop` looks after.
+    the next change, unless it is a change that keeps failing; what is done again after a look at something new (click,
+    read the next page, click); search tools, which `retrieval_thrash` looks after; handing over to another agent,
+    which `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
-    the output tokens of those that were.
+    the output tokens of those that were. Nothing in a conversation that has not been told yet: there it had to be asked.
 
     Differs from the known definition: the window is 300 s instead of 60 s, because three turns of a real agent
     often take longer than a minute, and the answer decides, not the arguments alone.

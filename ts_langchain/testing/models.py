@@ -151,7 +151,7 @@ def _usage(messages: Sequence[BaseMessage], answer: AIMessage) -> UsageMetadata:
     return UsageMetadata(input_tokens=sent, output_tokens=got, total_tokens=sent + got)
 
 
-def call_tool(name: str, **args: Any) -> AIMessage:
+def call_tool(name: str, /, **args: Any) -> AIMessage:
     """An answer that asks for one tool call."""
     return AIMessage("", tool_calls=[{"name": name, "args": args, "id": "", "type": "tool_call"}])
 
