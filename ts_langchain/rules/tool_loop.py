@@ -29,7 +29,8 @@ class ToolLoop(RepeatRule):
 
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
-    `bash`, `think`). In answers, ids of the request and times that it took (`request_id`, `response_time`) do not count.
+    `bash`, `think`). In answers, ids of the request and times that it took (`request_id`, `response_time`) do not
+    count.
 
     Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
     something is still under way); a question to a person (`ask_user`, `human`), who may well say yes again; a call
@@ -39,7 +40,7 @@ class ToolLoop(RepeatRule):
     which `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
-    the output tokens of those that were. Nothing in a conversation that has not been told yet: there it had to be asked.
+    the output tokens of those that were. Nothing in a conversation that has not been told yet: there it had to ask.
 
     Differs from the known definition: the window is 300 s instead of 60 s, because three turns of a real agent
     often take longer than a minute, and the answer decides, not the arguments alone.
