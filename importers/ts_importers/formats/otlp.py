@@ -23,6 +23,8 @@ _SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrume
 _ERRORS = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 MAX_DEPTH = 40
 PROBE_SPANS = 50
+# attributes that tell whose spans these are
+_OWN = {"openinference.span.kind": "OpenInference spans (OTLP)", "langsmith.span.kind": "LangSmith's spans (OTLP)"}
 
 
 class OtlpSpans:
@@ -36,8 +38,9 @@ class OtlpSpans:
     def recognises(self, document: Row) -> str | None:
         if not isinstance(first(document, *_SPANS), list):
             return None
-        foreign = any(_is_openinference(row) for row in islice(self.rows(document), PROBE_SPANS))
-        return "OpenInference spans (OTLP)" if foreign else self.title
+        rows = islice(self.rows(document), PROBE_SPANS)
+        seen = {p.get("key") for row in rows for p in _objects(row.get("attributes"))}
+        return next((title for key, title in _OWN.items() if key in seen), self.title)
 
     def rows(self, document: Row) -> Iterator[Row]:
         for resource in _objects(first(document, *_SPANS)):
@@ -53,10 +56,6 @@ class OtlpSpans:
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
         run = run_from_span(span_of(row), setting)
         return [run] if run is not None else []
-
-
-def _is_openinference(row: Row) -> bool:
-    return any(p.get("key") == "openinference.span.kind" for p in _objects(row.get("attributes")))
 
 
 def _is_content(pair: object) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ts_importers.base import Skipped
-from ts_importers.formats import genai, openinference
+from ts_importers.formats import genai, langsmith_spans, openinference
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from ts_importers.formats.call import SpanCall
+    from ts_langchain.replay import RunType
 
 _CONTROL_FLOW = frozenset({"GraphInterrupt", "NodeInterrupt", "GraphBubbleUp", "ParentCommand"})
 # a status that says which exception it was: `RateLimitError: slow down`
@@ -54,18 +55,24 @@ class Span:
         return f"{self.trace_id}-{self.span_id}"
 
 
+class _Spoken(Protocol):
+    """What every convention of attributes tells."""
+
+    def kind_of(self, tree: Attributes, /) -> RunType | None: ...
+    def usage_of(self, tree: Attributes, /) -> dict[str, Any] | None: ...
+    def from_langchain(self, tree: Attributes, /) -> bool: ...
+
+
 def key_of(span: Span) -> Key:
     """What has to be known of a span before others are read."""
     tree = span.attributes
-    kind = openinference.kind_of(tree) if openinference.speaks(tree) else genai.kind_of(tree)
-    session = openinference.session_of(tree) or genai.session_of(tree)
-    node = openinference.node_of(tree) or genai.node_of(tree)
+    spoken = _spoken(tree)
+    kind, session, node = spoken.kind_of(tree), _session(tree), _node(tree)
     parent = f"{span.trace_id}-{span.parent_id}" if span.parent_id else ""
     name = genai.tool_name(tree, span.name) if kind == "tool" else ""
     key = Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
     if kind != "llm":
         return key
-    spoken = openinference if openinference.speaks(tree) else genai
     used = spoken.usage_of(tree)
     counts = f"{used['input_tokens']} {used['output_tokens']}" if used is not None else ""
     return replace(key, ended=span.ended, counts=counts, framework=spoken.from_langchain(tree))
@@ -78,8 +85,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         The run; None for spans that are no calls; or why it cannot be read.
     """
     tree = span.attributes
-    speaks = openinference.speaks(tree)
-    kind = openinference.kind_of(tree) if speaks else genai.kind_of(tree)
+    kind = _spoken(tree).kind_of(tree)
     if kind is None:
         return None
     if not span.span_id or not span.trace_id:
@@ -89,12 +95,9 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     error = _error(span)
     if span.ended is None and error is None:
         return Skipped(setting.place, "not ended")
-    call: SpanCall = (
-        openinference.call_of(kind, tree) if speaks else genai.call_of(kind, tree, span.name, _messages(span))
-    )
-    own = openinference.session_of(tree) or genai.session_of(tree)
-    session = own or setting.session
-    node = openinference.node_of(tree) or genai.node_of(tree) or setting.node
+    call = _call(kind, span)
+    session = _session(tree) or setting.session
+    node = _node(tree) or setting.node
     metadata: dict[str, Any] = {**call.metadata}
     if session:
         metadata["session_id"] = session
@@ -125,6 +128,30 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     )
 
 
+def _spoken(tree: Attributes) -> _Spoken:
+    """Whose attributes these are."""
+    if openinference.speaks(tree):
+        return openinference
+    return langsmith_spans if langsmith_spans.speaks(tree) else genai
+
+
+def _session(tree: Attributes) -> str | None:
+    return openinference.session_of(tree) or langsmith_spans.session_of(tree) or genai.session_of(tree)
+
+
+def _node(tree: Attributes) -> str | None:
+    return openinference.node_of(tree) or langsmith_spans.node_of(tree) or genai.node_of(tree)
+
+
+def _call(kind: RunType, span: Span) -> SpanCall:
+    tree = span.attributes
+    if openinference.speaks(tree):
+        return openinference.call_of(kind, tree)
+    if langsmith_spans.speaks(tree) and langsmith_spans.writes_rows(tree):
+        return langsmith_spans.call_of(kind, tree, span.name)
+    return genai.call_of(kind, tree, span.name, _messages(span))
+
+
 def _error(span: Span) -> str | None:
     """What went wrong, as `Type: message` or, without a message, `Type()`; None if nothing did."""
     kind = words(at(span.attributes, "error", "type"))
@@ -137,6 +164,8 @@ def _error(span: Span) -> str | None:
         if name == "exception":
             kind = words(attributes.get("exception.type")) or kind
             message = str(attributes.get("exception.message") or "")
+            if kind == "Exception" and langsmith_spans.speaks(span.attributes):
+                return message or "Error"  # LangChain's own text, which names the type
             break
     else:
         if _TYPED.match(message):

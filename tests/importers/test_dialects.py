@@ -1,0 +1,116 @@
+"""What single libraries write into spans: shapes that their real exporters gave, cut down to what matters."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from importers.test_spans import pairs, request, runs, span, write
+from recorder import replay_of
+
+from ts_importers.files import FileImporter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def event(name: str, **attributes: Any) -> dict[str, Any]:
+    return {"name": name, "timeUnixNano": "1", "attributes": pairs(attributes)}
+
+
+# --- LangSmith's own OpenTelemetry export ----------------------------------------------------------
+
+
+def _message(kind: str, **kwargs: Any) -> dict[str, Any]:
+    return {"lc": 1, "type": "constructor", "id": ["langchain", "schema", "messages", kind], "kwargs": kwargs}
+
+
+def _langsmith(kind: str, inputs: Any, outputs: Any, **metadata: Any) -> dict[str, Any]:
+    return {
+        "langsmith.span.kind": kind,
+        "langsmith.trace.name": kind,
+        "langsmith.trace.session_id": "the-project",
+        "langsmith.trace.session_name": "p",
+        **{f"langsmith.metadata.{k}": v for k, v in metadata.items()},
+        "gen_ai.operation.name": {"llm": "chat", "tool": "execute_tool"}.get(kind, kind),
+        "gen_ai.system": "langchain",
+        "gen_ai.prompt": json.dumps(inputs),
+        "gen_ai.completion": json.dumps(outputs),
+    }
+
+
+COUNTED = {"input_tokens": 1011, "output_tokens": 40, "total_tokens": 1051, "input_token_details": {"cache_read": 900}}
+
+
+def _langsmith_loop() -> list[dict[str, Any]]:
+    asked = {"name": "fetch_page", "args": {"url": "https://example.com"}, "id": "c1", "type": "tool_call"}
+    said = [_message("SystemMessage", content="Be brief.", type="system"), _message("HumanMessage", content="Find it.")]
+    about = {
+        "thread_id": "t-1",
+        "langgraph_node": "model",
+        "ls_provider": "anthropic",
+        "ls_model_name": "claude-sonnet-4-5",
+    }
+    spans = []
+    for turn in range(5):
+        call = {**asked, "id": f"c{turn}"}
+        made = _message("AIMessage", content="", type="ai", tool_calls=[call], usage_metadata=COUNTED)
+        answer = {"generations": [[{"text": "", "message": made}]], "llm_output": None}
+        model = _langsmith("llm", {"messages": [said]}, answer, **about, usage_metadata=json.dumps(COUNTED))
+        model |= {"gen_ai.usage.input_tokens": 1011, "gen_ai.usage.output_tokens": 40, "gen_ai.system": "anthropic"}
+        model |= {"gen_ai.tool.definitions": json.dumps([{"name": "fetch_page", "input_schema": {}}])}
+        model |= {"langsmith.span.tags": "seq:step:1, prod"}
+        found = {"output": {"content": "nothing", "type": "tool", "tool_call_id": call["id"], "status": "success"}}
+        tool = _langsmith("tool", asked["args"], found, thread_id="t-1", langgraph_node="tools")
+        tool |= {"gen_ai.tool.name": "fetch_page", "gen_ai.tool.call.id": call["id"]}
+        spans += [span(2 * turn, model, name="ChatAnthropic"), span(2 * turn + 1, tool, name="fetch_page")]
+        said = [*said, made, _message("ToolMessage", content="nothing", type="tool", tool_call_id=call["id"])]
+    return [span(20, _langsmith("chain", {}, {}, thread_id="t-1")), *spans]
+
+
+def test_langsmiths_spans_are_read_as_its_rows_are(tmp_path: Path) -> None:
+    source = FileImporter(write(tmp_path / "a.json", request(*_langsmith_loop())))
+    [page] = source.pages()
+    assert source.notices == ["detected: LangSmith's spans (OTLP)"]
+    assert (len(page.runs), page.ignored) == (10, 1)
+    model, tool = page.runs[:2]
+    assert (model.thread_id, model.usage, model.tags) == ("t-1", COUNTED, ("seq:step:1", "prod"))
+    assert (model.metadata["ls_provider"], model.metadata["langgraph_node"]) == ("anthropic", "model")
+    assert (tool.name, tool.inputs, tool.tool_call_id) == ("fetch_page", {"url": "https://example.com"}, "c0")
+    seen = replay_of(*page.runs)
+    assert {i.rule for i in seen.incidents()} == {"tool_loop"}
+    first = next(call for call in seen.seen if call.kind == "model")
+    assert (first.session_id, first.model, first.usage.cache_read_tokens) == ("t-1", "claude-sonnet-4-5", 900)
+    assert first.prompt is not None
+    assert (first.prompt.messages, first.prompt.last_role) == (2, "human")
+    assert [asked.name for asked in first.tool_calls] == ["fetch_page"]
+
+
+def test_an_error_of_langsmiths_spans_is_the_one_that_was_raised(tmp_path: Path) -> None:
+    raised = {
+        "exception.type": "Exception",
+        "exception.message": "RateLimitError('429')Traceback (most recent call last):\n\n\nopenai.RateLimitError: 429",
+    }
+    made = {"generations": [[{"text": "", "message": _message("AIMessage", content="", type="ai")}]]}
+    failed = span(
+        0, _langsmith("llm", {"messages": [[]]}, made), status={"code": 2}, events=[event("exception", **raised)]
+    )
+    [call] = replay_of(*runs(write(tmp_path / "a.json", request(failed)))).seen
+    assert call.error == "RateLimitError"
+
+
+def test_spans_that_others_mark_for_langsmith_keep_their_messages(tmp_path: Path) -> None:
+    marked = {
+        "langsmith.span.kind": "LLM",
+        "langsmith.metadata.session_id": "s-1",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.prompt.0.role": "user",
+        "gen_ai.prompt.0.content": "Hello?",
+        "gen_ai.completion.0.content": "Hello.",
+    }
+    [run] = runs(write(tmp_path / "a.json", request(span(0, marked))))
+    assert (run.run_type, run.thread_id, run.inputs) == (
+        "llm", "s-1", {"messages": [{"role": "user", "content": "Hello?"}]},
+    )  # fmt: skip
+    assert run.outputs is not None
+    assert run.outputs["message"] == {"role": "assistant", "content": "Hello."}
