@@ -209,6 +209,7 @@ class FileImporter:
             self.provider,
             place.session if place is not None else None,
             place.node if place is not None else None,
+            place.usage if place is not None else None,
         )
         read = found.form.runs(found.row, setting)
         if not read:

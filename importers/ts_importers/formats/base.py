@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ts_importers.base import Skipped
+    from ts_importers.told_twice import Telling
     from ts_langchain.replay import Run
 
 Row: TypeAlias = "dict[str, Any]"
@@ -27,9 +28,7 @@ class Key:
         session: The conversation that the row names itself.
         node: The agent or graph node that the row names itself.
         name: Of tools: theirs.
-        ended: Of model calls: seconds since the epoch.
-        counts: Of model calls: the tokens that the span tells, empty if it tells none.
-        framework: Of model calls: LangChain told of it, and not the client library that it uses.
+        telling: Of model calls in spans: what tells whether another span records the same call.
     """
 
     started: float | None = None
@@ -40,9 +39,7 @@ class Key:
     session: str | None = None
     node: str | None = None
     name: str = ""
-    ended: float | None = None
-    counts: str = ""
-    framework: bool = False
+    telling: Telling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +53,7 @@ class Setting:
         provider: For rows that name no provider.
         session: The conversation that another span of the same trace names.
         node: The agent or graph node that an enclosing span names.
+        usage: Usage that another span of the same call tells, and this one does not.
     """
 
     place: str
@@ -64,6 +62,7 @@ class Setting:
     provider: str | None = None
     session: str | None = None
     node: str | None = None
+    usage: dict[str, Any] | None = None
 
 
 class Format(Protocol):

@@ -77,6 +77,18 @@ def from_langchain(tree: Attributes) -> bool:
     return isinstance(told, dict) and ("ls_provider" in told or "ls_model_name" in told)
 
 
+def made_by(tree: Attributes) -> tuple[str | None, str | None]:
+    """The model that was called, and its provider."""
+    ai = tree.get("gen_ai")
+    told = at(tree, "traceloop", "association", "properties")  # LangChain's metadata, as OpenLLMetry hands it on
+    providers = at(ai, "provider", "name"), at(ai, "system"), at(told, "ls_provider")
+    models = at(ai, "response", "model"), at(ai, "request", "model"), at(told, "ls_model_name")
+    return (
+        named(*(None if m == "unknown" else m for m in models)),  # OpenLLMetry's word for what it does not know
+        next((p for value in providers if (p := provider_of(value))), None),
+    )
+
+
 def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[str, Attributes]]) -> SpanCall:
     """Reads a call.
 
@@ -93,11 +105,7 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
     if user := named(at(tree, "user", "id"), at(tree, "enduser", "id"), at(tree, "gen_ai", "user")):
         call.metadata["user_id"] = user
     ai = tree.get("gen_ai")
-    told = at(tree, "traceloop", "association", "properties")  # LangChain's metadata, as OpenLLMetry hands it on
-    providers = at(ai, "provider", "name"), at(ai, "system"), at(told, "ls_provider")
-    call.provider = next((p for value in providers if (p := provider_of(value))), None)
-    models = at(ai, "response", "model"), at(ai, "request", "model"), at(told, "ls_model_name")
-    call.model = named(*(None if m == "unknown" else m for m in models))  # OpenLLMetry's word for what it does not know
+    call.model, call.provider = made_by(tree)
     if kind == "tool":
         _tool(call, tree, span_name)
     elif kind == "retriever":

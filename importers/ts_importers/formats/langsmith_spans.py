@@ -60,6 +60,14 @@ def usage_of(tree: Attributes) -> dict[str, Any] | None:
     return usage(count(at(counts, "input_tokens")), count(at(counts, "output_tokens")))
 
 
+def made_by(tree: Attributes) -> tuple[str | None, str | None]:
+    """The model that was called, and its provider; without metadata the SDK guesses it from the model's name."""
+    ai = tree.get("gen_ai")
+    told = at(tree, "langsmith", "metadata")
+    models = at(told, "ls_model_name"), at(ai, "response", "model"), at(ai, "request", "model")
+    return named(*models), provider_of(at(told, "ls_provider")) or provider_of(at(ai, "system"))
+
+
 def call_of(kind: RunType, tree: Attributes, span_name: str) -> SpanCall:
     """Reads a call, as the row that LangSmith would have made of it."""
     ai = tree.get("gen_ai")
@@ -86,8 +94,7 @@ def call_of(kind: RunType, tree: Attributes, span_name: str) -> SpanCall:
     }
     run = run_from_row(row)
     call = call_from_run(run) if isinstance(run, Run) else SpanCall()
-    call.model = call.model or named(at(ai, "response", "model"), at(ai, "request", "model"))
-    call.provider = call.provider or provider_of(at(ai, "system"))  # a guess of the SDK's, by the model's name
+    call.model, call.provider = made_by(tree)
     if kind in ("llm", "embedding"):
         call.usage = usage_of(tree)
     return call

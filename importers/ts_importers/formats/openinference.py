@@ -50,6 +50,13 @@ def from_langchain(tree: Attributes) -> bool:
     return "ls_provider" in (metadata := _metadata(tree)) or "ls_model_name" in metadata
 
 
+def made_by(tree: Attributes) -> tuple[str | None, str | None]:
+    """The model that was called, and its provider."""
+    llm = tree.get("llm")
+    model = named(at(llm, "response", "model_name"), at(llm, "model_name"), at(llm, "request", "model_name"))
+    return model, _provider(tree)
+
+
 def call_of(kind: RunType, tree: Attributes) -> SpanCall:
     """Reads a call."""
     call = SpanCall(metadata=_metadata(tree))
@@ -94,8 +101,7 @@ def _provider(tree: Attributes) -> str | None:
 
 def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     llm = tree.get("llm")
-    call.model = named(at(llm, "response", "model_name"), at(llm, "model_name"), at(llm, "request", "model_name"))
-    call.provider = _provider(tree)
+    call.model, call.provider = made_by(tree)
     params = parsed(at(llm, "invocation_parameters"))
     call.params = dict(params) if isinstance(params, dict) else {}
     tools = [parsed(at(t, "tool", "json_schema")) for t in objects(at(llm, "tools"))]

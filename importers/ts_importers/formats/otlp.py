@@ -45,13 +45,17 @@ class OtlpSpans:
     def rows(self, document: Row) -> Iterator[Row]:
         for resource in _objects(first(document, *_SPANS)):
             for scope in _objects(first(resource, *_SCOPES)):
-                yield from _objects(scope.get("spans"))
+                about = first(scope, "scope", "instrumentationLibrary", "instrumentation_library")
+                name = about.get("name") if isinstance(about, dict) else None
+                for span in _objects(scope.get("spans")):
+                    yield {**span, "scope": name} if isinstance(name, str) and name else span
 
     def key(self, row: Row) -> Key:
         pairs = row.get("attributes")
-        if isinstance(pairs, list):
-            row = {**row, "attributes": [p for p in pairs if not _is_content(p)], "events": None}
-        return key_of(span_of(row))
+        if not isinstance(pairs, list):
+            return key_of(span_of(row))
+        kept = [p for p in pairs if not _is_content(p)]
+        return key_of(span_of({**row, "attributes": kept}), len(kept) < len(pairs))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
         run = run_from_span(span_of(row), setting)
@@ -80,6 +84,7 @@ def span_of(row: Row) -> Span:
         message if isinstance(message, str) else "",
         nested(attributes_of(row.get("attributes"))),
         events,
+        scope if isinstance(scope := row.get("scope"), str) else "",
     )
 
 

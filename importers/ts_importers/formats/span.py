@@ -6,10 +6,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import orjson
+
 from ts_importers.base import Skipped
 from ts_importers.formats import genai, langsmith_spans, openinference
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
+from ts_importers.formats.call import count
+from ts_importers.told_twice import Telling
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ class Span:
         status: What the status says.
         attributes: Attributes, as a tree.
         events: Events: name and attributes (flat, as they were recorded).
+        scope: The instrumentation that wrote it, empty where exports do not say.
     """
 
     trace_id: str
@@ -48,6 +53,7 @@ class Span:
     status: str
     attributes: Attributes = field(default_factory=dict)
     events: tuple[tuple[str, Attributes], ...] = ()
+    scope: str = ""
 
     @property
     def id(self) -> str:
@@ -61,21 +67,60 @@ class _Spoken(Protocol):
     def kind_of(self, tree: Attributes, /) -> RunType | None: ...
     def usage_of(self, tree: Attributes, /) -> dict[str, Any] | None: ...
     def from_langchain(self, tree: Attributes, /) -> bool: ...
+    def made_by(self, tree: Attributes, /) -> tuple[str | None, str | None]: ...
 
 
-def key_of(span: Span) -> Key:
-    """What has to be known of a span before others are read."""
+def key_of(span: Span, content: bool | None = None) -> Key:
+    """What has to be known of a span before others are read.
+
+    Args:
+        span: The span.
+        content: It tells what was said, where that has been left out of it.
+    """
     tree = span.attributes
     spoken = _spoken(tree)
     kind, session, node = spoken.kind_of(tree), _session(tree), _node(tree)
     parent = f"{span.trace_id}-{span.parent_id}" if span.parent_id else ""
     name = genai.tool_name(tree, span.name) if kind == "tool" else ""
     key = Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
-    if kind != "llm":
-        return key
+    return replace(key, telling=_telling(span, content)) if kind == "llm" else key
+
+
+def _telling(span: Span, content: bool | None) -> Telling | None:
+    """What tells whether another span records the same model call."""
+    tree = span.attributes
+    if not span.span_id or not span.trace_id or span.started is None or span.ended is None:
+        return None
+    spoken = _spoken(tree)
+    model, provider = spoken.made_by(tree)
+    framework = spoken.from_langchain(tree)
     used = spoken.usage_of(tree)
-    counts = f"{used['input_tokens']} {used['output_tokens']}" if used is not None else ""
-    return replace(key, ended=span.ended, counts=counts, framework=spoken.from_langchain(tree))
+    response = words(at(tree, "gen_ai", "response", "id"))
+    return Telling(
+        span.ended,
+        span.scope or _teller(span, framework),
+        framework,
+        provider or "",
+        model or "",
+        response or "",
+        _error(span) is not None,
+        _has_content(tree) if content is None else content,
+        count(used.get("input_tokens")) if used is not None else 0,
+        count(used.get("output_tokens")) if used is not None else 0,
+        orjson.dumps(used).decode() if used is not None else "",
+    )
+
+
+def _teller(span: Span, framework: bool) -> str:
+    """The instrumentation of a span that does not name it: by what it calls the operation."""
+    if framework:
+        return "langchain"
+    return "openinference" if openinference.speaks(span.attributes) else span.name.partition(" ")[0]
+
+
+def _has_content(tree: Attributes) -> bool:
+    places = ("gen_ai", "input", "messages"), ("gen_ai", "prompt"), ("llm", "input_messages"), ("input", "value")
+    return any(at(tree, *place) is not None for place in places)
 
 
 def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
@@ -122,7 +167,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.tags,
         metadata,
         call.params,
-        call.usage,
+        setting.usage or call.usage,
         call.cost,
         call.tool_call_id,
     )
