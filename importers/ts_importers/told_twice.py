@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 LONGEST_CALL = 3_600.0
 NEAR = 2.0  # seconds between two beginnings, or two ends, of what nobody counted
 SIDE_BY_SIDE = 64  # spans that are looked at: those that begin last before one does
+STREAM = " (stream)"  # behind the name of a teller that tells of a stream once more when it has ended
 BATCH = 1_000
 MAX_DEPTH = 64
 
@@ -43,7 +44,7 @@ class Telling(NamedTuple):
         model: Model, empty if it does not say.
         response: The provider's id of the answer, empty if it does not say.
         failed: The call failed.
-        content: It tells what was said.
+        content: 0, 1 for what was said or what was answered, 2 for both.
         sent: Tokens sent, 0 if it does not say.
         got: Tokens that came back, 0 if it does not say.
         usage: All tokens, as JSON; empty if it tells none.
@@ -56,7 +57,7 @@ class Telling(NamedTuple):
     model: str
     response: str
     failed: bool
-    content: bool
+    content: int
     sent: int
     got: int
     usage: str
@@ -236,6 +237,8 @@ def _around(outer: _Span, inner: _Span) -> bool:
 def _about(outer: _Span, inner: _Span) -> bool:
     if outer.sent and outer.got and inner.sent and inner.got:
         return False
+    if inner.teller == outer.teller + STREAM:
+        return abs(inner.started - outer.ended) <= NEAR
     near = inner.started - outer.started <= NEAR
     if _around(outer, inner):
         return near or abs(outer.ended - inner.ended) <= NEAR

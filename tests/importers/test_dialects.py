@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from importers.test_spans import pairs, request, runs, span, write
+import pytest
+from importers.test_spans import BEGIN, pairs, request, runs, span, write
 from recorder import replay_of
 
 from ts_importers.files import FileImporter
@@ -114,3 +115,54 @@ def test_spans_that_others_mark_for_langsmith_keep_their_messages(tmp_path: Path
     )  # fmt: skip
     assert run.outputs is not None
     assert run.outputs["message"] == {"role": "assistant", "content": "Hello."}
+
+
+# --- Logfire ---------------------------------------------------------------------------------------
+
+ASKED = json.dumps([{"role": "user", "parts": [{"type": "text", "content": "Hi"}]}])
+SAID = json.dumps([{"role": "assistant", "parts": [{"type": "text", "content": "Hello."}], "finish_reason": "stop"}])
+LOGFIRE = {
+    "logfire.span_type": "span",
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "gpt-5",
+    "gen_ai.provider.name": "openai",
+    "gen_ai.input.messages": ASKED,
+}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"cache_creation_input_tokens": 20, "cache_read_input_tokens": 300, "input_tokens": 691, "output_tokens": 40},
+        {"prompt_tokens_details": {"cached_tokens": 300}, "completion_tokens_details": {"reasoning_tokens": 25}},
+        {"input_tokens_details": {"cached_tokens": 300}, "output_tokens_details": {"reasoning_tokens": 25}},
+    ],
+)
+def test_what_only_the_providers_own_usage_counts(tmp_path: Path, raw: dict[str, Any]) -> None:
+    counts = {"gen_ai.usage.input_tokens": 1011, "gen_ai.usage.output_tokens": 40, "gen_ai.usage.raw": json.dumps(raw)}
+    [run] = runs(write(tmp_path / "a.json", request(span(0, {**LOGFIRE, **counts}))))
+    assert run.usage is not None
+    assert run.usage["input_tokens"] == 1011
+    read, written = (run.usage["input_token_details"][f"cache_{n}"] for n in ("read", "creation"))  # type: ignore[index]
+    reasoned = run.usage["output_token_details"]["reasoning"]  # type: ignore[index]
+    assert (read, written, reasoned) == ((300, 20, 0) if "input_tokens" in raw else (300, 0, 25))
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_stream_and_logfires_record_of_it_are_one_call(tmp_path: Path, *, counted: bool) -> None:
+    """The request's span ends with the first piece; a record without length tells the rest when it has ended."""
+    record = {**LOGFIRE, "logfire.span_type": "log", "duration": 2.5, "gen_ai.output.messages": SAID}
+    if counted:
+        record |= {"gen_ai.usage.input_tokens": 1011, "gen_ai.usage.output_tokens": 40}
+    ended = {n: str(1_788_000_003_100_000_000) for n in ("startTimeUnixNano", "endTimeUnixNano")}
+    told = [span(0, LOGFIRE), span(1, record, **ended), span(9, LOGFIRE)]
+    for order in (told, told[::-1]):
+        first, second = runs(write(tmp_path / "a.json", request(*order)))
+        assert (first.started_at - BEGIN, first.ended_at - BEGIN) == pytest.approx((0.6, 3.1))
+        assert first.outputs is not None
+        assert (second.started_at - BEGIN, (first.usage is not None)) == (9, counted)
+
+
+def test_a_span_that_logfire_announces_is_no_call(tmp_path: Path) -> None:
+    announced = span(0, {**LOGFIRE, "logfire.span_type": "pending_span"})
+    assert len(runs(write(tmp_path / "a.json", request(announced, span(1, LOGFIRE))))) == 1

@@ -36,6 +36,7 @@ CONTENT = (
     "traceloop.entity.input",
     "traceloop.entity.output",
 )
+ANSWERS = ("gen_ai.output", "gen_ai.completion", "llm.output_messages", "output.", "traceloop.entity.output")
 
 
 class _Node(dict[str, Any]):

@@ -8,6 +8,7 @@ import orjson
 
 from ts_importers.formats.attributes import Attributes, at, named, objects
 from ts_importers.formats.call import SpanCall, count, provider_of, usage
+from ts_importers.told_twice import LONGEST_CALL
 from ts_importers.values import MAX_USD, number, parsed
 from ts_langchain.call import SourceCost
 
@@ -32,6 +33,8 @@ _PARAMS = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequen
 
 def kind_of(tree: Attributes) -> RunType | None:
     """What was called; None for agents, workflows, and spans that have nothing to do with models."""
+    if at(tree, "logfire", "span_type") == "pending_span":
+        return None  # announces a span that comes when it has ended
     operation = at(tree, "gen_ai", "operation", "name") or at(tree, "llm", "request", "type")
     kind = _OPERATIONS.get(str(operation).lower())
     if kind is not None:
@@ -87,6 +90,12 @@ def made_by(tree: Attributes) -> tuple[str | None, str | None]:
         named(*(None if m == "unknown" else m for m in models)),  # OpenLLMetry's word for what it does not know
         next((p for value in providers if (p := provider_of(value))), None),
     )
+
+
+def streamed_for(tree: Attributes) -> float | None:
+    """Of Logfire's record of a stream, which follows the request's own span and has no length: how long it took."""
+    found = at(tree, "duration") if at(tree, "logfire", "span_type") == "log" else None
+    return number(found, LONGEST_CALL)
 
 
 def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[str, Attributes]]) -> SpanCall:
@@ -168,6 +177,7 @@ def _model(call: SpanCall, tree: Attributes, events: list[tuple[str, Attributes]
 def usage_of(tree: Attributes) -> dict[str, Any] | None:
     """Tokens, in LangChain's shape; None if none were counted."""
     counts = at(tree, "gen_ai", "usage")
+    raw = parsed(at(counts, "raw"))  # Logfire: the provider's own
     return usage(
         count(at(counts, "input_tokens"), at(counts, "prompt_tokens")),
         count(at(counts, "output_tokens"), at(counts, "completion_tokens")),
@@ -175,17 +185,21 @@ def usage_of(tree: Attributes) -> dict[str, Any] | None:
             at(counts, "cache_read", "input_tokens"),
             at(counts, "cache_read_input_tokens"),
             at(counts, "details", "cache_read_tokens"),
+            at(raw, "cache_read_input_tokens"),
+            *(at(raw, f"{side}_tokens_details", "cached_tokens") for side in ("input", "prompt")),
         ),
         count(
             at(counts, "cache_creation", "input_tokens"),
             at(counts, "cache_write", "input_tokens"),
             at(counts, "cache_creation_input_tokens"),
             at(counts, "details", "cache_write_tokens"),
+            at(raw, "cache_creation_input_tokens"),
         ),
         count(
             at(counts, "reasoning", "output_tokens"),
             at(counts, "reasoning_tokens"),
             at(counts, "details", "reasoning_tokens"),
+            *(at(raw, f"{side}_tokens_details", "reasoning_tokens") for side in ("output", "completion")),
         ),
         count(at(counts, "audio", "input_tokens")),
         count(at(counts, "audio", "output_tokens")),

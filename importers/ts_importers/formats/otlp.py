@@ -7,7 +7,7 @@ import binascii
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ts_importers.formats.attributes import CONTENT, Attributes, nested
+from ts_importers.formats.attributes import ANSWERS, CONTENT, Attributes, nested
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.formats.span import Span, key_of, run_from_span
 from ts_importers.values import LATEST
@@ -55,7 +55,8 @@ class OtlpSpans:
         if not isinstance(pairs, list):
             return key_of(span_of(row))
         kept = [p for p in pairs if not _is_content(p)]
-        return key_of(span_of({**row, "attributes": kept}), len(kept) < len(pairs))
+        left_out = {str(p["key"]).startswith(ANSWERS) for p in pairs if _is_content(p)}
+        return key_of(span_of({**row, "attributes": kept}), len(left_out))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
         run = run_from_span(span_of(row), setting)

@@ -13,7 +13,7 @@ from ts_importers.formats import genai, langsmith_spans, openinference
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
 from ts_importers.formats.call import count
-from ts_importers.told_twice import Telling
+from ts_importers.told_twice import STREAM, Telling
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -70,13 +70,14 @@ class _Spoken(Protocol):
     def made_by(self, tree: Attributes, /) -> tuple[str | None, str | None]: ...
 
 
-def key_of(span: Span, content: bool | None = None) -> Key:
+def key_of(span: Span, content: int | None = None) -> Key:
     """What has to be known of a span before others are read.
 
     Args:
         span: The span.
-        content: It tells what was said, where that has been left out of it.
+        content: Whether it tells what was said, and what was answered, where that has been left out of it.
     """
+    span = _with_its_length(span)
     tree = span.attributes
     spoken = _spoken(tree)
     kind, session, node = spoken.kind_of(tree), _session(tree), _node(tree)
@@ -86,7 +87,7 @@ def key_of(span: Span, content: bool | None = None) -> Key:
     return replace(key, telling=_telling(span, content)) if kind == "llm" else key
 
 
-def _telling(span: Span, content: bool | None) -> Telling | None:
+def _telling(span: Span, content: int | None) -> Telling | None:
     """What tells whether another span records the same model call."""
     tree = span.attributes
     if not span.span_id or not span.trace_id or span.started is None or span.ended is None:
@@ -98,13 +99,13 @@ def _telling(span: Span, content: bool | None) -> Telling | None:
     response = words(at(tree, "gen_ai", "response", "id"))
     return Telling(
         span.ended,
-        span.scope or _teller(span, framework),
+        (span.scope or _teller(span, framework)) + (STREAM if genai.streamed_for(tree) is not None else ""),
         framework,
         provider or "",
         model or "",
         response or "",
         _error(span) is not None,
-        _has_content(tree) if content is None else content,
+        _content(tree) if content is None else content,
         count(used.get("input_tokens")) if used is not None else 0,
         count(used.get("output_tokens")) if used is not None else 0,
         orjson.dumps(used).decode() if used is not None else "",
@@ -115,12 +116,20 @@ def _teller(span: Span, framework: bool) -> str:
     """The instrumentation of a span that does not name it: by what it calls the operation."""
     if framework:
         return "langchain"
+    if "logfire" in span.attributes:
+        return "logfire"
     return "openinference" if openinference.speaks(span.attributes) else span.name.partition(" ")[0]
 
 
-def _has_content(tree: Attributes) -> bool:
-    places = ("gen_ai", "input", "messages"), ("gen_ai", "prompt"), ("llm", "input_messages"), ("input", "value")
-    return any(at(tree, *place) is not None for place in places)
+def _content(tree: Attributes) -> int:
+    said = ("gen_ai", "input", "messages"), ("gen_ai", "prompt"), ("llm", "input_messages"), ("input", "value")
+    answered = (
+        ("gen_ai", "output", "messages"),
+        ("gen_ai", "completion"),
+        ("llm", "output_messages"),
+        ("output", "value"),
+    )
+    return sum(any(at(tree, *place) is not None for place in places) for places in (said, answered))
 
 
 def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
@@ -129,6 +138,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     Returns:
         The run; None for spans that are no calls; or why it cannot be read.
     """
+    span = _with_its_length(span)
     tree = span.attributes
     kind = _spoken(tree).kind_of(tree)
     if kind is None:
@@ -171,6 +181,11 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.cost,
         call.tool_call_id,
     )
+
+
+def _with_its_length(span: Span) -> Span:
+    took = genai.streamed_for(span.attributes)
+    return span if took is None or span.started is None else replace(span, started=span.started - took)
 
 
 def _spoken(tree: Attributes) -> _Spoken:
