@@ -166,3 +166,80 @@ def test_a_stream_and_logfires_record_of_it_are_one_call(tmp_path: Path, *, coun
 def test_a_span_that_logfire_announces_is_no_call(tmp_path: Path) -> None:
     announced = span(0, {**LOGFIRE, "logfire.span_type": "pending_span"})
     assert len(runs(write(tmp_path / "a.json", request(announced, span(1, LOGFIRE))))) == 1
+
+
+# --- Pydantic AI, Strands, LlamaIndex --------------------------------------------------------------
+
+
+def test_an_older_form_of_pydantic_ai_has_its_own_names_for_what_tools_do(tmp_path: Path) -> None:
+    tool = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "fetch_page",
+        "gen_ai.tool.call.id": "c1",
+        "tool_arguments": '{"url":"https://example.com"}',
+        "tool_response": "nothing here",
+    }
+    [run] = runs(write(tmp_path / "a.json", request(span(0, tool, name="running tool"))))
+    assert (run.name, run.tool_call_id) == ("fetch_page", "c1")
+    assert (run.inputs, run.outputs) == ({"url": "https://example.com"}, {"output": "nothing here"})
+
+
+def test_strands_messages_are_those_of_bedrock(tmp_path: Path) -> None:
+    """Messages are events with blocks of Bedrock's Converse; what a tool was given and made are messages, too."""
+    use = [{"toolUse": {"toolUseId": "c1", "name": "fetch_page", "input": {"url": "https://example.com"}}}]
+    result = [
+        {"toolResult": {"toolUseId": "c1", "status": "success", "content": [{"text": "nothing "}, {"text": "here"}]}}
+    ]
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.system": "strands-agents", "gen_ai.request.model": "gpt-4o"}
+    model = span(
+        0,
+        chat,
+        events=[
+            event("gen_ai.system.message", content='[{"text": "Be brief."}]'),
+            event("gen_ai.user.message", content='[{"text": "Find it."}]'),
+            event("gen_ai.assistant.message", content=json.dumps([{"text": "Well."}, *use])),
+            event("gen_ai.tool.message", content=json.dumps(result)),
+            event("gen_ai.choice", finish_reason="tool_use", message=json.dumps(use)),
+        ],
+    )
+    tool = span(
+        1,
+        {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "fetch_page", "gen_ai.tool.call.id": "c1"},
+        events=[
+            event("gen_ai.tool.message", role="tool", content='{"url": "https://example.com"}', id="c1"),
+            event("gen_ai.choice", message='[{"text": "nothing here"}]', id="c1"),
+        ],
+    )
+    said, made = runs(write(tmp_path / "a.json", request(model, tool)))
+    asked = [
+        {
+            "id": "c1",
+            "type": "function",
+            "function": {"name": "fetch_page", "arguments": {"url": "https://example.com"}},
+        }
+    ]
+    assert said.inputs["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Find it."},
+        {"role": "assistant", "content": "Well.", "tool_calls": asked},
+        {"role": "tool", "tool_call_id": "c1", "content": "nothing here"},
+    ]
+    assert said.outputs == {
+        "message": {"role": "assistant", "content": "", "tool_calls": asked},
+        "finish_reason": "tool_use",
+    }
+    assert "ls_provider" not in said.metadata  # a framework is no provider
+    assert (made.inputs, made.outputs) == ({"url": "https://example.com"}, {"output": "nothing here"})
+    [plain] = runs(write(tmp_path / "b.json", request(span(0, chat, events=[event("gen_ai.choice", message="No.")]))))
+    assert plain.outputs is not None
+    assert plain.outputs["message"] == {"role": "assistant", "content": "No."}
+
+
+def test_llama_index_putting_a_request_together_is_no_call(tmp_path: Path) -> None:
+    told = {"openinference.span.kind": "LLM", "llm.model_name": "gpt-4o", "input.value": "{}"}
+    prepares = span(0, told, name="OpenAI._prepare_chat_with_tools")
+    source = FileImporter(write(tmp_path / "a.json", request(prepares, span(1, told, name="OpenAI.achat"))))
+    [page] = source.pages()
+    assert (len(page.runs), page.ignored) == (1, 1)
+    counted = span(0, {**told, "llm.token_count.prompt": 9}, name="My.prepare_chat_with_tools")
+    assert len(runs(write(tmp_path / "a.json", request(counted)))) == 1

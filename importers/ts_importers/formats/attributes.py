@@ -35,6 +35,8 @@ CONTENT = (
     "output.",
     "traceloop.entity.input",
     "traceloop.entity.output",
+    "tool_arguments",
+    "tool_response",
 )
 ANSWERS = ("gen_ai.output", "gen_ai.completion", "llm.output_messages", "output.", "traceloop.entity.output")
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import SourceCost
     from ts_langchain.replay import Run
 
-# names that OpenTelemetry and OpenInference have for providers, and LangChain's for the same
+# names that OpenTelemetry and OpenInference have for providers, and LangChain's for the same; frameworks are none
 PROVIDERS = {
     "aws.bedrock": "amazon_bedrock",
     "aws": "amazon_bedrock",
@@ -30,6 +30,7 @@ PROVIDERS = {
     "moonshot_ai": "moonshotai",
     "x_ai": "xai",
     "langchain": "",
+    "strands-agents": "",
 }
 
 

@@ -116,7 +116,7 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
     ai = tree.get("gen_ai")
     call.model, call.provider = made_by(tree)
     if kind == "tool":
-        _tool(call, tree, span_name)
+        _tool(call, tree, span_name, events)
     elif kind == "retriever":
         call.name = named(at(ai, "data_source", "id"))
         query = at(ai, "retrieval", "query", "text")
@@ -279,6 +279,39 @@ def _content(value: object) -> str:
         return str(value)
 
 
+def _messages_of(role: object, item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of one in OpenAI's shape, or in that of Bedrock's Converse, where blocks answer tool calls."""
+    blocks = parsed(item.get("content"))
+    if not isinstance(blocks, list) or not _is_converse(blocks):
+        return [_numbered(role, item)]
+    asked, results = [], []
+    for block in blocks:
+        if isinstance(call := block.get("toolUse"), dict):
+            asked.append(_asked(call.get("toolUseId"), call.get("name"), call.get("input")))
+        elif isinstance(result := block.get("toolResult"), dict):
+            content = _joined(result.get("content"))
+            results.append({"role": "tool", "tool_call_id": result.get("toolUseId"), "content": content})
+    rest = [b for b in blocks if not {"toolUse", "toolResult"} & b.keys()]
+    if results and not rest and not asked:
+        return results
+    message: dict[str, Any] = {"role": role, "content": _joined(rest)}
+    return [*results, {**message, "tool_calls": asked} if asked else message]
+
+
+def _is_converse(blocks: list[Any]) -> bool:
+    """True for blocks that say what they are by their only key, and not by a type."""
+    return bool(blocks) and all(
+        isinstance(b, dict) and "type" not in b and {"text", "json", "toolUse", "toolResult"} & b.keys() for b in blocks
+    )
+
+
+def _joined(blocks: object) -> str:
+    texts = [at(b, "text") for b in blocks] if isinstance(blocks, list) else [None]
+    return (
+        "".join(t for t in texts if isinstance(t, str)) if all(isinstance(t, str) for t in texts) else _content(blocks)
+    )
+
+
 def _numbered(role: object, item: dict[str, Any]) -> dict[str, Any]:
     """A message of OpenLLMetry, or in OpenAI's own shape."""
     content = parsed(item.get("content"))
@@ -311,15 +344,16 @@ def _from_events(events: list[tuple[str, Attributes]]) -> tuple[list[dict[str, A
             answers += [{"role": "assistant", "content": found}] if isinstance(found, str) else map_numbered(found)
         elif kind == "choice":
             message = parsed(attributes.get("message"))
-            item = message if isinstance(message, dict) else attributes
+            said_so = attributes if message is None else {"content": message}
+            item = message if isinstance(message, dict) else said_so
             reason = attributes.get("finish_reason")
-            answers.append({**_numbered("assistant", item), "finish_reason": reason})
+            answers += [{**m, "finish_reason": reason} for m in _messages_of("assistant", item)]
         elif kind.endswith(".message"):
             role = kind.removesuffix(".message")
-            message = _numbered(attributes.get("role") or role, attributes)
-            if role == "tool" and "tool_call_id" not in message and (answered := named(attributes.get("id"))):
-                message["tool_call_id"] = answered
-            said.append(message)
+            for message in _messages_of(attributes.get("role") or role, attributes):
+                if role == "tool" and "tool_call_id" not in message and (answered := named(attributes.get("id"))):
+                    message["tool_call_id"] = answered
+                said.append(message)
     return said, answers
 
 
@@ -331,21 +365,32 @@ def map_numbered(found: object) -> list[dict[str, Any]]:
 # --- tools and documents ---------------------------------------------------------------------------
 
 
-def _tool(call: SpanCall, tree: Attributes, span_name: str) -> None:
+def _tool(call: SpanCall, tree: Attributes, span_name: str, events: list[tuple[str, Attributes]]) -> None:
     tool = at(tree, "gen_ai", "tool")
     call.name = tool_name(tree, span_name)
     entity = at(tree, "traceloop", "entity")
-    given = parsed(at(tool, "call", "arguments"))
-    if given is None:
-        given = parsed(at(entity, "input"))
+    told = dict(events)  # Strands: what it was given and what it made are messages
+    givens = (
+        at(tool, "call", "arguments"),
+        at(entity, "input"),
+        tree.get("tool_arguments"),  # an older form of Pydantic AI
+        at(told.get("gen_ai.tool.message"), "content"),
+    )
+    mades = (
+        at(tool, "call", "result"),
+        at(entity, "output"),
+        tree.get("tool_response"),
+        at(told.get("gen_ai.choice"), "message"),
+    )
+    given = next((parsed(g) for g in givens if g is not None), None)
     asked = None
     if isinstance(given, dict) and "input_str" in given:  # OpenLLMetry: all that LangChain's hook was called with
         asked = at(given, "kwargs", "tool_call_id")
         given = next((parsed(given[k]) for k in ("inputs", "input_str") if given.get(k)), None)
     call.inputs = given if isinstance(given, dict) else {"input": given} if given is not None else {}
-    made = parsed(at(tool, "call", "result"))
-    if made is None:
-        made = parsed(at(entity, "output"))
+    made = next((parsed(m) for m in mades if m is not None), None)
+    if isinstance(made, list) and _is_converse(made):
+        made = _joined(made)
     if isinstance(made, dict) and "output" in made and not made.keys() - {"output", "kwargs"}:
         made = parsed(made["output"])
     call.outputs = {"output": made} if made is not None else None

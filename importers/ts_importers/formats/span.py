@@ -79,8 +79,7 @@ def key_of(span: Span, content: int | None = None) -> Key:
     """
     span = _with_its_length(span)
     tree = span.attributes
-    spoken = _spoken(tree)
-    kind, session, node = spoken.kind_of(tree), _session(tree), _node(tree)
+    kind, session, node = _kind(span), _session(tree), _node(tree)
     parent = f"{span.trace_id}-{span.parent_id}" if span.parent_id else ""
     name = genai.tool_name(tree, span.name) if kind == "tool" else ""
     key = Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
@@ -140,7 +139,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     """
     span = _with_its_length(span)
     tree = span.attributes
-    kind = _spoken(tree).kind_of(tree)
+    kind = _kind(span)
     if kind is None:
         return None
     if not span.span_id or not span.trace_id:
@@ -181,6 +180,16 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.cost,
         call.tool_call_id,
     )
+
+
+def _kind(span: Span) -> RunType | None:
+    """What was called; None for all that is no call."""
+    spoken = _spoken(span.attributes)
+    kind = spoken.kind_of(span.attributes)
+    # LlamaIndex's function that puts a request together is a model call to OpenInference
+    if kind == "llm" and span.name.endswith("prepare_chat_with_tools") and spoken.usage_of(span.attributes) is None:
+        return None
+    return kind
 
 
 def _with_its_length(span: Span) -> Span:
