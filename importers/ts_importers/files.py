@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ts_importers.base import Page, Position, Skipped
 from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
+from ts_importers.formats.attributes import attribute_names
 from ts_importers.formats.base import Setting
 from ts_importers.order import TimeOrder
 from ts_langchain.errors import ConfigurationError, UnreadableSource
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 PAGE_ROWS = 100
 PAGE_BYTES = 4_000_000
 PROBE_DOCUMENTS = 50
+PROBE_SPANS = 1_000
+MAX_PREFIXES = 20
 MAX_SCOPE = 400
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
 
@@ -93,6 +97,8 @@ class FileImporter:
         if not ordered:
             self._order = TimeOrder(self._files)
             self.total = self._order.total
+            if self.total and not self._order.calls and all(f.spans for _, f in self._files):
+                self.notices.append(self._describe_strangers())
         self._describe_assumptions()
 
     @property
@@ -149,6 +155,15 @@ class FileImporter:
             self.notices.append(
                 "requests that name no conversation: those that open with the same messages are taken for one"
             )
+
+    def _describe_strangers(self) -> str:
+        """Says that none of the spans is a call, and what attributes they have."""
+        order = cast("TimeOrder", self._order)
+        rows = (place.row for place in islice(order.read(), PROBE_SPANS) if place.row is not None)
+        prefixes = sorted({".".join(name.split(".")[:2]) for row in rows for name in attribute_names(row)})
+        seen = f"their attributes are {', '.join(prefixes[:MAX_PREFIXES])}" if prefixes else "they have no attributes"
+        more = " and more" if len(prefixes) > MAX_PREFIXES else ""
+        return f"no span is a call of a model or a tool in a convention that is known: {seen}{more}"
 
     # --- reading -----------------------------------------------------------------------------------
 

@@ -65,10 +65,11 @@ class TimeOrder:
 
     Attributes:
         total: Number of rows.
+        calls: Number of spans that are calls.
     """
 
     def __init__(self, files: Sequence[tuple[Documents, Format]]) -> None:
-        self.total = 0
+        self.total = self.calls = 0
         self._paths: list[Path | None] = []
         self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the index
         self._spans = any(f.spans for _, f in files)
@@ -113,6 +114,7 @@ class TimeOrder:
                 about = (key.id, key.parent, key.trace, key.kind, key.session, key.node, key.name)
                 seq = self.total + len(rows) + 1
                 rows.append((before, file, line, sub, place, why, *about, seq))
+                self.calls += bool(key.kind)
                 if key.telling is not None:
                     told.append((seq, key.id, key.parent, key.trace, before, *key.telling))
                 if len(rows) >= BATCH:

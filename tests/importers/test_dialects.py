@@ -243,3 +243,87 @@ def test_llama_index_putting_a_request_together_is_no_call(tmp_path: Path) -> No
     assert (len(page.runs), page.ignored) == (1, 1)
     counted = span(0, {**told, "llm.token_count.prompt": 9}, name="My.prepare_chat_with_tools")
     assert len(runs(write(tmp_path / "a.json", request(counted)))) == 1
+
+
+# --- Langfuse's SDK, through a collector -----------------------------------------------------------
+
+
+def _langfuse(kind: str, **about: Any) -> dict[str, Any]:
+    flat = {"langfuse.observation.type": kind, "langfuse.trace.metadata.thread_id": '"t-1"'}
+    return flat | {f"langfuse.observation.{k}": v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+
+
+def _langfuse_model(**about: Any) -> dict[str, Any]:
+    asked = {"name": "fetch_page", "args": {"url": "https://example.com"}, "id": "c1", "type": "tool_call"}
+    definition = {"type": "function", "function": {"name": "fetch_page", "parameters": {}}}
+    found = _langfuse(
+        "generation",
+        input=[{"role": "user", "content": "Find it."}, {"role": "tool", "content": definition}],
+        output={"role": "assistant", "content": "", "tool_calls": [asked]},
+        usage_details={"cache_read_input_tokens": 900, "input": 111, "output": 40},
+        **about,
+    )
+    metadata = {"thread_id": "t-1", "langgraph_node": "model", "ls_provider": "anthropic"}
+    found |= {f"langfuse.observation.metadata.{k}": json.dumps(v) for k, v in metadata.items()}
+    return found | {"langfuse.observation.model.name": "claude-sonnet-4-5"}
+
+
+def test_spans_of_langfuses_sdk_are_read_as_its_observations_are(tmp_path: Path) -> None:
+    made = {"content": "nothing", "type": "tool", "tool_call_id": "c1", "status": "success"}
+    tool = _langfuse("tool", input={"url": "https://example.com"}, output=made)
+    told = [span(0, _langfuse("chain", input={})), span(1, _langfuse_model()), span(2, tool, name="fetch_page")]
+    source = FileImporter(write(tmp_path / "a.json", request(*told)))
+    [page] = source.pages()
+    assert source.notices == ["detected: Langfuse's spans (OTLP)"]
+    assert (len(page.runs), page.ignored) == (2, 1)
+    model, found = replay_of(*page.runs).seen
+    assert (model.session_id, model.node, model.model, model.provider) == (
+        "t-1", "model", "claude-sonnet-4-5", "anthropic",
+    )  # fmt: skip
+    assert (model.usage.input_tokens, model.usage.cache_read_tokens) == (1011, 900)
+    assert model.prompt is not None
+    assert (model.prompt.messages, [asked.name for asked in model.tool_calls]) == (1, ["fetch_page"])
+    assert model.toolset is not None
+    assert model.toolset.names == ("fetch_page",)
+    assert (found.name, found.tool_call_id, found.requested_by is not None) == ("fetch_page", "c1", True)
+
+
+def test_what_langfuses_spans_say_went_wrong(tmp_path: Path) -> None:
+    error = {"code": 2, "message": "429 - slow down"}
+    failed = [
+        span(0, _langfuse("generation", level="ERROR", status_message="429 - slow down"), status=error),
+        span(1, _langfuse("generation"), status=error),
+        span(2, _langfuse("tool", status_message="(Interrupt(value='ok?'),)")),
+    ]
+    found = runs(write(tmp_path / "a.json", request(*failed)))
+    assert [run.error for run in found] == ["429 - slow down", "429 - slow down", "GraphInterrupt()"]
+
+
+def test_langfuses_and_a_clients_span_are_one_call(tmp_path: Path) -> None:
+    client = {
+        "gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-sonnet-4-5",
+        "gen_ai.usage.input_tokens": 1011, "gen_ai.usage.output_tokens": 40,
+    }  # fmt: skip
+    [run] = runs(write(tmp_path / "a.json", request(span(1, client), span(1, _langfuse_model(), spanId="f" * 16))))
+    assert run.thread_id == "t-1"
+
+
+def test_spans_of_nothing_that_is_known_say_so(tmp_path: Path) -> None:
+    strange = {"acme.llm.model": "m", "acme.llm.prompt": "p", "http.request.method": "POST", "plain": "x"}
+    said = "no span is a call of a model or a tool in a convention that is known: "
+    source = FileImporter(write(tmp_path / "a.json", request(span(0, strange))))
+    assert source.notices[1:] == [f"{said}their attributes are acme.llm, http.request, plain"]
+    assert FileImporter(write(tmp_path / "b.json", request(span(0, {})))).notices[1:] == [
+        f"{said}they have no attributes"
+    ]
+    flat = {"context": {"span_id": "1", "trace_id": "2"}, "start_time": "2026-09-01T10:00:00Z"}
+    many = {**flat, "attributes": {f"a.{n:02}.x": 1 for n in range(30)}}
+    assert FileImporter(write(tmp_path / "c.json", many)).notices[1].endswith("a.18, a.19 and more")
+    columns = {**flat, "attributes.b.c.d": 1}
+    assert FileImporter(write(tmp_path / "d.json", columns)).notices[1].endswith("attributes are b.c")
+    # one call is enough, in whatever file
+    folder = tmp_path / "both"
+    folder.mkdir()
+    write(folder / "a.json", request(span(0, strange)))
+    write(folder / "b.json", request(span(0, LOGFIRE)))
+    assert all(said not in notice for notice in FileImporter(folder).notices)

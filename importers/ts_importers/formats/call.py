@@ -50,6 +50,7 @@ class SpanCall:
         tool_call_id: Of tools: the model's request for it.
         metadata: Metadata of the app.
         tags: Tags.
+        error: What went wrong, where the attributes tell.
     """
 
     name: str | None = None
@@ -63,6 +64,7 @@ class SpanCall:
     tool_call_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    error: str | None = None
 
 
 def call_from_run(run: Run) -> SpanCall:
@@ -80,6 +82,7 @@ def call_from_run(run: Run) -> SpanCall:
         run.tool_call_id,
         dict(run.metadata),
         run.tags,
+        run.error,
     )
 
 

@@ -24,7 +24,11 @@ _ERRORS = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 MAX_DEPTH = 40
 PROBE_SPANS = 50
 # attributes that tell whose spans these are
-_OWN = {"openinference.span.kind": "OpenInference spans (OTLP)", "langsmith.span.kind": "LangSmith's spans (OTLP)"}
+_OWN = {
+    "openinference.span.kind": "OpenInference spans (OTLP)",
+    "langsmith.span.kind": "LangSmith's spans (OTLP)",
+    "langfuse.observation.type": "Langfuse's spans (OTLP)",
+}
 
 
 class OtlpSpans:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from ts_importers.base import Skipped
-from ts_importers.formats import genai, langsmith_spans, openinference
+from ts_importers.formats import genai, langfuse_spans, langsmith_spans, openinference
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
 from ts_importers.formats.call import count
@@ -150,6 +150,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     if span.ended is None and error is None:
         return Skipped(setting.place, "not ended")
     call = _call(kind, span)
+    error = call.error or error
     session = _session(tree) or setting.session
     node = _node(tree) or setting.node
     metadata: dict[str, Any] = {**call.metadata}
@@ -201,15 +202,19 @@ def _spoken(tree: Attributes) -> _Spoken:
     """Whose attributes these are."""
     if openinference.speaks(tree):
         return openinference
-    return langsmith_spans if langsmith_spans.speaks(tree) else genai
+    if langsmith_spans.speaks(tree):
+        return langsmith_spans
+    return langfuse_spans if langfuse_spans.speaks(tree) else genai
 
 
 def _session(tree: Attributes) -> str | None:
-    return openinference.session_of(tree) or langsmith_spans.session_of(tree) or genai.session_of(tree)
+    found = openinference.session_of(tree) or langsmith_spans.session_of(tree) or genai.session_of(tree)
+    return found or langfuse_spans.session_of(tree)
 
 
 def _node(tree: Attributes) -> str | None:
-    return openinference.node_of(tree) or langsmith_spans.node_of(tree) or genai.node_of(tree)
+    found = openinference.node_of(tree) or langsmith_spans.node_of(tree) or genai.node_of(tree)
+    return found or langfuse_spans.node_of(tree)
 
 
 def _call(kind: RunType, span: Span) -> SpanCall:
@@ -218,6 +223,8 @@ def _call(kind: RunType, span: Span) -> SpanCall:
         return openinference.call_of(kind, tree)
     if langsmith_spans.speaks(tree) and langsmith_spans.writes_rows(tree):
         return langsmith_spans.call_of(kind, tree, span.name)
+    if _spoken(tree) is langfuse_spans:
+        return langfuse_spans.call_of(tree, span.name, span.status if span.failed else None)
     return genai.call_of(kind, tree, span.name, _messages(span))
 
 
