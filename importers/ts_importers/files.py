@@ -15,6 +15,7 @@ from ts_importers.base import Page, Position, Skipped
 from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
 from ts_importers.formats.base import Setting
+from ts_importers.formats.continued import Continued
 from ts_importers.order import TimeOrder
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.fingerprint import text_hash
@@ -29,6 +30,8 @@ PAGE_ROWS = 100
 PAGE_BYTES = 4_000_000
 PROBE_DOCUMENTS = 50
 MAX_SCOPE = 400
+CONTINUED = ("exchanges", "litellm")
+"""Formats of which a row is told by the rows before it."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
 
 
@@ -145,9 +148,9 @@ class FileImporter:
             self.notices.append(
                 f"conversations without times: one message a second was assumed, at the prices of {self.day}"
             )
-        if names & {"exchanges", "litellm"}:
+        if names.intersection(CONTINUED):
             self.notices.append(
-                "requests that name no conversation: those that open with the same messages are taken for one"
+                "requests that name no conversation: one that goes on from an earlier prompt belongs to the same"
             )
 
     # --- reading -----------------------------------------------------------------------------------
@@ -161,14 +164,27 @@ class FileImporter:
         clock = float(start.get("clock") or self._epoch())
         page = Page([], self._position(line, offset, clock))
         size = 0
+        continued = self._continued_until(line)
         for found in self._rows(line, offset):
-            clock = self._take(found, clock, page)
+            clock = self._take(found, clock, page, continued)
             size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
                 yield page
                 page, size = Page([], self._position(found.line, found.offset, clock)), 0
         if page.runs or page.skipped or page.ignored:
             yield page
+
+    def _continued_until(self, line: int) -> Continued:
+        """What the rows up to a line tell of the rows behind it."""
+        continued = Continued()
+        if line and any(f.name in CONTINUED for _, f in self._files):
+            clock, unread = self._epoch(), Page([], {})
+            for found in self._rows(0, 0):
+                if found.line > line:
+                    break
+                clock = self._take(found, clock, unread, continued)
+                unread = Page([], {})
+        return continued
 
     def _rows(self, line: int, offset: int) -> Iterator[_Found]:
         """Rows from a position on."""
@@ -193,7 +209,7 @@ class FileImporter:
             where = f"{documents.path.name} {place.where}" if self._several else place.where
             yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
 
-    def _take(self, found: _Found, clock: float, page: Page) -> float:
+    def _take(self, found: _Found, clock: float, page: Page, continued: Continued) -> float:
         """Reads a row into the page. Returns the made-up time after it."""
         if found.row is None:
             page.skipped.append(Skipped(found.where, found.why))
@@ -209,6 +225,7 @@ class FileImporter:
             self.provider,
             place.session if place is not None else None,
             place.node if place is not None else None,
+            continued,
         )
         read = found.form.runs(found.row, setting)
         if not read:

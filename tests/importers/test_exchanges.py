@@ -266,16 +266,17 @@ def test_embeddings(tmp_path: Path) -> None:
     assert (call.kind, len(call.items), call.usage.input_tokens) == ("embedding", 2, 4)
 
 
-def test_without_a_session_those_that_open_alike_are_one_conversation(tmp_path: Path) -> None:
+def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path) -> None:
     def row(*said: str, first: str = "Where?") -> dict[str, Any]:
         messages = [{"role": "system", "content": "S"}, {"role": "user", "content": first}]
         messages += [{"role": "assistant", "content": s} for s in said]
-        return {"request": {**ASKED, "messages": messages}, "response": COMPLETION}
+        answer = {**COMPLETION, "id": f"{first}{len(said)}"}
+        return {"request": {**ASKED, "messages": messages}, "response": answer}
 
     source = FileImporter(write(tmp_path / "a.jsonl", row(), row("a"), row("a", "b"), row(first="When?")))
     sessions = [r.metadata["session_id"] for p in source.pages() for r in p.runs]
-    assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
-    assert "open with the same messages" in source.notices[-1]
+    assert sessions == ["Where?0"] * 3 + ["When?0"]
+    assert "goes on from an earlier prompt" in source.notices[-1]
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

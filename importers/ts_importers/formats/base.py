@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from ts_importers.formats.continued import Continued
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,6 +58,7 @@ class Setting:
         provider: For rows that name no provider.
         session: The conversation that another span of the same trace names.
         node: The agent or graph node that an enclosing span names.
+        continued: Tells the conversation of a request from the rows before it.
     """
 
     place: str
@@ -64,6 +67,7 @@ class Setting:
     provider: str | None = None
     session: str | None = None
     node: str | None = None
+    continued: Continued = field(default_factory=Continued)
 
 
 class Format(Protocol):
