@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
+from ts_langchain.capture.messages import ROLES, unwrap
 from ts_langchain.errors import UnreadableSource
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ class Documents:
                 return None
             msg = f"{self.path} begins like a JSON list but is none: {error}"
             raise UnreadableSource(msg) from error
-        return rows if isinstance(rows, list) else None
+        if not isinstance(rows, list):
+            return None
+        return [rows] if _is_conversation(rows) else rows
 
 
 def _objects(file: IO[bytes]) -> Iterator[Document]:
@@ -166,11 +169,25 @@ def _is_json(line: bytes) -> bool:
 
 
 def loads(raw: bytes) -> object:
-    """What a document says; None if it is no JSON."""
+    """What a document says, a bare list of messages as a conversation; None if it is no JSON."""
     try:
-        return orjson.loads(raw)
+        document = orjson.loads(raw)
     except ValueError:
         return None
+    return {"messages": document} if _is_conversation(document) else document
+
+
+def _is_conversation(document: object) -> bool:
+    return isinstance(document, list) and bool(document) and all(map(_is_message, document))
+
+
+def _is_message(value: object) -> bool:
+    """True for a message in OpenAI's, Anthropic's or one of LangChain's shapes."""
+    if not isinstance(value, dict):
+        return False
+    fields = unwrap(value)
+    told = str(fields.get("role") or fields.get("type")) in ROLES
+    return told and not fields.keys().isdisjoint(("content", "tool_calls"))
 
 
 def why_unreadable(raw: bytes, document: object) -> str:

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from importers.fake_langsmith import agent_rows
 from importers.test_rows import odd, replayed
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, messages_to_dict
 
 from ts_importers.base import Importer
 from ts_importers.files import FileImporter
@@ -24,6 +26,8 @@ from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from langchain_core.messages import BaseMessage
 
 ROWS = sorted(agent_rows(30), key=lambda r: (r["start_time"], r["id"]))
 CALLS = [r["id"] for r in ROWS if r["run_type"] != "chain"]
@@ -171,6 +175,64 @@ def test_conversations_without_model_or_time(tmp_path: Path) -> None:
     priced = Ledger(tmp_path / "m.sqlite")
     named = FileImporter(path, model="gpt-4o", provider="openai")
     assert summarise(priced, Import(named, priced).run()).as_dict()["unpriced_calls"] == 0
+
+
+def langchain_messages() -> list[BaseMessage]:
+    """A loop as LangChain keeps it in a graph's state, with what `langchain-openai` notes of each answer."""
+    about: dict[str, Any] = {"model_name": "gpt-4o", "model_provider": "openai", "finish_reason": "tool_calls"}
+    usage: Any = {"input_tokens": 1000, "output_tokens": 20, "total_tokens": 1020}
+    call: Any = {"name": "find", "args": {"what": "it"}, "type": "tool_call"}
+    turns = [
+        m
+        for n in range(3)
+        for m in (
+            AIMessage("", tool_calls=[{**call, "id": f"c{n}"}], response_metadata=about, usage_metadata=usage),
+            ToolMessage("nowhere", tool_call_id=f"c{n}", name="find"),
+        )
+    ]
+    return [
+        HumanMessage("where is it"),
+        *turns,
+        AIMessage("I do not know", response_metadata=about, usage_metadata=usage),
+    ]
+
+
+SHAPES = {
+    "model_dump": lambda messages: [m.model_dump() for m in messages],
+    "messages_to_dict": messages_to_dict,
+    "dumpd": dumpd,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("wrapped", ["state", "thread", "bare", "one bare"])
+def test_langchains_messages(tmp_path: Path, shape: str, wrapped: str) -> None:
+    messages = SHAPES[shape](langchain_messages())
+    row = {
+        "state": {"thread_id": "t", "messages": messages},
+        "thread": {"values": {"messages": messages}, "next": [], "checkpoint": {"thread_id": "t"}},
+        "bare": messages,
+        "one bare": messages,
+    }[wrapped]
+    data = json.dumps(row, indent=1).encode() if wrapped == "one bare" else lines([row])
+    source = FileImporter(write(tmp_path / "a.jsonl", data))
+    assert source.notices[0] == "detected: LangChain's messages"
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(source, ledger).run()
+    assert (history.runs, history.skipped) == (7, 0)
+    [incident] = ledger.incidents(history)
+    assert (incident.rule, incident.calls, incident.estimated) == ("tool_loop", 2, False)
+    assert incident.session_id == ("line-1" if "bare" in wrapped else "t")
+    [spend] = [s for s in ledger.spend(history) if s.model]
+    assert (spend.provider, spend.model, spend.input_tokens, spend.output_tokens) == ("openai", "gpt-4o", 4000, 80)
+    assert spend.unpriced_calls == 0
+
+
+def test_bare_lists_of_messages_are_conversations(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", lines([CHAT["messages"], [1, 2], CHAT["messages"], []]))
+    [page] = FileImporter(path).pages()
+    assert [r.metadata["session_id"] for r in page.runs] == ["line-1"] * 7 + ["line-3"] * 7
+    assert [s.why for s in page.skipped] == ["a list, not an object"] * 2
 
 
 def test_the_same_file_twice_counts_once(tmp_path: Path) -> None:
