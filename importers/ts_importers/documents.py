@@ -44,6 +44,7 @@ class Documents:
         gzipped: It is gzipped.
         listed: It is one JSON list; known for certain once it has been read.
         printed: Its documents are objects of many lines each, as pretty-printers write them.
+        nested: A document holds several rows.
 
     Raises:
         UnreadableSource: It is not there; once it is read, also for a list that is too large or broken.
@@ -62,12 +63,13 @@ class Documents:
             start = file.read(4096).lstrip()
         self.listed = start.startswith(b"[")
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
+        self.nested = False
         self._elements: list[Any] | None = None
 
     @property
     def seekable(self) -> bool:
-        """True if a document can be read from its offset alone."""
-        return not (self.gzipped or self.listed or self.printed)
+        """True if a row can be read from its document's offset alone."""
+        return not (self.gzipped or self.listed or self.printed or self.nested)
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:

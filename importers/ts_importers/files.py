@@ -7,7 +7,9 @@ then read as it comes; rows out of order, spans and several files are read throu
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -23,6 +25,7 @@ from ts_langchain.fingerprint import text_hash
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ts_importers.documents import Document
     from ts_importers.formats.base import Format, Row
     from ts_importers.order import Place
 
@@ -33,6 +36,7 @@ MAX_SCOPE = 400
 CONTINUED = ("exchanges", "litellm")
 """Formats of which a row is told by the rows before it."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
+_NESTED = re.compile(rb'"child_runs"\s*:\s*\[\s*\{')
 
 
 class FileImporter:
@@ -77,6 +81,7 @@ class FileImporter:
             form = FORMATS[format] if format is not None else self._detect(documents)
             if form is not None:
                 self._files.append((documents, form))
+                documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
             if self._several:
                 documents.release()
         if not self._files:
@@ -91,7 +96,7 @@ class FileImporter:
         self.total, ordered = 0, not (self._several or any(f.spans or d.printed for d, f in self._files))
         if ordered:
             self.total, ordered = _scan(*self._files[0])
-            if not ordered:
+            if not ordered and not self._files[0][0].nested:
                 self.notices.append("rows are not in order of time: they are sorted while they are read")
         if not ordered:
             self._order = TimeOrder(self._files)
@@ -301,10 +306,13 @@ def _scope(given: Sequence[Path]) -> str:
 
 def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
     """Number of rows, and whether they are in order of start time."""
-    count, ordered = 0, True
+    count, ordered = 0, not documents.nested
     text, last = b"", float("-inf")
-    for _, raw, _ in documents.read():
+    for document in documents.read():
+        raw = document.raw
         count += 1
+        if not documents.nested and form.name == "langsmith" and _is_nested(document):
+            documents.nested, ordered = True, False
         if not ordered:
             continue
         if form.name == "langsmith":  # much the largest files: without parsing
@@ -318,6 +326,11 @@ def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
             if at is not None:
                 ordered, last = at >= last, at
     return count, ordered
+
+
+def _is_nested(document: Document) -> bool:
+    """True for a run of LangSmith's that holds those inside it."""
+    return _NESTED.search(document.raw) is not None
 
 
 def _start_text(line: bytes) -> bytes:

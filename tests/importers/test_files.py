@@ -254,6 +254,50 @@ def test_what_follows_a_message_of_the_user_is_a_trace(tmp_path: Path) -> None:
     assert [run.trace_id for run in page.runs] == [ids[0].removesuffix("/0"), *(f"{ids[0][:-1]}{n}" for n in (2, 5, 8))]
 
 
+# --- LangSmith's runs in other clothes -------------------------------------------------------------
+
+
+def nested(rows: list[Any]) -> list[Any]:
+    """Runs as LangSmith's SDK gives them with `load_child_runs=True`: roots that hold those inside them."""
+    known = {r["id"]: {**r, "child_runs": []} for r in rows}
+    roots = []
+    for row in known.values():
+        parent = known.get(row["parent_run_id"])
+        if parent is None:
+            roots.append(row)
+        else:
+            inside = {k: v for k, v in row.items() if k not in ("parent_run_id", "trace_id", "thread_id")}
+            parent["child_runs"].append(inside)
+            known[row["id"]].update(child_runs=inside["child_runs"])
+    return roots
+
+
+def test_runs_within_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    trees = nested(ROWS)
+    assert 1 < len(trees) < len(ROWS)
+    flat = [r for p in FileImporter(write(tmp_path / "flat.jsonl", lines(ROWS))).pages() for r in p.runs]
+    plain = write(tmp_path / "a.jsonl", lines([*trees[1:], trees[0]]))
+    for source in (
+        FileImporter(plain),
+        FileImporter(write(tmp_path / "b.json", json.dumps(trees).encode())),
+        FileImporter([plain, write(tmp_path / "c.jsonl", b"")]),
+    ):
+        pages = list(source.pages())
+        assert [r for p in pages for r in p.runs] == flat
+        rest = [r for p in source.pages(pages[3].position) for r in p.runs]
+        assert rest == [r for p in pages[3:] for r in p.runs]
+
+
+def test_nested_fields_as_json_strings(tmp_path: Path) -> None:
+    """As a table of runs keeps them that was written to lines."""
+    fields = ("inputs", "outputs", "extra", "tags")
+    rows = [{**r, **{k: json.dumps(r[k]) for k in fields if k in r}} for r in ROWS]
+    plain = FileImporter(write(tmp_path / "a.jsonl", lines(ROWS)))
+    strings = FileImporter(write(tmp_path / "b.jsonl", lines(rows)))
+    assert [r for p in strings.pages() for r in p.runs] == [r for p in plain.pages() for r in p.runs]
+
+
 # --- several files ---------------------------------------------------------------------------------
 
 
