@@ -279,6 +279,36 @@ def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path)
     assert "goes on from an earlier prompt" in source.notices[-1]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"trace_id": "t", "request": ASKED, "response": COMPLETION, "spans": []},
+        {"trace_id": "t", "request": {"messages": [["user", "Where?"]]}, "response": {"messages": []}, "state": "OK"},
+        {"request": {"path": "/health"}, "response": {"status": 200}},
+        {"request": ASKED, "response": {"ok": True}},
+    ],
+)
+def test_what_only_has_a_request_and_a_response_is_no_model_call(row: dict[str, Any]) -> None:
+    """Traces, as MLflow's tables keep them, and access logs."""
+    assert Exchanges().recognises(row) is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"request": ASKED, "response": COMPLETION},
+        {"request": {"body": ASKED}, "response": {"status_code": 429, "body": {}}},
+        {"request": ASKED, "response": None, "error": "timed out"},
+        {"request": RESPONSES_REQUEST, "response": RESPONSE},
+        {"request": ASKED, "response": 'data: {"choices": [{"delta": {"content": "Hi"}}]}'},
+        {"request": {"input": "a"}, "response": {"object": "list", "data": []}},
+        {"custom_id": "r", "response": {"body": COMPLETION}},
+    ],
+)
+def test_what_is_a_model_call(row: dict[str, Any]) -> None:
+    assert Exchanges().recognises(row) is not None
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     rows = [
         {"request": ASKED, "response": COMPLETION},

@@ -21,6 +21,8 @@ _END = ("end_time", "ended_at", "response_created_at", "completed_at")
 _SESSION = ("session_id", "thread_id", "conversation_id")
 _SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
 _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
+_ASKED = frozenset({"model", "messages", "input", "prompt"})
+_ANSWERED = frozenset({"choices", "usage", "output", "data"})
 _KEY = ("api_key_hash", "key_hash", "user_api_key_hash", "api_key_id")
 _FAMILY = re.compile("[a-z]+")
 _SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
@@ -36,11 +38,16 @@ class Exchanges:
     spans = False
 
     def recognises(self, document: Row) -> str | None:
+        if "spans" in document:  # a trace, which may say what was requested and responded, too
+            return None
         said, answered = first(document, *_REQUEST), first(document, *_RESPONSE)
         if said is None:
             found = isinstance(answered, dict) and ("custom_id" in document or _looks_answered(_body(answered)))
         else:
-            found = bool(_body(said)) and any(k in document for k in (*_RESPONSE, "error"))
+            answer = answer_of(_inner(answered))
+            found = not _ASKED.isdisjoint(_body(said)) and (
+                _looks_answered(answer) or _error(document, answered, answer) is not None
+            )
         return self.title if found else None
 
     def rows(self, document: Row) -> tuple[Row]:
@@ -122,7 +129,7 @@ def _body(said: object) -> dict[str, Any]:
 
 
 def _looks_answered(body: dict[str, Any]) -> bool:
-    return bool({"choices", "usage"} & body.keys()) or body.get("type") == "message"
+    return not _ANSWERED.isdisjoint(body) or body.get("type") == "message"
 
 
 def _started(row: Row) -> float | None:
