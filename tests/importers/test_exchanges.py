@@ -194,6 +194,7 @@ def test_streams(tmp_path: Path) -> None:
     assert (first.usage.input_tokens, first.usage.output_tokens, first.answer_chars) == (9, 2, 5)
     assert (second.usage.input_tokens, second.usage.output_tokens, second.answer_chars) == (9, 2, 5)
     assert third.usage.input_tokens == 100
+    assert [c.provider for c in (first, second, third, fourth)] == ["openai", "anthropic", "openai", "openai"]
     assert fourth.answer == first.answer
 
 
@@ -277,6 +278,24 @@ def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path)
     sessions = [r.metadata["session_id"] for p in source.pages() for r in p.runs]
     assert sessions == ["Where?0"] * 3 + ["When?0"]
     assert "goes on from an earlier prompt" in source.notices[-1]
+
+
+@pytest.mark.parametrize("gap", [0.1, 0.4, 5.0])
+def test_a_request_without_an_end_ends_before_the_next_of_its_conversation(tmp_path: Path, gap: float) -> None:
+    """Else its tool calls, which the next prompt holds, would not be known when that begins."""
+    rows = []
+    messages: list[Any] = [{"role": "user", "content": "Where?"}]
+    for n in range(6):
+        call = {**CALL, "id": f"c{n}"}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        answer = {**COMPLETION, "id": f"r{n}", "choices": [{"message": message, "finish_reason": "tool_calls"}]}
+        request = {**ASKED, "messages": messages}
+        rows.append({"timestamp": 1_788_000_000 + n * gap, "request": request, "response": answer})
+        messages = [*messages, message, {"role": "tool", "tool_call_id": f"c{n}", "content": "nowhere"}]
+    path = write(tmp_path / "a.jsonl", *rows)
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    assert [i.rule for i in ledger.incidents(history)] == ["tool_loop"]
 
 
 @pytest.mark.parametrize(

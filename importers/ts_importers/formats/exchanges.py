@@ -23,6 +23,7 @@ _SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
 _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
 _ASKED = frozenset({"model", "messages", "input", "prompt"})
 _ANSWERED = frozenset({"choices", "usage", "output", "data"})
+_INSTANT = 0.001
 _KEY = ("api_key_hash", "key_hash", "user_api_key_hash", "api_key_id")
 _FAMILY = re.compile("[a-z]+")
 _SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
@@ -104,7 +105,8 @@ class Exchanges:
                 "embedding" if embeds else "llm",
                 metadata["ls_model_name"] or "request",
                 started,
-                started + 0.5 if ended is None else ended,
+                # nobody knows; but it had ended when the next request of the conversation began
+                started + _INSTANT if ended is None else ended,
                 session if isinstance(session, str) and session else text(row.get("trace_id")) or run_id,
                 inputs={"input": request.get("input") if messages else None} if embeds else {"messages": messages},
                 outputs=answer if answer and failed is None else None,
