@@ -158,7 +158,7 @@ class FileImporter:
             self.notices.append(
                 f"conversations without times: one message a second was assumed, at the prices of {self.day}"
             )
-        if names.intersection(CONTINUED):
+        if self._is_continued():
             self.notices.append(
                 "requests that name no conversation: one that goes on from an earlier prompt belongs to the same"
             )
@@ -193,10 +193,15 @@ class FileImporter:
         if page.runs or page.skipped or page.ignored:
             yield page
 
+    def _is_continued(self) -> bool:
+        """True if rows are told by the rows before them."""
+        alone = self._order is not None and self._order.alone > 0
+        return alone or any(f.name in CONTINUED for _, f in self._files)
+
     def _continued_until(self, line: int) -> Continued:
         """What the rows up to a line tell of the rows behind it."""
         continued = Continued()
-        if line and any(f.name in CONTINUED for _, f in self._files):
+        if line and self._is_continued():
             clock, unread = self._epoch(), Page([], {})
             for found in self._rows(0, 0):
                 if found.line > line:

@@ -66,10 +66,11 @@ class TimeOrder:
     Attributes:
         total: Number of rows.
         calls: Number of spans that are calls.
+        alone: Number of model calls that name no conversation, and that no other span encloses.
     """
 
     def __init__(self, files: Sequence[tuple[Documents, Format]]) -> None:
-        self.total = self.calls = 0
+        self.total = self.calls = self.alone = 0
         self._paths: list[Path | None] = []
         self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the index
         self._spans = any(f.spans for _, f in files)
@@ -147,6 +148,11 @@ class TimeOrder:
                 " WHERE session IS NOT NULL GROUP BY trace"
             )
             db.execute("CREATE UNIQUE INDEX by_trace ON traces (trace)")
+            found = db.execute(
+                "SELECT count(*) FROM ordered o LEFT JOIN twins USING (seq) WHERE kind = 'llm' AND parent = ''"
+                " AND coalesce(kept, 1) AND NOT EXISTS (SELECT 1 FROM traces t WHERE t.trace = o.trace)"
+            )
+            self.alone = found.fetchone()[0]
         db.commit()
         self._spool.flush()
 

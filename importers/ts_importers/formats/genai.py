@@ -216,6 +216,19 @@ def _messages(ai: object) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": joined})
     for item in objects(at(ai, "input", "messages")) or objects(at(ai, "prompt")):
         messages += _of_parts(item)
+    return _joined_calls(messages)
+
+
+def _joined_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Answers to tool calls under the ids of those: OpenLLMetry has the ids of items there, of OpenAI's responses."""
+    asked: list[Any] = []
+    for message in messages:
+        if message.get("role") != "tool":
+            asked = [str(call["id"]) for call in message.get("tool_calls", ())]
+        elif asked:
+            item = asked.pop(0)
+            if item.startswith("fc_") and str(message.get("tool_call_id")).startswith("call_"):
+                message["tool_call_id"] = item
     return messages
 
 

@@ -121,7 +121,7 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     if _is_result(made):
         call.outputs = made  # LangChain's own result, with all that the attributes leave out
     elif answers:
-        call.outputs = {"message": answers[0], "finish_reason": reason}
+        call.outputs = {"message": answers[0] if call.params.get("n") else _whole(answers), "finish_reason": reason}
     elif texts:
         call.outputs = {"message": {"role": "assistant", "content": texts[0]}, "finish_reason": reason}
     elif isinstance(made, dict):
@@ -132,6 +132,16 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     sent, got, total = (number(at(llm, "cost", n), MAX_USD) for n in ("prompt", "completion", "total"))
     if sent is not None or got is not None or total is not None:
         call.cost = SourceCost(sent, got, total)
+
+
+def _whole(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """One answer of what OpenAI's responses API gives as several: reasoning, text and each call of a tool."""
+    calls = [asked for answer in answers for asked in answer.get("tool_calls", ())]
+    said = next(
+        (a["content"] for a in answers if isinstance(a["content"], str) and a["content"]), answers[0]["content"]
+    )
+    whole = {**answers[0], "content": said}
+    return {**whole, "tool_calls": calls} if calls else whole
 
 
 def _is_result(made: Any) -> bool:
