@@ -6,10 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from importers.test_rows import odd, replayed
 from importers.test_spans import BEGIN, pairs, request, runs, span, write
 from recorder import replay_of
 
 from ts_importers.files import FileImporter
+from ts_importers.formats.base import Setting
+from ts_importers.formats.flat_spans import FlatSpans
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,3 +333,57 @@ def test_spans_of_nothing_that_is_known_say_so(tmp_path: Path) -> None:
     write(folder / "a.json", request(span(0, strange)))
     write(folder / "b.json", request(span(0, LOGFIRE)))
     assert all(said not in notice for notice in FileImporter(folder).notices)
+
+
+# --- nothing crashes -------------------------------------------------------------------------------
+
+SHAPES: list[dict[str, Any]] = [
+    _langsmith_loop()[1],
+    _langsmith_loop()[2],
+    span(0, _langfuse_model(level="DEFAULT", status_message="")),
+    span(0, {**LOGFIRE, "logfire.span_type": "log", "duration": 1.0, "gen_ai.usage.raw": "{}"}),
+    span(0, {**LOGFIRE, "gen_ai.response.id": "r", "gen_ai.usage.input_tokens": 1}),
+]
+FLAT = [{p["key"]: next(iter(p["value"].values())) for p in shape["attributes"]} for shape in SHAPES]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from([(shape, key) for shape in FLAT for key in shape]), odd)
+def test_one_attribute_of_any_type(place: tuple[dict[str, Any], str], value: Any) -> None:
+    shape, key = place
+    row = {
+        "name": "span",
+        "context": {"trace_id": "1" * 32, "span_id": "2" * 16},
+        "start_time": "2026-09-01T10:00:00Z",
+        "end_time": "2026-09-01T10:00:01Z",
+        "attributes": {**shape, key: value},
+    }
+    form = FlatSpans()
+    told = form.key(row).telling
+    assert told is None or all(isinstance(field, (str, int, float)) for field in told)
+    for run in form.runs(row, Setting("line 1", 0.0)):
+        if isinstance(run, Run):
+            assert replayed(run).health().faults == {}
+
+
+@settings(max_examples=100, deadline=None)
+@given(odd, odd)
+def test_blocks_of_any_type(content: Any, message: Any) -> None:
+    chat = {"gen_ai.operation.name": "chat"}
+    events = [
+        {"name": "gen_ai.user.message", "attributes": {"content": content}},
+        {"name": "gen_ai.tool.message", "attributes": {"content": [{"toolUse": content}, {"toolResult": message}]}},
+        {"name": "gen_ai.choice", "attributes": {"message": message}},
+    ]
+    for kind in ({"gen_ai.operation.name": "execute_tool"}, chat):
+        row = {
+            "name": "span",
+            "context": {"trace_id": "1" * 32, "span_id": "2" * 16},
+            "start_time": 1_788_000_000,
+            "end_time": 1_788_000_001,
+            "attributes": kind,
+            "events": events,
+        }
+        for run in FlatSpans().runs(row, Setting("line 1", 0.0)):
+            if isinstance(run, Run):
+                assert replayed(run).health().faults == {}

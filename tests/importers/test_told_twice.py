@@ -6,6 +6,8 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from importers.test_spans import BEGIN, pairs, runs, write
 
 from ts_importers.files import FileImporter
@@ -170,3 +172,33 @@ def test_exports_that_name_no_instrumentation(tmp_path: Path) -> None:
     dated = {"gen_ai.response.model": f"{model}-20250929"}
     parallel = [flat(0, f"chat {model}", {}), flat(1, f"chat {model}", {}), flat(2, f"chat {model}", dated)]
     assert len(runs(write(tmp_path / "b.jsonl", *parallel))) == 3
+
+
+TOLD = st.tuples(
+    st.sampled_from([FRAMEWORK, WRAPPER, CLIENT, ""]),
+    st.integers(0, 8),
+    st.integers(0, 8),
+    st.sampled_from([{}, COUNTS, {"gen_ai.usage.output_tokens": 40}, SAID]),
+    st.sampled_from(["", "msg_1", "msg_2"]),
+    st.booleans(),
+    st.none() | st.integers(0, 5),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TOLD, min_size=1, max_size=6), st.randoms())
+def test_the_order_of_the_files_does_not_matter(tmp_path: Path, told: list[Any], random: Any) -> None:
+    """And something is kept of every call, whatever encloses what."""
+    documents = []
+    for number, (scope, begin, took, said, response, failed, parent) in enumerate(told):
+        attributes = {**(LANGCHAIN if scope == FRAMEWORK else CLAUDE), **said}
+        ids = {"traceId": "1" * 32, "spanId": f"{number + 1:016x}"}
+        ids |= {"parentSpanId": f"{parent + 1:016x}"} if parent is not None else {}
+        status = {"status": FAILED} if failed else {}
+        attributes |= {"gen_ai.response.id": response} if response else {}
+        documents.append(tell(scope, begin / 4, (begin + took) / 4, attributes, **ids, **status))
+    found = runs(write(tmp_path / "a.json", *documents))
+    assert found
+    random.shuffle(documents)
+    shuffled = runs(write(tmp_path / "b.json", *documents))
+    assert sorted(found, key=lambda run: run.id) == sorted(shuffled, key=lambda run: run.id)
