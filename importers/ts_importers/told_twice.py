@@ -203,7 +203,7 @@ class Tellings:
         for other in possible:
             others = self._told(other.call)
             # nobody tells of one call twice: what the other has told of already was another call
-            if other.call != call and all(_differ(a, b) for a in own for b in others):
+            if other.call != call and all(_differ(a, b) and _same_model(a, b) for a in own for b in others):
                 self._db.execute("UPDATE tellings SET call = ? WHERE call = ?", (other.call, call))
                 return
 
@@ -252,6 +252,11 @@ def _may_be_one(a: _Span, b: _Span) -> bool:
         return False
     if (a.sent and b.sent and a.sent != b.sent) or (a.got and b.got and a.got != b.got):
         return False
+    return _same_model(a, b)
+
+
+def _same_model(a: _Span, b: _Span) -> bool:
+    """True if both called the same model, as far as they tell."""
     if a.model and b.model and not (a.model.startswith(b.model) or b.model.startswith(a.model)):
         return False
     # clients are used for other providers than the one that they are named after

@@ -127,6 +127,13 @@ def test_calls_of_another_model_beside_it_are_counted(tmp_path: Path) -> None:
     assert begun(imported(tmp_path, tell(FRAMEWORK, 0, 2, LANGCHAIN), tell(CLIENT, 0.1, 1.9, dated))) == [0]
 
 
+def test_what_names_no_model_does_not_join_two(tmp_path: Path) -> None:
+    nameless = {k: v for k, v in CLAUDE.items() if k != "gen_ai.request.model"}
+    gpt = {**LANGCHAIN, "gen_ai.request.model": "gpt-4o"}
+    told = tell(FRAMEWORK, 0, 2, gpt), tell(WRAPPER, 0.1, 1.9, nameless), tell(CLIENT, 0.2, 1.8, CLAUDE)
+    assert len(imported(tmp_path, *told)) == 2
+
+
 def test_many_calls_side_by_side_find_each_their_own(tmp_path: Path) -> None:
     outer = [tell(FRAMEWORK, 0.01 * n, 2 + 0.1 * n, LANGCHAIN) for n in range(9)]
     inner = [tell(CLIENT, 0.01 * n + 0.005, 1.9 + 0.1 * n, CLAUDE) for n in range(9)]
