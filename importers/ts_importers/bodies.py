@@ -191,6 +191,8 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         answer["model"] = model
     if tier:
         answer["service_tier"] = tier
+    if any(piece.get("type") == "message_start" for piece in pieces):
+        answer["type"] = "message"  # by which Anthropic's is told
     return answer
 
 

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
+from ts_langchain.capture.messages import ROLES, unwrap
 from ts_langchain.errors import UnreadableSource
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Documents:
         gzipped: It is gzipped.
         listed: It is one JSON list; known for certain once it has been read.
         printed: Its documents are objects of many lines each, as pretty-printers write them.
+        nested: A document holds several rows.
 
     Raises:
         UnreadableSource: It is not there; once it is read, also for a list that is too large or broken.
@@ -61,12 +63,13 @@ class Documents:
             start = file.read(4096).lstrip()
         self.listed = start.startswith(b"[")
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
+        self.nested = False
         self._elements: list[Any] | None = None
 
     @property
     def seekable(self) -> bool:
-        """True if a document can be read from its offset alone."""
-        return not (self.gzipped or self.listed or self.printed)
+        """True if a row can be read from its document's offset alone."""
+        return not (self.gzipped or self.listed or self.printed or self.nested)
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -125,7 +128,9 @@ class Documents:
                 return None
             msg = f"{self.path} begins like a JSON list but is none: {error}"
             raise UnreadableSource(msg) from error
-        return rows if isinstance(rows, list) else None
+        if not isinstance(rows, list):
+            return None
+        return [rows] if _is_conversation(rows) else rows
 
 
 def _objects(file: IO[bytes]) -> Iterator[Document]:
@@ -166,11 +171,25 @@ def _is_json(line: bytes) -> bool:
 
 
 def loads(raw: bytes) -> object:
-    """What a document says; None if it is no JSON."""
+    """What a document says, a bare list of messages as a conversation; None if it is no JSON."""
     try:
-        return orjson.loads(raw)
+        document = orjson.loads(raw)
     except ValueError:
         return None
+    return {"messages": document} if _is_conversation(document) else document
+
+
+def _is_conversation(document: object) -> bool:
+    return isinstance(document, list) and bool(document) and all(map(_is_message, document))
+
+
+def _is_message(value: object) -> bool:
+    """True for a message in OpenAI's, Anthropic's or one of LangChain's shapes."""
+    if not isinstance(value, dict):
+        return False
+    fields = unwrap(value)
+    told = str(fields.get("role") or fields.get("type")) in ROLES
+    return told and not fields.keys().isdisjoint(("content", "tool_calls"))
 
 
 def why_unreadable(raw: bytes, document: object) -> str:

@@ -7,14 +7,18 @@ then read as it comes; rows out of order, spans and several files are read throu
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ts_importers.base import Page, Position, Skipped
 from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
+from ts_importers.formats.attributes import attribute_names
 from ts_importers.formats.base import Setting
+from ts_importers.formats.continued import Continued
 from ts_importers.order import TimeOrder
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.fingerprint import text_hash
@@ -22,14 +26,20 @@ from ts_langchain.fingerprint import text_hash
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ts_importers.documents import Document
     from ts_importers.formats.base import Format, Row
     from ts_importers.order import Place
 
 PAGE_ROWS = 100
 PAGE_BYTES = 4_000_000
 PROBE_DOCUMENTS = 50
+PROBE_SPANS = 1_000
+MAX_PREFIXES = 20
 MAX_SCOPE = 400
+CONTINUED = ("exchanges", "litellm")
+"""Formats of which a row is told by the rows before it."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
+_NESTED = re.compile(rb'"child_runs"\s*:\s*\[\s*\{')
 
 
 class FileImporter:
@@ -74,6 +84,7 @@ class FileImporter:
             form = FORMATS[format] if format is not None else self._detect(documents)
             if form is not None:
                 self._files.append((documents, form))
+                documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
             if self._several:
                 documents.release()
         if not self._files:
@@ -88,11 +99,13 @@ class FileImporter:
         self.total, ordered = 0, not (self._several or any(f.spans or d.printed for d, f in self._files))
         if ordered:
             self.total, ordered = _scan(*self._files[0])
-            if not ordered:
+            if not ordered and not self._files[0][0].nested:
                 self.notices.append("rows are not in order of time: they are sorted while they are read")
         if not ordered:
             self._order = TimeOrder(self._files)
             self.total = self._order.total
+            if self.total and not self._order.calls and all(f.spans for _, f in self._files):
+                self.notices.append(self._describe_strangers())
         self._describe_assumptions()
 
     @property
@@ -145,10 +158,19 @@ class FileImporter:
             self.notices.append(
                 f"conversations without times: one message a second was assumed, at the prices of {self.day}"
             )
-        if names & {"exchanges", "litellm"}:
+        if self._is_continued():
             self.notices.append(
-                "requests that name no conversation: those that open with the same messages are taken for one"
+                "requests that name no conversation: one that goes on from an earlier prompt belongs to the same"
             )
+
+    def _describe_strangers(self) -> str:
+        """Says that none of the spans is a call, and what attributes they have."""
+        order = cast("TimeOrder", self._order)
+        rows = (place.row for place in islice(order.read(), PROBE_SPANS) if place.row is not None)
+        prefixes = sorted({".".join(name.split(".")[:2]) for row in rows for name in attribute_names(row)})
+        seen = f"their attributes are {', '.join(prefixes[:MAX_PREFIXES])}" if prefixes else "they have no attributes"
+        more = " and more" if len(prefixes) > MAX_PREFIXES else ""
+        return f"no span is a call of a model or a tool in a convention that is known: {seen}{more}"
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -161,14 +183,32 @@ class FileImporter:
         clock = float(start.get("clock") or self._epoch())
         page = Page([], self._position(line, offset, clock))
         size = 0
+        continued = self._continued_until(line)
         for found in self._rows(line, offset):
-            clock = self._take(found, clock, page)
+            clock = self._take(found, clock, page, continued)
             size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
                 yield page
                 page, size = Page([], self._position(found.line, found.offset, clock)), 0
         if page.runs or page.skipped or page.ignored:
             yield page
+
+    def _is_continued(self) -> bool:
+        """True if rows are told by the rows before them."""
+        alone = self._order is not None and self._order.alone > 0
+        return alone or any(f.name in CONTINUED for _, f in self._files)
+
+    def _continued_until(self, line: int) -> Continued:
+        """What the rows up to a line tell of the rows behind it."""
+        continued = Continued()
+        if line and self._is_continued():
+            clock, unread = self._epoch(), Page([], {})
+            for found in self._rows(0, 0):
+                if found.line > line:
+                    break
+                clock = self._take(found, clock, unread, continued)
+                unread = Page([], {})
+        return continued
 
     def _rows(self, line: int, offset: int) -> Iterator[_Found]:
         """Rows from a position on."""
@@ -193,7 +233,7 @@ class FileImporter:
             where = f"{documents.path.name} {place.where}" if self._several else place.where
             yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
 
-    def _take(self, found: _Found, clock: float, page: Page) -> float:
+    def _take(self, found: _Found, clock: float, page: Page, continued: Continued) -> float:
         """Reads a row into the page. Returns the made-up time after it."""
         if found.row is None:
             page.skipped.append(Skipped(found.where, found.why))
@@ -209,6 +249,8 @@ class FileImporter:
             self.provider,
             place.session if place is not None else None,
             place.node if place is not None else None,
+            place.usage if place is not None else None,
+            continued,
         )
         read = found.form.runs(found.row, setting)
         if not read:
@@ -284,10 +326,13 @@ def _scope(given: Sequence[Path]) -> str:
 
 def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
     """Number of rows, and whether they are in order of start time."""
-    count, ordered = 0, True
+    count, ordered = 0, not documents.nested
     text, last = b"", float("-inf")
-    for _, raw, _ in documents.read():
+    for document in documents.read():
+        raw = document.raw
         count += 1
+        if not documents.nested and form.name == "langsmith" and _is_nested(document):
+            documents.nested, ordered = True, False
         if not ordered:
             continue
         if form.name == "langsmith":  # much the largest files: without parsing
@@ -301,6 +346,11 @@ def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
             if at is not None:
                 ordered, last = at >= last, at
     return count, ordered
+
+
+def _is_nested(document: Document) -> bool:
+    """True for a run of LangSmith's that holds those inside it."""
+    return _NESTED.search(document.raw) is not None
 
 
 def _start_text(line: bytes) -> bytes:

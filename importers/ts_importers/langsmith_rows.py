@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, messages_of, params_of
-from ts_importers.values import MAX_USD, number, query_of, timestamp
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of
+from ts_importers.values import MAX_USD, number, parsed, query_of, timestamp
 from ts_langchain.call import SourceCost
 from ts_langchain.capture.answers import MAX_TOKENS
 from ts_langchain.replay import Run
@@ -24,7 +24,8 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
     """Reads one row.
 
     The row's `session_id` is LangSmith's *project*; the conversation is `thread_id`, or what the run's metadata
-    says. An optional field of a wrong type is left out; the row is skipped only without id, start or end.
+    says. Nested fields may be JSON strings, as tables keep them. An optional field of a wrong type is left out; the
+    row is skipped only without id, start or end.
 
     Returns:
         The run; None for rows that are no calls (chains, prompts, parsers); or why it cannot be read.
@@ -60,7 +61,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
     params = _dict(extra.get("invocation_params"))
     trace = row.get("trace_id")
     thread = row.get("thread_id")
-    tags = row.get("tags")
+    tags = parsed(row.get("tags"))
     usage = cost = None
     if run_type in ("llm", "embedding"):
         usage = _usage(row, metadata)
@@ -101,7 +102,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
 
 
 def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else _NOTHING
+    return value if isinstance(value, dict) else mapping(value) if type(value) is str else _NOTHING
 
 
 def _retrieved(inputs: dict[str, Any], outputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections import OrderedDict
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from ts_importers.documents import Documents, loads, why_unreadable
+from ts_importers.told_twice import Tellings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,8 +26,7 @@ BATCH = 1_000
 OPEN_FILES = 32
 MAX_DEPTH = 64
 KNOWN_SPANS = 20_000
-LONGEST_CALL = 3_600.0
-_NOTHING = ("", "", "", "", None, None, "", None, "", False)
+_NOTHING = ("", "", "", "", None, None, "", 0)
 
 
 class Place(NamedTuple):
@@ -40,7 +40,8 @@ class Place(NamedTuple):
         why: Why it could not.
         session: The conversation that its trace names.
         node: The node that an enclosing span names.
-        inner: It is a call that an enclosing span records as well.
+        inner: It is a call that another span records as well.
+        usage: Usage that a span of the same call tells, and this one does not.
         size: Its bytes.
     """
 
@@ -53,6 +54,7 @@ class Place(NamedTuple):
     node: str | None
     inner: bool
     size: int
+    usage: dict[str, Any] | None = None
 
 
 class TimeOrder:
@@ -63,10 +65,12 @@ class TimeOrder:
 
     Attributes:
         total: Number of rows.
+        calls: Number of spans that are calls.
+        alone: Number of model calls that name no conversation, and that no other span encloses.
     """
 
     def __init__(self, files: Sequence[tuple[Documents, Format]]) -> None:
-        self.total = 0
+        self.total = self.calls = self.alone = 0
         self._paths: list[Path | None] = []
         self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the index
         self._spans = any(f.spans for _, f in files)
@@ -76,9 +80,9 @@ class TimeOrder:
         self._db.execute("PRAGMA journal_mode=OFF")
         self._db.execute(
             "CREATE TABLE rows (started REAL, file INT, line INT, sub INT, offset INT, why TEXT,"
-            " id TEXT, parent TEXT, trace TEXT, kind TEXT, session TEXT, node TEXT, name TEXT,"
-            " ended REAL, counts TEXT, framework INT)"
+            " id TEXT, parent TEXT, trace TEXT, kind TEXT, session TEXT, node TEXT, name TEXT, seq INT)"
         )
+        self._tellings = Tellings(self._db)
         for number, (documents, form) in enumerate(files):
             self._paths.append(documents.path if documents.seekable and not form.spans else None)
             self._add(number, documents, form)
@@ -91,6 +95,7 @@ class TimeOrder:
         spooled = self._paths[file] is None
         before = float("-inf")
         rows: list[tuple[object, ...]] = []
+        told: list[tuple[object, ...]] = []
         for line, raw, offset in documents.read():
             if not raw.strip():
                 continue
@@ -108,23 +113,28 @@ class TimeOrder:
                 except TypeError:  # it can be parsed, but is too deep to be written
                     place, why = 0, "nested too deeply"
                 about = (key.id, key.parent, key.trace, key.kind, key.session, key.node, key.name)
-                call = (key.ended, key.counts, key.framework)
-                rows.append((before, file, line, sub, place, why, *about, *call))
+                seq = self.total + len(rows) + 1
+                rows.append((before, file, line, sub, place, why, *about, seq))
+                self.calls += bool(key.kind)
+                if key.telling is not None:
+                    told.append((seq, key.id, key.parent, key.trace, before, *key.telling))
                 if len(rows) >= BATCH:
-                    self._insert(rows)
+                    self._insert(rows, told)
             if not sub:
                 rows.append((before, file, line, 0, 0, "nothing in it", *_NOTHING))
-        self._insert(rows)
+        self._insert(rows, told)
 
     def _unpack(self, row: Row) -> int:
         offset = self._spool.tell()
         self._spool.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         return offset
 
-    def _insert(self, rows: list[tuple[object, ...]]) -> None:
-        self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+    def _insert(self, rows: list[tuple[object, ...]], told: list[tuple[object, ...]]) -> None:
+        self._db.executemany("INSERT INTO rows VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", rows)
+        self._tellings.add(told)
         self.total += len(rows)
         rows.clear()
+        told.clear()
 
     def _sort(self) -> None:
         db = self._db
@@ -132,12 +142,17 @@ class TimeOrder:
         db.execute("DROP TABLE rows")
         if self._spans:
             db.execute("CREATE INDEX by_id ON ordered (id)")
-            db.execute("CREATE INDEX by_counts ON ordered (counts, started) WHERE framework AND counts <> ''")
+            self._tellings.settle()
             db.execute(
                 "CREATE TABLE traces AS SELECT trace, session, min(rowid) FROM ordered"
                 " WHERE session IS NOT NULL GROUP BY trace"
             )
             db.execute("CREATE UNIQUE INDEX by_trace ON traces (trace)")
+            found = db.execute(
+                "SELECT count(*) FROM ordered o LEFT JOIN twins USING (seq) WHERE kind = 'llm' AND parent = ''"
+                " AND coalesce(kept, 1) AND NOT EXISTS (SELECT 1 FROM traces t WHERE t.trace = o.trace)"
+            )
+            self.alone = found.fetchone()[0]
         db.commit()
         self._spool.flush()
 
@@ -146,12 +161,12 @@ class TimeOrder:
     def read(self, after: int = 0) -> Iterator[Place]:
         """Rows behind the first `after` of the order."""
         found = self._db.execute(
-            "SELECT rowid, file, line, sub, offset, why, parent, trace, kind, session, node, name,"
-            " started, ended, counts, framework"
-            " FROM ordered WHERE rowid > ? ORDER BY rowid",
+            "SELECT ordered.rowid, file, line, sub, offset, why, parent, trace, kind, session, node, name,"
+            " kept, usage"
+            " FROM ordered LEFT JOIN twins USING (seq) WHERE ordered.rowid > ? ORDER BY ordered.rowid",
             (after,),
         )
-        for number, file, line, sub, offset, why, parent, trace, kind, session, node, name, *call in found:
+        for number, file, line, sub, offset, why, parent, trace, kind, session, node, name, kept, usage in found:
             where = f"line {line}" if sub <= 1 else f"line {line}, row {sub}"
             if why:
                 yield Place(number, file, where, None, why, None, None, False, 0)
@@ -161,30 +176,15 @@ class TimeOrder:
             inner = False
             if trace:
                 session = session or self._session_of(trace)
-                outer = self._span(parent) if parent and kind else None
+                outer = self._span(parent) if parent and kind and kind != "llm" else None
                 # a framework's span and its client library's: one call, told twice
                 inner = outer is not None and outer[1] == kind and (kind != "tool" or outer[3] == name)
-                inner = inner or self._is_told_by_the_framework(*call)
+                inner = inner or kept == 0
                 node = node or self._node_of(parent)
             if isinstance(row, dict):
-                yield Place(number, file, where, row, "", session, node, inner, len(raw))
+                yield Place(number, file, where, row, "", session, node, inner, len(raw), _dict(usage))
             else:
                 yield Place(number, file, where, None, "the file has changed meanwhile", None, None, False, 0)
-
-    def _is_told_by_the_framework(self, started: float, ended: float | None, counts: str, framework: bool) -> bool:
-        """True for a client library's span of a model call that LangChain has told as well.
-
-        OpenInference's spans of the two have nothing to do with each other; but one lies within the other, and they
-        count the same tokens.
-        """
-        if framework or not counts or ended is None:
-            return False
-        found = self._db.execute(
-            "SELECT 1 FROM ordered WHERE framework AND counts <> '' AND counts = ? AND started BETWEEN ? AND ?"
-            " AND ended >= ? LIMIT 1",
-            (counts, started - LONGEST_CALL, started, ended),
-        )
-        return found.fetchone() is not None
 
     def _raw(self, file: int, offset: int) -> bytes:
         path = self._paths[file]
@@ -225,3 +225,8 @@ class TimeOrder:
                 return span[2]
             span_id = span[0]
         return None
+
+
+def _dict(usage: str | None) -> dict[str, Any] | None:
+    found = loads(usage.encode()) if usage else None
+    return found if isinstance(found, dict) else None

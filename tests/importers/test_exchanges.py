@@ -194,6 +194,7 @@ def test_streams(tmp_path: Path) -> None:
     assert (first.usage.input_tokens, first.usage.output_tokens, first.answer_chars) == (9, 2, 5)
     assert (second.usage.input_tokens, second.usage.output_tokens, second.answer_chars) == (9, 2, 5)
     assert third.usage.input_tokens == 100
+    assert [c.provider for c in (first, second, third, fourth)] == ["openai", "anthropic", "openai", "openai"]
     assert fourth.answer == first.answer
 
 
@@ -266,16 +267,65 @@ def test_embeddings(tmp_path: Path) -> None:
     assert (call.kind, len(call.items), call.usage.input_tokens) == ("embedding", 2, 4)
 
 
-def test_without_a_session_those_that_open_alike_are_one_conversation(tmp_path: Path) -> None:
+def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path) -> None:
     def row(*said: str, first: str = "Where?") -> dict[str, Any]:
         messages = [{"role": "system", "content": "S"}, {"role": "user", "content": first}]
         messages += [{"role": "assistant", "content": s} for s in said]
-        return {"request": {**ASKED, "messages": messages}, "response": COMPLETION}
+        answer = {**COMPLETION, "id": f"{first}{len(said)}"}
+        return {"request": {**ASKED, "messages": messages}, "response": answer}
 
     source = FileImporter(write(tmp_path / "a.jsonl", row(), row("a"), row("a", "b"), row(first="When?")))
     sessions = [r.metadata["session_id"] for p in source.pages() for r in p.runs]
-    assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
-    assert "open with the same messages" in source.notices[-1]
+    assert sessions == ["Where?0"] * 3 + ["When?0"]
+    assert "goes on from an earlier prompt" in source.notices[-1]
+
+
+@pytest.mark.parametrize("gap", [0.1, 0.4, 5.0])
+def test_a_request_without_an_end_ends_before_the_next_of_its_conversation(tmp_path: Path, gap: float) -> None:
+    """Else its tool calls, which the next prompt holds, would not be known when that begins."""
+    rows = []
+    messages: list[Any] = [{"role": "user", "content": "Where?"}]
+    for n in range(6):
+        call = {**CALL, "id": f"c{n}"}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        answer = {**COMPLETION, "id": f"r{n}", "choices": [{"message": message, "finish_reason": "tool_calls"}]}
+        request = {**ASKED, "messages": messages}
+        rows.append({"timestamp": 1_788_000_000 + n * gap, "request": request, "response": answer})
+        messages = [*messages, message, {"role": "tool", "tool_call_id": f"c{n}", "content": "nowhere"}]
+    path = write(tmp_path / "a.jsonl", *rows)
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    assert [i.rule for i in ledger.incidents(history)] == ["tool_loop"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"trace_id": "t", "request": ASKED, "response": COMPLETION, "spans": []},
+        {"trace_id": "t", "request": {"messages": [["user", "Where?"]]}, "response": {"messages": []}, "state": "OK"},
+        {"request": {"path": "/health"}, "response": {"status": 200}},
+        {"request": ASKED, "response": {"ok": True}},
+    ],
+)
+def test_what_only_has_a_request_and_a_response_is_no_model_call(row: dict[str, Any]) -> None:
+    """Traces, as MLflow's tables keep them, and access logs."""
+    assert Exchanges().recognises(row) is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"request": ASKED, "response": COMPLETION},
+        {"request": {"body": ASKED}, "response": {"status_code": 429, "body": {}}},
+        {"request": ASKED, "response": None, "error": "timed out"},
+        {"request": RESPONSES_REQUEST, "response": RESPONSE},
+        {"request": ASKED, "response": 'data: {"choices": [{"delta": {"content": "Hi"}}]}'},
+        {"request": {"input": "a"}, "response": {"object": "list", "data": []}},
+        {"custom_id": "r", "response": {"body": COMPLETION}},
+    ],
+)
+def test_what_is_a_model_call(row: dict[str, Any]) -> None:
+    assert Exchanges().recognises(row) is not None
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from importers.fake_langsmith import agent_rows
 from importers.test_rows import odd, replayed
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, messages_to_dict
 
 from ts_importers.base import Importer
 from ts_importers.files import FileImporter
@@ -24,6 +26,8 @@ from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from langchain_core.messages import BaseMessage
 
 ROWS = sorted(agent_rows(30), key=lambda r: (r["start_time"], r["id"]))
 CALLS = [r["id"] for r in ROWS if r["run_type"] != "chain"]
@@ -173,6 +177,64 @@ def test_conversations_without_model_or_time(tmp_path: Path) -> None:
     assert summarise(priced, Import(named, priced).run()).as_dict()["unpriced_calls"] == 0
 
 
+def langchain_messages() -> list[BaseMessage]:
+    """A loop as LangChain keeps it in a graph's state, with what `langchain-openai` notes of each answer."""
+    about: dict[str, Any] = {"model_name": "gpt-4o", "model_provider": "openai", "finish_reason": "tool_calls"}
+    usage: Any = {"input_tokens": 1000, "output_tokens": 20, "total_tokens": 1020}
+    call: Any = {"name": "find", "args": {"what": "it"}, "type": "tool_call"}
+    turns = [
+        m
+        for n in range(3)
+        for m in (
+            AIMessage("", tool_calls=[{**call, "id": f"c{n}"}], response_metadata=about, usage_metadata=usage),
+            ToolMessage("nowhere", tool_call_id=f"c{n}", name="find"),
+        )
+    ]
+    return [
+        HumanMessage("where is it"),
+        *turns,
+        AIMessage("I do not know", response_metadata=about, usage_metadata=usage),
+    ]
+
+
+SHAPES = {
+    "model_dump": lambda messages: [m.model_dump() for m in messages],
+    "messages_to_dict": messages_to_dict,
+    "dumpd": dumpd,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("wrapped", ["state", "thread", "bare", "one bare"])
+def test_langchains_messages(tmp_path: Path, shape: str, wrapped: str) -> None:
+    messages = SHAPES[shape](langchain_messages())
+    row = {
+        "state": {"thread_id": "t", "messages": messages},
+        "thread": {"values": {"messages": messages}, "next": [], "checkpoint": {"thread_id": "t"}},
+        "bare": messages,
+        "one bare": messages,
+    }[wrapped]
+    data = json.dumps(row, indent=1).encode() if wrapped == "one bare" else lines([row])
+    source = FileImporter(write(tmp_path / "a.jsonl", data))
+    assert source.notices[0] == "detected: LangChain's messages"
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(source, ledger).run()
+    assert (history.runs, history.skipped) == (7, 0)
+    [incident] = ledger.incidents(history)
+    assert (incident.rule, incident.calls, incident.estimated) == ("tool_loop", 2, False)
+    assert incident.session_id == ("line-1" if "bare" in wrapped else "t")
+    [spend] = [s for s in ledger.spend(history) if s.model]
+    assert (spend.provider, spend.model, spend.input_tokens, spend.output_tokens) == ("openai", "gpt-4o", 4000, 80)
+    assert spend.unpriced_calls == 0
+
+
+def test_bare_lists_of_messages_are_conversations(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", lines([CHAT["messages"], [1, 2], CHAT["messages"], []]))
+    [page] = FileImporter(path).pages()
+    assert [r.metadata["session_id"] for r in page.runs] == ["line-1"] * 7 + ["line-3"] * 7
+    assert [s.why for s in page.skipped] == ["a list, not an object"] * 2
+
+
 def test_the_same_file_twice_counts_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", lines(ROWS))
     ledger = Ledger(tmp_path / "l.sqlite")
@@ -190,6 +252,50 @@ def test_what_follows_a_message_of_the_user_is_a_trace(tmp_path: Path) -> None:
     ids = [run.id for run in page.runs]
     assert len(set(ids)) == 4
     assert [run.trace_id for run in page.runs] == [ids[0].removesuffix("/0"), *(f"{ids[0][:-1]}{n}" for n in (2, 5, 8))]
+
+
+# --- LangSmith's runs in other clothes -------------------------------------------------------------
+
+
+def nested(rows: list[Any]) -> list[Any]:
+    """Runs as LangSmith's SDK gives them with `load_child_runs=True`: roots that hold those inside them."""
+    known = {r["id"]: {**r, "child_runs": []} for r in rows}
+    roots = []
+    for row in known.values():
+        parent = known.get(row["parent_run_id"])
+        if parent is None:
+            roots.append(row)
+        else:
+            inside = {k: v for k, v in row.items() if k not in ("parent_run_id", "trace_id", "thread_id")}
+            parent["child_runs"].append(inside)
+            known[row["id"]].update(child_runs=inside["child_runs"])
+    return roots
+
+
+def test_runs_within_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    trees = nested(ROWS)
+    assert 1 < len(trees) < len(ROWS)
+    flat = [r for p in FileImporter(write(tmp_path / "flat.jsonl", lines(ROWS))).pages() for r in p.runs]
+    plain = write(tmp_path / "a.jsonl", lines([*trees[1:], trees[0]]))
+    for source in (
+        FileImporter(plain),
+        FileImporter(write(tmp_path / "b.json", json.dumps(trees).encode())),
+        FileImporter([plain, write(tmp_path / "c.jsonl", b"")]),
+    ):
+        pages = list(source.pages())
+        assert [r for p in pages for r in p.runs] == flat
+        rest = [r for p in source.pages(pages[3].position) for r in p.runs]
+        assert rest == [r for p in pages[3:] for r in p.runs]
+
+
+def test_nested_fields_as_json_strings(tmp_path: Path) -> None:
+    """As a table of runs keeps them that was written to lines."""
+    fields = ("inputs", "outputs", "extra", "tags")
+    rows = [{**r, **{k: json.dumps(r[k]) for k in fields if k in r}} for r in ROWS]
+    plain = FileImporter(write(tmp_path / "a.jsonl", lines(ROWS)))
+    strings = FileImporter(write(tmp_path / "b.jsonl", lines(rows)))
+    assert [r for p in strings.pages() for r in p.runs] == [r for p in plain.pages() for r in p.runs]
 
 
 # --- several files ---------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_what_litellm_says_it_cost_is_what_we_say() -> None:
         assert ours.nano == pytest.approx(told.nano, abs=1)
 
 
-def test_conversations_are_those_that_were_named_or_open_alike(tmp_path: Path) -> None:
+def test_conversations_are_those_that_were_named_or_go_on(tmp_path: Path) -> None:
     calls, _ = imported(FILE)
     assert calls[0].session_id == calls[1].session_id == "sess-1"
     assert calls[2].session_id == calls[3].session_id != calls[4].session_id
@@ -73,6 +73,25 @@ def test_conversations_are_those_that_were_named_or_open_alike(tmp_path: Path) -
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(named) + "\n")
     assert imported(path)[0][0].session_id == "chat-7"
+
+
+def test_redacted_requests_are_not_one_conversation(tmp_path: Path) -> None:
+    """`turn_off_message_logging` writes one and the same prompt and answer for every request."""
+    said = "redacted-by-litellm"
+    message = {"role": "assistant", "content": said}
+    rows = [
+        {**ROWS[2], "id": f"r{n}", "litellm_call_id": f"c{n}", "trace_id": f"{n:08d}-0000-4000-8000-000000000000",
+         "startTime": 1_788_000_000 + n, "endTime": 1_788_000_000.5 + n,
+         "messages": [{"role": "user", "content": said}],
+         "response": {**ROWS[2]["response"], "choices": [{"finish_reason": "stop", "message": message}]}}
+        for n in range(12)
+    ]  # fmt: skip
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    calls, recorder = imported(path)
+    assert [c.session_id for c in calls] == [row["trace_id"] for row in rows]
+    assert recorder.incidents() == []
+    assert {c.usage.input_tokens for c in calls} == {2000}
 
 
 @given(st.sampled_from(ROWS), st.sampled_from(sorted(ROWS[0])), odd)

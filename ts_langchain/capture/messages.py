@@ -28,7 +28,7 @@ from ts_langchain.fingerprint import (
 if TYPE_CHECKING:
     from ts_langchain.call import Image
 
-_ROLES = {
+ROLES = {
     "human": "human",
     "user": "human",
     "HumanMessage": "human",
@@ -101,21 +101,21 @@ def read_message(message: object) -> Message:
     kind = type(message)
     if kind is dict or is_mapping(message):
         fields = unwrap(cast("Mapping[str, Any]", message))
-        role = _ROLES.get(str(fields.get("role") or fields.get("type")), "human")
+        role = ROLES.get(str(fields.get("role") or fields.get("type")), "human")
         content, calls, result_id = fields.get("content"), fields.get("tool_calls"), fields.get("tool_call_id")
         status = fields.get("status")
     elif kind is str:
         role, content, calls, result_id, status = "human", message, None, None, None
     elif kind is tuple or kind is list:
         pair = cast("Sequence[object]", message)
-        role = _ROLES.get(str(pair[0]), "human") if len(pair) == 2 else "human"
+        role = ROLES.get(str(pair[0]), "human") if len(pair) == 2 else "human"
         content = pair[1] if len(pair) == 2 else message
         calls = result_id = status = None
     else:
         name = getattr(message, "type", None)
         if name == "chat":
             name = getattr(message, "role", None)
-        role = _ROLES.get(str(name), "human")
+        role = ROLES.get(str(name), "human")
         content = getattr(message, "content", None)
         calls = getattr(message, "tool_calls", None) if role == "ai" else None
         result_id = status = None

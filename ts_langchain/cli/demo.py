@@ -92,7 +92,7 @@ def _replay(keep: Path | None) -> None:
         source = registered(IMPORTERS, "file")(path, model="gpt-4o", provider="openai", day=date(2024, 6, 20))
         ledger = Ledger(keep or Path(scratch) / "ledger.sqlite")
         history = Import(source, ledger, fresh=True).run()
-        history.label = {"file": path.name, "format": "OpenAI-style conversations"}
+        history.label = {"file": path.name, "format": "conversations"}
         print_summary(out, summarise(ledger, history))
         out.print("\nThe costliest incidents:")
         for incident, _ in zip(ledger.incidents(history), range(4), strict=False):

@@ -35,6 +35,18 @@ CONTENT = (
     "output.",
     "traceloop.entity.input",
     "traceloop.entity.output",
+    "langfuse.observation.input",
+    "langfuse.observation.output",
+    "tool_arguments",
+    "tool_response",
+)
+ANSWERS = (
+    "gen_ai.output",
+    "gen_ai.completion",
+    "llm.output_messages",
+    "output.",
+    "traceloop.entity.output",
+    "langfuse.observation.output",
 )
 
 
@@ -130,3 +142,13 @@ def named(*values: object) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)[:200]
     return None
+
+
+def attribute_names(row: Mapping[str, Any]) -> list[str]:
+    """The names of a span's attributes: of OTLP's pairs, of an object, of columns."""
+    found = row.get("attributes")
+    if isinstance(found, dict):
+        return [name for name in found if isinstance(name, str)]
+    if isinstance(found, list):
+        return [p["key"] for p in found if isinstance(p, dict) and isinstance(p.get("key"), str)]
+    return [name.removeprefix("attributes.") for name in row if name.startswith("attributes.")]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from ts_importers.formats.continued import Continued
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ts_importers.base import Skipped
+    from ts_importers.told_twice import Telling
     from ts_langchain.replay import Run
 
 Row: TypeAlias = "dict[str, Any]"
@@ -27,9 +30,7 @@ class Key:
         session: The conversation that the row names itself.
         node: The agent or graph node that the row names itself.
         name: Of tools: theirs.
-        ended: Of model calls: seconds since the epoch.
-        counts: Of model calls: the tokens that the span tells, empty if it tells none.
-        framework: Of model calls: LangChain told of it, and not the client library that it uses.
+        telling: Of model calls in spans: what tells whether another span records the same call.
     """
 
     started: float | None = None
@@ -40,9 +41,7 @@ class Key:
     session: str | None = None
     node: str | None = None
     name: str = ""
-    ended: float | None = None
-    counts: str = ""
-    framework: bool = False
+    telling: Telling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class Setting:
         provider: For rows that name no provider.
         session: The conversation that another span of the same trace names.
         node: The agent or graph node that an enclosing span names.
+        usage: Usage that another span of the same call tells, and this one does not.
+        continued: Tells the conversation of a request from the rows before it.
     """
 
     place: str
@@ -64,6 +65,8 @@ class Setting:
     provider: str | None = None
     session: str | None = None
     node: str | None = None
+    usage: dict[str, Any] | None = None
+    continued: Continued = field(default_factory=Continued)
 
 
 class Format(Protocol):

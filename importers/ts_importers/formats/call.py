@@ -10,8 +10,9 @@ from ts_langchain.capture.answers import MAX_TOKENS
 
 if TYPE_CHECKING:
     from ts_langchain.call import SourceCost
+    from ts_langchain.replay import Run
 
-# names that OpenTelemetry and OpenInference have for providers, and LangChain's for the same
+# names that OpenTelemetry and OpenInference have for providers, and LangChain's for the same; frameworks are none
 PROVIDERS = {
     "aws.bedrock": "amazon_bedrock",
     "aws": "amazon_bedrock",
@@ -29,6 +30,7 @@ PROVIDERS = {
     "moonshot_ai": "moonshotai",
     "x_ai": "xai",
     "langchain": "",
+    "strands-agents": "",
 }
 
 
@@ -48,6 +50,7 @@ class SpanCall:
         tool_call_id: Of tools: the model's request for it.
         metadata: Metadata of the app.
         tags: Tags.
+        error: What went wrong, where the attributes tell.
     """
 
     name: str | None = None
@@ -61,6 +64,26 @@ class SpanCall:
     tool_call_id: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def call_from_run(run: Run) -> SpanCall:
+    """The call of a run that was read from a service's own row."""
+    model, provider = (run.metadata.get(n) for n in ("ls_model_name", "ls_provider"))
+    return SpanCall(
+        run.name,
+        model if isinstance(model, str) else None,
+        provider if isinstance(provider, str) else None,
+        dict(run.inputs),
+        dict(run.outputs) if run.outputs is not None else None,
+        dict(run.invocation_params),
+        dict(run.usage) if run.usage is not None else None,
+        run.cost,
+        run.tool_call_id,
+        dict(run.metadata),
+        run.tags,
+        run.error,
+    )
 
 
 def provider_of(value: object) -> str | None:

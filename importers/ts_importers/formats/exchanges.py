@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
 from ts_importers.formats.base import Key, Row, Setting, first
+from ts_importers.formats.continued import Asked
+from ts_importers.redacted import says_nothing, without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
-from ts_langchain.capture.messages import read_message
 from ts_langchain.replay import Run
 
 _REQUEST = ("request", "request_body", "req")
@@ -19,6 +21,12 @@ _END = ("end_time", "ended_at", "response_created_at", "completed_at")
 _SESSION = ("session_id", "thread_id", "conversation_id")
 _SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
 _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
+_ASKED = frozenset({"model", "messages", "input", "prompt"})
+_ANSWERED = frozenset({"choices", "usage", "output", "data"})
+_INSTANT = 0.001
+_KEY = ("api_key_hash", "key_hash", "user_api_key_hash", "api_key_id")
+_FAMILY = re.compile("[a-z]+")
+_SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
 _DAY = 86_400.0
 
 
@@ -31,11 +39,16 @@ class Exchanges:
     spans = False
 
     def recognises(self, document: Row) -> str | None:
+        if "spans" in document:  # a trace, which may say what was requested and responded, too
+            return None
         said, answered = first(document, *_REQUEST), first(document, *_RESPONSE)
         if said is None:
             found = isinstance(answered, dict) and ("custom_id" in document or _looks_answered(_body(answered)))
         else:
-            found = bool(_body(said)) and any(k in document for k in (*_RESPONSE, "error"))
+            answer = answer_of(_inner(answered))
+            found = not _ASKED.isdisjoint(_body(said)) and (
+                _looks_answered(answer) or _error(document, answered, answer) is not None
+            )
         return self.title if found else None
 
     def rows(self, document: Row) -> tuple[Row]:
@@ -56,30 +69,46 @@ class Exchanges:
             return [Skipped(setting.place, "a request without its response")]
         started = _started(row)
         started = setting.clock if started is None else started
+        ended = _ended(row, started)
         named = first(row, "id", "request_id", "custom_id") or first(answer, "id")
         run_id = named if isinstance(named, str) else f"{setting.place}"
         messages = messages_of(request)
-        session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else _opening(messages))
         embeds = "embedding" in str(first(row, "url", "path") or answer.get("object") or "") or (
             isinstance(answer.get("data"), list) and "input" in request
         )
+        user = text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id"))
+        session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else None)
+        if session is None:
+            request_ = Asked(
+                run_id,
+                messages,
+                None if failed is not None else _message(answer),
+                _started(row),
+                ended,
+                failed is not None,
+                (user, text(first(row, *_KEY)), _family(request, answer), "embedding" if embeds else None),
+            )
+            session = setting.continued.conversation(request_)
         metadata: dict[str, Any] = {
             "ls_model_name": text(request.get("model")) or text(answer.get("model")) or setting.model,
             "ls_provider": text(row.get("provider")) or setting.provider or _provider(request, answer),
         }
         if isinstance(session, str) and session:
             metadata["session_id"] = session
-        if user := text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id")):
+        if user is not None:
             metadata["user_id"] = user
+        if says_nothing(messages):  # what is not known is no repeat
+            messages, answer = [], without_redacted(answer)
         return [
             Run(
                 run_id,
                 "embedding" if embeds else "llm",
                 metadata["ls_model_name"] or "request",
                 started,
-                _ended(row, started),
-                session if isinstance(session, str) and session else run_id,
-                inputs={"input": request.get("input")} if embeds else {"messages": messages},
+                # nobody knows; but it had ended when the next request of the conversation began
+                started + _INSTANT if ended is None else ended,
+                session if isinstance(session, str) and session else text(row.get("trace_id")) or run_id,
+                inputs={"input": request.get("input") if messages else None} if embeds else {"messages": messages},
                 outputs=answer if answer and failed is None else None,
                 error=failed,
                 metadata=metadata,
@@ -102,7 +131,7 @@ def _body(said: object) -> dict[str, Any]:
 
 
 def _looks_answered(body: dict[str, Any]) -> bool:
-    return bool({"choices", "usage"} & body.keys()) or body.get("type") == "message"
+    return not _ANSWERED.isdisjoint(body) or body.get("type") == "message"
 
 
 def _started(row: Row) -> float | None:
@@ -114,7 +143,8 @@ def _started(row: Row) -> float | None:
     return timestamp(body.get("created")) or timestamp(body.get("created_at"))
 
 
-def _ended(row: Row, started: float) -> float:
+def _ended(row: Row, started: float) -> float | None:
+    """When the answer had come; None if the log does not say."""
     for name in _END:
         found = timestamp(row.get(name))
         if found is not None:
@@ -124,7 +154,7 @@ def _ended(row: Row, started: float) -> float:
             took = number(row.get(name), _DAY * scale)
             if took is not None:
                 return started + took / scale
-    return started + 0.5
+    return None
 
 
 def _error(row: Row, answered: object, answer: dict[str, Any]) -> str | None:
@@ -151,17 +181,19 @@ def _session(row: Row, request: dict[str, Any]) -> str | None:
     return str(found)[:200] if isinstance(found, (str, int)) else None
 
 
-def _opening(messages: object) -> str | None:
-    """A name for the conversation that opens like this: by its first messages, up to the first from the user."""
-    if not isinstance(messages, list) or not messages:
-        messages = [messages] if isinstance(messages, str) else []
-    digests: list[int] = []
-    for message in messages[:8]:
-        read = read_message(message)
-        digests.append(read.digest)
-        if read.role == "human":
-            return f"opening-{hash(tuple(digests)) & 0xFFFF_FFFF_FFFF:012x}"
-    return None
+def _message(answer: dict[str, Any]) -> object:
+    """The message of an answer, as the next prompt repeats it."""
+    choices = answer.get("choices")
+    if isinstance(choices, list):
+        return mapping(choices[0]).get("message") if choices else None
+    return answer if "content" in answer else None
+
+
+def _family(request: dict[str, Any], answer: dict[str, Any]) -> str | None:
+    """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
+    model = text(request.get("model")) or text(answer.get("model")) or ""
+    found = _FAMILY.match(model.rpartition("/")[2].lower())
+    return None if found is None else _SIBLINGS.get(found[0], found[0])
 
 
 def _provider(request: dict[str, Any], answer: dict[str, Any]) -> str | None:

@@ -69,7 +69,7 @@ def span_of(row: Row) -> Span:
     said = first(status, "description", "message") or row.get("status_message")
     name = row.get("name")
     attributes = _attributes(row)
-    kind = row.get("span_kind")
+    kind, scope = row.get("span_kind"), first(row, "instrumentation_scope", "instrumentation_info", "scope")
     if "openinference" not in attributes and isinstance(kind, str) and kind in _KINDS and "gen_ai" not in attributes:
         attributes["openinference"] = {"span": {"kind": kind}}
     return Span(
@@ -83,6 +83,7 @@ def span_of(row: Row) -> Span:
         said if isinstance(said, str) else "",
         attributes,
         tuple(_events(row.get("events"))),
+        name if isinstance(scope, dict) and isinstance(name := scope.get("name"), str) else "",
     )
 
 

@@ -8,6 +8,7 @@ import orjson
 
 from ts_importers.formats.attributes import Attributes, at, named, objects
 from ts_importers.formats.call import SpanCall, count, provider_of, usage
+from ts_importers.told_twice import LONGEST_CALL
 from ts_importers.values import MAX_USD, number, parsed
 from ts_langchain.call import SourceCost
 
@@ -32,6 +33,8 @@ _PARAMS = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequen
 
 def kind_of(tree: Attributes) -> RunType | None:
     """What was called; None for agents, workflows, and spans that have nothing to do with models."""
+    if at(tree, "logfire", "span_type") == "pending_span":
+        return None  # announces a span that comes when it has ended
     operation = at(tree, "gen_ai", "operation", "name") or at(tree, "llm", "request", "type")
     kind = _OPERATIONS.get(str(operation).lower())
     if kind is not None:
@@ -77,6 +80,24 @@ def from_langchain(tree: Attributes) -> bool:
     return isinstance(told, dict) and ("ls_provider" in told or "ls_model_name" in told)
 
 
+def made_by(tree: Attributes) -> tuple[str | None, str | None]:
+    """The model that was called, and its provider."""
+    ai = tree.get("gen_ai")
+    told = at(tree, "traceloop", "association", "properties")  # LangChain's metadata, as OpenLLMetry hands it on
+    providers = at(ai, "provider", "name"), at(ai, "system"), at(told, "ls_provider")
+    models = at(ai, "response", "model"), at(ai, "request", "model"), at(told, "ls_model_name")
+    return (
+        named(*(None if m == "unknown" else m for m in models)),  # OpenLLMetry's word for what it does not know
+        next((p for value in providers if (p := provider_of(value))), None),
+    )
+
+
+def streamed_for(tree: Attributes) -> float | None:
+    """Of Logfire's record of a stream, which follows the request's own span and has no length: how long it took."""
+    found = at(tree, "duration") if at(tree, "logfire", "span_type") == "log" else None
+    return number(found, LONGEST_CALL)
+
+
 def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[str, Attributes]]) -> SpanCall:
     """Reads a call.
 
@@ -93,13 +114,9 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
     if user := named(at(tree, "user", "id"), at(tree, "enduser", "id"), at(tree, "gen_ai", "user")):
         call.metadata["user_id"] = user
     ai = tree.get("gen_ai")
-    told = at(tree, "traceloop", "association", "properties")  # LangChain's metadata, as OpenLLMetry hands it on
-    providers = at(ai, "provider", "name"), at(ai, "system"), at(told, "ls_provider")
-    call.provider = next((p for value in providers if (p := provider_of(value))), None)
-    models = at(ai, "response", "model"), at(ai, "request", "model"), at(told, "ls_model_name")
-    call.model = named(*(None if m == "unknown" else m for m in models))  # OpenLLMetry's word for what it does not know
+    call.model, call.provider = made_by(tree)
     if kind == "tool":
-        _tool(call, tree, span_name)
+        _tool(call, tree, span_name, events)
     elif kind == "retriever":
         call.name = named(at(ai, "data_source", "id"))
         query = at(ai, "retrieval", "query", "text")
@@ -160,6 +177,7 @@ def _model(call: SpanCall, tree: Attributes, events: list[tuple[str, Attributes]
 def usage_of(tree: Attributes) -> dict[str, Any] | None:
     """Tokens, in LangChain's shape; None if none were counted."""
     counts = at(tree, "gen_ai", "usage")
+    raw = parsed(at(counts, "raw"))  # Logfire: the provider's own
     return usage(
         count(at(counts, "input_tokens"), at(counts, "prompt_tokens")),
         count(at(counts, "output_tokens"), at(counts, "completion_tokens")),
@@ -167,17 +185,21 @@ def usage_of(tree: Attributes) -> dict[str, Any] | None:
             at(counts, "cache_read", "input_tokens"),
             at(counts, "cache_read_input_tokens"),
             at(counts, "details", "cache_read_tokens"),
+            at(raw, "cache_read_input_tokens"),
+            *(at(raw, f"{side}_tokens_details", "cached_tokens") for side in ("input", "prompt")),
         ),
         count(
             at(counts, "cache_creation", "input_tokens"),
             at(counts, "cache_write", "input_tokens"),
             at(counts, "cache_creation_input_tokens"),
             at(counts, "details", "cache_write_tokens"),
+            at(raw, "cache_creation_input_tokens"),
         ),
         count(
             at(counts, "reasoning", "output_tokens"),
             at(counts, "reasoning_tokens"),
             at(counts, "details", "reasoning_tokens"),
+            *(at(raw, f"{side}_tokens_details", "reasoning_tokens") for side in ("output", "completion")),
         ),
         count(at(counts, "audio", "input_tokens")),
         count(at(counts, "audio", "output_tokens")),
@@ -194,6 +216,19 @@ def _messages(ai: object) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": joined})
     for item in objects(at(ai, "input", "messages")) or objects(at(ai, "prompt")):
         messages += _of_parts(item)
+    return _joined_calls(messages)
+
+
+def _joined_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Answers to tool calls under the ids of those: OpenLLMetry has the ids of items there, of OpenAI's responses."""
+    asked: list[Any] = []
+    for message in messages:
+        if message.get("role") != "tool":
+            asked = [str(call["id"]) for call in message.get("tool_calls", ())]
+        elif asked:
+            item = asked.pop(0)
+            if item.startswith("fc_") and str(message.get("tool_call_id")).startswith("call_"):
+                message["tool_call_id"] = item
     return messages
 
 
@@ -257,6 +292,39 @@ def _content(value: object) -> str:
         return str(value)
 
 
+def _messages_of(role: object, item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The messages of one in OpenAI's shape, or in that of Bedrock's Converse, where blocks answer tool calls."""
+    blocks = parsed(item.get("content"))
+    if not isinstance(blocks, list) or not _is_converse(blocks):
+        return [_numbered(role, item)]
+    asked, results = [], []
+    for block in blocks:
+        if isinstance(call := block.get("toolUse"), dict):
+            asked.append(_asked(call.get("toolUseId"), call.get("name"), call.get("input")))
+        elif isinstance(result := block.get("toolResult"), dict):
+            content = _joined(result.get("content"))
+            results.append({"role": "tool", "tool_call_id": result.get("toolUseId"), "content": content})
+    rest = [b for b in blocks if not {"toolUse", "toolResult"} & b.keys()]
+    if results and not rest and not asked:
+        return results
+    message: dict[str, Any] = {"role": role, "content": _joined(rest)}
+    return [*results, {**message, "tool_calls": asked} if asked else message]
+
+
+def _is_converse(blocks: list[Any]) -> bool:
+    """True for blocks that say what they are by their only key, and not by a type."""
+    return bool(blocks) and all(
+        isinstance(b, dict) and "type" not in b and {"text", "json", "toolUse", "toolResult"} & b.keys() for b in blocks
+    )
+
+
+def _joined(blocks: object) -> str:
+    texts = [at(b, "text") for b in blocks] if isinstance(blocks, list) else [None]
+    return (
+        "".join(t for t in texts if isinstance(t, str)) if all(isinstance(t, str) for t in texts) else _content(blocks)
+    )
+
+
 def _numbered(role: object, item: dict[str, Any]) -> dict[str, Any]:
     """A message of OpenLLMetry, or in OpenAI's own shape."""
     content = parsed(item.get("content"))
@@ -289,15 +357,16 @@ def _from_events(events: list[tuple[str, Attributes]]) -> tuple[list[dict[str, A
             answers += [{"role": "assistant", "content": found}] if isinstance(found, str) else map_numbered(found)
         elif kind == "choice":
             message = parsed(attributes.get("message"))
-            item = message if isinstance(message, dict) else attributes
+            said_so = attributes if message is None else {"content": message}
+            item = message if isinstance(message, dict) else said_so
             reason = attributes.get("finish_reason")
-            answers.append({**_numbered("assistant", item), "finish_reason": reason})
+            answers += [{**m, "finish_reason": reason} for m in _messages_of("assistant", item)]
         elif kind.endswith(".message"):
             role = kind.removesuffix(".message")
-            message = _numbered(attributes.get("role") or role, attributes)
-            if role == "tool" and "tool_call_id" not in message and (answered := named(attributes.get("id"))):
-                message["tool_call_id"] = answered
-            said.append(message)
+            for message in _messages_of(attributes.get("role") or role, attributes):
+                if role == "tool" and "tool_call_id" not in message and (answered := named(attributes.get("id"))):
+                    message["tool_call_id"] = answered
+                said.append(message)
     return said, answers
 
 
@@ -309,21 +378,32 @@ def map_numbered(found: object) -> list[dict[str, Any]]:
 # --- tools and documents ---------------------------------------------------------------------------
 
 
-def _tool(call: SpanCall, tree: Attributes, span_name: str) -> None:
+def _tool(call: SpanCall, tree: Attributes, span_name: str, events: list[tuple[str, Attributes]]) -> None:
     tool = at(tree, "gen_ai", "tool")
     call.name = tool_name(tree, span_name)
     entity = at(tree, "traceloop", "entity")
-    given = parsed(at(tool, "call", "arguments"))
-    if given is None:
-        given = parsed(at(entity, "input"))
+    told = dict(events)  # Strands: what it was given and what it made are messages
+    givens = (
+        at(tool, "call", "arguments"),
+        at(entity, "input"),
+        tree.get("tool_arguments"),  # an older form of Pydantic AI
+        at(told.get("gen_ai.tool.message"), "content"),
+    )
+    mades = (
+        at(tool, "call", "result"),
+        at(entity, "output"),
+        tree.get("tool_response"),
+        at(told.get("gen_ai.choice"), "message"),
+    )
+    given = next((parsed(g) for g in givens if g is not None), None)
     asked = None
     if isinstance(given, dict) and "input_str" in given:  # OpenLLMetry: all that LangChain's hook was called with
         asked = at(given, "kwargs", "tool_call_id")
         given = next((parsed(given[k]) for k in ("inputs", "input_str") if given.get(k)), None)
     call.inputs = given if isinstance(given, dict) else {"input": given} if given is not None else {}
-    made = parsed(at(tool, "call", "result"))
-    if made is None:
-        made = parsed(at(entity, "output"))
+    made = next((parsed(m) for m in mades if m is not None), None)
+    if isinstance(made, list) and _is_converse(made):
+        made = _joined(made)
     if isinstance(made, dict) and "output" in made and not made.keys() - {"output", "kwargs"}:
         made = parsed(made["output"])
     call.outputs = {"output": made} if made is not None else None

@@ -9,12 +9,14 @@ from ts_importers.langsmith_rows import run_from_row
 from ts_importers.values import timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from ts_importers.base import Skipped
     from ts_langchain.replay import Run
 
 
 class LangSmithRuns:
-    """One run a row."""
+    """One run a row, or a run with those inside it (`child_runs`)."""
 
     name = "langsmith"
     title = "LangSmith runs"
@@ -25,8 +27,8 @@ class LangSmithRuns:
         found = "run_type" in document or ("dotted_order" in document and "start_time" in document)
         return self.title if found else None
 
-    def rows(self, document: Row) -> tuple[Row]:
-        return (document,)
+    def rows(self, document: Row) -> Iterable[Row]:
+        return _flat(document) if document.get("child_runs") else (document,)
 
     def key(self, row: Row) -> Key:
         return Key(timestamp(row.get("start_time")))
@@ -35,3 +37,21 @@ class LangSmithRuns:
         del setting
         run = run_from_row(row)
         return [run] if run is not None else []
+
+
+def _flat(document: Row) -> Iterator[Row]:
+    """A run and those inside it, which may leave out what they share with it."""
+    trace = document.get("trace_id") or document.get("id")
+    waiting = [(document, document.get("parent_run_id"), document.get("thread_id"))]
+    while waiting:
+        run, parent, thread = waiting.pop()
+        inside = run.get("child_runs")
+        flat = {k: v for k, v in run.items() if k != "child_runs"}
+        flat |= {
+            "trace_id": run.get("trace_id") or trace,
+            "parent_run_id": run.get("parent_run_id") or parent,
+            "thread_id": run.get("thread_id") or thread,
+        }
+        yield flat
+        if isinstance(inside, list):
+            waiting += [(child, run.get("id"), flat["thread_id"]) for child in inside if isinstance(child, dict)]

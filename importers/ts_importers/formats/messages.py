@@ -1,20 +1,23 @@
-"""Conversations as lists of OpenAI-style messages, mostly without times, usage or a model."""
+"""Conversations as lists of messages, in OpenAI's, Anthropic's or LangChain's shape; mostly without times."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from ts_importers.base import Skipped
+from ts_importers.bodies import mapping, text
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.values import timestamp
+from ts_langchain.capture.messages import read_message, unwrap
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NOTHING: Mapping[str, object] = {}
+_SESSION = ("session_id", "thread_id", "conversation_id", "id")
 
 
 class Conversations:
@@ -24,12 +27,16 @@ class Conversations:
     """
 
     name = "messages"
-    title = "OpenAI-style conversations"
-    expects = "messages"
+    title = "conversations"
+    expects = "messages, or values with messages"
     spans = False
 
     def recognises(self, document: Row) -> str | None:
-        return self.title if isinstance(document.get("messages"), list) else None
+        messages = _messages(document)
+        if not isinstance(messages, list):
+            return None
+        fields = [unwrap(m) for m in messages if isinstance(m, dict)]
+        return "LangChain's messages" if any("response_metadata" in f for f in fields) else self.title
 
     def rows(self, document: Row) -> tuple[Row]:
         return (document,)
@@ -38,22 +45,15 @@ class Conversations:
         return Key(_started(row))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
-        messages = row.get("messages")
+        messages = _messages(row)
         if not isinstance(messages, list):
             return [Skipped(setting.place, "no list of messages")]
         if not all(isinstance(m, dict) for m in messages):
             return [Skipped(setting.place, "a message is not an object")]
         started = _started(row)
         clock = setting.clock if started is None else started
-        session = first(row, "session_id", "thread_id", "conversation_id", "id")
-        session = setting.place.replace(" ", "-") if session is None else str(session)
-        named = row.get("model")
-        model = named if isinstance(named, str) and named else setting.model
-        metadata = {
-            "session_id": session,
-            "ls_model_name": model,
-            "ls_provider": row.get("provider") or setting.provider,
-        }
+        session = _session(row) or setting.place.replace(" ", "-")
+        about = {"session_id": session}
         tools = row.get("tools")
         params: dict[str, object] = {"tools": tools} if isinstance(tools, list) and tools else {}
         row_id = f"{session}#{setting.place.removeprefix('line ')}"
@@ -61,28 +61,30 @@ class Conversations:
         runs: list[Run | Skipped] = []
         asked: dict[str, tuple[str, object]] = {}
         for number, message in enumerate(messages):
-            role, at, run_id = message.get("role"), clock + number, f"{row_id}/{number}"
-            if role == "user":
-                trace = f"{row_id}/{number}"
-            elif role == "assistant":
-                _remember(message.get("tool_calls"), asked)
+            read, fields = read_message(message), unwrap(message)
+            at, run_id = clock + number, f"{row_id}/{number}"
+            if read.role == "human":
+                trace = run_id
+            elif read.role == "ai":
+                asked |= {call.id: (call.name or "tool", call.args) for call in read.tool_calls}
+                metadata = about | _model(row, fields, setting)
                 runs.append(
                     Run(
                         run_id,
                         "llm",
-                        model or "model",
+                        metadata["ls_model_name"] or "model",
                         at,
                         at + 0.5,
                         trace,
                         inputs={"messages": messages[:number]},
-                        outputs={"message": message, "usage": message.get("usage") or _NOTHING},
+                        outputs={"message": message, "usage": fields.get("usage") or _NOTHING},
                         metadata=metadata,
                         invocation_params=params,
                     )
                 )
-            elif role == "tool":
-                call_id = str(message.get("tool_call_id"))
-                name, args = asked.get(call_id, (str(message.get("name") or "tool"), None))
+            elif read.role == "tool" and str(fields.get("role")) != "user":  # Anthropic's are read out of the prompts
+                call_id = str(fields.get("tool_call_id"))
+                name, args = asked.get(call_id, (str(fields.get("name") or "tool"), None))
                 runs.append(
                     Run(
                         run_id,
@@ -93,11 +95,34 @@ class Conversations:
                         trace,
                         inputs=arguments(args),
                         outputs={"output": message},
-                        metadata=metadata,
+                        metadata=about | _model(row, {}, setting),
                         tool_call_id=call_id,
                     )
                 )
         return runs
+
+
+def _messages(row: Row) -> object:
+    """The messages; of a LangGraph thread's state those in its values."""
+    messages = row.get("messages")
+    return mapping(row.get("values")).get("messages") if messages is None else messages
+
+
+def _session(row: Row) -> str | None:
+    """The conversation that the row, or the state of a LangGraph thread, names."""
+    config = mapping(mapping(row.get("config")).get("configurable"))
+    places = (row, mapping(row.get("checkpoint")), config, mapping(row.get("metadata")))
+    found = next((v for p in places if (v := first(p, *_SESSION)) is not None), None)
+    return None if found is None else str(found)
+
+
+def _model(row: Row, fields: Mapping[str, object], setting: Setting) -> dict[str, Any]:
+    """The model and provider that the row names, or LangChain has noted with the message."""
+    told = mapping(fields.get("response_metadata"))
+    return {
+        "ls_model_name": text(row.get("model")) or text(first(told, "model_name", "model")) or setting.model,
+        "ls_provider": row.get("provider") or text(told.get("model_provider")) or setting.provider,
+    }
 
 
 def _started(row: Row) -> float | None:
@@ -106,17 +131,6 @@ def _started(row: Row) -> float | None:
         if started is not None:
             return started
     return None
-
-
-def _remember(calls: object, asked: dict[str, tuple[str, object]]) -> None:
-    for call in calls if isinstance(calls, list) else ():
-        if isinstance(call, dict):
-            function = call.get("function")
-            source = function if isinstance(function, dict) else call
-            asked[str(call.get("id"))] = (
-                str(source.get("name") or "tool"),
-                source.get("arguments", source.get("args")),
-            )
 
 
 def arguments(args: object) -> Mapping[str, object]:

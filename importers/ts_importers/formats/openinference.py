@@ -50,6 +50,13 @@ def from_langchain(tree: Attributes) -> bool:
     return "ls_provider" in (metadata := _metadata(tree)) or "ls_model_name" in metadata
 
 
+def made_by(tree: Attributes) -> tuple[str | None, str | None]:
+    """The model that was called, and its provider."""
+    llm = tree.get("llm")
+    model = named(at(llm, "response", "model_name"), at(llm, "model_name"), at(llm, "request", "model_name"))
+    return model, _provider(tree)
+
+
 def call_of(kind: RunType, tree: Attributes) -> SpanCall:
     """Reads a call."""
     call = SpanCall(metadata=_metadata(tree))
@@ -94,8 +101,7 @@ def _provider(tree: Attributes) -> str | None:
 
 def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     llm = tree.get("llm")
-    call.model = named(at(llm, "response", "model_name"), at(llm, "model_name"), at(llm, "request", "model_name"))
-    call.provider = _provider(tree)
+    call.model, call.provider = made_by(tree)
     params = parsed(at(llm, "invocation_parameters"))
     call.params = dict(params) if isinstance(params, dict) else {}
     tools = [parsed(at(t, "tool", "json_schema")) for t in objects(at(llm, "tools"))]
@@ -115,7 +121,7 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     if _is_result(made):
         call.outputs = made  # LangChain's own result, with all that the attributes leave out
     elif answers:
-        call.outputs = {"message": answers[0], "finish_reason": reason}
+        call.outputs = {"message": answers[0] if call.params.get("n") else _whole(answers), "finish_reason": reason}
     elif texts:
         call.outputs = {"message": {"role": "assistant", "content": texts[0]}, "finish_reason": reason}
     elif isinstance(made, dict):
@@ -126,6 +132,16 @@ def _model(call: SpanCall, tree: Attributes, given: Any, made: Any) -> None:
     sent, got, total = (number(at(llm, "cost", n), MAX_USD) for n in ("prompt", "completion", "total"))
     if sent is not None or got is not None or total is not None:
         call.cost = SourceCost(sent, got, total)
+
+
+def _whole(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """One answer of what OpenAI's responses API gives as several: reasoning, text and each call of a tool."""
+    calls = [asked for answer in answers for asked in answer.get("tool_calls", ())]
+    said = next(
+        (a["content"] for a in answers if isinstance(a["content"], str) and a["content"]), answers[0]["content"]
+    )
+    whole = {**answers[0], "content": said}
+    return {**whole, "tool_calls": calls} if calls else whole
 
 
 def _is_result(made: Any) -> bool:

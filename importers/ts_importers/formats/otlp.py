@@ -7,7 +7,7 @@ import binascii
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ts_importers.formats.attributes import CONTENT, Attributes, nested
+from ts_importers.formats.attributes import ANSWERS, CONTENT, Attributes, nested
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.formats.span import Span, key_of, run_from_span
 from ts_importers.values import LATEST
@@ -23,6 +23,12 @@ _SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrume
 _ERRORS = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 MAX_DEPTH = 40
 PROBE_SPANS = 50
+# attributes that tell whose spans these are
+_OWN = {
+    "openinference.span.kind": "OpenInference spans (OTLP)",
+    "langsmith.span.kind": "LangSmith's spans (OTLP)",
+    "langfuse.observation.type": "Langfuse's spans (OTLP)",
+}
 
 
 class OtlpSpans:
@@ -36,27 +42,29 @@ class OtlpSpans:
     def recognises(self, document: Row) -> str | None:
         if not isinstance(first(document, *_SPANS), list):
             return None
-        foreign = any(_is_openinference(row) for row in islice(self.rows(document), PROBE_SPANS))
-        return "OpenInference spans (OTLP)" if foreign else self.title
+        rows = islice(self.rows(document), PROBE_SPANS)
+        seen = {p.get("key") for row in rows for p in _objects(row.get("attributes"))}
+        return next((title for key, title in _OWN.items() if key in seen), self.title)
 
     def rows(self, document: Row) -> Iterator[Row]:
         for resource in _objects(first(document, *_SPANS)):
             for scope in _objects(first(resource, *_SCOPES)):
-                yield from _objects(scope.get("spans"))
+                about = first(scope, "scope", "instrumentationLibrary", "instrumentation_library")
+                name = about.get("name") if isinstance(about, dict) else None
+                for span in _objects(scope.get("spans")):
+                    yield {**span, "scope": name} if isinstance(name, str) and name else span
 
     def key(self, row: Row) -> Key:
         pairs = row.get("attributes")
-        if isinstance(pairs, list):
-            row = {**row, "attributes": [p for p in pairs if not _is_content(p)], "events": None}
-        return key_of(span_of(row))
+        if not isinstance(pairs, list):
+            return key_of(span_of(row))
+        kept = [p for p in pairs if not _is_content(p)]
+        left_out = {str(p["key"]).startswith(ANSWERS) for p in pairs if _is_content(p)}
+        return key_of(span_of({**row, "attributes": kept}), len(left_out))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
         run = run_from_span(span_of(row), setting)
         return [run] if run is not None else []
-
-
-def _is_openinference(row: Row) -> bool:
-    return any(p.get("key") == "openinference.span.kind" for p in _objects(row.get("attributes")))
 
 
 def _is_content(pair: object) -> bool:
@@ -81,6 +89,7 @@ def span_of(row: Row) -> Span:
         message if isinstance(message, str) else "",
         nested(attributes_of(row.get("attributes"))),
         events,
+        scope if isinstance(scope := row.get("scope"), str) else "",
     )
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
 
 from ts_importers.base import Skipped
-from ts_importers.formats import genai, openinference
+from ts_importers.formats import genai, langfuse_spans, langsmith_spans, openinference
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
-from ts_langchain.replay import Run
+from ts_importers.formats.call import count
+from ts_importers.formats.continued import Asked
+from ts_importers.told_twice import STREAM, Telling
+from ts_langchain.replay import Run, request_messages
 
 if TYPE_CHECKING:
     from ts_importers.formats.call import SpanCall
+    from ts_langchain.replay import RunType
 
 _CONTROL_FLOW = frozenset({"GraphInterrupt", "NodeInterrupt", "GraphBubbleUp", "ParentCommand"})
 # a status that says which exception it was: `RateLimitError: slow down`
@@ -35,6 +41,7 @@ class Span:
         status: What the status says.
         attributes: Attributes, as a tree.
         events: Events: name and attributes (flat, as they were recorded).
+        scope: The instrumentation that wrote it, empty where exports do not say.
     """
 
     trace_id: str
@@ -47,6 +54,7 @@ class Span:
     status: str
     attributes: Attributes = field(default_factory=dict)
     events: tuple[tuple[str, Attributes], ...] = ()
+    scope: str = ""
 
     @property
     def id(self) -> str:
@@ -54,21 +62,74 @@ class Span:
         return f"{self.trace_id}-{self.span_id}"
 
 
-def key_of(span: Span) -> Key:
-    """What has to be known of a span before others are read."""
+class _Spoken(Protocol):
+    """What every convention of attributes tells."""
+
+    def kind_of(self, tree: Attributes, /) -> RunType | None: ...
+    def usage_of(self, tree: Attributes, /) -> dict[str, Any] | None: ...
+    def from_langchain(self, tree: Attributes, /) -> bool: ...
+    def made_by(self, tree: Attributes, /) -> tuple[str | None, str | None]: ...
+
+
+def key_of(span: Span, content: int | None = None) -> Key:
+    """What has to be known of a span before others are read.
+
+    Args:
+        span: The span.
+        content: Whether it tells what was said, and what was answered, where that has been left out of it.
+    """
+    span = _with_its_length(span)
     tree = span.attributes
-    kind = openinference.kind_of(tree) if openinference.speaks(tree) else genai.kind_of(tree)
-    session = openinference.session_of(tree) or genai.session_of(tree)
-    node = openinference.node_of(tree) or genai.node_of(tree)
+    kind, session, node = _kind(span), _session(tree), _node(tree)
     parent = f"{span.trace_id}-{span.parent_id}" if span.parent_id else ""
     name = genai.tool_name(tree, span.name) if kind == "tool" else ""
     key = Key(span.started, span.id, parent, span.trace_id, kind or "", session, node, name)
-    if kind != "llm":
-        return key
-    spoken = openinference if openinference.speaks(tree) else genai
+    return replace(key, telling=_telling(span, content)) if kind == "llm" else key
+
+
+def _telling(span: Span, content: int | None) -> Telling | None:
+    """What tells whether another span records the same model call."""
+    tree = span.attributes
+    if not span.span_id or not span.trace_id or span.started is None or span.ended is None:
+        return None
+    spoken = _spoken(tree)
+    model, provider = spoken.made_by(tree)
+    framework = spoken.from_langchain(tree)
     used = spoken.usage_of(tree)
-    counts = f"{used['input_tokens']} {used['output_tokens']}" if used is not None else ""
-    return replace(key, ended=span.ended, counts=counts, framework=spoken.from_langchain(tree))
+    response = words(at(tree, "gen_ai", "response", "id"))
+    return Telling(
+        span.ended,
+        (span.scope or _teller(span, framework)) + (STREAM if genai.streamed_for(tree) is not None else ""),
+        framework,
+        provider or "",
+        model or "",
+        response or "",
+        _error(span) is not None,
+        _content(tree) if content is None else content,
+        count(used.get("input_tokens")) if used is not None else 0,
+        count(used.get("output_tokens")) if used is not None else 0,
+        orjson.dumps(used).decode() if used is not None else "",
+    )
+
+
+def _teller(span: Span, framework: bool) -> str:
+    """The instrumentation of a span that does not name it: by what it calls the operation."""
+    if framework:
+        return "langchain"
+    if "logfire" in span.attributes:
+        return "logfire"
+    return "openinference" if openinference.speaks(span.attributes) else span.name.partition(" ")[0]
+
+
+def _content(tree: Attributes) -> int:
+    said = ("gen_ai", "input", "messages"), ("gen_ai", "prompt"), ("llm", "input_messages"), ("input", "value")
+    answered = (
+        ("gen_ai", "output", "messages"),
+        ("gen_ai", "completion"),
+        ("llm", "output_messages"),
+        ("output", "value"),
+    )
+    return sum(any(at(tree, *place) is not None for place in places) for places in (said, answered))
 
 
 def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
@@ -77,9 +138,9 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     Returns:
         The run; None for spans that are no calls; or why it cannot be read.
     """
+    span = _with_its_length(span)
     tree = span.attributes
-    speaks = openinference.speaks(tree)
-    kind = openinference.kind_of(tree) if speaks else genai.kind_of(tree)
+    kind = _kind(span)
     if kind is None:
         return None
     if not span.span_id or not span.trace_id:
@@ -89,12 +150,14 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     error = _error(span)
     if span.ended is None and error is None:
         return Skipped(setting.place, "not ended")
-    call: SpanCall = (
-        openinference.call_of(kind, tree) if speaks else genai.call_of(kind, tree, span.name, _messages(span))
-    )
-    own = openinference.session_of(tree) or genai.session_of(tree)
-    session = own or setting.session
-    node = openinference.node_of(tree) or genai.node_of(tree) or setting.node
+    call = _call(kind, span)
+    error = call.error or error
+    session = _session(tree) or setting.session
+    trace = span.trace_id
+    if session is None and kind == "llm" and not span.parent_id:  # alone: no trace holds it together with others
+        session = setting.continued.conversation(_asked(span, call, error))
+        trace = session or trace
+    node = _node(tree) or setting.node
     metadata: dict[str, Any] = {**call.metadata}
     if session:
         metadata["session_id"] = session
@@ -110,7 +173,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.name or span.name or kind,
         span.started,
         max(span.started, span.ended if span.ended is not None else span.started),
-        span.trace_id,
+        trace,
         f"{span.trace_id}-{span.parent_id}" if span.parent_id else None,
         session,
         call.inputs,
@@ -119,9 +182,68 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.tags,
         metadata,
         call.params,
-        call.usage,
+        setting.usage or call.usage,
         call.cost,
         call.tool_call_id,
+    )
+
+
+def _kind(span: Span) -> RunType | None:
+    """What was called; None for all that is no call."""
+    spoken = _spoken(span.attributes)
+    kind = spoken.kind_of(span.attributes)
+    # LlamaIndex's function that puts a request together is a model call to OpenInference
+    if kind == "llm" and span.name.endswith("prepare_chat_with_tools") and spoken.usage_of(span.attributes) is None:
+        return None
+    return kind
+
+
+def _with_its_length(span: Span) -> Span:
+    took = genai.streamed_for(span.attributes)
+    return span if took is None or span.started is None else replace(span, started=span.started - took)
+
+
+def _spoken(tree: Attributes) -> _Spoken:
+    """Whose attributes these are."""
+    if openinference.speaks(tree):
+        return openinference
+    if langsmith_spans.speaks(tree):
+        return langsmith_spans
+    return langfuse_spans if langfuse_spans.speaks(tree) else genai
+
+
+def _session(tree: Attributes) -> str | None:
+    found = openinference.session_of(tree) or langsmith_spans.session_of(tree) or genai.session_of(tree)
+    return found or langfuse_spans.session_of(tree)
+
+
+def _node(tree: Attributes) -> str | None:
+    found = openinference.node_of(tree) or langsmith_spans.node_of(tree) or genai.node_of(tree)
+    return found or langfuse_spans.node_of(tree)
+
+
+def _call(kind: RunType, span: Span) -> SpanCall:
+    tree = span.attributes
+    if openinference.speaks(tree):
+        return openinference.call_of(kind, tree)
+    if langsmith_spans.speaks(tree) and langsmith_spans.writes_rows(tree):
+        return langsmith_spans.call_of(kind, tree, span.name)
+    if _spoken(tree) is langfuse_spans:
+        return langfuse_spans.call_of(tree, span.name, span.status if span.failed else None)
+    return genai.call_of(kind, tree, span.name, _messages(span))
+
+
+def _asked(span: Span, call: SpanCall, error: str | None) -> Asked:
+    """The request, as far as it tells which conversation it belongs to."""
+    user = call.metadata.get("user_id")
+    return Asked(
+        span.trace_id,
+        list(request_messages(call.inputs)),
+        at(call.outputs, "message"),
+        span.started,
+        span.ended,
+        error is not None,
+        (user if isinstance(user, str) else None, call.provider),
     )
 
 
@@ -137,6 +259,8 @@ def _error(span: Span) -> str | None:
         if name == "exception":
             kind = words(attributes.get("exception.type")) or kind
             message = str(attributes.get("exception.message") or "")
+            if kind == "Exception" and langsmith_spans.speaks(span.attributes):
+                return message or "Error"  # LangChain's own text, which names the type
             break
     else:
         if _TYPED.match(message):
