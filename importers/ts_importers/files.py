@@ -19,6 +19,7 @@ from ts_importers.formats import FORMATS
 from ts_importers.formats.base import Setting
 from ts_importers.formats.continued import Continued
 from ts_importers.order import TimeOrder
+from ts_importers.values import timestamp
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.fingerprint import text_hash
 
@@ -36,6 +37,7 @@ MAX_SCOPE = 400
 CONTINUED = ("exchanges", "litellm")
 """Formats of which a row is told by the rows before it."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
+_START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')
 _NESTED = re.compile(rb'"child_runs"\s*:\s*\[\s*\{')
 
 
@@ -307,24 +309,21 @@ def _scope(given: Sequence[Path]) -> str:
 def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
     """Number of rows, and whether they are in order of start time."""
     count, ordered = 0, not documents.nested
-    text, last = b"", float("-inf")
+    before: bytes | float = b""
     for document in documents.read():
-        raw = document.raw
         count += 1
         if not documents.nested and form.name == "langsmith" and _is_nested(document):
             documents.nested, ordered = True, False
         if not ordered:
             continue
-        if form.name == "langsmith":  # much the largest files: without parsing
-            started = _start_text(raw)
-            if started and text and len(started) == len(text) and started < text:
-                ordered = False
-            text = started or text
-        else:
-            row = loads(raw)
+        started: bytes | float = _start_text(document.raw) if form.name == "langsmith" else b""
+        if not started:  # LangSmith's, much the largest files, mostly go without parsing
+            row = loads(document.raw)
             at = form.key(row).started if isinstance(row, dict) else None
-            if at is not None:
-                ordered, last = at >= last, at
+            started = b"" if at is None else at
+        if started:
+            ordered = not before or not _is_earlier(started, before)
+            before = started
     return count, ordered
 
 
@@ -334,9 +333,13 @@ def _is_nested(document: Document) -> bool:
 
 
 def _start_text(line: bytes) -> bytes:
-    """The start time as it stands in the line; enough to compare neighbours by."""
-    at = line.find(b'"start_time"')
-    if at < 0:
-        return b""
-    first = line.find(b'"', at + 12)
-    return line[first + 1 : line.find(b'"', first + 1)][:26].rstrip(b"Z+")
+    """The start time as it stands in the line, enough to compare neighbours by; empty if it is no text."""
+    found = _START.search(line)
+    return found[1][:26].rstrip(b"Z+") if found is not None else b""
+
+
+def _is_earlier(started: bytes | float, before: bytes | float) -> bool:
+    if isinstance(started, bytes) and isinstance(before, bytes) and len(started) == len(before):
+        return started < before
+    at, last = (timestamp(t.decode(errors="replace")) if isinstance(t, bytes) else t for t in (started, before))
+    return at is not None and last is not None and at < last

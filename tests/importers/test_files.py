@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,7 @@ from ts_langchain.replay import Run
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from langchain_core.messages import BaseMessage
@@ -296,6 +298,26 @@ def test_nested_fields_as_json_strings(tmp_path: Path) -> None:
     plain = FileImporter(write(tmp_path / "a.jsonl", lines(ROWS)))
     strings = FileImporter(write(tmp_path / "b.jsonl", lines(rows)))
     assert [r for p in strings.pages() for r in p.runs] == [r for p in plain.pages() for r in p.runs]
+
+
+def _seconds(row: dict[str, Any]) -> int:
+    return round(datetime.fromisoformat(row["start_time"]).timestamp() * 1000)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [_seconds, lambda row: _seconds(row) / 1000, lambda row: row["start_time"].replace(".009652", "")],
+    ids=["milliseconds", "seconds", "texts of all lengths"],
+)
+def test_newest_first_is_sorted_whatever_times_look_like(tmp_path: Path, time: Callable[[Any], Any]) -> None:
+    """As tables of runs are written to lines, newest first."""
+    rows = [{**r, "start_time": time(r)} for r in ROWS]
+    newest_first = FileImporter(write(tmp_path / "a.jsonl", lines(rows[::-1])))
+    assert any("not in order" in n for n in newest_first.notices)
+    times = [r.started_at for p in newest_first.pages() for r in p.runs]
+    assert times == sorted(times)
+    oldest_first = FileImporter(write(tmp_path / "b.jsonl", lines(rows)))
+    assert not any("not in order" in n for n in oldest_first.notices)
 
 
 # --- several files ---------------------------------------------------------------------------------
