@@ -34,7 +34,7 @@ PAGE_ROWS = 100
 PAGE_BYTES = 4_000_000
 PROBE_DOCUMENTS = 50
 MAX_SCOPE = 400
-CONTINUED = ("exchanges", "litellm")
+CONTINUED = ("exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
 _START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')

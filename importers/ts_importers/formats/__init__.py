@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ts_importers.formats.exchanges import Exchanges
 from ts_importers.formats.flat_spans import FlatSpans, OpenInferenceSpans
+from ts_importers.formats.helicone import HeliconeRequests
 from ts_importers.formats.langsmith import LangSmithRuns
 from ts_importers.formats.litellm import LiteLlmLogs
 from ts_importers.formats.messages import Conversations
@@ -20,6 +21,7 @@ _ALL: tuple[Format, ...] = (
     OpenInferenceSpans(),
     FlatSpans(),
     LiteLlmLogs(),
+    HeliconeRequests(),
     Exchanges(),
     Conversations(),
 )
