@@ -36,9 +36,13 @@ PROBE_DOCUMENTS = 50
 MAX_SCOPE = 400
 CONTINUED = ("exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
+NESTED = ("langfuse", "langsmith")
+"""Formats of which a row may hold others."""
+PAGES = ("data", "runs")
+"""Where APIs put the rows of a page."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
 _START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')
-_NESTED = re.compile(rb'"child_runs"\s*:\s*\[\s*\{')
+_NESTED = re.compile(rb'"(?:child_runs|observations)"\s*:\s*\[\s*\{')
 
 
 class FileImporter:
@@ -80,10 +84,11 @@ class FileImporter:
         self._files: list[tuple[Documents, Format]] = []
         for file in files:
             documents = Documents(file)
-            form = FORMATS[format] if format is not None else self._detect(documents)
+            form = self._detect(documents) if format is None else _given(documents, FORMATS[format])
             if form is not None:
                 self._files.append((documents, form))
-                documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
+                if form.name in NESTED:
+                    documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
             if self._several:
                 documents.release()
         if not self._files:
@@ -128,11 +133,10 @@ class FileImporter:
             if not raw.strip():
                 continue
             document = loads(raw)
-            if isinstance(document, dict):
-                for form in FORMATS.values():
-                    if (title := form.recognises(document)) is not None:
-                        self.notices.append(f"{about}detected: {title}")
-                        return form
+            for form in FORMATS.values():
+                if (title := _recognised(documents, form, document)) is not None:
+                    self.notices.append(f"{about}detected: {title}")
+                    return form
             seen += 1
             if seen >= PROBE_DOCUMENTS:
                 break
@@ -306,13 +310,35 @@ def _scope(given: Sequence[Path]) -> str:
     return f"{common[:MAX_SCOPE]}: {len(paths)} paths, {text_hash(names):016x}"
 
 
+def _given(documents: Documents, form: Format) -> Format:
+    """The format that was asked for, its rows unwrapped if the file holds pages of an API."""
+    for document in islice(documents.read(), PROBE_DOCUMENTS):
+        if _recognised(documents, form, loads(document.raw)) is not None:
+            break
+    return form
+
+
+def _recognised(documents: Documents, form: Format, document: object) -> str | None:
+    """What a document is in a format, for people; a page of an API is what its rows are."""
+    if not isinstance(document, dict):
+        return None
+    title = form.recognises(document)
+    for name in PAGES if title is None else ():
+        rows = document.get(name)
+        for row in rows[:PROBE_DOCUMENTS] if isinstance(rows, list) else ():
+            if isinstance(row, dict) and (title := form.recognises(row)) is not None:
+                documents.wrapped = name
+                return f"{title}, in pages of an API"
+    return title
+
+
 def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
     """Number of rows, and whether they are in order of start time."""
     count, ordered = 0, not documents.nested
     before: bytes | float = b""
     for document in documents.read():
         count += 1
-        if not documents.nested and form.name == "langsmith" and _is_nested(document):
+        if not documents.nested and form.name in NESTED and _is_nested(document):
             documents.nested, ordered = True, False
         if not ordered:
             continue
@@ -328,7 +354,7 @@ def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
 
 
 def _is_nested(document: Document) -> bool:
-    """True for a run of LangSmith's that holds those inside it."""
+    """True for a run of LangSmith's, or a trace of Langfuse's, that holds those inside it."""
     return _NESTED.search(document.raw) is not None
 
 

@@ -411,3 +411,60 @@ def test_one_field_of_a_conversation_of_any_type(where: str, field: str, value: 
     for run in form.runs(row, Setting("line 1", 1_788_000_000.0)):
         if isinstance(run, Run):
             assert replayed(run).health().faults == {}
+
+
+# --- what services gave, saved ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data", "runs"])
+@pytest.mark.parametrize("pages", [1, 3])
+@pytest.mark.parametrize("given_format", [None, "langsmith"])
+def test_pages_of_an_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, pages: int, given_format: str | None
+) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    saved = [{name: ROWS[n::pages], "cursors": {"next": None}} for n in range(pages)]
+    path = write(tmp_path / "a.json", lines(saved) if pages > 1 else json.dumps(saved[0], indent=2).encode())
+    source = FileImporter(path, format=given_format)
+    if given_format is None:
+        assert source.notices[0] == "detected: LangSmith runs, in pages of an API"
+    assert source.total == len(ROWS)
+    read = list(source.pages())
+    assert sorted(r.id for p in read for r in p.runs) == sorted(CALLS)
+    rest = [r.id for p in FileImporter(path).pages(read[2].position) for r in p.runs]
+    assert rest == [r.id for p in read[2:] for r in p.runs]
+
+
+def test_a_page_of_something_else_is_refused(tmp_path: Path) -> None:
+    for number, rows in enumerate(([{"object": "model"}], [], "text", [1, 2])):
+        with pytest.raises(UnreadableSource, match="nothing that is known"):
+            FileImporter(write(tmp_path / f"{number}.json", lines([{"data": rows}])))
+
+
+def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
+    def observation(number: int, kind: str, **more: Any) -> dict[str, Any]:
+        at = f"2026-09-01T10:00:{number:02d}Z"
+        about = {"id": f"o{number}", "traceId": "t", "type": kind, "startTime": at, "endTime": at, "output": "It is."}
+        return {**about, "parentObservationId": None, "input": [{"role": "user", "content": f"{number}?"}], **more}
+
+    used = {"model": "gpt-4o", "usageDetails": {"input": 100, "output": 10, "total": 110}}
+    rows = [
+        observation(0, "SPAN"),
+        observation(1, "GENERATION", **used),
+        observation(2, "TOOL"),
+        observation(3, "AGENT"),
+    ]
+    trace = {"id": "t", "timestamp": "2026-09-01T10:00:00Z", "sessionId": "s", "userId": "ada", "observations": rows}
+    flat = FileImporter(write(tmp_path / "a.json", json.dumps(rows[::-1]).encode()))
+    assert flat.notices[0] == "detected: Langfuse observations"
+    [page] = flat.pages()
+    assert [(r.id, r.run_type, r.thread_id) for r in page.runs] == [("o1", "llm", None), ("o2", "tool", None)]
+    assert page.ignored == 2
+    for name, data in (("b.jsonl", lines([trace])), ("c.json", json.dumps({"data": [trace]}).encode())):
+        [page] = FileImporter(write(tmp_path / name, data)).pages()
+        assert [(r.id, r.trace_id, r.thread_id, r.metadata["user_id"]) for r in page.runs] == [
+            ("o1", "t", "s", "ada"),
+            ("o2", "t", "s", "ada"),
+        ]
+        assert page.runs[0].usage is not None
+        assert page.runs[0].usage["input_tokens"] == 100

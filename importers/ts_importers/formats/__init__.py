@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ts_importers.formats.exchanges import Exchanges
 from ts_importers.formats.flat_spans import FlatSpans, OpenInferenceSpans
 from ts_importers.formats.helicone import HeliconeRequests
+from ts_importers.formats.langfuse import LangfuseObservations
 from ts_importers.formats.langsmith import LangSmithRuns
 from ts_importers.formats.litellm import LiteLlmLogs
 from ts_importers.formats.messages import Conversations
@@ -21,6 +22,7 @@ _ALL: tuple[Format, ...] = (
     OpenInferenceSpans(),
     FlatSpans(),
     LiteLlmLogs(),
+    LangfuseObservations(),
     HeliconeRequests(),
     Exchanges(),
     Conversations(),
