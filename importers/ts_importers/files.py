@@ -38,6 +38,13 @@ CONTINUED = ("exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
+TABLES = (".csv", ".tsv")
+WITHOUT_CALLS = {
+    "langsmith": "only runs of type llm, tool, retriever and embedding are; are those inside the root runs missing?",
+    "langfuse": "only generations, embeddings, tools and retrievers are",
+    "messages": "only messages of an assistant or a tool are",
+    "otlp": "only spans of model, tool, retriever and embedding calls are",
+}
 PAGES = ("data", "runs")
 """Where APIs put the rows of a page."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
@@ -143,9 +150,13 @@ class FileImporter:
         if not seen:
             self.notices.append(f"{about}the file is empty")
             return FORMATS["langsmith"]
+        hint = _hint(documents)
         if self._several:
-            self.notices.append(f"{about}left out: nothing in it is known")
+            self.notices.append(f"{about}left out: {hint or 'nothing in it is known'}")
             return None
+        if hint is not None:
+            msg = f"{documents.path} {hint}"
+            raise UnreadableSource(msg)
         expected = "; ".join(f"{f.title} ({f.expects})" for f in FORMATS.values())
         msg = (
             f"{documents.path} holds nothing that is known: the first {seen} lines have been looked at. Expected are "
@@ -176,14 +187,25 @@ class FileImporter:
         page = Page([], self._position(line, offset, clock))
         size = 0
         continued = self._continued_until(line)
+        rows, calls = 0, bool(line)
         for found in self._rows(line, offset):
             clock = self._take(found, clock, page, continued)
+            rows, calls = rows + 1, calls or bool(page.runs)
             size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
                 yield page
                 page, size = Page([], self._position(found.line, found.offset, clock)), 0
         if page.runs or page.skipped or page.ignored:
             yield page
+        if rows and not calls:
+            self._say_without_calls(rows)
+
+    def _say_without_calls(self, rows: int) -> None:
+        names = ["otlp" if f.spans else f.name for _, f in self._files]
+        why = "; ".join(dict.fromkeys(WITHOUT_CALLS[n] for n in names if n in WITHOUT_CALLS))
+        notice = f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else "")
+        if notice not in self.notices:
+            self.notices.append(notice)
 
     def _continued_until(self, line: int) -> Continued:
         """What the rows up to a line tell of the rows behind it."""
@@ -308,6 +330,20 @@ def _scope(given: Sequence[Path]) -> str:
     if len(scope) <= MAX_SCOPE:
         return scope
     return f"{common[:MAX_SCOPE]}: {len(paths)} paths, {text_hash(names):016x}"
+
+
+def _hint(documents: Documents) -> str | None:
+    """What to do with a file of another kind."""
+    with documents.path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1":
+        return "is Parquet: ts-langchain import parquet reads runs of LangSmith; save others as JSON lines"
+    if documents.path.name.removesuffix(".gz").endswith(TABLES):
+        return (
+            "is a table as text, in which nested values are lost; save it as JSON lines "
+            '(pandas: to_json(path, orient="records", lines=True)) and import that'
+        )
+    return None
 
 
 def _given(documents: Documents, form: Format) -> Format:

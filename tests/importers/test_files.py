@@ -468,3 +468,41 @@ def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
         ]
         assert page.runs[0].usage is not None
         assert page.runs[0].usage["input_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "hint"),
+    [
+        ("a.parquet", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
+        ("export", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
+        ("a.csv", b"id,run_type,inputs\n1,llm,{}\n", "lines=True"),
+        ("a.csv.gz", gzip.compress(b"id,run_type,inputs\n1,llm,{}\n"), "lines=True"),
+    ],
+)
+def test_files_of_another_kind_say_what_to_do(tmp_path: Path, name: str, data: bytes, hint: str) -> None:
+    with pytest.raises(UnreadableSource, match=hint):
+        FileImporter(write(tmp_path / name, data))
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([r for r in ROWS if r["run_type"] == "chain"], "those inside the root runs"),
+        ([{"messages": [{"role": "user", "content": "Hi"}]}], "of an assistant"),
+        ([{"request": {"model": "m"}, "response": {"choices": []}}, 5], None),
+    ],
+)
+def test_rows_without_calls_are_told(tmp_path: Path, rows: list[Any], why: str | None) -> None:
+    source = FileImporter(write(tmp_path / "a.jsonl", lines(rows)))
+    runs = [r for p in source.pages() for r in p.runs]
+    told = [n for n in source.notices if n.startswith("no calls")]
+    assert bool(told) is not bool(runs)
+    assert why is None or why in told[0]
+
+
+def test_rows_with_calls_are_not_said_to_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    source = FileImporter(write(tmp_path / "a.jsonl", lines(ROWS)))
+    last = list(source.pages())[-1]
+    list(source.pages(last.position))
+    assert source.notices == ["detected: LangSmith runs"]
