@@ -11,6 +11,7 @@ from ts_importers.formats.langfuse import LangfuseObservations
 from ts_importers.formats.langsmith import LangSmithRuns
 from ts_importers.formats.litellm import LiteLlmLogs
 from ts_importers.formats.messages import Conversations
+from ts_importers.formats.mlflow import MlflowTraces
 from ts_importers.formats.otlp import OtlpSpans
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _ALL: tuple[Format, ...] = (
     OtlpSpans(),
     OpenInferenceSpans(),
     FlatSpans(),
+    MlflowTraces(),
     LiteLlmLogs(),
     LangfuseObservations(),
     HeliconeRequests(),
