@@ -124,6 +124,9 @@ class Replay:
             tied.append(run)
             return
         if tied and run.started_at < tied[0].started_at:
+            if run.started_at >= self._watermark:
+                self._end_until(run.started_at)
+                self._watermark = run.started_at
             self._start(run)
             self._end_until(self._watermark)
             return

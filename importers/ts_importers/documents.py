@@ -45,6 +45,7 @@ class Documents:
         listed: It is one JSON list; known for certain once it has been read.
         printed: Its documents are objects of many lines each, as pretty-printers write them.
         nested: A document holds several rows.
+        wrapped: Of pages of an API: under which name each holds its rows.
 
     Raises:
         UnreadableSource: It is not there; once it is read, also for a list that is too large or broken.
@@ -64,12 +65,13 @@ class Documents:
         self.listed = start.startswith(b"[")
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
         self.nested = False
+        self.wrapped: str | None = None
         self._elements: list[Any] | None = None
 
     @property
     def seekable(self) -> bool:
         """True if a row can be read from its document's offset alone."""
-        return not (self.gzipped or self.listed or self.printed or self.nested)
+        return not (self.gzipped or self.listed or self.printed or self.nested or self.wrapped)
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -91,6 +93,24 @@ class Documents:
 
     def read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
         """Documents after so many lines (or elements), which end at `offset`."""
+        if self.wrapped is not None:
+            for number, raw in enumerate(self._unwrapped(self.wrapped), 1):
+                if number > line:
+                    yield Document(number, raw, 0)
+            return
+        yield from self._read(line, offset)
+
+    def _unwrapped(self, name: str) -> Iterator[bytes]:
+        """The rows of all pages."""
+        for document in self._read():
+            page = loads(document.raw)
+            rows = page.get(name) if isinstance(page, dict) else None
+            if isinstance(rows, list):
+                yield from map(_dumps, rows)
+            elif document.raw.strip():
+                yield document.raw
+
+    def _read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
         if self.listed and self._elements is None:
             self._elements = self._load_list()
             self.listed = self._elements is not None

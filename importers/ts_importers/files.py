@@ -20,6 +20,7 @@ from ts_importers.formats.attributes import attribute_names
 from ts_importers.formats.base import Setting
 from ts_importers.formats.continued import Continued
 from ts_importers.order import TimeOrder
+from ts_importers.values import timestamp
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.fingerprint import text_hash
 
@@ -36,10 +37,22 @@ PROBE_DOCUMENTS = 50
 PROBE_SPANS = 1_000
 MAX_PREFIXES = 20
 MAX_SCOPE = 400
-CONTINUED = ("exchanges", "litellm")
+CONTINUED = ("exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
+NESTED = ("langfuse", "langsmith")
+"""Formats of which a row may hold others."""
+TABLES = (".csv", ".tsv")
+WITHOUT_CALLS = {
+    "langsmith": "only runs of type llm, tool, retriever and embedding are; are those inside the root runs missing?",
+    "langfuse": "only generations, embeddings, tools and retrievers are",
+    "messages": "only messages of an assistant or a tool are",
+    "otlp": "only spans of model, tool, retriever and embedding calls are",
+}
+PAGES = ("data", "runs")
+"""Where APIs put the rows of a page."""
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
-_NESTED = re.compile(rb'"child_runs"\s*:\s*\[\s*\{')
+_START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')
+_NESTED = re.compile(rb'"(?:child_runs|observations)"\s*:\s*\[\s*\{')
 
 
 class FileImporter:
@@ -81,10 +94,11 @@ class FileImporter:
         self._files: list[tuple[Documents, Format]] = []
         for file in files:
             documents = Documents(file)
-            form = FORMATS[format] if format is not None else self._detect(documents)
+            form = self._detect(documents) if format is None else _given(documents, FORMATS[format])
             if form is not None:
                 self._files.append((documents, form))
-                documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
+                if form.name in NESTED:
+                    documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
             if self._several:
                 documents.release()
         if not self._files:
@@ -131,20 +145,23 @@ class FileImporter:
             if not raw.strip():
                 continue
             document = loads(raw)
-            if isinstance(document, dict):
-                for form in FORMATS.values():
-                    if (title := form.recognises(document)) is not None:
-                        self.notices.append(f"{about}detected: {title}")
-                        return form
+            for form in FORMATS.values():
+                if (title := _recognised(documents, form, document)) is not None:
+                    self.notices.append(f"{about}detected: {title}")
+                    return form
             seen += 1
             if seen >= PROBE_DOCUMENTS:
                 break
         if not seen:
             self.notices.append(f"{about}the file is empty")
             return FORMATS["langsmith"]
+        hint = _hint(documents)
         if self._several:
-            self.notices.append(f"{about}left out: nothing in it is known")
+            self.notices.append(f"{about}left out: {hint or 'nothing in it is known'}")
             return None
+        if hint is not None:
+            msg = f"{documents.path} {hint}"
+            raise UnreadableSource(msg)
         expected = "; ".join(f"{f.title} ({f.expects})" for f in FORMATS.values())
         msg = (
             f"{documents.path} holds nothing that is known: the first {seen} lines have been looked at. Expected are "
@@ -184,14 +201,25 @@ class FileImporter:
         page = Page([], self._position(line, offset, clock))
         size = 0
         continued = self._continued_until(line)
+        rows, calls = 0, bool(line)
         for found in self._rows(line, offset):
             clock = self._take(found, clock, page, continued)
+            rows, calls = rows + 1, calls or bool(page.runs)
             size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
                 yield page
                 page, size = Page([], self._position(found.line, found.offset, clock)), 0
         if page.runs or page.skipped or page.ignored:
             yield page
+        if rows and not calls:
+            self._say_without_calls(rows)
+
+    def _say_without_calls(self, rows: int) -> None:
+        names = ["otlp" if f.spans else f.name for _, f in self._files]
+        why = "; ".join(dict.fromkeys(WITHOUT_CALLS[n] for n in names if n in WITHOUT_CALLS))
+        notice = f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else "")
+        if notice not in self.notices:
+            self.notices.append(notice)
 
     def _is_continued(self) -> bool:
         """True if rows are told by the rows before them."""
@@ -324,39 +352,76 @@ def _scope(given: Sequence[Path]) -> str:
     return f"{common[:MAX_SCOPE]}: {len(paths)} paths, {text_hash(names):016x}"
 
 
+def _hint(documents: Documents) -> str | None:
+    """What to do with a file of another kind."""
+    with documents.path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1":
+        return "is Parquet: ts-langchain import parquet reads runs of LangSmith; save others as JSON lines"
+    if documents.path.name.removesuffix(".gz").endswith(TABLES):
+        return (
+            "is a table as text, in which nested values are lost; save it as JSON lines "
+            '(pandas: to_json(path, orient="records", lines=True)) and import that'
+        )
+    return None
+
+
+def _given(documents: Documents, form: Format) -> Format:
+    """The format that was asked for, its rows unwrapped if the file holds pages of an API."""
+    for document in islice(documents.read(), PROBE_DOCUMENTS):
+        if _recognised(documents, form, loads(document.raw)) is not None:
+            break
+    return form
+
+
+def _recognised(documents: Documents, form: Format, document: object) -> str | None:
+    """What a document is in a format, for people; a page of an API is what its rows are."""
+    if not isinstance(document, dict):
+        return None
+    title = form.recognises(document)
+    for name in PAGES if title is None else ():
+        rows = document.get(name)
+        for row in rows[:PROBE_DOCUMENTS] if isinstance(rows, list) else ():
+            if isinstance(row, dict) and (title := form.recognises(row)) is not None:
+                documents.wrapped = name
+                return f"{title}, in pages of an API"
+    return title
+
+
 def _scan(documents: Documents, form: Format) -> tuple[int, bool]:
     """Number of rows, and whether they are in order of start time."""
     count, ordered = 0, not documents.nested
-    text, last = b"", float("-inf")
+    before: bytes | float = b""
     for document in documents.read():
-        raw = document.raw
         count += 1
-        if not documents.nested and form.name == "langsmith" and _is_nested(document):
+        if not documents.nested and form.name in NESTED and _is_nested(document):
             documents.nested, ordered = True, False
         if not ordered:
             continue
-        if form.name == "langsmith":  # much the largest files: without parsing
-            started = _start_text(raw)
-            if started and text and len(started) == len(text) and started < text:
-                ordered = False
-            text = started or text
-        else:
-            row = loads(raw)
+        started: bytes | float = _start_text(document.raw) if form.name == "langsmith" else b""
+        if not started:  # LangSmith's, much the largest files, mostly go without parsing
+            row = loads(document.raw)
             at = form.key(row).started if isinstance(row, dict) else None
-            if at is not None:
-                ordered, last = at >= last, at
+            started = b"" if at is None else at
+        if started:
+            ordered = not before or not _is_earlier(started, before)
+            before = started
     return count, ordered
 
 
 def _is_nested(document: Document) -> bool:
-    """True for a run of LangSmith's that holds those inside it."""
+    """True for a run of LangSmith's, or a trace of Langfuse's, that holds those inside it."""
     return _NESTED.search(document.raw) is not None
 
 
 def _start_text(line: bytes) -> bytes:
-    """The start time as it stands in the line; enough to compare neighbours by."""
-    at = line.find(b'"start_time"')
-    if at < 0:
-        return b""
-    first = line.find(b'"', at + 12)
-    return line[first + 1 : line.find(b'"', first + 1)][:26].rstrip(b"Z+")
+    """The start time as it stands in the line, enough to compare neighbours by; empty if it is no text."""
+    found = _START.search(line)
+    return found[1][:26].rstrip(b"Z+") if found is not None else b""
+
+
+def _is_earlier(started: bytes | float, before: bytes | float) -> bool:
+    if isinstance(started, bytes) and isinstance(before, bytes) and len(started) == len(before):
+        return started < before
+    at, last = (timestamp(t.decode(errors="replace")) if isinstance(t, bytes) else t for t in (started, before))
+    return at is not None and last is not None and at < last

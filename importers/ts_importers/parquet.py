@@ -121,7 +121,8 @@ class ParquetImporter:
         if missing:
             msg = (
                 f"{self._shown} holds no LangSmith runs: columns {', '.join(missing)} are missing; "
-                f"there are {', '.join(list(columns)[:20])}"
+                f"there are {', '.join(list(columns)[:20])}. Expected is a bulk export of LangSmith, or a table of its "
+                "runs; save others as JSON lines and use ts-langchain import file"
             )
             raise UnreadableSource(msg)
         return columns

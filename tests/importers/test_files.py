@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +26,7 @@ from ts_langchain.replay import Run
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from langchain_core.messages import BaseMessage
@@ -298,6 +300,26 @@ def test_nested_fields_as_json_strings(tmp_path: Path) -> None:
     assert [r for p in strings.pages() for r in p.runs] == [r for p in plain.pages() for r in p.runs]
 
 
+def _seconds(row: dict[str, Any]) -> int:
+    return round(datetime.fromisoformat(row["start_time"]).timestamp() * 1000)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [_seconds, lambda row: _seconds(row) / 1000, lambda row: row["start_time"].replace(".009652", "")],
+    ids=["milliseconds", "seconds", "texts of all lengths"],
+)
+def test_newest_first_is_sorted_whatever_times_look_like(tmp_path: Path, time: Callable[[Any], Any]) -> None:
+    """As tables of runs are written to lines, newest first."""
+    rows = [{**r, "start_time": time(r)} for r in ROWS]
+    newest_first = FileImporter(write(tmp_path / "a.jsonl", lines(rows[::-1])))
+    assert any("not in order" in n for n in newest_first.notices)
+    times = [r.started_at for p in newest_first.pages() for r in p.runs]
+    assert times == sorted(times)
+    oldest_first = FileImporter(write(tmp_path / "b.jsonl", lines(rows)))
+    assert not any("not in order" in n for n in oldest_first.notices)
+
+
 # --- several files ---------------------------------------------------------------------------------
 
 
@@ -389,3 +411,98 @@ def test_one_field_of_a_conversation_of_any_type(where: str, field: str, value: 
     for run in form.runs(row, Setting("line 1", 1_788_000_000.0)):
         if isinstance(run, Run):
             assert replayed(run).health().faults == {}
+
+
+# --- what services gave, saved ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data", "runs"])
+@pytest.mark.parametrize("pages", [1, 3])
+@pytest.mark.parametrize("given_format", [None, "langsmith"])
+def test_pages_of_an_api(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, pages: int, given_format: str | None
+) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    saved = [{name: ROWS[n::pages], "cursors": {"next": None}} for n in range(pages)]
+    path = write(tmp_path / "a.json", lines(saved) if pages > 1 else json.dumps(saved[0], indent=2).encode())
+    source = FileImporter(path, format=given_format)
+    if given_format is None:
+        assert source.notices[0] == "detected: LangSmith runs, in pages of an API"
+    assert source.total == len(ROWS)
+    read = list(source.pages())
+    assert sorted(r.id for p in read for r in p.runs) == sorted(CALLS)
+    rest = [r.id for p in FileImporter(path).pages(read[2].position) for r in p.runs]
+    assert rest == [r.id for p in read[2:] for r in p.runs]
+
+
+def test_a_page_of_something_else_is_refused(tmp_path: Path) -> None:
+    for number, rows in enumerate(([{"object": "model"}], [], "text", [1, 2])):
+        with pytest.raises(UnreadableSource, match="nothing that is known"):
+            FileImporter(write(tmp_path / f"{number}.json", lines([{"data": rows}])))
+
+
+def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
+    def observation(number: int, kind: str, **more: Any) -> dict[str, Any]:
+        at = f"2026-09-01T10:00:{number:02d}Z"
+        about = {"id": f"o{number}", "traceId": "t", "type": kind, "startTime": at, "endTime": at, "output": "It is."}
+        return {**about, "parentObservationId": None, "input": [{"role": "user", "content": f"{number}?"}], **more}
+
+    used = {"model": "gpt-4o", "usageDetails": {"input": 100, "output": 10, "total": 110}}
+    rows = [
+        observation(0, "SPAN"),
+        observation(1, "GENERATION", **used),
+        observation(2, "TOOL"),
+        observation(3, "AGENT"),
+    ]
+    trace = {"id": "t", "timestamp": "2026-09-01T10:00:00Z", "sessionId": "s", "userId": "ada", "observations": rows}
+    flat = FileImporter(write(tmp_path / "a.json", json.dumps(rows[::-1]).encode()))
+    assert flat.notices[0] == "detected: Langfuse observations"
+    [page] = flat.pages()
+    assert [(r.id, r.run_type, r.thread_id) for r in page.runs] == [("o1", "llm", None), ("o2", "tool", None)]
+    assert page.ignored == 2
+    for name, data in (("b.jsonl", lines([trace])), ("c.json", json.dumps({"data": [trace]}).encode())):
+        [page] = FileImporter(write(tmp_path / name, data)).pages()
+        assert [(r.id, r.trace_id, r.thread_id, r.metadata["user_id"]) for r in page.runs] == [
+            ("o1", "t", "s", "ada"),
+            ("o2", "t", "s", "ada"),
+        ]
+        assert page.runs[0].usage is not None
+        assert page.runs[0].usage["input_tokens"] == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "hint"),
+    [
+        ("a.parquet", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
+        ("export", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
+        ("a.csv", b"id,run_type,inputs\n1,llm,{}\n", "lines=True"),
+        ("a.csv.gz", gzip.compress(b"id,run_type,inputs\n1,llm,{}\n"), "lines=True"),
+    ],
+)
+def test_files_of_another_kind_say_what_to_do(tmp_path: Path, name: str, data: bytes, hint: str) -> None:
+    with pytest.raises(UnreadableSource, match=hint):
+        FileImporter(write(tmp_path / name, data))
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([r for r in ROWS if r["run_type"] == "chain"], "those inside the root runs"),
+        ([{"messages": [{"role": "user", "content": "Hi"}]}], "of an assistant"),
+        ([{"request": {"model": "m"}, "response": {"choices": []}}, 5], None),
+    ],
+)
+def test_rows_without_calls_are_told(tmp_path: Path, rows: list[Any], why: str | None) -> None:
+    source = FileImporter(write(tmp_path / "a.jsonl", lines(rows)))
+    runs = [r for p in source.pages() for r in p.runs]
+    told = [n for n in source.notices if n.startswith("no calls")]
+    assert bool(told) is not bool(runs)
+    assert why is None or why in told[0]
+
+
+def test_rows_with_calls_are_not_said_to_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 7)
+    source = FileImporter(write(tmp_path / "a.jsonl", lines(ROWS)))
+    last = list(source.pages())[-1]
+    list(source.pages(last.position))
+    assert source.notices == ["detected: LangSmith runs"]

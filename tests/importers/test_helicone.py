@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from ts_importers.base import Importer, Skipped
 from ts_importers.bodies import assembled
+from ts_importers.files import FileImporter
 from ts_importers.helicone import HeliconeImporter
 from ts_importers.helicone_rows import run_from_request
 from ts_langchain.call import Usage
@@ -280,3 +281,25 @@ def test_one_field_of_any_type(field: str, value: Any) -> None:
         assert run.why
     else:
         assert replayed(run).health().faults == {}
+
+
+def test_rows_in_a_file(tmp_path: Path) -> None:
+    """What the request query gave, saved: the same runs, and a conversation where the rows name none."""
+    rows = sorted(ROWS, key=lambda r: r["request_created_at"])
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = FileImporter(path)
+    assert source.notices[0] == "detected: Helicone requests"
+    assert [r for p in source.pages() for r in p.runs] == [run_from_request(row) for row in rows]
+    bare = {k: v for k, v in rows[0].items() if k not in ("request_properties", "properties", "response_body")}
+    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Where?"}]}
+    told = {"choices": [{"message": {"role": "assistant", "content": "There."}, "finish_reason": "stop"}]}
+    further = [*asked["messages"], told["choices"][0]["message"], {"role": "user", "content": "And now?"}]
+    times = [f"2026-09-01T10:00:0{n}Z" for n in range(3)]
+    talk = [
+        {**bare, "request_id": f"r{n}", "request_created_at": at, "response_created_at": at, "response_body": told,
+         "request_body": {**asked, "messages": messages}}
+        for n, (at, messages) in enumerate(zip(times, (asked["messages"], further, asked["messages"]), strict=True))
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in talk))
+    assert [r.thread_id for p in FileImporter(path).pages() for r in p.runs] == ["r0", "r0", "r2"]

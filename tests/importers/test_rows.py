@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langsmith import traceable
 from langsmith.run_helpers import tracing_context
-from recorder import Wire, replay_of
+from recorder import Recorder, Wire, replay_of
 
 from ts_importers.base import Skipped
 from ts_importers.langsmith_rows import run_from_row
@@ -177,6 +177,17 @@ def test_a_clock_that_runs_backwards_is_not_believed() -> None:
     run = run_from_row({**GOOD, "end_time": "2026-08-01T10:00:00"})
     assert isinstance(run, Run)
     assert run.ended_at == run.started_at
+
+
+@pytest.mark.parametrize(("times", "late"), [([1, 2, 3], 0), ([3, 2, 1], 1), ([2, 1, 3], 0), ([5, 4, 3, 2, 1], 3)])
+def test_rows_that_come_too_late_are_counted(times: list[int], late: int) -> None:
+    """From the first one on; one row may still be put before the row that waits."""
+    recorder = Recorder()
+    replay = Replay(recorder)
+    for at in times:
+        replay.feed(Run(f"r{at}", "llm", "m", at, at + 0.5, "t"))
+    replay.finish()
+    assert (replay.late, len(recorder.seen)) == (late, len(times))
 
 
 def test_a_hundred_megabyte_argument_costs_no_more_than_its_beginning(tmp_path: Any) -> None:

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from ts_importers.formats.exchanges import Exchanges
 from ts_importers.formats.flat_spans import FlatSpans, OpenInferenceSpans
+from ts_importers.formats.helicone import HeliconeRequests
+from ts_importers.formats.langfuse import LangfuseObservations
 from ts_importers.formats.langsmith import LangSmithRuns
 from ts_importers.formats.litellm import LiteLlmLogs
 from ts_importers.formats.messages import Conversations
+from ts_importers.formats.mlflow import MlflowTraces
 from ts_importers.formats.otlp import OtlpSpans
 
 if TYPE_CHECKING:
@@ -19,7 +22,10 @@ _ALL: tuple[Format, ...] = (
     OtlpSpans(),
     OpenInferenceSpans(),
     FlatSpans(),
+    MlflowTraces(),
     LiteLlmLogs(),
+    LangfuseObservations(),
+    HeliconeRequests(),
     Exchanges(),
     Conversations(),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ MOST_PROMPTS = 20_000
 MOST_ALIKE = 8
 RETRIED_AFTER_FAILURE = 600.0
 RETRIED_AFTER_SUCCESS = 30.0
+_FAMILY = re.compile("[a-z]+")
+_SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
 
 
 class Asked(NamedTuple):
@@ -129,3 +132,9 @@ def _is_retry(last: _Last, asked: Asked) -> bool:
         return last.failed
     within = RETRIED_AFTER_FAILURE if last.failed else RETRIED_AFTER_SUCCESS
     return before <= at <= before + within
+
+
+def family_of(model: str | None) -> str | None:
+    """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
+    found = _FAMILY.match((model or "").rpartition("/")[2].lower())
+    return None if found is None else _SIBLINGS.get(found[0], found[0])

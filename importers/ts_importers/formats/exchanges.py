@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
+from ts_importers.bodies import answer_of, mapping, message_of, messages_of, params_of, text, usage_of
 from ts_importers.formats.base import Key, Row, Setting, first
-from ts_importers.formats.continued import Asked
+from ts_importers.formats.continued import Asked, family_of
 from ts_importers.redacted import says_nothing, without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
@@ -25,8 +24,6 @@ _ASKED = frozenset({"model", "messages", "input", "prompt"})
 _ANSWERED = frozenset({"choices", "usage", "output", "data"})
 _INSTANT = 0.001
 _KEY = ("api_key_hash", "key_hash", "user_api_key_hash", "api_key_id")
-_FAMILY = re.compile("[a-z]+")
-_SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
 _DAY = 86_400.0
 
 
@@ -79,14 +76,15 @@ class Exchanges:
         user = text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id"))
         session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else None)
         if session is None:
+            family = family_of(text(request.get("model")) or text(answer.get("model")))
             request_ = Asked(
                 run_id,
                 messages,
-                None if failed is not None else _message(answer),
+                None if failed is not None else message_of(answer),
                 _started(row),
                 ended,
                 failed is not None,
-                (user, text(first(row, *_KEY)), _family(request, answer), "embedding" if embeds else None),
+                (user, text(first(row, *_KEY)), family, "embedding" if embeds else None),
             )
             session = setting.continued.conversation(request_)
         metadata: dict[str, Any] = {
@@ -179,21 +177,6 @@ def _session(row: Row, request: dict[str, Any]) -> str | None:
     places = (row, mapping(row.get("metadata")), mapping(request.get("metadata")))
     found = next((v for p in places if (v := first(p, *_SESSION)) is not None), conversation)
     return str(found)[:200] if isinstance(found, (str, int)) else None
-
-
-def _message(answer: dict[str, Any]) -> object:
-    """The message of an answer, as the next prompt repeats it."""
-    choices = answer.get("choices")
-    if isinstance(choices, list):
-        return mapping(choices[0]).get("message") if choices else None
-    return answer if "content" in answer else None
-
-
-def _family(request: dict[str, Any], answer: dict[str, Any]) -> str | None:
-    """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
-    model = text(request.get("model")) or text(answer.get("model")) or ""
-    found = _FAMILY.match(model.rpartition("/")[2].lower())
-    return None if found is None else _SIBLINGS.get(found[0], found[0])
 
 
 def _provider(request: dict[str, Any], answer: dict[str, Any]) -> str | None:

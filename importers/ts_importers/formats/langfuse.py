@@ -1,0 +1,55 @@
+"""Langfuse's observations, and traces with theirs, as its API and its exports give them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ts_importers.formats.base import Key, Row, Setting
+from ts_importers.langfuse_rows import run_from_observation
+from ts_importers.values import timestamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ts_importers.base import Skipped
+    from ts_langchain.replay import Run
+
+_OF_TRACE = ("sessionId", "userId", "tags")
+
+
+class LangfuseObservations:
+    """One observation a row, or a trace that holds its observations."""
+
+    name = "langfuse"
+    title = "Langfuse observations"
+    expects = "traceId, type, startTime, or observations"
+    spans = False
+
+    def recognises(self, document: Row) -> str | None:
+        found = _is_observation(document) or any(map(_is_observation, _inside(document)))
+        return self.title if found else None
+
+    def rows(self, document: Row) -> Iterable[Row]:
+        if not (inside := _inside(document)):
+            return (document,)
+        trace = {k: document.get(k) for k in _OF_TRACE}
+        return [{"traceId": document.get("id"), **row, "trace": trace} for row in inside]
+
+    def key(self, row: Row) -> Key:
+        return Key(timestamp(row.get("startTime")))
+
+    def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
+        del setting
+        trace = row.get("trace")
+        run = run_from_observation(row, trace if isinstance(trace, dict) else None)
+        return [run] if run is not None else []
+
+
+def _is_observation(row: Row) -> bool:
+    return {"id", "type", "startTime"} <= row.keys() and not row.keys().isdisjoint({"traceId", "parentObservationId"})
+
+
+def _inside(document: Row) -> list[Row]:
+    """The observations of a trace."""
+    found = document.get("observations")
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
