@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ts_importers.files import FileImporter
 from ts_langchain import Policy, Sentinel, TokenSentinelHandler
 from ts_langchain.backtest import Backtest
+from ts_langchain.call import Prompt
 from ts_langchain.cli.app import app
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
@@ -92,6 +93,19 @@ MIXED = Policy.from_dict(
         },
     }
 )
+
+
+def test_behind_a_soft_budget_the_hard_one_ends_the_run() -> None:
+    """With a cheaper model the run would have gone on for longer: it is ended where that no longer fits either."""
+    given = [{"usd": 0.01, "do": "downgrade"}, {"usd": 0.011}]
+    for downgrade, saved in (({}, 2), ({"gpt-4o*": "gpt-4o-mini"}, 1)):
+        script = Script()
+        for number in range(6):
+            script.say("on", sent=1000, got=0, max_tokens=0, prompt=Prompt(number, 7, 1, 4000))
+        result = Backtest(policy(budgets=given, downgrade=downgrade)).run(script.calls)
+        found = {a.action: a.saved_calls for a in result.actions}
+        assert found.keys() == {"warn", "downgrade", "stop"}, found
+        assert found["stop"] == saved, found
 
 
 def test_the_same_decisions_as_live_on_recorded_agents(tmp_path: Path) -> None:
