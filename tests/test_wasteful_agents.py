@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, StateGraph
 from typing_extensions import TypedDict
@@ -62,6 +62,39 @@ def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
             {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
         )
     assert model.calls == 3
+
+
+@tool
+def get_order(number: str) -> str:
+    """Looks an order up."""
+    return f"order {number} is on its way"
+
+
+@pytest.mark.parametrize("tools", ["by id", "by arguments", "unseen"])
+@pytest.mark.parametrize("window", [99, 3])
+def test_a_loop_written_by_hand(tools: str, window: int) -> None:
+    """Each model call is a run of its own, under a system message with a clock; the history may be cut to a window."""
+    handler = TokenSentinelHandler(mode="block")
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
+    model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 9)
+    messages: list[Any] = [HumanMessage("Where is o1?")]
+    with pytest.raises(WasteBlocked):
+        for number in range(9):
+            answer = model.invoke([SystemMessage(f"It is {number} o'clock."), *messages[-window:]], config)
+            [call] = answer.tool_calls
+            if tools == "by id":
+                result = get_order.invoke({**call, "type": "tool_call"}, config)
+            else:
+                said = get_order.invoke(call["args"], config if tools == "by arguments" else None)
+                result = ToolMessage(said, tool_call_id=call["id"])
+            messages += [answer, result]
+    assert model.calls == 3
+    model = ScriptedChatModel(script=[call_tool("get_order", number="o1"), AIMessage("On its way.")])
+    messages = [HumanMessage("And now?")]
+    for _ in range(2):  # the next turn of the same conversation
+        answer = model.invoke(messages, config)
+        messages += [answer, *(get_order.invoke({**c, "type": "tool_call"}, config) for c in answer.tool_calls)]
+    assert model.calls == 2
 
 
 @tool

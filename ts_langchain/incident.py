@@ -52,6 +52,7 @@ class Incident:
         evidence: Hashes, lengths, counts and names of the last finding.
         root_id: The outermost run of the last finding that is as severe as the incident.
         request: If set, the request that is to be vetoed.
+        turn: The turn of that last finding, 0 if unknown.
         acted_at: Event time of the first decision of a policy about it, None without one.
         after_nano: The part of `wasted_nano` spent on calls begun after that decision: what it would have saved.
         after_tokens: The same in tokens.
@@ -83,6 +84,7 @@ class Incident:
     evidence: dict[str, int | float | str | bool | None] = field(default_factory=dict)
     root_id: str = ""
     request: int | None = None
+    turn: int = 0
     acted_at: float | None = None
     after_nano: int = 0
     after_tokens: int = 0
@@ -117,7 +119,7 @@ class Incident:
             self.call_ids = (*self.call_ids, *finding.calls)[:MAX_CALLS_LISTED]
         self.wasted_seconds += finding.seconds
         if finding.severity == self.severity:
-            self.root_id = call.root_id
+            self.root_id, self.turn = call.root_id, call.turn
         self.request = finding.request
         return rose
 

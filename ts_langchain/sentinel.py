@@ -615,11 +615,12 @@ class Sentinel:
             with self.faults.fail_open("on_decision callback"):
                 callback(copy.copy(decision))
 
-    def veto(self, session: Session, root_id: str, request: int, at: float) -> Incident | None:
+    def veto(self, session: Session, root_id: str, turn: int, request: int, at: float) -> Incident | None:
         """The incident because of which this model request should not be sent; None if it may go.
 
-        A loop is vetoed inside the run it happens in; the next run of the same session may go on. A retry storm
-        is vetoed by its request; once that has been silent for 30 s, it is let through to see how it is answered now.
+        A loop is vetoed inside the run and the turn it happens in; the next of the same session may go on. A retry
+        storm is vetoed by its request; once that has been silent for 30 s, it is let through to see how it is answered
+        now.
         """
         incidents = session.state.incidents
         if not incidents:
@@ -633,7 +634,7 @@ class Sentinel:
                 if incident.request is not None:
                     if incident.request == request and at - incident.last_seen_at <= RETRY_AFTER:
                         return copy.copy(incident)
-                elif incident.root_id == root_id:
+                elif incident.root_id == root_id or incident.turn == turn:
                     return copy.copy(incident)
         return None
 

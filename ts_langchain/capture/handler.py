@@ -290,7 +290,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         for call in unseen:
             self.sentinel.observe(call)
         if self.mode == "block":
-            incident = self.sentinel.veto(session, origin.root_id, request, at)
+            incident = self.sentinel.veto(session, origin.root_id, turn, request, at)
             if incident is not None:
                 raise WasteBlocked(incident)
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
