@@ -78,16 +78,21 @@ def test_a_loop_written_by_hand(tools: str, window: int) -> None:
     config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
     model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 9)
     messages: list[Any] = [HumanMessage("Where is o1?")]
+
+    def go_round(number: int) -> None:
+        answer = model.invoke([SystemMessage(f"It is {number} o'clock."), *messages[-window:]], config)
+        [call] = answer.tool_calls
+        if tools == "by id":
+            result = get_order.invoke({**call, "type": "tool_call"}, config)
+        else:
+            said = get_order.invoke(call["args"], config if tools == "by arguments" else None)
+            result = ToolMessage(said, tool_call_id=call["id"])
+        messages.extend((answer, result))
+
+    for number in range(3):
+        go_round(number)
     with pytest.raises(WasteBlocked):
-        for number in range(9):
-            answer = model.invoke([SystemMessage(f"It is {number} o'clock."), *messages[-window:]], config)
-            [call] = answer.tool_calls
-            if tools == "by id":
-                result = get_order.invoke({**call, "type": "tool_call"}, config)
-            else:
-                said = get_order.invoke(call["args"], config if tools == "by arguments" else None)
-                result = ToolMessage(said, tool_call_id=call["id"])
-            messages += [answer, result]
+        go_round(3)
     assert model.calls == 3
     model = ScriptedChatModel(script=[call_tool("get_order", number="o1"), AIMessage("On its way.")])
     messages = [HumanMessage("And now?")]
