@@ -149,6 +149,35 @@ def test_rows_under_one_long_system_message_that_nobody_caches() -> None:
     assert 0.8 * totals.nano < found.wasted_nano < totals.nano
 
 
+class Notes(TypedDict, total=False):
+    notes: str
+    rounds: int
+
+
+def test_a_loop_that_keeps_its_notes_in_the_prompt() -> None:
+    """No message history: each prompt is the question with all that was found behind it."""
+    model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 9)
+
+    def think(state: Notes) -> Notes:
+        question = f"Find out where order o1 is, and say when it will come. Notes so far:\n{state.get('notes', '')}"
+        [call] = model.invoke([SystemMessage("You look orders up."), HumanMessage(question)]).tool_calls
+        found = get_order.invoke({**call, "type": "tool_call"})
+        notes = f"{state.get('notes', '')}{call['args']}: {found.content}\n"
+        return {"notes": notes, "rounds": state.get("rounds", 0) + 1}
+
+    builder = StateGraph(Notes)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: END if s["rounds"] >= 9 else "think")
+    handler = TokenSentinelHandler(mode="block")
+    with pytest.raises(WasteBlocked):
+        builder.compile().invoke({}, {"callbacks": [handler], "recursion_limit": 99})
+    assert model.calls == 3
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity, found.calls) == ("tool_loop", "high", 2)
+    assert found.wasted_tokens > 0
+
+
 class Draft(TypedDict, total=False):
     draft: str
     verdict: str

@@ -279,7 +279,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-            turn = memory.begin(origin.root_id, reading)
+            turn, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None)
         if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
             self.model_nodes.add(origin.node)
         # numbers only: before Python 3.12 the hash of None is another one in each process
@@ -313,7 +313,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 temperature,
                 max_tokens=max_tokens,
                 turn=turn,
-                conversation=reading.conversation,
+                conversation=conversation,
             ),
         )
 

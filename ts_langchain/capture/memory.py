@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
+from ts_langchain.capture.messages import plain_text
 from ts_langchain.fingerprint import name_hash, text_hash
 from ts_langchain.recent import Recent
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MAX_REQUESTED = 20
 MAX_UNREAD = 8
 MAX_ROOTS = 4
+NOTES_CHARS = 40
 
 
 class Requested(NamedTuple):
@@ -43,14 +45,23 @@ class Root(NamedTuple):
     """The turn it is at."""
     opening: int
     """What the conversation of that turn opens with, 0 as long as no model was asked."""
+    length: int = 0
+    """Length of its newest prompt, where no model has spoken in it."""
+    text: int = 0
+    """Fingerprint of that prompt."""
+
+    def goes_on(self, said: str) -> bool:
+        """True if this prompt is the newest one, and more: notes are kept in the prompt itself."""
+        return len(said) >= self.length >= NOTES_CHARS and text_hash(said[: self.length]) == self.text
 
 
 class Memory:
     """Capture's part of a session's state.
 
     A *turn* is what an agent does in answer to one request: the calls that belong together, of which a loop is made.
-    It goes on as long as each prompt ends with the results of the turn's own tool calls. Another run, and in the same
-    run another conversation, is another turn: of a worker that starts afresh, of the next case of an evaluation.
+    It goes on as long as each prompt ends with the results of the turn's own tool calls, or is the one before with
+    notes behind it. Another run, and in the same run another conversation, is another turn: of a worker that starts
+    afresh, of the next case of an evaluation.
     """
 
     __slots__ = ("conversation", "requested", "roots", "turn", "unread")
@@ -71,11 +82,24 @@ class Memory:
             memory = state.capture = cls()
         return memory  # type: ignore[no-any-return]
 
-    def begin(self, root_id: str, reading: Reading) -> int:
-        """A model is asked in this run. Returns the number of its turn."""
+    def begin(self, root_id: str, reading: Reading, message: object) -> tuple[int, int]:
+        """A model is asked in this run.
+
+        Args:
+            root_id: The outermost run.
+            reading: What was read of the prompt.
+            message: Its last message.
+
+        Returns:
+            The number of its turn, and the conversation.
+        """
         key = text_hash(root_id)
         root, role = self.roots.get(key), reading.prompt.last_role
-        opening = reading.conversation if reading.fresh else 0
+        conversation = reading.conversation
+        said = plain_text(message) if reading.fresh else ""
+        if root is not None and root.opening and root.goes_on(said):
+            conversation = root.opening
+        opening = conversation if reading.fresh else 0
         answered = text_hash(reading.results[-1][0].tool_call_id) if reading.results and role == "tool" else None
         turn = self.unread.pop(answered, None) if answered is not None else None
         if turn is None:
@@ -86,8 +110,9 @@ class Memory:
                 turn = self.turn  # each call is a run of its own, and what was asked for has no id
             else:
                 turn = self._next()
-        self._at(key, Root(turn if root is None else root.first, turn, opening or (root.opening if root else 0) or 1))
-        return turn
+        first, before = (root.first, root.opening) if root is not None else (turn, 0)
+        self._at(key, Root(first, turn, opening or before or 1, len(said), text_hash(said)))
+        return turn, conversation
 
     def turn_of(self, root_id: str) -> int:
         """The turn of a call that no model has asked for: the one that its run began with."""
