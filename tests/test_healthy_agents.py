@@ -197,6 +197,15 @@ weather = tool("get_weather")(_weather)
 weather.handle_tool_error = True
 
 
+def _geocode(address: str) -> str:
+    """Looks."""
+    raise ToolException("address not found")
+
+
+geocode = tool("geocode")(_geocode)
+geocode.handle_tool_error = True
+
+
 def side_by_side(name: str, *given: dict[str, Any]) -> AIMessage:
     """Calls of one tool in one message."""
     calls: Any = [{"name": name, "args": g, "id": f"{name}{n}", "type": "tool_call"} for n, g in enumerate(given)]
@@ -487,6 +496,16 @@ def test_answers_of_a_cache_cost_nothing() -> None:
     assert handler.sentinel.incidents() == []
 
 
+def test_rows_of_a_batch_that_are_alike() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=[lambda _: AIMessage("positive")], temperature=0.0)
+    with handler.sentinel.session("rows"):
+        for number in range(40):
+            model.invoke(f"Label this review: {('fine', 'great', 'thanks')[number % 3]}", {"callbacks": [handler]})
+    assert model.calls == 40
+    assert {(i.rule, i.severity) for i in handler.sentinel.incidents()} == {("retry_storm", "low")}
+
+
 def test_samples_at_the_default_temperature() -> None:
     handler = TokenSentinelHandler(mode="block")
     model = ScriptedChatModel(script=[f"The answer is {40 + n}, for reason {n}." for n in range(10)])
@@ -511,3 +530,12 @@ def test_what_is_done_again_may_be_meant(name: str) -> None:
     app = create_agent(ScriptedChatModel(script=[*[call_tool(name, task="a")] * 5, DONE]), [act])
     app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
     assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]
+
+
+def test_places_that_are_not_on_the_map() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    script = [*(call_tool("geocode", address=w) for w in WORDS[:5]), DONE]
+    create_agent(ScriptedChatModel(script=script), [geocode]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("error_loop", "medium")]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call
     from ts_langchain.pricing import Cost
 
-MAX_CALLS_LISTED = 20
+MAX_CALLS_LISTED = 16
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Incident:
         suggestion: What to do about it.
         findings: Number of findings.
         calls: Number of calls that were waste.
-        call_ids: Ids of the first 20 of them.
+        call_ids: Ids of the first 16 of them.
         wasted_input_tokens: Input tokens that brought nothing, each counted for one incident only.
         wasted_output_tokens: Output tokens that brought nothing.
         wasted_nano: What they cost, in nano-dollars, as far as prices are known.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ts_langchain.incident import Bill, Incident
     from ts_langchain.pricing import Cost
 
-MAX_BILLS = 20
+MAX_BILLS = 18
 MAX_BILLS_IDLE = 3
 MAX_INCIDENTS = 10
 

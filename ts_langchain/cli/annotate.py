@@ -66,7 +66,7 @@ def annotate(
 ) -> None:
     """Writes incidents to where the runs are: LangSmith feedback, Langfuse scores.
 
-    Each call that an incident names (its first 20) gets one note `token_waste.RULE`: what happened, what to do, and as
+    Each call that an incident names (its first 16) gets one note `token_waste.RULE`: what happened, what to do, and as
     its score the call's even part of what the incident wasted, in US cents. No prompts, no answers.
 
     It can be repeated at will: what is there is left alone, what changed is brought up to date, and notes of incidents

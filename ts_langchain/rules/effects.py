@@ -24,8 +24,9 @@ _CHANGES = frozenset({
     "wait", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
-    "analyze", "browse", "calculate", "check", "count", "describe", "details", "diff", "fetch", "find", "get",
-    "history", "info", "inspect", "list", "load", "look", "lookup", "query", "read", "retrieve", "search", "show",
+    "analyze", "browse", "calculate", "check", "compare", "count", "describe", "details", "diff", "fetch", "find",
+    "geocode", "get", "history", "info", "inspect", "list", "load", "locate", "look", "lookup", "preview", "query",
+    "read", "resolve", "retrieve", "search", "show",
     "stat", "stats", "status", "test", "validate", "verify", "view",
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.

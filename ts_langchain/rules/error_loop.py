@@ -125,7 +125,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if failures.count < s.min_failures:
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
-        explores = failures.varied and effect_of(call) == "looks"
+        explores = failures.varied and effect_of(call) in ("looks", "processes")
         enough = s.min_failures * (2 if explores else 1)
         return Finding(
             mix(tool, call.answer),

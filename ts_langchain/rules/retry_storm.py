@@ -48,7 +48,8 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
     Fires when `min_retries` requests with the same fingerprint (messages, tools, model, temperature) are sent with
     pauses of `window_seconds` of event time between them in all, each after the one before had ended, and each either
     failed or brought back the identical answer. Where they are answered, `answered_window_seconds` count inside one
-    run, and three requests more have to be unless the temperature is 0: the same answer may come by chance.
+    run, and three requests more have to be unless the temperature is 0: the same answer may come by chance. Severity
+    low if runs of their own were answered the same, as rows of a batch are that are alike: a cache would do.
     From then on each further failure extends it, for 15 minutes. In mode `block` a request that has been silent for
     30 seconds is let through, to see whether it is answered now.
 
@@ -112,7 +113,8 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
         took = call.ended_at - call.started_at
         lasts = streak.storm and call.started_at - streak.ended_at <= LASTS
         kept = s.min_retries if failed or call.temperature == 0 else s.min_retries + BY_CHANCE
-        window = s.answered_window_seconds if same and call.root_id == streak.root_id else s.window_seconds
+        again = failed or call.root_id == streak.root_id  # else it may be a row of a batch like one before
+        window = s.answered_window_seconds if same and again else s.window_seconds
         streak.count += 1
         streak.times = (*streak.times, call.started_at - streak.spent)[-kept:]
         streak.spent += took
@@ -131,7 +133,7 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
             claims=tuple(Claim(i) for i, _, _ in wasted),
             calls=tuple(i for i, _, _ in wasted),
             seconds=sum(sec for _, sec, _ in wasted),
-            severity="high",
+            severity="high" if again else "low",
             confidence=0.95 if failed else 0.9,
             evidence={
                 "model": call.model,
