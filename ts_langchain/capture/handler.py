@@ -15,7 +15,7 @@ from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answe
 from ts_langchain.capture.context import configurable, current_labels, session_of, traced_root, user_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
-from ts_langchain.capture.memory import Memory
+from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
@@ -510,15 +510,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
     ) -> None:
         origin, at, asked, call_id = started.origin, started.started_at, None, started.tool_call_id
         session = self.sentinel.get(origin.session_id)
-        with session.lock:
-            memory = Memory.of(session.state)
-            if call_id is None and started.args is not None and memory.requested:
-                call_id = memory.find(started.name, started.args.fingerprint)
-            if call_id is not None:
-                asked = memory.requested.pop(call_id, None)
-            turn = asked.turn if asked is not None else memory.turn_of(origin.root_id)
-            if output.read is not None:
-                memory.conversation.remember(message, output.read)
+        if call_id is not None or session.state.capture is not None:
+            with session.lock:
+                memory = Memory.of(session.state)
+                if call_id is None and started.args is not None and memory.requested:
+                    call_id = memory.find(started.name, started.args.fingerprint)
+                if call_id is not None:
+                    asked = memory.requested.pop(call_id, None)
+                if output.read is not None:
+                    memory.conversation.remember(message, output.read)
         ended_at = self.clock()
         self.sentinel.observe(
             Call(
@@ -542,7 +542,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tags=origin.tags,
                 user_id=origin.user_id,
                 traits=started.traits,
-                turn=turn,
+                turn=asked.turn if asked is not None else turn_of(origin.root_id),
                 conversation=asked.conversation if asked is not None else 0,
             )
         )
@@ -601,9 +601,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
         origin = started.origin
-        session = self.sentinel.get(origin.session_id)
-        with session.lock:
-            turn = Memory.of(session.state).turn_of(origin.root_id)
         self.sentinel.observe(
             Call(
                 run_id if type(run_id) is str else str(run_id),
@@ -621,7 +618,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 node=origin.node,
                 tags=origin.tags,
                 user_id=origin.user_id,
-                turn=turn,
+                turn=turn_of(origin.root_id),
             )
         )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
 from ts_langchain.capture.messages import plain_text
-from ts_langchain.fingerprint import name_hash, text_hash
+from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
@@ -37,18 +37,14 @@ class Requested(NamedTuple):
 
 
 class Root(NamedTuple):
-    """A run that calls were made in."""
+    """A run that models were asked in, as of the newest prompt."""
 
-    first: int
-    """The turn it began with."""
     turn: int
-    """The turn it is at."""
-    opening: int
-    """What the conversation of that turn opens with, 0 as long as no model was asked."""
-    length: int = 0
-    """Length of its newest prompt, where no model has spoken in it."""
-    text: int = 0
-    """Fingerprint of that prompt."""
+    conversation: int
+    length: int
+    """Length of the prompt, 0 unless no model has spoken in it."""
+    text: int
+    """Fingerprint of the prompt."""
 
     def goes_on(self, said: str) -> bool:
         """True if this prompt is the newest one, and more: notes are kept in the prompt itself."""
@@ -59,9 +55,9 @@ class Memory:
     """Capture's part of a session's state.
 
     A *turn* is what an agent does in answer to one request: the calls that belong together, of which a loop is made.
-    It goes on as long as each prompt ends with the results of the turn's own tool calls, or is the one before with
-    notes behind it. Another run, and in the same run another conversation, is another turn: of a worker that starts
-    afresh, of the next case of an evaluation.
+    It is known by the run and the conversation in it: another run is another turn, and in the same run a worker that
+    starts afresh, or the next case of an evaluation. It goes on in another run where a prompt ends with the results of
+    its tool calls, as in loops written by hand, and where a prompt is the one before with notes behind it.
     """
 
     __slots__ = ("conversation", "requested", "roots", "turn", "unread")
@@ -70,7 +66,7 @@ class Memory:
         self.conversation = Conversation()
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
-        self.turn = 0
+        self.turn = 0  # the newest
         # tool calls whose results no prompt has ended with yet, by the hash of their ids: their turn
         self.unread: Recent[int, int] = Recent()
 
@@ -91,47 +87,28 @@ class Memory:
             message: Its last message.
 
         Returns:
-            The number of its turn, and the conversation.
+            Its turn, and the conversation.
         """
-        key = text_hash(root_id)
-        root, role = self.roots.get(key), reading.prompt.last_role
-        conversation = reading.conversation
-        said = plain_text(message) if reading.fresh else ""
-        if root is not None and root.opening and root.goes_on(said):
-            conversation = root.opening
-        opening = conversation if reading.fresh else 0
-        answered = text_hash(reading.results[-1][0].tool_call_id) if reading.results and role == "tool" else None
-        turn = self.unread.pop(answered, None) if answered is not None else None
-        if turn is None:
-            if root is not None:
-                same = not opening or opening == root.opening or not root.opening
-                turn = root.turn if same else self._next()
-            elif self.turn and not opening and role != "human" and answered is None:
-                turn = self.turn  # each call is a run of its own, and what was asked for has no id
-            else:
-                turn = self._next()
-        first, before = (root.first, root.opening) if root is not None else (turn, 0)
-        self._at(key, Root(first, turn, opening or before or 1, len(said), text_hash(said)))
-        return turn, conversation
-
-    def turn_of(self, root_id: str) -> int:
-        """The turn of a call that no model has asked for: the one that its run began with."""
-        key = text_hash(root_id)
+        key, conversation = turn_of(root_id), reading.conversation
         root = self.roots.get(key)
-        if root is None:
-            turn = self._next()
-            root = Root(turn, turn, 0)
-            self._at(key, root)
-        return root.first
-
-    def _next(self) -> int:
-        self.turn += 1
-        return self.turn
-
-    def _at(self, key: int, root: Root) -> None:
-        self.roots[key] = root
+        said = plain_text(message) if reading.fresh else ""
+        if root is not None and root.goes_on(said):
+            conversation = root.conversation
+        ended = reading.prompt.last_role == "tool"
+        answered = reading.results[-1][0].tool_call_id if ended and reading.results else ""
+        turn = self.unread.pop(text_hash(answered), None) if answered else None
+        if turn is None:
+            turn = mix(key, conversation)
+            if not reading.fresh and not answered:  # a note behind the results, or results without an id
+                if root is not None:
+                    turn = root.turn
+                elif ended and self.turn:
+                    turn = self.turn
+        self.turn = turn
+        self.roots[key] = Root(turn, conversation, len(said), text_hash(said))
         self.roots.touch(key)
         self.roots.limit(MAX_ROOTS)
+        return turn, conversation
 
     def request(self, call: Call) -> None:
         """Remembers which tool calls a model turn asked for."""
@@ -166,3 +143,8 @@ class Memory:
         self.conversation.shrink()
         self.roots.clear()
         self.unread.clear()
+
+
+def turn_of(root_id: str) -> int:
+    """The turn of a call that no model has asked for: its run."""
+    return text_hash(root_id)
