@@ -18,12 +18,22 @@ HELD = """
 import os, signal, threading
 from agents import ASK, DONE, agent
 from langchain_core.tools import tool
-from ts_langchain import TokenSentinelHandler
+from ts_langchain import Sentinel, TokenSentinelHandler
 from ts_langchain.capture.tools import _TOOLSETS
+from ts_langchain.rules import RULES, Rule
 from ts_langchain.testing import call_tool
 
-handler = TokenSentinelHandler(mode="block")
-sentinel = handler.sentinel
+class Broken(Rule):
+    name, specificity, kinds, suggestion = "broken", 1, frozenset({"model"}), "Mend it."
+    def new_state(self):
+        return None
+    def observe(self, call, state):
+        return None
+    def after_fork(self):
+        raise RuntimeError("no")
+
+sentinel = Sentinel(rules=[Broken, *RULES], policy={"budgets": [{"calls": 100}]})
+handler = TokenSentinelHandler(sentinel, mode="block")
 config = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
 agent([DONE])[0].invoke(ASK, config)
 session = sentinel.get("t")
@@ -31,7 +41,8 @@ rule = next(r for r in sentinel.rules if r.name == "duplicate_work")
 held = threading.Event()
 
 def hold():
-    with sentinel._lock, session.lock, sentinel.faults._lock, rule._lock, _TOOLSETS._lock:
+    budget = sentinel.budgets._memory._lock
+    with sentinel._lock, session.lock, sentinel.faults._lock, rule._lock, _TOOLSETS._lock, budget:
         held.set()
         threading.Event().wait()
 
@@ -41,8 +52,9 @@ child = os.fork()
 if not child:
     signal.alarm(20)  # a lock that nobody gives back
     agent([call_tool("fetch_page", url="u"), DONE])[0].invoke(ASK, config)
-    sentinel.faults.record("here", ValueError())
-    os._exit(0 if (sentinel.health().calls, sentinel.totals("t").calls) == (4, 4) else 1)
+    health = sentinel.health()
+    counted = (health.calls, sentinel.totals("t").calls, sum(health.faults.values()))
+    os._exit(0 if counted == (4, 4, 1) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

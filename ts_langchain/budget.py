@@ -12,7 +12,6 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import uuid4
 
-from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
@@ -135,7 +134,6 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accounts: Recent[str, _Account] = Recent()
-        survives_fork(self)
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process. What was spent before the fork counts in both."""
@@ -242,6 +240,10 @@ class Budgets:
         self._asks_again_at = 0.0
         self._unsettled: deque[tuple[Reservation, list[int], float]] = deque(maxlen=MAX_UNSETTLED)
         self.remote: Callable[[], tuple[Budget, ...]] = tuple
+
+    def after_fork(self) -> None:
+        """Has locks of its own in a forked process."""
+        self._memory.after_fork()
 
     def reserve(self, request: Request, *, force: bool = False) -> Reservation | Refusal:
         """Lets a request through, or says why not.

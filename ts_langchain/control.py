@@ -9,7 +9,6 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ts_langchain.forked import survives_fork
 from ts_langchain.policy import Budget
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ class Control:
         self.version: str | None = None
         self._threads: list[threading.Thread] = []
         self._watch()
-        survives_fork(self)
 
     def after_fork(self) -> None:
         """Watches in a forked process as well: the threads have stayed behind."""

@@ -1,11 +1,12 @@
 """Forks, as gunicorn with `--preload`, Celery and multiprocessing make them.
 
 In the child all other threads are gone: what they watched is watched no longer, and a lock that one of them held would
-stay held for ever. Whatever has locks or threads makes them anew there.
+stay held for ever. Whoever owns locks or threads makes them anew there, in an order of its own.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from typing import Protocol
@@ -29,7 +30,10 @@ def survives_fork(owner: Forked) -> None:
 
 def _in_child() -> None:
     for owner in list(_known):
-        owner.after_fork()
+        try:
+            owner.after_fork()
+        except Exception as error:  # noqa: BLE001 - fails open, and others come after it
+            logging.getLogger("ts_langchain").warning("ts-langchain: %s after a fork", type(error).__name__)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks

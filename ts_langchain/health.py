@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ts_langchain.errors import Intervention
-from ts_langchain.forked import survives_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +24,6 @@ class Faults:
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
         self.total = 0
-        survives_fork(self)
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""

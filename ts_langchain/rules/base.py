@@ -159,6 +159,9 @@ class Rule(Generic[S]):
         """State that all sessions share, None if there is none. Picklable, bounded, without content."""
         return None
 
+    def after_fork(self) -> None:
+        """Called in a forked process: locks are to be made anew there, since nobody else will give them back."""
+
     def observe(self, call: Call, state: S) -> Finding | None:
         """Looks at one finished call."""
         raise NotImplementedError

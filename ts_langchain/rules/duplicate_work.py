@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import name_hash
-from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 
@@ -51,7 +50,6 @@ class DuplicateWork(Rule[None]):
     def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
         super().__init__(settings, context)
         self._lock = threading.Lock()
-        survives_fork(self)
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
