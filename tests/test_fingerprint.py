@@ -100,6 +100,8 @@ def test_fingerprints_are_the_same_in_every_process() -> None:
         ('{"a": 1, "request_id": "x1"}', '{"a": 2, "request_id": "x1"}', False),
         ('{"request_id": {"a": 1}}', '{"request_id": {"a": 2}}', False),
         ('{"order_id": "x1"}', '{"order_id": "x2"}', False),
+        ('{"elapsed_days": 3}', '{"elapsed_days": 4}', False),
+        ('{"request_ids": "x1"}', '{"request_ids": "x2"}', False),
         ('{"timestamp": 1}', '{"timestamp": 2}', False),
         ("it took 3 days", "it took 4 days", False),
         ("request_id: x1", "request_id: x2", False),

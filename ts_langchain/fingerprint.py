@@ -61,11 +61,10 @@ def text_hash(text: str) -> int:
 # What services write beside their answer, another one each time: it is no news.
 _TECHNICAL = (
     "request_id", "requestId", "trace_id", "traceId", "span_id", "correlation_id", "response_time", "responseTime",
-    "took", "elapsed", "latency_ms", "duration_ms", "query_time", "search_time",
+    "took", "took_ms", "elapsed", "elapsed_ms", "elapsed_s", "elapsed_seconds", "elapsed_time", "latency_ms",
+    "duration_ms", "query_time", "search_time",
 )  # fmt: skip
-_TECHNICAL_FIELD = re.compile(
-    rf"""["'](?:{"|".join(_TECHNICAL)})\w*["']\s*:\s*(?:"[^"]*"|'[^']*'|[-+.\deE]+|null|None)"""
-)
+_TECHNICAL_FIELD = re.compile(rf"""["'](?:{"|".join(_TECHNICAL)})["']\s*:\s*(?:"[^"]*"|'[^']*'|[-+.\deE]+|null|None)""")
 
 
 def answer_hash(text: str) -> int:

@@ -20,14 +20,13 @@ _CHANGES = frozenset({
     "move", "navigate", "next", "open", "order", "patch", "pay", "play", "post", "press", "publish", "push", "put",
     "record", "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve",
     "reset", "restart", "save", "schedule", "scroll", "select", "send", "set", "sleep", "start", "step", "stop",
-    "store", "submit", "toggle", "transfer", "trigger", "turn", "type", "undo", "update", "upload", "upsert", "use",
+    "store", "submit", "toggle", "transfer", "trigger", "turn", "type", "undo", "update", "upload", "upsert",
     "wait", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "check", "compare", "count", "describe", "details", "diff", "fetch", "find",
     "geocode", "get", "history", "info", "inspect", "list", "load", "locate", "look", "lookup", "preview", "query",
-    "read", "resolve", "retrieve", "search", "show",
-    "stat", "stats", "status", "test", "validate", "verify", "view",
+    "read", "resolve", "retrieve", "search", "show", "stat", "stats", "status", "test", "validate", "verify", "view",
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
 _NOUNS = frozenset({
@@ -36,9 +35,8 @@ _NOUNS = frozenset({
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
 # Work on a text, which is what they are about.
 _PROCESSES = frozenset({
-    "categorise", "categorize", "classify", "convert", "detect", "embed", "extract", "format", "grade", "label",
-    "moderate", "paraphrase", "parse", "proofread", "rate", "rewrite", "score", "sentiment", "summarise", "summarize",
-    "tag", "tokenize", "translate",
+    "categorise", "categorize", "classify", "detect", "embed", "extract", "grade", "moderate", "paraphrase", "parse",
+    "proofread", "rewrite", "score", "sentiment", "summarise", "summarize", "tokenize", "translate",
 })  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep|(?:^|_)wait$", re.IGNORECASE)

@@ -121,7 +121,7 @@ class RepeatRule(Rule[Repeats]):
         window_seconds: PositiveFloat = Field(
             300, description="Event time in which `min_calls` calls must fall to be called a loop."
         )
-        min_calls: int = Field(3, ge=2, description="Calls in one turn of the user that make a loop (severity high).")
+        min_calls: int = Field(3, ge=2, description="Calls in one turn that make a loop (severity high).")
         min_identical_calls: int | None = Field(
             None,
             ge=2,
