@@ -116,6 +116,27 @@ def test_a_retry_storm_is_stopped_by_its_request() -> None:
     assert model.calls == 6
 
 
+def test_rows_that_are_alike_are_answered_after_an_outage() -> None:
+    at = 1.8e9
+
+    def clock() -> float:
+        nonlocal at
+        at += 1
+        return at
+
+    handler = TokenSentinelHandler(mode="block", clock=clock)
+    model = ScriptedChatModel(script=[ConnectionError("down")] * 5 + ["spam"])
+    config: Any = {"callbacks": [handler], "metadata": {"session_id": "s"}}
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            model.invoke("hello", config)
+    at += 60
+    for _ in range(20):
+        assert model.invoke("hello", config).content == "spam"
+    assert [(i.rule, i.severity, i.findings) for i in handler.sentinel.incidents()] == [("retry_storm", "high", 13)]
+    assert handler.sentinel.incidents()[0].last_seen_at == at
+
+
 def test_a_user_who_asks_the_same_again_is_answered() -> None:
     handler = TokenSentinelHandler(mode="block")
     app, model = agent([LOOP, DONE] * 6, checkpointer=InMemorySaver())

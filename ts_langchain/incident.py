@@ -53,6 +53,7 @@ class Incident:
         root_id: The outermost run of the last finding that is as severe as the incident.
         request: If set, the request that is to be vetoed.
         turn: The turn of that last finding, 0 if unknown.
+        severe_at: Event time of that last finding.
         acted_at: Event time of the first decision of a policy about it, None without one.
         after_nano: The part of `wasted_nano` spent on calls begun after that decision: what it would have saved.
         after_tokens: The same in tokens.
@@ -85,6 +86,7 @@ class Incident:
     root_id: str = ""
     request: int | None = None
     turn: int = 0
+    severe_at: float = 0.0
     acted_at: float | None = None
     after_nano: int = 0
     after_tokens: int = 0
@@ -119,7 +121,7 @@ class Incident:
             self.call_ids = (*self.call_ids, *finding.calls)[:MAX_CALLS_LISTED]
         self.wasted_seconds += finding.seconds
         if finding.severity == self.severity:
-            self.root_id, self.turn = call.root_id, call.turn
+            self.root_id, self.turn, self.severe_at = call.root_id, call.turn, call.ended_at
         self.request = finding.request
         return rose
 

@@ -202,10 +202,15 @@ class Sentinel:
         survives_fork(self)
 
     def after_fork(self) -> None:
-        """Has locks of its own in a forked process."""
+        """Has locks of its own in a forked process, and only then threads again, which may need them."""
         self._lock = threading.Lock()
+        self.faults.after_fork()
         for session in self._sessions.values():
             session.lock = threading.RLock()
+        for owner in (*self.rules, self.budgets, self._control):
+            if owner is not None:
+                with self.faults.fail_open("after a fork"):
+                    owner.after_fork()
 
     # --- users' side -------------------------------------------------------------------------------
 
@@ -514,9 +519,11 @@ class Sentinel:
                 return Admission(None, decision)
             if decision.outcome == "due":
                 self.settle(decision, "skipped", "this door only watches")
-        if self.budgets is None:
-            return ADMITTED
-        answer = self.budgets.reserve(request, force=force)
+        return self._within(self.budgets, request, force, cheapest) if self.budgets is not None else ADMITTED
+
+    def _within(self, budgets: Budgets, request: Request, force: bool, cheapest: bool) -> Admission:
+        """Asks the budgets."""
+        answer = budgets.reserve(request, force=force)
         if isinstance(answer, Reservation):
             return Admission(answer, None if force or cheapest else self._cheaper(request, answer.exhausted))
         budget, summary, cheaper = answer
@@ -526,14 +533,14 @@ class Sentinel:
                 return Admission(None, decision)
             name = self.policy.cheaper(request.model or "") if self.policy is not None else None
             dry = request._replace(model=name, provider=None) if name is not None else request
-            return self.admit(dry, cheapest=True)
+            return self._within(budgets, dry, force=False, cheapest=True)
         if budget is not None:
             decision = self._overdrawn(request, budget)
         else:
             decision = self._refuse(request, "budget", "store", "block", summary, "See that it can be reached again.")
         if decision.outcome == "due":
             return Admission(None, decision)
-        forced = self.budgets.reserve(request, force=True)
+        forced = budgets.reserve(request, force=True)
         return Admission(forced if isinstance(forced, Reservation) else None, None)
 
     def _cheaper(self, request: Request, exhausted: Sequence[Budget]) -> Decision | None:
@@ -632,7 +639,7 @@ class Sentinel:
                 if incident.severity != "high" or rule not in self._blocking:
                     continue
                 if incident.request is not None:
-                    if incident.request == request and at - incident.last_seen_at <= RETRY_AFTER:
+                    if incident.request == request and at - incident.severe_at <= RETRY_AFTER:
                         return copy.copy(incident)
                 elif incident.root_id == root_id or incident.turn == turn:
                     return copy.copy(incident)

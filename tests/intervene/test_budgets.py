@@ -372,6 +372,28 @@ def test_what_only_a_cheaper_model_can_afford_goes_to_it() -> None:
     assert [refused for _, refused in held] == [None] * 3
 
 
+def test_a_dry_run_asks_the_kill_switch_once_though_it_tries_a_cheaper_model(tmp_path: Path) -> None:
+    switch = tmp_path / "stop"
+    switch.touch()
+    sentinel = Sentinel(
+        policy={
+            "mode": "observe",
+            "budgets": [{"usd": 0.011, "do": "downgrade"}, {"usd": 0.0125}],
+            "downgrade": {"gpt-4o-20*": CHEAP},
+            "assumed_output_tokens": 1000,
+            "kill_switch": {"file": str(switch)},
+        }
+    )
+    asked = Request("s", "r", AT, DEAR, "openai", 10)
+    first, second = sentinel.admit(asked), sentinel.admit(asked)
+    assert first.refused is second.refused is None
+    assert [(d.rule, d.action, d.outcome) for d in sentinel.decisions() if d.action != "warn"] == [
+        ("kill_switch", "block", "dry run"),
+        ("kill_switch", "block", "dry run"),
+        ("budget", "downgrade", "dry run"),
+    ]
+
+
 def test_a_budget_can_downgrade_instead() -> None:
     model = ScriptedChatModel(script=walker())
     cheap = ScriptedChatModel(script=[DONE], model_name="gpt-4o-mini")

@@ -24,6 +24,13 @@ def storm(n: int, *, gap: float = 2.0, status: str = "error", **kw: object) -> S
     return s
 
 
+def asked_again(n: int, **more: int) -> Script:
+    s = Script()
+    for _ in range(n):
+        s.say("same", prompt=Prompt(5, 7, 2, 400), temperature=0.0, **more)
+    return s
+
+
 def growing(turns: int, step: int, *, start: int = 1000, repeated: float = 0.0, cached: float = 0.0) -> Script:
     s = Script()
     for i in range(turns):
@@ -205,6 +212,7 @@ HEALTHY = {
     .tool("check_status", {"id": 1}, "not yet")
     .tool("check_status", {"id": 1}, "not yet"),
     "best of six": parallel_samples(),
+    "nobody recorded what it was answered": asked_again(12, answer=0),
     "eleven minutes of research in 14 steps": (
         lambda s: [s.tool("read_page", {"url": f"https://e.com/{i}"}, f"finding {i}", seconds=48) for i in range(14)][
             -1
@@ -242,6 +250,13 @@ HEALTHY = {
 @pytest.mark.parametrize("case", HEALTHY)
 def test_healthy_traffic_is_left_alone(case: str) -> None:
     assert HEALTHY[case].run().incidents() == []
+
+
+def test_a_query_embedded_again_is_waste_and_no_storm() -> None:
+    s = Script()
+    for _ in range(12):
+        s.embed(["what is the refund policy"])
+    assert [i.rule for i in s.run().incidents()] == ["embedding_waste"]
 
 
 def test_settings_carry_over() -> None:

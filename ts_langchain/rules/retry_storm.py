@@ -103,7 +103,8 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
         s = self.settings
         failed = call.status == "error"
         varies = call.temperature is not None and call.temperature > 0
-        same = not failed and not varies and call.answer == streak.answer and not streak.failed
+        said = call.kind == "model" and call.answer != 0  # embeddings are the same by nature, the unknown is not
+        same = said and not failed and not varies and call.answer == streak.answer and not streak.failed
         if not (failed and streak.failed) and not same:
             if failed or not streak.failed:
                 streak.start(call)
