@@ -30,7 +30,7 @@ SCRIPTS = {
 
 def figures(sentinel: Sentinel) -> list[dict[str, Any]]:
     """All of an incident but its times, which two observers stamp some microseconds apart."""
-    times = ("opened_at", "last_seen_at", "wasted_seconds")
+    times = ("opened_at", "last_seen_at", "severe_at", "wasted_seconds")
     return [{name: getattr(i, name) for name in type(i).__slots__ if name not in times} for i in sentinel.incidents()]
 
 
