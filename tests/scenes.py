@@ -30,6 +30,7 @@ from langchain_core.messages import (
 )
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import InjectedToolCallId, tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
@@ -363,6 +364,9 @@ SCENES: dict[str, Callable[[Config], object]] = {
     "a tool that is retried": _tool_retried,
     "a human's approval": _approval,
     "a retriever": lambda c: Library().invoke("q", c),
+    "a retriever inside of chains": lambda c: (
+        RunnableLambda(lambda _: Library() | (lambda found: f"Sum up {len(found)} documents.")) | model("k")
+    ).invoke("q", c),
     "a retriever that fails": lambda c: Library(broken=True).invoke("q", c),
     "a completion model": lambda c: FakeListLLM(responses=["a b c"]).invoke("a prompt", c),
     "completions in a batch": lambda c: FakeListLLM(responses=["a b c", "d"]).batch(["a prompt", "x"], c),

@@ -41,7 +41,8 @@ class Run:
         ended_at: Seconds since the epoch, never before `started_at`.
         trace_id: Id of the outermost run.
         parent_id: Id of the enclosing run.
-        thread_id: The conversation; None where the source does not know.
+        thread_id: The conversation; None where the source does not know. Then it is the trace, or for a model call
+            that no other run encloses, the one that its prompt goes on from.
         inputs: Messages, prompts, tool arguments, query or texts.
         outputs: Generations, tool output or documents; None if it failed or was not recorded.
         error: Error text; None if it succeeded.
@@ -142,8 +143,8 @@ class Replay:
         if not self._tied:
             return
         tied, self._tied = self._tied, []
-        if len(tied) > 1:  # what encloses another run comes first
-            tied.sort(key=lambda r: (-r.ended_at, r.id))
+        if len(tied) > 1:
+            tied.sort(key=_rank)
         for run in tied:
             self._end_until(run.started_at)
             self._watermark = run.started_at
@@ -165,7 +166,8 @@ class Replay:
         handler, metadata = self.handler, run.metadata
         if run.thread_id is not None and session_of(metadata) is None:
             metadata = {**metadata, "thread_id": run.thread_id}
-        handler.adopt(run.id, run.trace_id)
+        outer = run.parent_id or run.id
+        handler.adopt(outer, run.trace_id)
         tags = list(run.tags) if run.tags else None
         if run.run_type == "llm":
             messages = request_messages(run.inputs)
@@ -173,7 +175,7 @@ class Replay:
                 None,
                 [messages],
                 run_id=run.id,
-                parent_run_id=None,
+                parent_run_id=run.parent_id,
                 tags=tags,
                 metadata=metadata,
                 invocation_params=run.invocation_params,
@@ -184,7 +186,7 @@ class Replay:
                 None,
                 "",
                 run_id=run.id,
-                parent_run_id=None,
+                parent_run_id=run.parent_id,
                 tags=tags,
                 metadata=metadata,
                 # empty: a tool without parameters, or nothing was recorded of the call
@@ -202,6 +204,7 @@ class Replay:
                 metadata=metadata,
                 name=run.name,
             )
+        handler.release(outer)
         if self.sentinel.faults.total != faults:
             self.faulty.append(run.id)
 
@@ -230,7 +233,6 @@ class Replay:
             handler.on_retriever_end(documents, run_id=run_id)
         else:
             handler.on_retriever_error(error, run_id=run_id)
-        handler.release(run_id)
         if self.sentinel.faults.total != faults:
             self.faulty.append(run_id)
         if self._on_delivered is not None:
@@ -275,7 +277,8 @@ class Replay:
     def snapshot(self) -> bytes:
         """What is needed to go on later: calls that have begun, without content."""
         shared = {rule.name: rule.shared for rule in self.sentinel.rules if rule.shared is not None}
-        return pickle.dumps((self._watermark, self.late, self.handler.pending(), shared), protocol=5)
+        continued = self.sentinel.in_flight.continued.snapshot()
+        return pickle.dumps((self._watermark, self.late, self.handler.pending(), shared, continued), protocol=5)
 
     def restore(self, snapshot: bytes, *, from_the_beginning: bool = False) -> None:
         """Goes on where `snapshot` was taken. Runs not delivered by then must be fed again.
@@ -286,12 +289,18 @@ class Replay:
                 range of the same history do; they are not late.
         """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
-        watermark, late, pending, shared = load_state(snapshot, modules)
+        watermark, late, pending, shared, continued = load_state(snapshot, modules)
         if not from_the_beginning:
             self._watermark, self.late = watermark, late
         for rule in self.sentinel.rules:
             rule.shared = shared.get(rule.name, rule.shared)
         self.handler.resume(pending)
+        self.sentinel.in_flight.continued.restore(continued)
+
+
+def _rank(run: Run) -> tuple[float, int, str]:
+    """Order of runs that start at the same time: what encloses another one, then the shorter prompt, comes first."""
+    return -run.ended_at, len(request_messages(run.inputs)) if run.run_type == "llm" else 0, run.id
 
 
 def request_messages(inputs: Mapping[str, object]) -> Sequence[object]:

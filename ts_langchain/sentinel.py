@@ -205,6 +205,7 @@ class Sentinel:
         """Has locks of its own in a forked process, and only then threads again, which may need them."""
         self._lock = threading.Lock()
         self.faults.after_fork()
+        self.in_flight.continued.after_fork()
         for session in self._sessions.values():
             session.lock = threading.RLock()
         for owner in (*self.rules, self.budgets, self._control):

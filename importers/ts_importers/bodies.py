@@ -60,14 +60,6 @@ def answer_of(body: object) -> dict[str, Any]:
     return _answer_of_items(found) if isinstance(found.get("output"), list) else found
 
 
-def message_of(answer: Mapping[str, Any]) -> object:
-    """The message of an answer, as the next prompt repeats it; None if there is none."""
-    choices = answer.get("choices")
-    if isinstance(choices, list):
-        return mapping(choices[0]).get("message") if choices else None
-    return answer if "content" in answer else None
-
-
 def usage_of(answer: Mapping[str, Any]) -> dict[str, Any] | None:
     """Token counts of an answer of the responses API in LangChain's shape; None where the counts can be read as is."""
     usage = answer.get("usage")

@@ -18,7 +18,6 @@ from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
 from ts_importers.formats.attributes import attribute_names
 from ts_importers.formats.base import Setting
-from ts_importers.formats.continued import Continued
 from ts_importers.order import TimeOrder
 from ts_importers.values import timestamp
 from ts_langchain.errors import ConfigurationError, UnreadableSource
@@ -175,7 +174,8 @@ class FileImporter:
             self.notices.append(
                 f"conversations without times: one message a second was assumed, at the prices of {self.day}"
             )
-        if self._is_continued():
+        alone = self._order is not None and self._order.alone > 0
+        if alone or not names.isdisjoint(CONTINUED):
             self.notices.append(
                 "requests that name no conversation: one that goes on from an earlier prompt belongs to the same"
             )
@@ -200,10 +200,9 @@ class FileImporter:
         clock = float(start.get("clock") or self._epoch())
         page = Page([], self._position(line, offset, clock))
         size = 0
-        continued = self._continued_until(line)
         rows, calls = 0, bool(line)
         for found in self._rows(line, offset):
-            clock = self._take(found, clock, page, continued)
+            clock = self._take(found, clock, page)
             rows, calls = rows + 1, calls or bool(page.runs)
             size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
@@ -220,23 +219,6 @@ class FileImporter:
         notice = f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else "")
         if notice not in self.notices:
             self.notices.append(notice)
-
-    def _is_continued(self) -> bool:
-        """True if rows are told by the rows before them."""
-        alone = self._order is not None and self._order.alone > 0
-        return alone or any(f.name in CONTINUED for _, f in self._files)
-
-    def _continued_until(self, line: int) -> Continued:
-        """What the rows up to a line tell of the rows behind it."""
-        continued = Continued()
-        if line and self._is_continued():
-            clock, unread = self._epoch(), Page([], {})
-            for found in self._rows(0, 0):
-                if found.line > line:
-                    break
-                clock = self._take(found, clock, unread, continued)
-                unread = Page([], {})
-        return continued
 
     def _rows(self, line: int, offset: int) -> Iterator[_Found]:
         """Rows from a position on."""
@@ -261,7 +243,7 @@ class FileImporter:
             where = f"{documents.path.name} {place.where}" if self._several else place.where
             yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
 
-    def _take(self, found: _Found, clock: float, page: Page, continued: Continued) -> float:
+    def _take(self, found: _Found, clock: float, page: Page) -> float:
         """Reads a row into the page. Returns the made-up time after it."""
         if found.row is None:
             page.skipped.append(Skipped(found.where, found.why))
@@ -278,7 +260,6 @@ class FileImporter:
             place.session if place is not None else None,
             place.node if place is not None else None,
             place.usage if place is not None else None,
-            continued,
         )
         read = found.form.runs(found.row, setting)
         if not read:

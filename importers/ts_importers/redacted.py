@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from ts_importers.bodies import mapping
-from ts_langchain.capture.messages import plain_text, read_message
-from ts_langchain.fingerprint import text_hash
-
-_REDACTED = re.compile(r"\W*(?:redacted|masked|filtered)(?:[ _-]by[ _-]\w+)?\W*|[*█•]+", re.IGNORECASE)
-_LONGEST = 60
-_EMPTY = text_hash("")
-
-
-def is_redacted(text: str) -> bool:
-    """True for `[REDACTED]`, `redacted-by-litellm`, `***`."""
-    return len(text) <= _LONGEST and _REDACTED.fullmatch(text) is not None
-
-
-def says_nothing(messages: object) -> bool:
-    """True for a prompt of which the user's first message (or, without one, the first) is redacted or empty."""
-    said = messages if isinstance(messages, list) else [messages]
-    read = [read_message(message) for message in said[:8]]
-    opening = next((n for n, message in enumerate(read) if message.role == "human"), 0)
-    if not read:
-        return True
-    text = plain_text(said[opening])
-    return read[opening].content == _EMPTY or (not read[opening].images and is_redacted(text))
+from ts_langchain.capture.continued import is_redacted
+from ts_langchain.capture.messages import plain_text
 
 
 def without_redacted(answer: dict[str, Any]) -> dict[str, Any]:

@@ -46,39 +46,37 @@ def turn(turns: int, question: str = "Look and report.", *, ids: str = "call") -
     }
 
 
+def conversations(folder: Path, told: list[dict[str, Any]]) -> list[int]:
+    """The number of the span that began each request's conversation."""
+    seen = replay_of(*runs(write(folder / "a.json", request(*told)))).seen
+    return [int(call.session_id, 16) - 1 for call in seen if call.kind == "model"]
+
+
 @pytest.mark.parametrize("ids", ["call", "fc"])  # OpenLLMetry has the ids of items for those of OpenAI's calls
 def test_requests_that_go_on_from_each_other_are_one_conversation(tmp_path: Path, ids: str) -> None:
     told = [alone(n, turn(n, ids=ids)) for n in range(7)]
     source = FileImporter(write(tmp_path / "a.json", request(*told[::-1])))
     found = [run for page in source.pages() for run in page.runs]
     assert source.notices[1:] == [SAID]
-    assert {(run.thread_id, run.trace_id) for run in found} == {(f"{1:032x}", f"{1:032x}")}
     seen = replay_of(*found)
+    assert {call.session_id for call in seen.seen} == {f"{1:032x}"}
     assert {i.rule for i in seen.incidents()} == {"tool_loop"}
 
 
 def test_a_request_back_at_the_opening_begins_a_new_one(tmp_path: Path) -> None:
     told = [alone(100 * run + n, turn(n)) for run in range(3) for n in range(2)]
-    assert [run.thread_id for run in runs(write(tmp_path / "a.json", request(*told)))] == [
-        f"{100 * run + 1:032x}" for run in range(3) for _ in range(2)
-    ]
+    assert conversations(tmp_path, told) == [100 * run for run in range(3) for _ in range(2)]
 
 
-def test_users_and_providers_tell_apart(tmp_path: Path) -> None:
+def test_users_and_models_tell_apart(tmp_path: Path) -> None:
     told = [
         alone(0, {**turn(0), "user.id": "ada"}),
         alone(1, {**turn(0), "user.id": "bob"}),
         alone(2, {**turn(1), "user.id": "bob"}),
-        alone(3, {**turn(1), "user.id": "ada", "gen_ai.provider.name": "groq"}),
+        alone(3, {**turn(1), "user.id": "ada", "gen_ai.request.model": "llama-3.3-70b"}),
         alone(4, {**turn(1), "user.id": "ada"}),
     ]
-    assert [int(run.thread_id or "", 16) - 1 for run in runs(write(tmp_path / "a.json", request(*told)))] == [
-        0,
-        1,
-        1,
-        3,
-        0,
-    ]
+    assert conversations(tmp_path, told) == [0, 1, 1, 3, 0]
 
 
 def test_what_is_recorded_stands(tmp_path: Path) -> None:
@@ -101,13 +99,16 @@ def test_what_is_recorded_stands(tmp_path: Path) -> None:
 def test_an_import_that_goes_on_tells_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 3)
     path = write(tmp_path / "a.json", request(*(alone(n, turn(n)) for n in range(7))))
-    pages = list(FileImporter(path).pages())
-    assert len(pages) == 3
-    for number, page in enumerate(pages):
-        rest = [run for p in FileImporter(path).pages(page.position) for run in p.runs]
-        assert rest == [run for p in pages[number:] for run in p.runs]
     ledger = Ledger(tmp_path / "l.sqlite")
-    assert Import(FileImporter(path), ledger).run().runs == 7
+    for pages in range(3):
+        first = Import(FileImporter(path), ledger)
+        assert first.resumes == (pages > 0)
+        history = first.run(lambda _, first=first: first.stop())
+    history = Import(FileImporter(path), ledger).run()
+    whole = replay_of(*runs(path)).incidents()
+    assert [i.rule for i in whole] == ["tool_loop"]
+    assert [(i.id, i.wasted_nano) for i in ledger.incidents(history)] == [(i.id, i.wasted_nano) for i in whole]
+    assert history.runs == 7
 
 
 def test_an_answer_in_several_messages_is_one(tmp_path: Path) -> None:

@@ -274,10 +274,32 @@ def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path)
         answer = {**COMPLETION, "id": f"{first}{len(said)}"}
         return {"request": {**ASKED, "messages": messages}, "response": answer}
 
-    source = FileImporter(write(tmp_path / "a.jsonl", row(), row("a"), row("a", "b"), row(first="When?")))
-    sessions = [r.metadata["session_id"] for p in source.pages() for r in p.runs]
-    assert sessions == ["Where?0"] * 3 + ["When?0"]
-    assert "goes on from an earlier prompt" in source.notices[-1]
+    path = write(tmp_path / "a.jsonl", row(), row("a"), row("a", "b"), row(first="When?"))
+    told = {call.id: call.session_id for call in calls(path)}
+    assert told == {"Where?0": "Where?0", "Where?1": "Where?0", "Where?2": "Where?0", "When?0": "When?0"}
+    assert "goes on from an earlier prompt" in FileImporter(path).notices[-1]
+
+
+def test_a_script_that_runs_every_hour_is_no_loop(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "Look and report."}]
+    message = COMPLETION["choices"][0]["message"]  # type: ignore[index]
+    further = [*asked, message, {"role": "tool", "tool_call_id": "call_1", "content": "All is well."}]
+    rows = [
+        {
+            "timestamp": 1_788_000_000 + n * 3600 + at,
+            "duration": 1.0,
+            "request": {**ASKED, "messages": messages},
+            "response": {**COMPLETION, "id": f"r{n}-{at}"},
+        }
+        for n in range(6)
+        for at, messages in ((0, asked), (3, further))
+    ]
+    path = write(tmp_path / "a.jsonl", *rows)
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    assert {i.rule for i in ledger.incidents(history)} <= {"duplicate_work"}
+    models = [call.session_id for call in calls(path) if call.kind == "model"]
+    assert models == [f"r{n}-0" for n in range(6) for _ in range(2)]
 
 
 @pytest.mark.parametrize("gap", [0.1, 0.4, 5.0])

@@ -284,22 +284,38 @@ def test_one_field_of_any_type(field: str, value: Any) -> None:
 
 
 def test_rows_in_a_file(tmp_path: Path) -> None:
-    """What the request query gave, saved: the same runs, and a conversation where the rows name none."""
+    """What the request query gave, saved: the same runs."""
     rows = sorted(ROWS, key=lambda r: r["request_created_at"])
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = FileImporter(path)
     assert source.notices[0] == "detected: Helicone requests"
     assert [r for p in source.pages() for r in p.runs] == [run_from_request(row) for row in rows]
-    bare = {k: v for k, v in rows[0].items() if k not in ("request_properties", "properties", "response_body")}
-    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Where?"}]}
-    told = {"choices": [{"message": {"role": "assistant", "content": "There."}, "finish_reason": "stop"}]}
-    further = [*asked["messages"], told["choices"][0]["message"], {"role": "user", "content": "And now?"}]
-    times = [f"2026-09-01T10:00:0{n}Z" for n in range(3)]
-    talk = [
-        {**bare, "request_id": f"r{n}", "request_created_at": at, "response_created_at": at, "response_body": told,
-         "request_body": {**asked, "messages": messages}}
-        for n, (at, messages) in enumerate(zip(times, (asked["messages"], further, asked["messages"]), strict=True))
-    ]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in talk))
-    assert [r.thread_id for p in FileImporter(path).pages() for r in p.runs] == ["r0", "r0", "r2"]
+
+
+def test_requests_that_name_no_conversation(tmp_path: Path) -> None:
+    """They go on from each other, from the service and from a file, however often the import is interrupted."""
+    named = replay_of(*(run for row in ROWS if isinstance(run := run_from_request(row), Run)))
+    bare = [{k: v for k, v in row.items() if k not in ("request_properties", "properties")} for row in ROWS]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in sorted(bare, key=lambda r: r["request_created_at"])))
+    fake = FakeHelicone()
+    fake.held = bare
+    told = []
+    with serve(fake):
+        for number, (source, every) in enumerate(((importer, 3), (importer, 10**6), (lambda _: FileImporter(path), 3))):
+            ledger = Ledger(tmp_path / f"{number}.sqlite")
+            done, attempts = False, 0
+            while not done:
+                attempts += 1
+                run = Import(source(fake), ledger, checkpoint_runs=every)
+                history = run.run(lambda at, run=run, every=every: run.stop() if at.pages * 2 > every else None)
+                done = history.done
+            assert (attempts > 1) == (every == 3)
+            incidents = list(ledger.incidents(history))
+            sessions = ledger.sessions(history, {i.session_id for i in incidents})
+            told.append((history.runs, sorted((i.id, i.session_id, i.wasted_nano) for i in incidents), sessions))
+    assert told[0] == told[1] == told[2]
+    assert len(ROWS) == told[0][0]
+    figures = sorted((i.rule, i.severity, i.calls, i.wasted_nano) for i in named.incidents())
+    assert sorted((i.rule, i.severity, i.calls, i.wasted_nano) for i in incidents) == figures

@@ -68,7 +68,11 @@ def test_what_litellm_says_it_cost_is_what_we_say() -> None:
 def test_conversations_are_those_that_were_named_or_go_on(tmp_path: Path) -> None:
     calls, _ = imported(FILE)
     assert calls[0].session_id == calls[1].session_id == "sess-1"
-    assert calls[2].session_id == calls[3].session_id != calls[4].session_id
+    assert calls[5].session_id == calls[2].session_id != calls[3].session_id
+    again = {**ROWS[3], "litellm_call_id": "again", "trace_id": None, "startTime": ROWS[3]["endTime"] + 1}
+    path = tmp_path / "b.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (ROWS[3], {**again, "endTime": again["startTime"] + 1})))
+    assert len({call.session_id for call in imported(path)[0]}) == 1
     named = {**ROWS[2], "metadata": {**ROWS[2]["metadata"], "requester_metadata": {"session_id": "chat-7"}}}
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(named) + "\n")

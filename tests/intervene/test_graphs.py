@@ -201,11 +201,11 @@ def test_a_guarded_node_alone() -> None:
     assert model.calls <= 4
 
 
-def test_a_guarded_model_on_its_own() -> None:
+@pytest.mark.parametrize("config", [{"metadata": {"session_id": "s"}}, {}], ids=["named", "nameless"])
+def test_a_guarded_model_on_its_own(config: Any) -> None:
     policy = {"rules": {"retry_storm": {"steps": [{"at": 1, "do": "stop"}]}}}
     model = ScriptedChatModel(script=[ConnectionError("down")])
     guarded = guard_model(model, policy=policy)
-    config: Any = {"metadata": {"session_id": "s"}}
     for _ in range(5):
         with pytest.raises(ConnectionError):
             guarded.invoke("hi", config)
@@ -213,6 +213,28 @@ def test_a_guarded_model_on_its_own() -> None:
     assert model.calls == 5
     chunks = list(guard_model(ScriptedChatModel(script=[AIMessage("a b c")]), guarded.sentinel).stream("x"))
     assert "".join(str(c.content) for c in chunks) == "a b c"
+
+
+def test_strangers_share_a_guarded_model_and_nothing_else() -> None:
+    """Nothing names their conversations: each is told by its prompts, and has a budget of its own."""
+    model = ScriptedChatModel(script=[LOOP])
+    guarded = guard_model(model, policy={**STOP, "budgets": [{"per": "session", "calls": 6}]})
+
+    def talk(question: str, longest: int) -> list[Any]:
+        messages: list[Any] = [HumanMessage(question)]
+        for _ in range(longest):
+            messages.append(guarded.invoke(messages))
+            if not messages[-1].tool_calls:
+                break
+            messages.append(fetch_page.invoke(messages[-1].tool_calls[0]))
+        return messages
+
+    assert "I stopped here" in talk("Which plan has SSO?", 20)[-1].content
+    assert model.calls == 4
+    for n in range(9):
+        assert len(talk(f"Question {n}?", 2)) == 5
+    assert model.calls == 4 + 9 * 2
+    assert guarded.sentinel.health().sessions == 10
 
 
 def test_structured_output_of_a_guarded_model() -> None:

@@ -13,6 +13,7 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
 from ts_langchain.capture.context import configurable, current_labels, session_of, traced_root, user_of
+from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
@@ -102,6 +103,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         flight = self.sentinel.in_flight
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
+        self._continued = flight.continued
         self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
 
     @property
@@ -189,9 +191,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
             configured = configurable()
         session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
         if labels is None:
-            return Origin(self.session_id or session_id or root_id, root_id, node, tuple(tags) if tags else (), user_id)
-        session_id = self.session_id or labels.session_id or session_id or root_id
-        return Origin(session_id, root_id, node, (*(tags or ()), *labels.tags), labels.user_id or user_id)
+            named = self.session_id or session_id
+            return Origin(named or root_id, root_id, node, tuple(tags) if tags else (), user_id, named is not None)
+        named = self.session_id or labels.session_id or session_id
+        user_id, all_tags = labels.user_id or user_id, (*(tags or ()), *labels.tags)
+        return Origin(named or root_id, root_id, node, all_tags, user_id, named is not None)
+
+    def goes_on_with(self, messages: Sequence[object], user_id: str | None, model: str | None) -> str | None:
+        """The conversation that a request without a name goes on with, None if it begins one."""
+        return self._continued.look(messages, (user_id, family_of(model)), self.clock())
 
     def origin(
         self,
@@ -268,6 +276,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
             temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
         toolset = read_toolset(tools) if tools else None
+        asked = None
+        if parent_run_id is None and not origin.named:
+            asked = self._continued.begin(origin.root_id, messages, (origin.user_id, family_of(model)), at)
+            if asked is not None:
+                origin = origin._replace(session_id=asked.conversation)
         session = self.sentinel.get(origin.session_id)
         with session.lock:
             memory = Memory.of(session.state)
@@ -289,15 +302,20 @@ class TokenSentinelHandler(BaseCallbackHandler):
             request = 0  # not recorded: it may be any
         for call in unseen:
             self.sentinel.observe(call)
-        if self.mode == "block":
-            incident = self.sentinel.veto(session, origin.root_id, turn, request, at)
-            if incident is not None:
-                raise WasteBlocked(incident)
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
         if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
             max_tokens = None
-        if self.sentinel.governed:
-            self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)
+        try:
+            if self.mode == "block":
+                incident = self.sentinel.veto(session, origin.root_id, turn, request, at)
+                if incident is not None:
+                    raise WasteBlocked(incident)
+            if self.sentinel.governed:
+                self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)
+        except Intervention:
+            if asked is not None:  # whoever sends it again goes on where he was
+                self._continued.end(asked, at, None, failed=True)
+            raise
         self._keep(
             run_id,
             Started(
@@ -314,6 +332,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 max_tokens=max_tokens,
                 turn=turn,
                 conversation=conversation,
+                asked=asked,
             ),
         )
 
@@ -422,6 +441,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         )
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))
+        if started.asked is not None:
+            said = answer.read.digest if answer.read is not None else None
+            self._continued.end(started.asked, ended_at, said, answer.tool_calls, failed=error is not None)
         if answer.read is not None and error is None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
@@ -462,6 +484,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         given = inputs if inputs is not None else input_str
         args = arguments(given) if given or inputs is not None else None  # None: not recorded
         tool_call_id = kwargs.get("tool_call_id")
+        tool_call_id = str(tool_call_id) if tool_call_id else None
+        if parent_run_id is None and not origin.named and args is not None:
+            conversation = self._continued.of_tool(str(name), args.fingerprint, tool_call_id)
+            origin = origin._replace(session_id=conversation or origin.session_id)
         self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
         self._keep(
             run_id,
@@ -471,7 +497,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 self.clock(),
                 str(name),
                 args=args,
-                tool_call_id=str(tool_call_id) if tool_call_id else None,
+                tool_call_id=tool_call_id,
                 traits=(read_traits(inputs) if type(inputs) is dict else ()) + read_declared(metadata),
             ),
         )

@@ -1,13 +1,16 @@
-"""What a Sentinel's handlers know of calls that have begun and not ended. No content."""
+"""What a Sentinel's handlers know together: calls that have begun and not ended, and what goes on from what."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ts_langchain.capture.continued import Continued
+
 if TYPE_CHECKING:
     from ts_langchain.budget import Reservation
     from ts_langchain.call import Kind, Prompt, SourceCost, Toolset, Usage
+    from ts_langchain.capture.continued import Asked
     from ts_langchain.fingerprint import Arguments
 
 MAX_PENDING = 20_000
@@ -21,6 +24,8 @@ class Origin(NamedTuple):
     node: str | None
     tags: tuple[str, ...]
     user_id: str | None
+    named: bool = True
+    """False if nothing names the session: it is the outermost run, or what the prompt goes on from."""
 
 
 class Started(NamedTuple):
@@ -42,6 +47,8 @@ class Started(NamedTuple):
     traits: tuple[tuple[str, int], ...] = ()
     turn: int = 0
     conversation: int = 0
+    asked: Asked | None = None
+    """Of model calls: what tells their conversation, where nothing names it."""
 
 
 class Reported(NamedTuple):
@@ -67,9 +74,10 @@ class InFlight:
         reported: What a history's source says of calls that have not ended.
         reservations: What calls under way were let through with.
         model_nodes: LangGraph nodes that have called a model.
+        continued: Tells the conversations that nothing names.
     """
 
-    __slots__ = ("model_nodes", "reported", "reservations", "roots", "started")
+    __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started")
 
     def __init__(self) -> None:
         self.started: OrderedDict[Any, Started] = OrderedDict()
@@ -77,6 +85,7 @@ class InFlight:
         self.reported: dict[Any, Reported] = {}
         self.reservations: dict[Any, Reservation] = {}
         self.model_nodes: set[str] = set()
+        self.continued = Continued()
 
     def keep(self, run_id: Any, started: Started) -> bool:
         """Keeps a call until it ends. False if another, the oldest, had to be given up for it."""

@@ -10,12 +10,13 @@ import copy
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from langgraph.errors import GraphBubbleUp
 
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
-from ts_langchain.capture.context import current_labels, inside_run, session_of
+from ts_langchain.capture.context import current_labels, inside_run, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.handler import estimated_input, reserved
 from ts_langchain.capture.tools import read_toolset
@@ -143,12 +144,13 @@ class Interventions:
 
     # --- where we are ------------------------------------------------------------------------------
 
-    def here(self, config: Mapping[str, Any], run_key: str | None = None) -> Here:
+    def here(self, config: Mapping[str, Any], run_key: str | None = None, turn: Turn | None = None) -> Here:
         """Where a call is about to be made, by the config of the run around it.
 
         Args:
             config: LangChain's config of the node or call.
             run_key: Names the outermost run where no handler has seen it begin.
+            turn: The request, which tells the conversation where nothing else does.
         """
         metadata = config.get("metadata") or {}
         configurable = config.get("configurable") or {}
@@ -157,7 +159,11 @@ class Interventions:
         named = session_of(metadata, configurable) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
         # where nobody has seen the run begin, the session stands in for it
-        root = self.handler.root_of(parent) or run_key or said or named or str(parent or "run")
+        root = self.handler.root_of(parent) or run_key or said or named
+        if root is None and parent is None and turn is not None:
+            user_id = user_of(metadata, configurable) or (labels.user_id if labels is not None else None)
+            root = self.handler.goes_on_with(turn.all_messages(), user_id, turn.model_name)
+        root = root or str(parent or uuid4())
         with inside_run(root):
             origin = self.handler.origin(parent, metadata, config.get("tags"), configurable)
         resumable = configurable.get(CHECKPOINTER) not in (None, False)

@@ -171,7 +171,6 @@ class GuardedModel(Runnable[Any, AIMessage]):
 
     def _guard(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig) -> _Call:
         call = _Call(bound, given, config)
-        call.here = here = self.interventions.here(config)
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
         max_tokens = self._kwargs.get("max_tokens") or getattr(self.model, "max_tokens", None)
@@ -184,6 +183,7 @@ class GuardedModel(Runnable[Any, AIMessage]):
             provider,
             max_tokens if isinstance(max_tokens, int) else None,
         )
+        call.here = here = self.interventions.here(config, turn=turn)
         call.admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         call.final, call.wait = turn.final, turn.wait
         if turn.applied:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-from ts_importers.formats.continued import Continued
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -56,7 +54,6 @@ class Setting:
         session: The conversation that another span of the same trace names.
         node: The agent or graph node that an enclosing span names.
         usage: Usage that another span of the same call tells, and this one does not.
-        continued: Tells the conversation of a request from the rows before it.
     """
 
     place: str
@@ -66,7 +63,6 @@ class Setting:
     session: str | None = None
     node: str | None = None
     usage: dict[str, Any] | None = None
-    continued: Continued = field(default_factory=Continued)
 
 
 class Format(Protocol):

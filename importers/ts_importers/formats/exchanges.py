@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, mapping, message_of, messages_of, params_of, text, usage_of
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
 from ts_importers.formats.base import Key, Row, Setting, first
-from ts_importers.formats.continued import Asked, family_of
-from ts_importers.redacted import says_nothing, without_redacted
+from ts_importers.redacted import without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
+from ts_langchain.capture.continued import opening_of
 from ts_langchain.replay import Run
 
 _REQUEST = ("request", "request_body", "req")
@@ -23,7 +23,6 @@ _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
 _ASKED = frozenset({"model", "messages", "input", "prompt"})
 _ANSWERED = frozenset({"choices", "usage", "output", "data"})
 _INSTANT = 0.001
-_KEY = ("api_key_hash", "key_hash", "user_api_key_hash", "api_key_id")
 _DAY = 86_400.0
 
 
@@ -75,27 +74,16 @@ class Exchanges:
         )
         user = text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id"))
         session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else None)
-        if session is None:
-            family = family_of(text(request.get("model")) or text(answer.get("model")))
-            request_ = Asked(
-                run_id,
-                messages,
-                None if failed is not None else message_of(answer),
-                _started(row),
-                ended,
-                failed is not None,
-                (user, text(first(row, *_KEY)), family, "embedding" if embeds else None),
-            )
-            session = setting.continued.conversation(request_)
+        session = session if isinstance(session, str) and session else None
         metadata: dict[str, Any] = {
             "ls_model_name": text(request.get("model")) or text(answer.get("model")) or setting.model,
             "ls_provider": text(row.get("provider")) or setting.provider or _provider(request, answer),
         }
-        if isinstance(session, str) and session:
+        if session is not None:
             metadata["session_id"] = session
         if user is not None:
             metadata["user_id"] = user
-        if says_nothing(messages):  # what is not known is no repeat
+        if opening_of(messages if isinstance(messages, list) else [messages]) is None:  # the unknown is no repeat
             messages, answer = [], without_redacted(answer)
         return [
             Run(
@@ -105,7 +93,7 @@ class Exchanges:
                 started,
                 # nobody knows; but it had ended when the next request of the conversation began
                 started + _INSTANT if ended is None else ended,
-                session if isinstance(session, str) and session else text(row.get("trace_id")) or run_id,
+                session or text(row.get("trace_id")) or run_id,
                 inputs={"input": request.get("input") if messages else None} if embeds else {"messages": messages},
                 outputs=answer if answer and failed is None else None,
                 error=failed,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ts_importers.base import Skipped
-from ts_importers.bodies import message_of, text
 from ts_importers.formats.base import Key, Row, Setting
-from ts_importers.formats.continued import Asked, family_of
 from ts_importers.helicone_rows import run_from_request
 from ts_importers.values import timestamp
 
 if TYPE_CHECKING:
+    from ts_importers.base import Skipped
     from ts_langchain.replay import Run
 
 
@@ -34,17 +31,5 @@ class HeliconeRequests:
         return Key(timestamp(row.get("request_created_at")))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
-        run = run_from_request(row)
-        if isinstance(run, Skipped) or run.run_type != "llm" or run.thread_id is not None:
-            return [run]
-        asked = Asked(
-            run.id,
-            run.inputs.get("messages"),
-            message_of(run.outputs) if run.outputs is not None else None,
-            run.started_at,
-            run.ended_at,
-            run.error is not None,
-            (text(run.metadata.get("user_id")), family_of(text(run.metadata.get("ls_model_name")))),
-        )
-        session = setting.continued.conversation(asked)
-        return [run if session is None else replace(run, thread_id=session, trace_id=session)]
+        del setting
+        return [run_from_request(row)]

@@ -75,7 +75,6 @@ def _exchange(row: Row) -> Row:
         "end_time": row.get("endTime"),
         "session_id": text(row.get("session_id")) or text(given.get("session_id")) or _named_trace(row),
         "trace_id": text(row.get("trace_id")),
-        "user_api_key_hash": text(metadata.get("user_api_key_hash")),
         "provider": _PROVIDERS.get(provider, provider) if provider is not None else None,
         "path": "/embeddings" if embeds else None,
         "response_cost": row.get("response_cost"),

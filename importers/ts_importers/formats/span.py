@@ -13,9 +13,8 @@ from ts_importers.formats import genai, langfuse_spans, langsmith_spans, openinf
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
 from ts_importers.formats.call import count
-from ts_importers.formats.continued import Asked
 from ts_importers.told_twice import STREAM, Telling
-from ts_langchain.replay import Run, request_messages
+from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
     from ts_importers.formats.call import SpanCall
@@ -153,10 +152,6 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     call = _call(kind, span)
     error = call.error or error
     session = _session(tree) or setting.session
-    trace = span.trace_id
-    if session is None and kind == "llm" and not span.parent_id:  # alone: no trace holds it together with others
-        session = setting.continued.conversation(_asked(span, call, error))
-        trace = session or trace
     node = _node(tree) or setting.node
     metadata: dict[str, Any] = {**call.metadata}
     if session:
@@ -173,7 +168,7 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.name or span.name or kind,
         span.started,
         max(span.started, span.ended if span.ended is not None else span.started),
-        trace,
+        span.trace_id,
         f"{span.trace_id}-{span.parent_id}" if span.parent_id else None,
         session,
         call.inputs,
@@ -231,20 +226,6 @@ def _call(kind: RunType, span: Span) -> SpanCall:
     if _spoken(tree) is langfuse_spans:
         return langfuse_spans.call_of(tree, span.name, span.status if span.failed else None)
     return genai.call_of(kind, tree, span.name, _messages(span))
-
-
-def _asked(span: Span, call: SpanCall, error: str | None) -> Asked:
-    """The request, as far as it tells which conversation it belongs to."""
-    user = call.metadata.get("user_id")
-    return Asked(
-        span.trace_id,
-        list(request_messages(call.inputs)),
-        at(call.outputs, "message"),
-        span.started,
-        span.ended,
-        error is not None,
-        (user if isinstance(user, str) else None, call.provider),
-    )
 
 
 def _error(span: Span) -> str | None:

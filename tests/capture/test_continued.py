@@ -1,0 +1,275 @@
+"""Calls that name no conversation: which of them belong together."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from agents import DONE, LOOP, fetch_page
+from hypothesis import given
+from hypothesis import strategies as st
+from importers.test_rows import odd
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tracers import LangChainTracer
+from recorder import Wire, recorded, replay_of
+
+from ts_importers.langsmith_rows import run_from_row
+from ts_langchain import TokenSentinelHandler, WasteBlocked
+from ts_langchain.call import ToolCall
+from ts_langchain.capture import continued
+from ts_langchain.capture.continued import Continued, family_of
+from ts_langchain.capture.messages import read_message
+from ts_langchain.replay import Run
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import BaseMessage
+
+OPENING: list[Any] = [
+    {"role": "system", "content": "You watch a page."},
+    {"role": "user", "content": "Look and report."},
+]
+CALL = {"id": "c1", "type": "function", "function": {"name": "fetch", "arguments": '{"url": "u"}'}}
+ROUND: list[Any] = [
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "All is well."},
+]
+FURTHER = [*OPENING, *ROUND]
+
+
+def said(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+class Talks:
+    """Requests one after the other, named by their number; each takes a second."""
+
+    def __init__(self) -> None:
+        self.continued = Continued()
+        self.number = 0
+
+    def ask(
+        self,
+        prompt: Any,
+        at: float,
+        *,
+        who: Sequence[str | None] = (),
+        answer: Any = None,
+        failed: bool = False,
+        took: float | None = 1.0,
+    ) -> str | None:
+        asked = self.continued.begin(str(self.number), prompt, who, at)
+        self.number += 1
+        if asked is None:
+            return None
+        if took is not None:
+            came = read_message(answer).digest if answer is not None else None
+            self.continued.end(asked, at + took, came, failed=failed)
+        return asked.conversation
+
+
+def test_a_prompt_that_goes_on_belongs_to_what_was_sent_before() -> None:
+    talks = Talks()
+    assert [talks.ask(p, 3.0 * n) for n, p in enumerate([OPENING, FURTHER, [*FURTHER, *ROUND]])] == ["0", "0", "0"]
+    talks = Talks()
+    assert [talks.ask(p, 3.0 * n) for n, p in enumerate([FURTHER, OPENING, FURTHER])] == ["0", "1", "1"]
+
+
+@pytest.mark.parametrize("every", [3.0, 20.0, 3600.0])
+def test_runs_that_open_alike_are_not_one(every: float) -> None:
+    talks = Talks()
+    told = [talks.ask(p, n * every + at) for n in range(4) for at, p in ((0.0, OPENING), (1.5, FURTHER))]
+    assert told == ["0", "0", "2", "2", "4", "4", "6", "6"]
+
+
+def test_users_and_families_of_models_tell_apart() -> None:
+    talks = Talks()
+    whos: list[tuple[str | None, ...]] = [("ada", "gpt"), ("bob", "gpt"), ("ada", "claude"), (None, "gpt")]
+    assert [talks.ask(p, at, who=who) for at, p in ((0.0, OPENING), (9.0, FURTHER)) for who in whos] == [*"0123"] * 2
+    assert [family_of(m) for m in ("gpt-5-mini", "openai/o3", "ft:gpt-4o:acme", "claude-x", "7b", "", None)] == [
+        "gpt", "gpt", "gpt", "claude", None, None, None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("failed", "took", "at", "same"),
+    [
+        (False, 2.0, 3.0, False),  # somebody else may ask the same
+        (True, 2.0, 2.0, True),
+        (True, 2.0, 602.0, True),
+        (True, 2.0, 603.0, False),
+        (True, 2.0, 1.0, False),  # at the same time: no retry
+        (True, None, 60.0, False),  # still under way
+    ],
+)
+def test_a_retry_belongs_to_what_has_failed(failed: bool, took: float | None, at: float, same: bool) -> None:
+    talks = Talks()
+    talks.ask(OPENING, 0.0, failed=failed, took=took)
+    assert talks.ask(OPENING, at) == ("0" if same else "1")
+
+
+def test_of_prompts_alike_that_one_goes_on_whose_answer_came_back() -> None:
+    talks = Talks()
+    begun = [talks.ask(OPENING, 60.0 * n, answer=said(t)) for n, t in enumerate(["one", "two", "three"])]
+    further = [[*OPENING, said(t), {"role": "user", "content": "And?"}] for t in ("one", "three", "two", "four")]
+    assert begun == ["0", "1", "2"]
+    assert [talks.ask(p, 300.0) for p in further] == ["0", "2", "1", "6"]
+
+
+def test_what_has_failed_is_gone_on_with_where_nothing_else_is() -> None:
+    talks = Talks()
+    assert [talks.ask(OPENING, 0.0), talks.ask(OPENING, 1.0, failed=True), talks.ask(FURTHER, 9.0)] == ["0", "1", "0"]
+    assert talks.ask(FURTHER, 9.0) == "1"  # another model has answered in its place
+
+
+def test_what_was_asked_later_is_not_gone_on_with() -> None:
+    talks = Talks()
+    assert [talks.ask(OPENING, 100.0), talks.ask(FURTHER, 50.0), talks.ask(FURTHER, 150.0)] == ["0", "1", "0"]
+
+
+@pytest.mark.parametrize("nothing", ["", None, "[REDACTED]", "redacted-by-litellm", "***", []])
+def test_what_says_nothing_is_joined_with_nothing(nothing: Any) -> None:
+    prompt = [OPENING[0], {"role": "user", "content": nothing}]
+    talks = Talks()
+    assert [talks.ask(p, 0.0) for p in (prompt, prompt, [*prompt, *ROUND], [])] == [None] * 4
+
+
+def test_many_messages_may_have_been_added() -> None:
+    talks = Talks()
+    many = [ROUND[1]] * (continued.MAX_NEW_MESSAGES - 1)
+    assert [talks.ask(OPENING, 0.0), talks.ask([*OPENING, ROUND[0], *many], 9.0)] == ["0", "0"]
+    talks = Talks()
+    assert [talks.ask(OPENING, 0.0), talks.ask([*OPENING, ROUND[0], *many, ROUND[1]], 9.0)] == ["0", "1"]
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continued, "MAX_PROMPTS", 5)
+    monkeypatch.setattr(continued, "MAX_REQUESTED", 7)
+    talks = Talks()
+    for n in range(100):
+        talks.ask(OPENING, n * 3600.0)
+        talks.ask([{"role": "user", "content": str(n)}], n * 3600.0)
+        asked = talks.continued.begin(f"c{n}", [{"role": "user", "content": f"c{n}"}], (), n * 3600.0)
+        assert asked is not None
+        talks.continued.end(asked, n * 3600.0, None, [ToolCall(f"c{n}", "fetch", n)], failed=False)
+    last, requested, number = talks.continued.snapshot()
+    assert (len(last), len(requested), number) == (5, 7, 300)
+    assert max(map(len, last.values())) <= continued.MAX_ALIKE
+    assert len(pickle.dumps(talks.continued.snapshot())) < 5_000
+
+
+def test_it_goes_on_where_it_was() -> None:
+    before, after = Talks(), Talks()
+    before.ask(OPENING, 0.0)
+    after.continued.restore(pickle.loads(pickle.dumps(before.continued.snapshot())))  # noqa: S301
+    after.number = 1
+    assert [after.ask(FURTHER, 3.0), after.ask(OPENING, 4.0)] == ["0", "2"]
+
+
+@given(st.lists(st.lists(odd, max_size=4), max_size=6))
+def test_prompts_of_any_type(prompts: list[Any]) -> None:
+    talks = Talks()
+    for prompt in prompts:
+        talks.ask(prompt, 0.0)
+
+
+# --- live ------------------------------------------------------------------------------------------
+
+
+def by_hand(model: ScriptedChatModel, config: Any, question: str = "Which plan has SSO?", *, ids: bool = True) -> None:
+    """An agent as tutorials write it: a loop, a model, a tool."""
+    messages: list[BaseMessage] = [SystemMessage("You know all plans."), HumanMessage(question)]
+    for _ in range(20):
+        answer = model.invoke(messages, config)
+        messages.append(answer)
+        if not answer.tool_calls:
+            return
+        for call in answer.tool_calls:
+            result = fetch_page.invoke(call if ids else call["args"], config)
+            messages.append(result if ids else ToolMessage(result, tool_call_id=call["id"]))
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_loop_by_hand_is_one_session_and_is_stopped(ids: bool) -> None:
+    recorder, handler = recorded()
+    by_hand(ScriptedChatModel(script=[LOOP] * 5 + [DONE]), {"callbacks": [handler]}, ids=ids)
+    [first] = {call.session_id for call in recorder.seen}
+    assert (len(recorder.seen), first) == (11, recorder.seen[0].id)
+    assert len({call.root_id for call in recorder.seen}) == 11
+    assert [(i.rule, i.calls) for i in recorder.incidents()] == [("tool_loop", 4)]
+    model = ScriptedChatModel(script=[LOOP])
+    with pytest.raises(WasteBlocked, match="fetch_page"):
+        by_hand(model, {"callbacks": [TokenSentinelHandler(mode="block")]}, ids=ids)
+    assert model.calls == 3
+
+
+def test_a_veto_holds_when_the_same_is_sent_again() -> None:
+    handler, model = TokenSentinelHandler(mode="block"), ScriptedChatModel(script=[LOOP])
+    messages: list[Any] = [HumanMessage("Which plan has SSO?")]
+    config: Any = {"callbacks": [handler]}
+    for _ in range(3):
+        messages.append(model.invoke(messages, config))
+        messages.append(fetch_page.invoke(messages[-1].tool_calls[0], config))
+    for _ in range(3):
+        with pytest.raises(WasteBlocked):
+            model.invoke(messages, config)
+    assert model.calls == 3
+
+
+def test_retries_by_hand_are_a_storm() -> None:
+    handler, model = TokenSentinelHandler(mode="block"), ScriptedChatModel(script=[ConnectionError("down")])
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            model.invoke("hello", {"callbacks": [handler]})
+    with pytest.raises(WasteBlocked, match="ConnectionError 5 times"):
+        model.invoke("hello", {"callbacks": [handler]})
+    assert model.calls == 5
+
+
+def test_loops_by_hand_side_by_side_do_not_mix() -> None:
+    recorder, handler = recorded()
+
+    def one(number: int) -> None:
+        calls = [call_tool("fetch_page", url=f"{number}-{n}") for n in range(4)]
+        by_hand(ScriptedChatModel(script=[*calls, AIMessage(f"done {number}")]), {"callbacks": [handler]})
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(one, range(40)))
+    sessions: dict[str, set[str]] = {}
+    for call in recorder.seen:
+        if call.kind == "tool":
+            assert call.requested_by is not None
+            sessions.setdefault(call.session_id, set()).add(call.requested_by)
+    assert sorted(map(len, sessions.values())) == [4] * 40
+    assert recorder.incidents() == []
+
+
+def test_strangers_who_ask_the_same_are_not_one_session() -> None:
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[AIMessage("Hello!")])
+    for _ in range(9):
+        model.invoke([SystemMessage("Be kind."), HumanMessage("hi")], {"callbacks": [handler]})
+    assert len({call.session_id for call in recorder.seen}) == 9
+
+
+def test_what_is_named_stands() -> None:
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[LOOP] * 2 + [DONE])
+    with recorder.session("ticket-17"):
+        by_hand(model, {"callbacks": [handler]})
+    by_hand(ScriptedChatModel(script=[DONE]), {"callbacks": [handler], "metadata": {"thread_id": "t"}})
+    assert {call.session_id for call in recorder.seen} == {"ticket-17", "t"}
+
+
+def test_a_loop_by_hand_is_the_same_live_and_replayed() -> None:
+    recorder, handler = recorded()
+    client = Wire()
+    by_hand(ScriptedChatModel(script=[LOOP] * 3 + [DONE]), {"callbacks": [handler, LangChainTracer(client=client)]})
+    again = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
+    assert again.known() == recorder.known()
+    assert [(i.id, i.wasted_nano) for i in again.incidents()] == [(i.id, i.wasted_nano) for i in recorder.incidents()]
+    assert len(again.incidents()) == 1

@@ -1,0 +1,239 @@
+"""Which conversation a model call belongs to where nothing names one: told by what was sent before.
+
+Loops written by hand call a model again and again, each time in a run of its own; a gateway's log is nothing else. What
+holds them together is that each prompt goes on from the one before.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from ts_langchain.capture.messages import plain_text, read_message
+from ts_langchain.fingerprint import name_hash, text_hash
+from ts_langchain.recent import Recent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ts_langchain.call import ToolCall
+
+MAX_PROMPTS = 10_000
+MAX_ALIKE = 32
+MAX_REQUESTED = 4_096
+MAX_NEW_MESSAGES = 64
+OPENING_MESSAGES = 8
+RETRIED_SECONDS = 600.0
+_FAMILY = re.compile("[a-z]+")
+_SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
+_REDACTED = re.compile(r"\W*(?:redacted|masked|filtered)(?:[ _-]by[ _-]\w+)?\W*|[*█•]+", re.IGNORECASE)
+_REDACTED_CHARS = 60
+_EMPTY = text_hash("")
+
+
+class Asked(NamedTuple):
+    """A request of which the conversation was told by its prompt.
+
+    Attributes:
+        conversation: The conversation.
+        prompt: Fingerprint of the prompt.
+        number: Number of the request.
+    """
+
+    conversation: str
+    prompt: int
+    number: int
+
+
+class _Last(NamedTuple):
+    """The last request of a conversation."""
+
+    conversation: str
+    number: int
+    at: float
+    ended: float | None = None
+    answer: int | None = None
+    failed: bool = False
+
+
+State = tuple[Recent[int, tuple[_Last, ...]], Recent[int, str], int]
+
+
+class Continued:
+    """Tells conversations apart that nothing names. Of all handlers of a Sentinel together; bounded; no content.
+
+    A request belongs to the conversation whose last prompt it begins with, or whose last prompt it sends again
+    within 10 minutes of its failure: a retry. Every other begins one. Of prompts alike, the one counts whose answer
+    came back in the new prompt, else the latest that has not failed. Prompts are known by their opening (up to the
+    first message of the user), by their length and by their last message.
+    """
+
+    def __init__(self) -> None:
+        self._last: Recent[int, tuple[_Last, ...]] = Recent()
+        self._requested: Recent[int, str] = Recent()  # tool calls of these conversations, by id and by arguments
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def snapshot(self) -> State:
+        """All that is known, to go on with later."""
+        with self._lock:
+            return Recent(self._last), Recent(self._requested), self._number
+
+    def restore(self, state: State) -> None:
+        """Goes on where `snapshot` was taken."""
+        with self._lock:
+            self._last, self._requested, self._number = state
+
+    def after_fork(self) -> None:
+        """Has a lock of its own in a forked process."""
+        self._lock = threading.Lock()
+
+    def begin(self, root_id: str, messages: Sequence[object], who: Sequence[str | None], at: float) -> Asked | None:
+        """A request is about to be sent. To be asked in order of time.
+
+        Args:
+            root_id: Its run: names the conversation that it begins.
+            messages: The prompt.
+            who: Whatever tells callers apart: user, family of models.
+            at: Event time.
+
+        Returns:
+            Its conversation; None if the prompt says nothing.
+        """
+        opened = opening_of(messages)
+        if opened is None:
+            return None
+        opening = _opening(opened, who)
+        prompt = _prompt(opening, messages, len(messages))
+        with self._lock:
+            found = self._found(messages, opening, opened.length, at)
+            if found is not None:
+                self._forget(*found)
+            self._number += 1
+            now = _Last(found[1].conversation if found is not None else root_id, self._number, at)
+            self._last[prompt] = (*self._last.pop(prompt, ()), now)[-MAX_ALIKE:]
+            self._last.limit(MAX_PROMPTS)
+        return Asked(now.conversation, prompt, now.number)
+
+    def look(self, messages: Sequence[object], who: Sequence[str | None], at: float) -> str | None:
+        """The conversation that a request goes on with, None if it begins one. Arguments are those of `begin`."""
+        opened = opening_of(messages)
+        if opened is None:
+            return None
+        with self._lock:
+            found = self._found(messages, _opening(opened, who), opened.length, at)
+        return found[1].conversation if found is not None else None
+
+    def end(
+        self, asked: Asked, ended: float, answer: int | None, tool_calls: Sequence[ToolCall] = (), *, failed: bool
+    ) -> None:
+        """The request was answered, has failed, or was not sent.
+
+        Args:
+            asked: What `begin` gave.
+            ended: Event time.
+            answer: Fingerprint of the message that answered, None without one.
+            tool_calls: What it asks for.
+            failed: It failed, or was not sent.
+        """
+        with self._lock:
+            alike = self._last.get(asked.prompt, ())
+            if alike:
+                self._last[asked.prompt] = tuple(
+                    last._replace(ended=ended, answer=answer, failed=failed) if last.number == asked.number else last
+                    for last in alike
+                )
+            for call in tool_calls:
+                if call.id:
+                    self._requested[text_hash(call.id)] = asked.conversation
+                self._requested[_run(call.name, call.args)] = asked.conversation
+            self._requested.limit(MAX_REQUESTED)
+
+    def of_tool(self, name: str, arguments: int, tool_call_id: str | None) -> str | None:
+        """The conversation in which a tool was asked for that runs by itself; None if it is not known.
+
+        Args:
+            name: The tool.
+            arguments: Fingerprint of its arguments.
+            tool_call_id: The model's request for it, where that is known.
+        """
+        with self._lock:
+            return self._requested.get(text_hash(tool_call_id) if tool_call_id else _run(name, arguments))
+
+    def _found(self, messages: Sequence[object], opening: int, length: int, at: float) -> tuple[int, _Last] | None:
+        """The last request of the conversation that this one goes on, and its prompt. The lock is held."""
+        total = len(messages)
+        prompt = _prompt(opening, messages, total)
+        for last in reversed(self._last.get(prompt, ())):
+            if last.failed and last.ended is not None and last.ended <= at <= last.ended + RETRIED_SECONDS:
+                return prompt, last
+        for known in range(total - 1, max(length, total - MAX_NEW_MESSAGES) - 1, -1):
+            prompt = _prompt(opening, messages, known)
+            alike = [last for last in self._last.get(prompt, ()) if last.at <= at]
+            if alike:
+                came_back = read_message(messages[known]).digest
+                return prompt, max(alike, key=lambda last: (last.answer == came_back, not last.failed, last.number))
+        return None
+
+    def _forget(self, prompt: int, last: _Last) -> None:
+        rest = tuple(other for other in self._last[prompt] if other is not last)
+        if rest:
+            self._last[prompt] = rest
+        else:
+            del self._last[prompt]
+
+
+class Opening(NamedTuple):
+    """How a prompt opens, up to the user's first message."""
+
+    digest: int
+    length: int
+
+
+def opening_of(messages: Sequence[object]) -> Opening | None:
+    """How a prompt opens.
+
+    None if the user's first message (without one, the first) is empty or redacted: it stands for nothing, and is the
+    same of prompts that differ.
+    """
+    opening, found = 0, None
+    for length, message in enumerate(messages[:OPENING_MESSAGES], 1):
+        read = read_message(message)
+        opening = hash((opening, read.digest))
+        if found is None or read.role == "human":
+            found = message, read, opening, length
+        if read.role == "human":
+            break
+    if found is None:
+        return None
+    message, read, opening, length = found
+    if read.content == _EMPTY or (not read.images and is_redacted(plain_text(message))):
+        return None
+    return Opening(opening, length)
+
+
+def is_redacted(text: str) -> bool:
+    """True for `[REDACTED]`, `redacted-by-litellm`, `***`."""
+    return len(text) <= _REDACTED_CHARS and _REDACTED.fullmatch(text) is not None
+
+
+def family_of(model: str | None) -> str | None:
+    """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
+    found = _FAMILY.match((model or "").rpartition("/")[2].lower())
+    return None if found is None else _SIBLINGS.get(found[0], found[0])
+
+
+def _opening(opened: Opening, who: Sequence[str | None]) -> int:
+    """Fingerprint of how a caller's prompt opens."""
+    return hash((opened.digest, *(name_hash(part) if part is not None else 0 for part in who)))
+
+
+def _prompt(opening: int, messages: Sequence[object], length: int) -> int:
+    """Fingerprint of the first so many messages."""
+    return hash((opening, length, read_message(messages[length - 1]).digest))
+
+
+def _run(name: str, arguments: int) -> int:
+    """A tool's run, as far as it is known without the id of its call."""
+    return hash((name_hash(name), arguments))
