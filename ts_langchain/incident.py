@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ts_langchain.pricing import Cost
 
 MAX_CALLS_LISTED = 16
+RETRY_AFTER = 30.0
 
 
 @dataclass(slots=True)
@@ -105,6 +106,10 @@ class Incident:
     def avoidable_usd(self) -> float:
         """`avoidable_nano` in USD."""
         return self.avoidable_nano / 1e9
+
+    def is_storm_of(self, request: int, at: float) -> bool:
+        """True if it is about this very request, which has been silent for 30 s at most: then it may be tried again."""
+        return self.request is not None and self.request == request and at - self.severe_at <= RETRY_AFTER
 
     def extend(self, finding: Finding, call: Call) -> bool:
         """Takes a finding in. True if the severity rose."""

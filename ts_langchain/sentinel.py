@@ -50,7 +50,6 @@ MAX_SESSIONS = 20_000
 MAX_PAST_INCIDENTS = 10_000
 MAX_DECISIONS = 10_000
 SWEEP = 4
-RETRY_AFTER = 30.0
 
 
 def _plain(callback: Any) -> Callable[[Any], object]:
@@ -586,20 +585,19 @@ class Sentinel:
         session = self._sessions.get(session_id)
         if session is None or not session.state.standing:
             return []
-        with session.lock:
-            standing = list(session.state.standing.values())
-        found = [s.due for s in standing]
         return [
             d
-            for d in found
-            if d is not None
-            and (
-                d.root_id == root_id
-                or d.action in SESSION_WIDE
-                or (d.action == "downgrade" and d.classifying)
-                or (d.action == "pause" and resuming)
-            )
+            for d in self._in_force(session)
+            if d.root_id == root_id
+            or d.action in SESSION_WIDE
+            or (d.action == "downgrade" and d.classifying)
+            or (d.action == "pause" and resuming)
         ]
+
+    def _in_force(self, session: Session) -> list[Decision]:
+        """Decisions in force for some of a session's calls."""
+        with session.lock:
+            return [due for standing in session.state.standing.values() if (due := standing.due) is not None]
 
     def settle(self, decision: Decision, outcome: Outcome, why: str = "") -> None:
         """Says what came of a decision."""
@@ -634,27 +632,28 @@ class Sentinel:
         if not incidents:
             return None
         if self.policy is not None:
-            return self._policy_veto(session, root_id)
+            return self._policy_veto(session, root_id, request, at)
         with session.lock:
             for (rule, _), incident in incidents.items():
                 if incident.severity != "high" or rule not in self._blocking:
                     continue
                 if incident.request is not None:
-                    if incident.request == request and at - incident.severe_at <= RETRY_AFTER:
+                    if incident.is_storm_of(request, at):
                         return copy.copy(incident)
                 elif incident.root_id == root_id or incident.turn == turn:
                     return copy.copy(incident)
         return None
 
-    def _policy_veto(self, session: Session, root_id: str) -> Incident | None:
+    def _policy_veto(self, session: Session, root_id: str, request: int, at: float) -> Incident | None:
         """With a policy, its `stop`, `pause` and `block` are what a handler in mode `block` vetoes by."""
-        for decision in self.due(session.state.id, root_id):
-            if decision.action in ENDING:
-                with session.lock:
-                    incident = copy.copy(session.state.incidents.get((decision.rule, decision.key)))
-                if incident is not None:
-                    self.settle(decision, "done")
-                    return incident
+        for decision in self._in_force(session):
+            if decision.action not in ENDING:
+                continue
+            with session.lock:
+                incident = copy.copy(session.state.incidents.get((decision.rule, decision.key)))
+            if incident is not None and (decision.root_id == root_id or incident.is_storm_of(request, at)):
+                self.settle(decision, "done")
+                return incident
         return None
 
     # --- storing -----------------------------------------------------------------------------------

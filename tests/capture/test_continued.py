@@ -16,7 +16,7 @@ from langchain_core.tracers import LangChainTracer
 from recorder import Wire, recorded, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import TokenSentinelHandler, WasteBlocked
+from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
 from ts_langchain.call import ToolCall
 from ts_langchain.capture import continued
 from ts_langchain.capture.continued import Continued, family_of
@@ -199,12 +199,32 @@ def test_a_loop_by_hand_is_one_session_and_is_stopped(ids: bool) -> None:
     by_hand(ScriptedChatModel(script=[LOOP] * 5 + [DONE]), {"callbacks": [handler]}, ids=ids)
     [first] = {call.session_id for call in recorder.seen}
     assert (len(recorder.seen), first) == (11, recorder.seen[0].id)
-    assert len({call.root_id for call in recorder.seen}) == 11
+    assert {call.root_id for call in recorder.seen} == {first}
     assert [(i.rule, i.calls) for i in recorder.incidents()] == [("tool_loop", 4)]
     model = ScriptedChatModel(script=[LOOP])
     with pytest.raises(WasteBlocked, match="fetch_page"):
         by_hand(model, {"callbacks": [TokenSentinelHandler(mode="block")]}, ids=ids)
     assert model.calls == 3
+
+
+@pytest.mark.parametrize("config", [{}, {"metadata": {"session_id": "s"}}], ids=["nameless", "named"])
+@pytest.mark.parametrize("do", ["stop", "block"])
+def test_a_policy_holds_in_a_loop_by_hand(do: str, config: Any) -> None:
+    steps = [{"at": 1, "do": do}]
+    rules = {"tool_loop": {"min_severity": "high", "steps": steps}, "retry_storm": {"steps": steps}}
+    sentinel = Sentinel(policy={"rules": rules})
+    config = {**config, "callbacks": [TokenSentinelHandler(sentinel, mode="block")]}
+    looping, failing = ScriptedChatModel(script=[LOOP]), ScriptedChatModel(script=[ConnectionError("down")])
+    with pytest.raises(WasteBlocked, match="fetch_page"):
+        by_hand(looping, config)
+    assert looping.calls == 3
+    looping.invoke("something else", config)
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            failing.invoke("hello", config)
+    with pytest.raises(WasteBlocked, match="ConnectionError"):
+        failing.invoke("hello", config)
+    assert [(d.action, d.outcome) for d in sentinel.decisions()] == [(do, "done")] * 2
 
 
 def test_a_veto_holds_when_the_same_is_sent_again() -> None:

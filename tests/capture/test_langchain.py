@@ -284,7 +284,7 @@ def test_a_loop_written_by_hand_is_one_turn() -> None:
     for _ in range(4):
         asked = model.invoke(messages, config)
         messages += [asked, fetch_page.invoke({**asked.tool_calls[0], "type": "tool_call"}, config)]
-    assert len({call.root_id for call in recorder.seen}) == 8
+    assert {call.root_id for call in recorder.seen} == {recorder.seen[0].id}
     assert len({call.turn for call in recorder.seen}) == 1
     assert [(i.rule, i.severity) for i in recorder.incidents()] == [("tool_loop", "high")]
 

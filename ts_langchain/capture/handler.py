@@ -287,12 +287,17 @@ class TokenSentinelHandler(BaseCallbackHandler):
             reading = memory.conversation.read(messages)
             prompt = reading.prompt
             self.sentinel.changed(session)
+            begun, conversation = memory.begin(
+                origin.root_id, reading, messages[-1] if messages else None, alone=parent_run_id is None
+            )
+            turn = begun.number
+            if begun.root_id != origin.root_id:
+                origin = origin._replace(root_id=begun.root_id)
             unseen = [
                 call
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-            turn, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None)
         if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
             self.model_nodes.add(origin.node)
         # numbers only: before Python 3.12 the hash of None is another one in each process
@@ -546,12 +551,13 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
         ended_at = self.clock()
+        call_run = run_id if type(run_id) is str else str(run_id)
         self.sentinel.observe(
             Call(
-                run_id if type(run_id) is str else str(run_id),
+                call_run,
                 "tool",
                 origin.session_id,
-                origin.root_id,
+                asked.turn.root_id if asked is not None and origin.root_id == call_run else origin.root_id,  # by hand
                 started.name,
                 at,
                 max(at, ended_at),
@@ -568,7 +574,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tags=origin.tags,
                 user_id=origin.user_id,
                 traits=started.traits,
-                turn=asked.turn if asked is not None else turn_of(origin.root_id),
+                turn=asked.turn.number if asked is not None else turn_of(origin.root_id),
                 conversation=asked.conversation if asked is not None else 0,
             )
         )
@@ -694,6 +700,6 @@ def _unseen_tool_call(
         tags=origin.tags,
         user_id=origin.user_id,
         traits=read_traits(args) if type(args) is dict else (),
-        turn=asked.turn,
+        turn=asked.turn.number,
         conversation=asked.conversation,
     )

@@ -20,6 +20,14 @@ MAX_ROOTS = 4
 NOTES_CHARS = 40
 
 
+class Turn(NamedTuple):
+    """What an agent does in answer to one request."""
+
+    number: int
+    root_id: str
+    """Its run."""
+
+
 class Requested(NamedTuple):
     """A tool call that a model asked for and whose result has not been seen."""
 
@@ -30,7 +38,7 @@ class Requested(NamedTuple):
     """Fingerprint of tool and arguments."""
     tool: int = 0
     """Fingerprint of the tool."""
-    turn: int = 0
+    turn: Turn = Turn(0, "")
     """The turn it was asked for in."""
     conversation: int = 0
     """The conversation it was asked for in."""
@@ -57,18 +65,21 @@ class Memory:
     A *turn* is what an agent does in answer to one request: the calls that belong together, of which a loop is made.
     It is known by the run and the conversation in it: another run is another turn, and in the same run a worker that
     starts afresh, or the next case of an evaluation. It goes on in another run where a prompt ends with the results of
-    its tool calls, as in loops written by hand, and where a prompt is the one before with notes behind it.
+    its tool calls, and where a prompt is the one before with notes behind it.
+
+    In a loop written by hand each call is a run of its own, and none holds them together: there, the first run of a
+    turn stands for all of it.
     """
 
-    __slots__ = ("conversation", "requested", "roots", "turn", "unread")
+    __slots__ = ("conversation", "newest", "requested", "roots", "unread")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
-        self.turn = 0  # the newest
-        # tool calls whose results no prompt has ended with yet, by the hash of their ids: their turn
-        self.unread: Recent[int, int] = Recent()
+        self.newest: Turn | None = None
+        # tool calls whose results no prompt has ended with yet, by the hash of their ids
+        self.unread: Recent[int, Turn] = Recent()
 
     @classmethod
     def of(cls, state: SessionState) -> Memory:
@@ -78,34 +89,38 @@ class Memory:
             memory = state.capture = cls()
         return memory  # type: ignore[no-any-return]
 
-    def begin(self, root_id: str, reading: Reading, message: object) -> tuple[int, int]:
+    def begin(self, root_id: str, reading: Reading, message: object, *, alone: bool) -> tuple[Turn, int]:
         """A model is asked in this run.
 
         Args:
             root_id: The outermost run.
             reading: What was read of the prompt.
             message: Its last message.
+            alone: No run encloses the call.
 
         Returns:
             Its turn, and the conversation.
         """
-        key, conversation = turn_of(root_id), reading.conversation
-        root = self.roots.get(key)
+        conversation = reading.conversation
+        root = self.roots.get(turn_of(root_id))
         said = plain_text(message) if reading.fresh else ""
         if root is not None and root.goes_on(said):
             conversation = root.conversation
         ended = reading.prompt.last_role == "tool"
         answered = reading.results[-1][0].tool_call_id if ended and reading.results else ""
-        turn = self.unread.pop(text_hash(answered), None) if answered else None
-        if turn is None:
-            turn = mix(key, conversation)
-            if not reading.fresh and not answered:  # a note behind the results, or results without an id
-                if root is not None:
-                    turn = root.turn
-                elif ended and self.turn:
-                    turn = self.turn
-        self.turn = turn
-        self.roots[key] = Root(turn, conversation, len(said), text_hash(said))
+        before = self.unread.pop(text_hash(answered), None) if answered else None
+        if before is None and not reading.fresh and not answered:  # a note behind the results, or results without an id
+            if root is not None:
+                before = Turn(root.turn, root_id)
+            elif ended:
+                before = self.newest
+        if before is None:
+            turn = Turn(mix(turn_of(root_id), conversation), root_id)
+        else:
+            turn = before if alone else Turn(before.number, root_id)
+        self.newest = turn
+        key = turn_of(turn.root_id)
+        self.roots[key] = Root(turn.number, conversation, len(said), text_hash(said))
         self.roots.touch(key)
         self.roots.limit(MAX_ROOTS)
         return turn, conversation
@@ -114,15 +129,15 @@ class Memory:
         """Remembers which tool calls a model turn asked for."""
         if not call.tool_calls:
             return
-        requested = self.requested
+        requested, turn = self.requested, Turn(call.turn, call.root_id)
         for tool_call in call.tool_calls:
             if tool_call.id and tool_call.valid:
                 tool = name_hash(tool_call.name)
                 about = hash((tool, tool_call.args))
                 requested[tool_call.id] = Requested(
-                    call.id, len(call.tool_calls), call.ended_at, about, tool, call.turn, call.conversation
+                    call.id, len(call.tool_calls), call.ended_at, about, tool, turn, call.conversation
                 )
-                self.unread[text_hash(tool_call.id)] = call.turn
+                self.unread[text_hash(tool_call.id)] = turn
         self.unread.limit(MAX_UNREAD)
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
