@@ -1,16 +1,21 @@
-"""The ledger: which databases it opens, and what it says of those it does not."""
+"""The ledger: which databases it opens, what it says of those it does not, and what it keeps whatever happens."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from importers.fake_langsmith import agent_rows
 from typer.testing import CliRunner
 
+from ts_importers.files import FileImporter
 from ts_langchain.cli.app import app
 from ts_langchain.errors import LedgerError
+from ts_langchain.history import Import
 from ts_langchain.ledger import SCHEMA, Ledger
+from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,3 +52,18 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="could not be opened"):
         Ledger(path)
     assert path.read_text() == "My notes. " * 100
+
+
+def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
+    rows = agent_rows(2)
+    for row in rows:
+        row["thread_id"] = "s" * 400 + str(row.get("thread_id") or row["trace_id"])
+    path = tmp_path / f"{'n' * 230}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "rubbish\nmore of it\n")
+    (tmp_path / "more.jsonl").write_text("")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    summary = summarise(ledger, Import(FileImporter([path, tmp_path / "more.jsonl"]), ledger).run())
+    assert summary.sessions == len({row["thread_id"] for row in rows}) > 1
+    assert summary.skipped == {"not JSON": 2}
+    assert summary.worst
+    assert all(session.calls for session in summary.worst)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ts_langchain.bloom import Bloom
 from ts_langchain.errors import LedgerError, TokenSentinelError
 from ts_langchain.fingerprint import text_hash
-from ts_langchain.ledger import SESSION_ID_LENGTH, Batch, History, Ledger, Spend, day_of, run_key
+from ts_langchain.ledger import Batch, History, Ledger, Spend, day_of, run_key, stored_id
 from ts_langchain.replay import Replay
 from ts_langchain.sentinel import Sentinel
 
@@ -108,7 +108,7 @@ class LedgerStore:
     def load(self, session_id: str) -> SessionState | None:
         """A session evicted a moment ago, or one of an earlier checkpoint."""
         state = self.batch.sessions.get(session_id)
-        if state is None and text_hash(session_id[:SESSION_ID_LENGTH]) in self._stored:
+        if state is None and text_hash(stored_id(session_id)) in self._stored:
             state = self.ledger.load_session(self.history, session_id, self.modules)
         return state
 
@@ -143,7 +143,7 @@ class LedgerStore:
 
     def saved(self, batch: Batch) -> None:
         """The sessions of a batch may now be found in the ledger."""
-        self._stored.add(text_hash(session_id[:SESSION_ID_LENGTH]) for session_id in batch.sessions)
+        self._stored.add(text_hash(stored_id(session_id)) for session_id in batch.sessions)
 
 
 class Import:

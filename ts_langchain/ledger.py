@@ -31,6 +31,7 @@ MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
 MANY = 10_000
 SESSION_ID_LENGTH = 300
+PLACE_LENGTH = 200
 
 _meta = sa.MetaData()
 
@@ -81,7 +82,7 @@ _incidents = sa.Table(
     sa.Column("history", sa.Integer, primary_key=True),
     sa.Column("id", sa.String(100), primary_key=True),
     sa.Column("rule", sa.String(100), nullable=False, index=True),
-    sa.Column("session_id", sa.String(300), nullable=False),
+    sa.Column("session_id", sa.String(SESSION_ID_LENGTH), nullable=False),
     sa.Column("opened_at", sa.Float, nullable=False),
     sa.Column("nano", sa.BigInteger, nullable=False),
     sa.Column("incident", sa.JSON, nullable=False),
@@ -108,7 +109,7 @@ _skipped = sa.Table(
     "skipped",
     _meta,
     sa.Column("history", sa.Integer, primary_key=True),
-    sa.Column("place", sa.String(200), primary_key=True),
+    sa.Column("place", sa.String(PLACE_LENGTH), primary_key=True),
     sa.Column("why", sa.String(300), nullable=False),
 )
 _calls = sa.Table(
@@ -307,7 +308,8 @@ class Ledger:
             for spend in batch.spend.values():
                 _add_spend(db, history.id, spend)
             rows = [
-                {"history": history.id, "place": place[:200], "why": why[:300]} for place, why in batch.skipped.items()
+                {"history": history.id, "place": stored_id(place, PLACE_LENGTH), "why": why[:300]}
+                for place, why in batch.skipped.items()
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
@@ -348,7 +350,7 @@ class Ledger:
             yield from db.execute(query.execution_options(yield_per=MANY)).scalars()
 
     def session_ids(self, history: History) -> Iterator[str]:
-        """Ids of all sessions that are stored, cut to `SESSION_ID_LENGTH`."""
+        """Ids of all sessions that are stored, as `stored_id` makes them."""
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id)
             yield from db.execute(query.execution_options(yield_per=MANY)).scalars()
@@ -369,7 +371,7 @@ class Ledger:
         """A stored session, None if it is new."""
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.state).where(
-                _sessions.c.history == history.id, _sessions.c.session_id == session_id[:SESSION_ID_LENGTH]
+                _sessions.c.history == history.id, _sessions.c.session_id == stored_id(session_id)
             )
             stored = db.execute(query).scalar()
         return cast("SessionState", load_state(stored, modules)) if stored is not None else None
@@ -415,14 +417,15 @@ class Ledger:
         """Figures of some sessions, by id."""
         columns = [c for c in _sessions.c if c.name not in ("history", "state")]
         found = {}
-        wanted = list(ids)
+        wanted = {stored_id(session_id): session_id for session_id in ids}
+        stored = list(wanted)
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
-            for start in range(0, len(wanted), BATCH):
+            for start in range(0, len(stored), BATCH):
                 query = sa.select(*columns).where(
                     _sessions.c.history == history.id,
-                    _sessions.c.session_id.in_(wanted[start : start + BATCH]),
+                    _sessions.c.session_id.in_(stored[start : start + BATCH]),
                 )
-                found.update({row["session_id"]: dict(row) for row in db.execute(query).mappings()})
+                found.update({wanted[row["session_id"]]: dict(row) for row in db.execute(query).mappings()})
         return found
 
     def skipped(self, history: History) -> list[tuple[str, str]]:
@@ -440,6 +443,11 @@ def run_key(run_id: str) -> int:
     """64-bit signed key of a run id."""
     value = text_hash(run_id)
     return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def stored_id(given: str, most: int = SESSION_ID_LENGTH) -> str:
+    """An id as a column holds it: one that is too long is cut, and stays apart from those that begin alike."""
+    return given if len(given) <= most else f"{given[: most - 17]}~{text_hash(given):016x}"
 
 
 def day_of(at: float) -> int:
@@ -508,7 +516,7 @@ def _session_row(history: int, state: SessionState) -> dict[str, Any]:
     totals = state.totals
     return {
         "history": history,
-        "session_id": state.id[:SESSION_ID_LENGTH],
+        "session_id": stored_id(state.id),
         "started_at": state.started_at,
         "last_at": state.last_at,
         "calls": totals.calls,
@@ -527,7 +535,7 @@ def _incident_row(history: int, incident: Incident) -> dict[str, Any]:
         "history": history,
         "id": incident.id,
         "rule": incident.rule,
-        "session_id": incident.session_id[:SESSION_ID_LENGTH],
+        "session_id": stored_id(incident.session_id),
         "opened_at": incident.opened_at,
         "nano": incident.wasted_nano,
         "incident": {**fields, "call_ids": list(incident.call_ids), "overlaps": list(incident.overlaps)},
