@@ -12,13 +12,18 @@ from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
 from ts_langchain.cli.app import app
-from ts_langchain.errors import LedgerError
+from ts_langchain.errors import ConfigurationError, LedgerError
 from ts_langchain.history import Import
 from ts_langchain.ledger import SCHEMA, Ledger
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def write(path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in agent_rows(20)))
+    return path
 
 
 def test_a_ledger_opens_again(tmp_path: Path) -> None:
@@ -67,3 +72,14 @@ def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
     assert summary.skipped == {"not JSON": 2}
     assert summary.worst
     assert all(session.calls for session in summary.worst)
+
+
+def test_a_wrong_setting_forgets_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    for name in ("runs.jsonl", "others.jsonl"):
+        with pytest.raises(ConfigurationError, match="min_cals"):
+            Import(FileImporter(write(tmp_path / name)), ledger, settings={"tool_loop.min_cals": 5}, fresh=True)
+    assert ledger.histories() == [history]
+    assert list(ledger.calls(history))

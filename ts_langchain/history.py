@@ -97,13 +97,16 @@ def _unhurried_collector() -> Iterator[None]:
 class LedgerStore:
     """Sessions that do not fit into memory go into the ledger and come back from there."""
 
-    def __init__(self, ledger: Ledger, history: History) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.history = history
         self.batch = Batch()
         self.modules: frozenset[str] = frozenset()
         self._stored = Bloom()
-        self._stored.add(text_hash(session_id) for session_id in ledger.session_ids(history))
+
+    def open(self, history: History) -> None:
+        """Says whose sessions they are."""
+        self.history = history
+        self._stored.add(text_hash(session_id) for session_id in self.ledger.session_ids(history))
 
     def load(self, session_id: str) -> SessionState | None:
         """A session evicted a moment ago, or one of an earlier checkpoint."""
@@ -161,6 +164,7 @@ class Import:
         sessions_in_memory: Sessions kept in memory.
 
     Raises:
+        ConfigurationError: A rule, setting or price is wrong; the ledger is left as it is.
         LedgerError: The ledger cannot be used, or holds this history replayed under other settings.
     """
 
@@ -180,6 +184,9 @@ class Import:
         self.source = source
         self.ledger = ledger
         self.checkpoint_runs = checkpoint_runs
+        self.store = LedgerStore(ledger)
+        self.sentinel = Sentinel(rules, settings, prices, max_sessions=sessions_in_memory, store=self.store)
+        self.store.modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
         asked = dict(asked or {})
         fingerprint = f"{run_key(repr((sorted(rules or ()), sorted((settings or {}).items()), prices))):x}"[:20]
         label = dict(source.describe())
@@ -200,9 +207,7 @@ class Import:
         history.range, history.label, history.done = asked, label, False
         self.history = history
         self.duplicates = 0
-        self.store = LedgerStore(ledger, history)
-        self.sentinel = Sentinel(rules, settings, prices, max_sessions=sessions_in_memory, store=self.store)
-        self.store.modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
+        self.store.open(history)
         self.replay = Replay(self.sentinel, on_delivered=lambda run_id: self._delivered.add(run_key(run_id)))
         self._stopping = False
         self._positions: dict[int, dict[str, Any]] = {}
