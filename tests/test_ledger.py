@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from importers.fake_langsmith import agent_rows
@@ -83,3 +83,21 @@ def test_a_wrong_setting_forgets_nothing(tmp_path: Path) -> None:
             Import(FileImporter(write(tmp_path / name)), ledger, settings={"tool_loop.min_cals": 5}, fresh=True)
     assert ledger.histories() == [history]
     assert list(ledger.calls(history))
+
+
+def test_a_checkpoint_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    whole, locked = Ledger(tmp_path / "whole.sqlite"), Ledger(tmp_path / "locked.sqlite")
+    expected = summarise(whole, Import(FileImporter(path), whole).run()).as_dict()
+    save, tries = locked.save, []
+
+    def save_but_once(*args: Any) -> None:
+        tries.append(args)
+        if len(tries) == 1:
+            raise LedgerError("database is locked")
+        save(*args)
+
+    monkeypatch.setattr(locked, "save", save_but_once)
+    with pytest.raises(LedgerError, match="locked"):
+        Import(FileImporter(path), locked, checkpoint_runs=20).run()
+    assert summarise(locked, Import(FileImporter(path), locked).run()).as_dict() == expected

@@ -255,6 +255,8 @@ class Import:
                 if self._stopping:
                     self._checkpoint(number)
                     return history
+        except LedgerError:
+            raise  # what was to be written is gone: the next import reads it again
         except TokenSentinelError:
             self._checkpoint(number)
             raise
