@@ -101,3 +101,24 @@ def test_a_checkpoint_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(LedgerError, match="locked"):
         Import(FileImporter(path), locked, checkpoint_runs=20).run()
     assert summarise(locked, Import(FileImporter(path), locked).run()).as_dict() == expected
+
+
+@pytest.mark.parametrize("name", ["a?b.sqlite", "50%25.sqlite", "a#b.sqlite", "mode=ro&x.sqlite"])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    Ledger(tmp_path / name).close()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("://", "no SQLAlchemy URL"),
+        ("nonsense://user:hunter2@host/db", "could not be opened"),
+        ("sqlite+missing_driver://user:hunter2@host/db", "could not be opened"),
+        ("oracle+oracledb://user:hunter2@host/db", "could not be opened"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(LedgerError, match=says) as raised:
+        Ledger(url)
+    assert "hunter2" not in str(raised.value)

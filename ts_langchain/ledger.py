@@ -227,17 +227,17 @@ class Ledger:
     """The database.
 
     Args:
-        url: A SQLAlchemy URL or a path; None for the SQLite file in the user's data directory.
+        url: A path, or a SQLAlchemy URL; None for the SQLite file in the user's data directory.
 
     Raises:
         LedgerError: It cannot be opened, or was written by another version.
     """
 
     def __init__(self, url: str | Path | None = None) -> None:
-        self.url = ledger_url(url)
-        shown = sa.engine.make_url(self.url).render_as_string(hide_password=True)
+        address = ledger_url(url)
+        shown = address.render_as_string(hide_password=True)
         with database_errors(f"the ledger {shown} could not be opened"):
-            self.engine = sa.create_engine(self.url)
+            self.engine = sa.create_engine(address)
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
             with self.engine.begin() as db:
@@ -460,14 +460,15 @@ def iso_day(day: int) -> str:
     return datetime.fromtimestamp(day * DAY, tz=UTC).date().isoformat()
 
 
-def ledger_url(url: str | Path | None) -> str:
+def ledger_url(url: str | Path | None) -> sa.URL:
     """A SQLAlchemy URL from a URL, a path, or nothing. Makes the directory of a file.
 
     Raises:
-        LedgerError: The directory cannot be made.
+        LedgerError: It is no URL, or the directory cannot be made.
     """
     if isinstance(url, str) and "://" in url:
-        return url
+        with database_errors("the ledger's address is no SQLAlchemy URL"):
+            return sa.engine.make_url(url)
     if url is None:
         from platformdirs import user_data_path
 
@@ -478,7 +479,7 @@ def ledger_url(url: str | Path | None) -> str:
     except OSError as error:
         msg = f"the directory {path.parent} could not be made ({error.strerror}); name another with --ledger"
         raise LedgerError(msg) from error
-    return f"sqlite:///{path}"
+    return sa.URL.create("sqlite", database=str(path))
 
 
 @contextmanager
@@ -486,6 +487,9 @@ def database_errors(what: str) -> Iterator[None]:
     """Turns what a database raises into a `LedgerError` that says what could not be done."""
     try:
         yield
+    except ImportError as error:
+        msg = f"{what}: {error}. Install the driver of that database."
+        raise LedgerError(msg) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or type(error).__name__)
         msg = f"{what}: {reason}. Name another with --ledger or TS_LANGCHAIN_LEDGER."
