@@ -6,6 +6,7 @@ then read as it comes; rows out of order, spans and several files are read throu
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from datetime import UTC, date, datetime
@@ -358,6 +359,10 @@ def _hint(documents: Documents) -> str | None:
         magic = file.read(4)
     if magic == b"PAR1":
         return "is Parquet: ts-langchain import parquet reads runs of LangSmith; save others as JSON lines"
+    if magic == b"PK\x03\x04":
+        return "is a zip archive: unpack it first"
+    if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "is in UTF-16, as PowerShell writes it: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
     if documents.path.name.removesuffix(".gz").endswith(TABLES):
         return (
             "is a table as text, in which nested values are lost; save it as JSON lines "
