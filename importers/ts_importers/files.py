@@ -133,7 +133,7 @@ class FileImporter:
         titles = ", ".join(dict.fromkeys(f.title for _, f in self._files))
         packed = ", gzipped" if any(d.gzipped for d, _ in self._files) else ""
         if not self._several:
-            return {"file": str(self.path), "format": titles + packed}
+            return {"file": _shown(self.path), "format": titles + packed}
         return {"files": f"{len(self._files)} in {self.scope}", "format": titles + packed}
 
     # --- finding out -------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class FileImporter:
             return
         for place in self._order.read(line):
             documents, form = self._files[place.file]
-            where = f"{documents.path.name} {place.where}" if self._several else place.where
+            where = f"{_shown(documents.path.name)} {place.where}" if self._several else place.where
             yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
 
     def _take(self, found: _Found, clock: float, page: Page, continued: Continued) -> float:
@@ -342,7 +342,7 @@ def _files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def _scope(given: Sequence[Path]) -> str:
     """The path; of several, what they have in common and their names, in an order of their own."""
-    paths = sorted({str(p.resolve()) for p in given})
+    paths = sorted({_shown(p.resolve()) for p in given})
     if len(paths) == 1:
         return paths[0]
     common = os.path.commonpath(paths)
@@ -351,6 +351,11 @@ def _scope(given: Sequence[Path]) -> str:
     if len(scope) <= MAX_SCOPE:
         return scope
     return f"{common[:MAX_SCOPE]}: {len(paths)} paths, {text_hash(names):016x}"
+
+
+def _shown(path: Path | str) -> str:
+    """A path as text; names that are not UTF-8 with their bytes spelled out."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _hint(documents: Documents) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tempfile
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -476,6 +477,21 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, data: bytes) -> 
     plain, marked = (write(tmp_path / name, mark + data) for name, mark in (("a", b""), ("b", b"\xef\xbb\xbf")))
     assert ids(FileImporter(marked)) == ids(FileImporter(plain))
     assert [s for page in FileImporter(marked).pages() for s in page.skipped] == []
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = write(tmp_path / os.fsdecode(b"caf\xe9.jsonl"), lines(ROWS))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter([path, write(tmp_path / "b.jsonl", b"rubbish")], format="langsmith"), ledger).run()
+    assert r"caf\xe9.jsonl" in history.scope
+    assert history.runs == len(CALLS)
+
+
+def test_no_room_for_the_index_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write(tmp_path / name, gzip.compress(lines(ROWS))) for name in ("a.gz", "b.gz")]
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))  # noqa: PTH123, SIM115 - a device
+    with pytest.raises(UnreadableSource, match="TMPDIR"):
+        FileImporter(paths)
 
 
 def test_a_pipe_says_what_to_do(tmp_path: Path) -> None:
