@@ -236,6 +236,38 @@ def test_a_broken_pipe_is_no_error(tmp_path: Path, file: Path) -> None:
     process.wait()
 
 
+@pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("--version",)])
+def test_a_full_disk_is_told(tmp_path: Path, file: Path, args: tuple[str, ...]) -> None:
+    assert run(tmp_path, "import", "file", str(file)).exit_code == 0
+    env = {**os.environ, "TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite")}
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run([*COMMAND, *args], env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+def test_an_output_that_is_not_utf8_loses_nothing(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite")}
+    name = tmp_path / "τ-bench.jsonl"
+    name.write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    done = subprocess.run([*COMMAND, "import", "file", name, "--json"], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["scope"] == str(name.resolve())
+
+
+def test_interrupted_while_it_loads(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "ts_langchain.cli.app":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Finder())
+    """
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{COMMAND[-1]}"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_an_import_under_other_settings_is_refused_until_fresh(tmp_path: Path, file: Path) -> None:
     assert run(tmp_path, "import", "file", str(file)).exit_code == 0
     refused = run(tmp_path, "import", "file", str(file), "--set", "tool_loop.min_calls=4")
