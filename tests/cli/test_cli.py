@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -181,6 +182,9 @@ def test_rules_are_listed_and_explained(tmp_path: Path) -> None:
         explained = run(tmp_path, "rules", rule.name).stdout
         for setting in rule.Settings.model_fields:
             assert setting in explained
+    narrow = run(tmp_path, "rules", "tool_loop", env={"COLUMNS": "80"}).stdout.partition("What to do")[0]
+    lines = narrow.splitlines()
+    assert all(len(f"{line} {following.split()[0]}") > 80 for line, following in pairwise(lines) if line and following)
     assert {r["rule"] for r in json.loads(run(tmp_path, "rules", "--json").stdout)} == {r.name for r in RULES.values()}
 
 
@@ -215,7 +219,7 @@ def test_an_incident_is_explained_and_can_be_silenced(tmp_path: Path, file: Path
     for wrong in ("nonsense", "tool_loop"):
         refused = run(tmp_path, "explain", wrong)
         assert refused.exit_code == 2
-        assert "report --incidents" in refused.stderr
+        assert "report 1 --incidents" in " ".join(refused.stderr.split())
 
 
 COMMAND = [sys.executable, "-c", "from ts_langchain.cli import main; main()"]
