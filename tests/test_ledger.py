@@ -122,3 +122,13 @@ def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str, s
     with pytest.raises(LedgerError, match=says) as raised:
         Ledger(url)
     assert "hunter2" not in str(raised.value)
+
+
+def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    slow = Import(FileImporter(path), ledger)
+    expected = summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict()
+    with pytest.raises(LedgerError, match="run this one again"):
+        slow.run()
+    assert summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict() == expected

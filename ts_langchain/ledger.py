@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ts_langchain.errors import LedgerError
 from ts_langchain.fingerprint import text_hash
@@ -489,6 +489,9 @@ def database_errors(what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         msg = f"{what}: {error}. Install the driver of that database."
+        raise LedgerError(msg) from error
+    except IntegrityError as error:
+        msg = f"{what}: another command wrote the same meanwhile. Nothing is lost: run this one again."
         raise LedgerError(msg) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or type(error).__name__)
