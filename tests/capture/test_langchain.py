@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
@@ -24,6 +25,8 @@ from ts_langchain.capture.answers import read_usage
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
 
 
@@ -389,6 +392,18 @@ def test_token_sentinel_needs_no_callbacks() -> None:
     assert {i.session_id for i in handler.sentinel.incidents()} == {"s"}
     app.invoke(ASK)
     assert handler.sentinel.health().calls == 8
+
+
+@pytest.mark.parametrize("block", [Sentinel().session("s"), token_sentinel()])
+def test_a_block_may_end_in_another_context(block: Any) -> None:
+    """Web frameworks run each step of a streamed answer in a copy of the context."""
+
+    def stream() -> Iterator[str]:
+        with block:
+            yield "Hello"
+
+    parts = stream()
+    assert [copy_context().run(next, parts, None) for _ in range(2)] == ["Hello", None]
 
 
 def test_two_handlers_do_not_disturb_each_other() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.tracers.context import register_configure_hook
 
+from ts_langchain.capture.context import put_back
 from ts_langchain.capture.handler import TokenSentinelHandler
 
 if TYPE_CHECKING:
@@ -45,4 +46,4 @@ def token_sentinel(
     try:
         yield handler
     finally:
-        active.reset(token)
+        put_back(active, token)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
 USER_KEYS = ("user_id", "ls_user_id", "langgraph_auth_user_id")
+T = TypeVar("T")
 
 
 class Labels(NamedTuple):
@@ -33,6 +34,16 @@ _labels: ContextVar[Labels | None] = ContextVar("ts_langchain_labels", default=N
 def current_labels() -> Labels | None:
     """Labels of the innermost context, None outside of one."""
     return _labels.get()
+
+
+def put_back(variable: ContextVar[T], token: Token[T]) -> None:
+    """Ends what `token` began.
+
+    Web frameworks run each step of a streamed answer in a copy of the context. Where that is another one than it began
+    in, there is nothing to end.
+    """
+    with suppress(ValueError):
+        variable.reset(token)
 
 
 @contextmanager
@@ -70,7 +81,7 @@ class SessionContext:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _labels.reset(self._tokens.pop())
+        put_back(_labels, self._tokens.pop())
 
     async def __aenter__(self) -> SessionContext:
         return self.__enter__()
