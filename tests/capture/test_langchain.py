@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypedDict
+from uuid import UUID
 
 import pytest
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
@@ -142,6 +143,18 @@ def test_the_session_a_user_names_wins() -> None:
     with fixed.session("mine"):
         ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [other]})
     assert fixed.seen[0].session_id == "fixed"
+
+
+@pytest.mark.parametrize("session", [UUID(int=7), 7])
+def test_ids_of_any_type_are_read_as_text(session: object) -> None:
+    one, two = Sentinel(), Sentinel()
+    agent([*[LOOP] * 4, DONE])[0].invoke(ASK, {"callbacks": [TokenSentinelHandler(one, session_id=session)]})
+    with two.session(session, user_id=session):
+        agent([*[LOOP] * 4, DONE])[0].invoke(ASK, {"callbacks": [TokenSentinelHandler(two)]})
+    for sentinel in (one, two):
+        assert sentinel.health().ok
+        assert [i.session_id for i in sentinel.incidents(session)] == [str(session)]
+        assert sentinel.totals(session) is not None
 
 
 def test_contexts_nest() -> None:

@@ -23,7 +23,7 @@ register_configure_hook(active, inheritable=True)
 
 @contextmanager
 def token_sentinel(
-    sentinel: Sentinel | None = None, *, mode: Mode = "observe", session_id: str | None = None
+    sentinel: Sentinel | None = None, *, mode: Mode = "observe", session_id: object | None = None
 ) -> Iterator[TokenSentinelHandler]:
     """Turns a handler on for every LangChain and LangGraph run started inside.
 

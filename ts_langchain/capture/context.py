@@ -62,8 +62,8 @@ class SessionContext:
     Contexts nest: what an inner one leaves out is inherited, tags add up.
     """
 
-    def __init__(self, session_id: str | None, user_id: str | None = None, tags: tuple[str, ...] = ()) -> None:
-        self._labels = Labels(session_id, user_id, tags)
+    def __init__(self, session_id: object | None, user_id: object | None = None, tags: tuple[str, ...] = ()) -> None:
+        self._labels = Labels(as_id(session_id), as_id(user_id), tags)
         self._tokens: list[Token[Labels | None]] = []
 
     def __enter__(self) -> SessionContext:
@@ -90,6 +90,11 @@ class SessionContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+def as_id(given: object | None) -> str | None:
+    """An id as text: users' own are often numbers or UUIDs."""
+    return None if given is None else str(given)
 
 
 def traced_root(parent_run_id: object) -> str | None:
