@@ -126,6 +126,7 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "file", "{file}", "--set", "tool_loop.min_cals=4"], 2, "tool_loop.min_calls"),
         (["import", "file", "{file}", "--set", "nonsense"], 2, "RULE.PARAM=VALUE"),
         (["import", "file", "{file}", "--price", "gpt-4o=cheap"], 2, "USD per million"),
+        (["import", "file", "{file}", "--price", "gpt-4o=1e15,1"], 2, "USD per million"),
         (["import", "file", "{file}", "--date", "yesterday"], 2, "2026-09-01"),
         (["import", "file", "{file}", "--csv", "/no/such/place.csv"], 2, "--csv"),
         (["import", "langsmith", "--project", "x"], 2, "LANGSMITH_API_KEY"),
