@@ -14,7 +14,7 @@ from ts_importers.files import FileImporter
 from ts_langchain.cli.app import app
 from ts_langchain.errors import ConfigurationError, LedgerError
 from ts_langchain.history import Import
-from ts_langchain.ledger import SCHEMA, Ledger
+from ts_langchain.ledger import SCHEMA, UNNAMED, Ledger
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
@@ -132,3 +132,17 @@ def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="run this one again"):
         slow.run()
     assert summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict() == expected
+
+
+def test_a_model_without_a_name_is_no_tool(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    path.write_text(json.dumps({"messages": messages}))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    summary = summarise(ledger, Import(FileImporter(path), ledger).run())
+    assert {m.model: m.calls for m in summary.models} == {UNNAMED: 1, "": 1}

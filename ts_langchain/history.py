@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ts_langchain.bloom import Bloom
 from ts_langchain.errors import LedgerError, TokenSentinelError
 from ts_langchain.fingerprint import text_hash
-from ts_langchain.ledger import Batch, History, Ledger, Spend, day_of, run_key, stored_id
+from ts_langchain.ledger import UNNAMED, Batch, History, Ledger, Spend, day_of, run_key, stored_id
 from ts_langchain.replay import Replay
 from ts_langchain.sentinel import Sentinel
 
@@ -127,9 +127,9 @@ class LedgerStore:
         batch = self.batch
         batch.sessions[state.id] = state
         batch.calls.append(call)
-        key = (day_of(call.started_at), call.provider or "", call.model or "")
-        if call.kind not in ("model", "embedding"):
-            key = (key[0], "", "")
+        key = (day_of(call.started_at), "", "")
+        if call.kind in ("model", "embedding"):
+            key = (key[0], call.provider or "", call.model or UNNAMED)
         spend = batch.spend.get(key)
         if spend is None:
             spend = batch.spend[key] = Spend(*key)

@@ -32,6 +32,7 @@ BATCH = 500
 MANY = 10_000
 SESSION_ID_LENGTH = 300
 PLACE_LENGTH = 200
+UNNAMED = "(unnamed model)"
 
 _meta = sa.MetaData()
 
@@ -129,7 +130,7 @@ class Spend:
     Attributes:
         day: Days since the epoch, UTC.
         provider: Provider, empty if unknown.
-        model: Model, empty for calls without one.
+        model: Model, `UNNAMED` if unknown; empty for tools and retrievers.
         calls: Number of calls.
         failed_calls: Calls that failed.
         estimated_calls: Calls whose usage was estimated.
