@@ -1,19 +1,29 @@
-"""The ledger: which databases it opens, and what it says of those it does not."""
+"""The ledger: which databases it opens, what it says of those it does not, and what it keeps whatever happens."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from importers.fake_langsmith import agent_rows
 from typer.testing import CliRunner
 
+from ts_importers.files import FileImporter
 from ts_langchain.cli.app import app
-from ts_langchain.errors import LedgerError
-from ts_langchain.ledger import SCHEMA, Ledger
+from ts_langchain.errors import ConfigurationError, LedgerError
+from ts_langchain.history import Import
+from ts_langchain.ledger import SCHEMA, UNNAMED, Ledger
+from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def write(path: Path) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in agent_rows(20)))
+    return path
 
 
 def test_a_ledger_opens_again(tmp_path: Path) -> None:
@@ -47,3 +57,92 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="could not be opened"):
         Ledger(path)
     assert path.read_text() == "My notes. " * 100
+
+
+def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
+    rows = agent_rows(2)
+    for row in rows:
+        row["thread_id"] = "s" * 400 + str(row.get("thread_id") or row["trace_id"])
+    path = tmp_path / f"{'n' * 230}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "rubbish\nmore of it\n")
+    (tmp_path / "more.jsonl").write_text("")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    summary = summarise(ledger, Import(FileImporter([path, tmp_path / "more.jsonl"]), ledger).run())
+    assert summary.sessions == len({row["thread_id"] for row in rows}) > 1
+    assert summary.skipped == {"not JSON": 2}
+    assert summary.worst
+    assert all(session.calls for session in summary.worst)
+
+
+def test_a_wrong_setting_forgets_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    for name in ("runs.jsonl", "others.jsonl"):
+        with pytest.raises(ConfigurationError, match="min_cals"):
+            Import(FileImporter(write(tmp_path / name)), ledger, settings={"tool_loop.min_cals": 5}, fresh=True)
+    assert ledger.histories() == [history]
+    assert list(ledger.calls(history))
+
+
+def test_a_checkpoint_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    whole, locked = Ledger(tmp_path / "whole.sqlite"), Ledger(tmp_path / "locked.sqlite")
+    expected = summarise(whole, Import(FileImporter(path), whole).run()).as_dict()
+    save, tries = locked.save, []
+
+    def save_but_once(*args: Any) -> None:
+        tries.append(args)
+        if len(tries) == 1:
+            raise LedgerError("database is locked")
+        save(*args)
+
+    monkeypatch.setattr(locked, "save", save_but_once)
+    with pytest.raises(LedgerError, match="locked"):
+        Import(FileImporter(path), locked, checkpoint_runs=20).run()
+    assert summarise(locked, Import(FileImporter(path), locked).run()).as_dict() == expected
+
+
+@pytest.mark.parametrize("name", ["a?b.sqlite", "50%25.sqlite", "a#b.sqlite", "mode=ro&x.sqlite"])
+def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
+    Ledger(tmp_path / name).close()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("://", "no SQLAlchemy URL"),
+        ("nonsense://user:hunter2@host/db", "could not be opened"),
+        ("sqlite+missing_driver://user:hunter2@host/db", "could not be opened"),
+        ("oracle+oracledb://user:hunter2@host/db", "could not be opened"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(LedgerError, match=says) as raised:
+        Ledger(url)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    slow = Import(FileImporter(path), ledger)
+    expected = summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict()
+    with pytest.raises(LedgerError, match="run this one again"):
+        slow.run()
+    assert summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict() == expected
+
+
+def test_a_model_without_a_name_is_no_tool(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    path.write_text(json.dumps({"messages": messages}))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    summary = summarise(ledger, Import(FileImporter(path), ledger).run())
+    assert {m.model: m.calls for m in summary.models} == {UNNAMED: 1, "": 1}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ts_langchain.bloom import Bloom
 from ts_langchain.errors import LedgerError, TokenSentinelError
 from ts_langchain.fingerprint import text_hash
-from ts_langchain.ledger import SESSION_ID_LENGTH, Batch, History, Ledger, Spend, day_of, run_key
+from ts_langchain.ledger import UNNAMED, Batch, History, Ledger, Spend, day_of, run_key, stored_id
 from ts_langchain.replay import Replay
 from ts_langchain.sentinel import Sentinel
 
@@ -97,18 +97,21 @@ def _unhurried_collector() -> Iterator[None]:
 class LedgerStore:
     """Sessions that do not fit into memory go into the ledger and come back from there."""
 
-    def __init__(self, ledger: Ledger, history: History) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.history = history
         self.batch = Batch()
         self.modules: frozenset[str] = frozenset()
         self._stored = Bloom()
-        self._stored.add(text_hash(session_id) for session_id in ledger.session_ids(history))
+
+    def open(self, history: History) -> None:
+        """Says whose sessions they are."""
+        self.history = history
+        self._stored.add(text_hash(session_id) for session_id in self.ledger.session_ids(history))
 
     def load(self, session_id: str) -> SessionState | None:
         """A session evicted a moment ago, or one of an earlier checkpoint."""
         state = self.batch.sessions.get(session_id)
-        if state is None and text_hash(session_id[:SESSION_ID_LENGTH]) in self._stored:
+        if state is None and text_hash(stored_id(session_id)) in self._stored:
             state = self.ledger.load_session(self.history, session_id, self.modules)
         return state
 
@@ -124,9 +127,9 @@ class LedgerStore:
         batch = self.batch
         batch.sessions[state.id] = state
         batch.calls.append(call)
-        key = (day_of(call.started_at), call.provider or "", call.model or "")
-        if call.kind not in ("model", "embedding"):
-            key = (key[0], "", "")
+        key = (day_of(call.started_at), "", "")
+        if call.kind in ("model", "embedding"):
+            key = (key[0], call.provider or "", call.model or UNNAMED)
         spend = batch.spend.get(key)
         if spend is None:
             spend = batch.spend[key] = Spend(*key)
@@ -143,7 +146,7 @@ class LedgerStore:
 
     def saved(self, batch: Batch) -> None:
         """The sessions of a batch may now be found in the ledger."""
-        self._stored.add(text_hash(session_id[:SESSION_ID_LENGTH]) for session_id in batch.sessions)
+        self._stored.add(text_hash(stored_id(session_id)) for session_id in batch.sessions)
 
 
 class Import:
@@ -161,6 +164,7 @@ class Import:
         sessions_in_memory: Sessions kept in memory.
 
     Raises:
+        ConfigurationError: A rule, setting or price is wrong; the ledger is left as it is.
         LedgerError: The ledger cannot be used, or holds this history replayed under other settings.
     """
 
@@ -180,6 +184,9 @@ class Import:
         self.source = source
         self.ledger = ledger
         self.checkpoint_runs = checkpoint_runs
+        self.store = LedgerStore(ledger)
+        self.sentinel = Sentinel(rules, settings, prices, max_sessions=sessions_in_memory, store=self.store)
+        self.store.modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
         asked = dict(asked or {})
         fingerprint = f"{run_key(repr((sorted(rules or ()), sorted((settings or {}).items()), prices))):x}"[:20]
         label = dict(source.describe())
@@ -200,9 +207,7 @@ class Import:
         history.range, history.label, history.done = asked, label, False
         self.history = history
         self.duplicates = 0
-        self.store = LedgerStore(ledger, history)
-        self.sentinel = Sentinel(rules, settings, prices, max_sessions=sessions_in_memory, store=self.store)
-        self.store.modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
+        self.store.open(history)
         self.replay = Replay(self.sentinel, on_delivered=lambda run_id: self._delivered.add(run_key(run_id)))
         self._stopping = False
         self._positions: dict[int, dict[str, Any]] = {}
@@ -250,6 +255,8 @@ class Import:
                 if self._stopping:
                     self._checkpoint(number)
                     return history
+        except LedgerError:
+            raise  # what was to be written is gone: the next import reads it again
         except TokenSentinelError:
             self._checkpoint(number)
             raise

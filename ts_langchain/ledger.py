@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from ts_langchain.errors import LedgerError
 from ts_langchain.fingerprint import text_hash
@@ -31,6 +31,8 @@ MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
 MANY = 10_000
 SESSION_ID_LENGTH = 300
+PLACE_LENGTH = 200
+UNNAMED = "(unnamed model)"
 
 _meta = sa.MetaData()
 
@@ -81,7 +83,7 @@ _incidents = sa.Table(
     sa.Column("history", sa.Integer, primary_key=True),
     sa.Column("id", sa.String(100), primary_key=True),
     sa.Column("rule", sa.String(100), nullable=False, index=True),
-    sa.Column("session_id", sa.String(300), nullable=False),
+    sa.Column("session_id", sa.String(SESSION_ID_LENGTH), nullable=False),
     sa.Column("opened_at", sa.Float, nullable=False),
     sa.Column("nano", sa.BigInteger, nullable=False),
     sa.Column("incident", sa.JSON, nullable=False),
@@ -108,7 +110,7 @@ _skipped = sa.Table(
     "skipped",
     _meta,
     sa.Column("history", sa.Integer, primary_key=True),
-    sa.Column("place", sa.String(200), primary_key=True),
+    sa.Column("place", sa.String(PLACE_LENGTH), primary_key=True),
     sa.Column("why", sa.String(300), nullable=False),
 )
 _calls = sa.Table(
@@ -128,7 +130,7 @@ class Spend:
     Attributes:
         day: Days since the epoch, UTC.
         provider: Provider, empty if unknown.
-        model: Model, empty for calls without one.
+        model: Model, `UNNAMED` if unknown; empty for tools and retrievers.
         calls: Number of calls.
         failed_calls: Calls that failed.
         estimated_calls: Calls whose usage was estimated.
@@ -226,17 +228,17 @@ class Ledger:
     """The database.
 
     Args:
-        url: A SQLAlchemy URL or a path; None for the SQLite file in the user's data directory.
+        url: A path, or a SQLAlchemy URL; None for the SQLite file in the user's data directory.
 
     Raises:
         LedgerError: It cannot be opened, or was written by another version.
     """
 
     def __init__(self, url: str | Path | None = None) -> None:
-        self.url = ledger_url(url)
-        shown = sa.engine.make_url(self.url).render_as_string(hide_password=True)
+        address = ledger_url(url)
+        shown = address.render_as_string(hide_password=True)
         with database_errors(f"the ledger {shown} could not be opened"):
-            self.engine = sa.create_engine(self.url)
+            self.engine = sa.create_engine(address)
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
             with self.engine.begin() as db:
@@ -307,7 +309,8 @@ class Ledger:
             for spend in batch.spend.values():
                 _add_spend(db, history.id, spend)
             rows = [
-                {"history": history.id, "place": place[:200], "why": why[:300]} for place, why in batch.skipped.items()
+                {"history": history.id, "place": stored_id(place, PLACE_LENGTH), "why": why[:300]}
+                for place, why in batch.skipped.items()
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
@@ -348,7 +351,7 @@ class Ledger:
             yield from db.execute(query.execution_options(yield_per=MANY)).scalars()
 
     def session_ids(self, history: History) -> Iterator[str]:
-        """Ids of all sessions that are stored, cut to `SESSION_ID_LENGTH`."""
+        """Ids of all sessions that are stored, as `stored_id` makes them."""
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.session_id).where(_sessions.c.history == history.id)
             yield from db.execute(query.execution_options(yield_per=MANY)).scalars()
@@ -369,7 +372,7 @@ class Ledger:
         """A stored session, None if it is new."""
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_sessions.c.state).where(
-                _sessions.c.history == history.id, _sessions.c.session_id == session_id[:SESSION_ID_LENGTH]
+                _sessions.c.history == history.id, _sessions.c.session_id == stored_id(session_id)
             )
             stored = db.execute(query).scalar()
         return cast("SessionState", load_state(stored, modules)) if stored is not None else None
@@ -415,14 +418,15 @@ class Ledger:
         """Figures of some sessions, by id."""
         columns = [c for c in _sessions.c if c.name not in ("history", "state")]
         found = {}
-        wanted = list(ids)
+        wanted = {stored_id(session_id): session_id for session_id in ids}
+        stored = list(wanted)
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
-            for start in range(0, len(wanted), BATCH):
+            for start in range(0, len(stored), BATCH):
                 query = sa.select(*columns).where(
                     _sessions.c.history == history.id,
-                    _sessions.c.session_id.in_(wanted[start : start + BATCH]),
+                    _sessions.c.session_id.in_(stored[start : start + BATCH]),
                 )
-                found.update({row["session_id"]: dict(row) for row in db.execute(query).mappings()})
+                found.update({wanted[row["session_id"]]: dict(row) for row in db.execute(query).mappings()})
         return found
 
     def skipped(self, history: History) -> list[tuple[str, str]]:
@@ -442,6 +446,11 @@ def run_key(run_id: str) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
+def stored_id(given: str, most: int = SESSION_ID_LENGTH) -> str:
+    """An id as a column holds it: one that is too long is cut, and stays apart from those that begin alike."""
+    return given if len(given) <= most else f"{given[: most - 17]}~{text_hash(given):016x}"
+
+
 def day_of(at: float) -> int:
     """Days since the epoch, UTC."""
     return int(at // DAY)
@@ -452,14 +461,15 @@ def iso_day(day: int) -> str:
     return datetime.fromtimestamp(day * DAY, tz=UTC).date().isoformat()
 
 
-def ledger_url(url: str | Path | None) -> str:
+def ledger_url(url: str | Path | None) -> sa.URL:
     """A SQLAlchemy URL from a URL, a path, or nothing. Makes the directory of a file.
 
     Raises:
-        LedgerError: The directory cannot be made.
+        LedgerError: It is no URL, or the directory cannot be made.
     """
     if isinstance(url, str) and "://" in url:
-        return url
+        with database_errors("the ledger's address is no SQLAlchemy URL"):
+            return sa.engine.make_url(url)
     if url is None:
         from platformdirs import user_data_path
 
@@ -470,7 +480,7 @@ def ledger_url(url: str | Path | None) -> str:
     except OSError as error:
         msg = f"the directory {path.parent} could not be made ({error.strerror}); name another with --ledger"
         raise LedgerError(msg) from error
-    return f"sqlite:///{path}"
+    return sa.URL.create("sqlite", database=str(path))
 
 
 @contextmanager
@@ -478,6 +488,12 @@ def database_errors(what: str) -> Iterator[None]:
     """Turns what a database raises into a `LedgerError` that says what could not be done."""
     try:
         yield
+    except ImportError as error:
+        msg = f"{what}: {error}. Install the driver of that database."
+        raise LedgerError(msg) from error
+    except IntegrityError as error:
+        msg = f"{what}: another command wrote the same meanwhile. Nothing is lost: run this one again."
+        raise LedgerError(msg) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or type(error).__name__)
         msg = f"{what}: {reason}. Name another with --ledger or TS_LANGCHAIN_LEDGER."
@@ -508,7 +524,7 @@ def _session_row(history: int, state: SessionState) -> dict[str, Any]:
     totals = state.totals
     return {
         "history": history,
-        "session_id": state.id[:SESSION_ID_LENGTH],
+        "session_id": stored_id(state.id),
         "started_at": state.started_at,
         "last_at": state.last_at,
         "calls": totals.calls,
@@ -527,7 +543,7 @@ def _incident_row(history: int, incident: Incident) -> dict[str, Any]:
         "history": history,
         "id": incident.id,
         "rule": incident.rule,
-        "session_id": incident.session_id[:SESSION_ID_LENGTH],
+        "session_id": stored_id(incident.session_id),
         "opened_at": incident.opened_at,
         "nano": incident.wasted_nano,
         "incident": {**fields, "call_ids": list(incident.call_ids), "overlaps": list(incident.overlaps)},

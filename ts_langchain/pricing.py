@@ -9,7 +9,6 @@ Money is counted in whole nano-dollars (1e-9 USD), so that sums are exact and do
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, SourceCost, Usage
 
 NANO = 1_000_000_000
+MAX_RATE = 1_000_000
+"""USD per million tokens: more is a mistake, and more than a database can add up."""
 
 # LangChain's and the gateways' names for providers, where genai-prices has another. None: runs on the
 # user's own machine, where no price list applies.
@@ -213,8 +214,8 @@ def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
         read = rates if isinstance(rates, Rates) else Rates(**rates)
         for field in ("input", "output", "cache_read", "cache_write", "input_audio", "output_audio", "cache_write_1h"):
             value = getattr(read, field)
-            if value is not None and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
-                msg = f"prices: {name!r}: {field} is {value!r}, expected USD per million tokens, 0 or more"
+            if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= MAX_RATE):
+                msg = f"prices: {name!r}: {field} is {value!r}, expected USD per million tokens, 0 to {MAX_RATE:,}"
                 raise ConfigurationError(msg)
     except TypeError as e:
         msg = (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 from ts_langchain.budget import Budgets, Reservation, overdrawn
 from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import features
-from ts_langchain.capture.context import SessionContext
+from ts_langchain.capture.context import SessionContext, as_id
 from ts_langchain.capture.in_flight import InFlight
 from ts_langchain.control import Control
 from ts_langchain.decision import Decision, Standing, decide
@@ -216,12 +216,12 @@ class Sentinel:
 
     def session(
         self,
-        session_id: str | None = None,
+        session_id: object | None = None,
         *,
-        user_id: str | None = None,
+        user_id: object | None = None,
         tags: Sequence[str] = (),
     ) -> SessionContext:
-        """A context in which all calls belong to this session, user and tags.
+        """A context in which all calls belong to this session, user and tags; ids are read as text.
 
         Example:
             >>> with Sentinel().session("chat-17", user_id="ada"):
@@ -250,29 +250,31 @@ class Sentinel:
         """
         self._on_decision.append(_plain(callback))
 
-    def decisions(self, session_id: str | None = None) -> list[Decision]:
+    def decisions(self, session_id: object | None = None) -> list[Decision]:
         """Copies of the policy's newest 10 000 decisions, or those about one session, in order of time."""
-        return [copy.copy(d) for d in list(self._decisions) if session_id in (None, d.session_id)]
+        wanted = as_id(session_id)
+        return [copy.copy(d) for d in list(self._decisions) if wanted in (None, d.session_id)]
 
     def close(self) -> None:
         """Ends background threads (kill switch and remote policy). Nothing else needs it."""
         if self._control is not None:
             self._control.close()
 
-    def incidents(self, session_id: str | None = None) -> list[Incident]:
+    def incidents(self, session_id: object | None = None) -> list[Incident]:
         """Copies of all incidents, or those of one session, in order of opening."""
+        wanted = as_id(session_id)
         with self._lock:
-            found = [copy.copy(i) for i in self._past if session_id in (None, i.session_id)]
+            found = [copy.copy(i) for i in self._past if wanted in (None, i.session_id)]
             sessions = list(self._sessions.values())
         for session in sessions:
-            if session_id in (None, session.state.id):
+            if wanted in (None, session.state.id):
                 with session.lock:
                     found.extend(copy.copy(i) for i in session.state.incidents.values())
         return sorted(found, key=lambda i: (i.opened_at, i.id))
 
-    def totals(self, session_id: str) -> Totals | None:
+    def totals(self, session_id: object) -> Totals | None:
         """What a session consisted of so far; None if it is not known."""
-        session = self._sessions.get(session_id)
+        session = self._sessions.get(str(session_id))
         if session is None:
             return None
         with session.lock:

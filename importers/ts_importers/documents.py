@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -55,13 +56,16 @@ class Documents:
         self.path = path
         try:
             self.size = path.stat().st_size
+            if not path.is_file():
+                msg = f"{path} is no file; save what it gives in one, files are read more than once"
+                raise UnreadableSource(msg)
             with path.open("rb") as file:
                 self.gzipped = file.read(2) == b"\x1f\x8b"
         except OSError as error:
             msg = f"{path} cannot be read: {error.strerror}"
             raise UnreadableSource(msg) from error
         with self.open() as file:
-            start = file.read(4096).lstrip()
+            start = _unmarked(file.read(4096)).lstrip()
         self.listed = start.startswith(b"[")
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
         self.nested = False
@@ -138,7 +142,7 @@ class Documents:
             msg = f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
             raise UnreadableSource(msg)
         with self.open() as file:
-            data = file.read()
+            data = _unmarked(file.read())
         try:
             rows = orjson.loads(data)
         except ValueError as error:
@@ -193,10 +197,15 @@ def _is_json(line: bytes) -> bool:
 def loads(raw: bytes) -> object:
     """What a document says, a bare list of messages as a conversation; None if it is no JSON."""
     try:
-        document = orjson.loads(raw)
+        document = orjson.loads(_unmarked(raw))
     except ValueError:
         return None
     return {"messages": document} if _is_conversation(document) else document
+
+
+def _unmarked(raw: bytes) -> bytes:
+    """Without the byte order mark that some editors and shells begin a file with."""
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def _is_conversation(document: object) -> bool:

@@ -6,6 +6,7 @@ then read as it comes; rows out of order, spans and several files are read throu
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from datetime import UTC, date, datetime
@@ -131,7 +132,7 @@ class FileImporter:
         titles = ", ".join(dict.fromkeys(f.title for _, f in self._files))
         packed = ", gzipped" if any(d.gzipped for d, _ in self._files) else ""
         if not self._several:
-            return {"file": str(self.path), "format": titles + packed}
+            return {"file": _shown(self.path), "format": titles + packed}
         return {"files": f"{len(self._files)} in {self.scope}", "format": titles + packed}
 
     # --- finding out -------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class FileImporter:
             return
         for place in self._order.read(line):
             documents, form = self._files[place.file]
-            where = f"{documents.path.name} {place.where}" if self._several else place.where
+            where = f"{_shown(documents.path.name)} {place.where}" if self._several else place.where
             yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
 
     def _take(self, found: _Found, clock: float, page: Page) -> float:
@@ -322,7 +323,7 @@ def _files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
 
 def _scope(given: Sequence[Path]) -> str:
     """The path; of several, what they have in common and their names, in an order of their own."""
-    paths = sorted({str(p.resolve()) for p in given})
+    paths = sorted({_shown(p.resolve()) for p in given})
     if len(paths) == 1:
         return paths[0]
     common = os.path.commonpath(paths)
@@ -333,12 +334,21 @@ def _scope(given: Sequence[Path]) -> str:
     return f"{common[:MAX_SCOPE]}: {len(paths)} paths, {text_hash(names):016x}"
 
 
+def _shown(path: Path | str) -> str:
+    """A path as text; names that are not UTF-8 with their bytes spelled out."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _hint(documents: Documents) -> str | None:
     """What to do with a file of another kind."""
     with documents.path.open("rb") as file:
         magic = file.read(4)
     if magic == b"PAR1":
         return "is Parquet: ts-langchain import parquet reads runs of LangSmith; save others as JSON lines"
+    if magic == b"PK\x03\x04":
+        return "is a zip archive: unpack it first"
+    if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "is in UTF-16, as PowerShell writes it: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
     if documents.path.name.removesuffix(".gz").endswith(TABLES):
         return (
             "is a table as text, in which nested values are lost; save it as JSON lines "

@@ -202,7 +202,8 @@ class LangSmithImporter(WindowWalk):
         try:
             project_id = str(UUID(project))
         except ValueError:
-            found = self._client.get("/api/v1/sessions", {"name": project, "limit": 1})
+            # an empty name is no filter: any project would be found
+            found = self._client.get("/api/v1/sessions", {"name": project, "limit": 1}) if project else []
         else:
             try:
                 found = [self._client.get(f"/api/v1/sessions/{project_id}")]

@@ -15,6 +15,7 @@ import orjson
 
 from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.told_twice import Tellings
+from ts_langchain.errors import UnreadableSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +68,9 @@ class TimeOrder:
         total: Number of rows.
         calls: Number of spans that are calls.
         alone: Number of model calls that name no conversation, and that no other span encloses.
+
+    Raises:
+        UnreadableSource: A file cannot be read to its end, or there is no room for the index.
     """
 
     def __init__(self, files: Sequence[tuple[Documents, Format]]) -> None:
@@ -83,11 +87,16 @@ class TimeOrder:
             " id TEXT, parent TEXT, trace TEXT, kind TEXT, session TEXT, node TEXT, name TEXT, seq INT)"
         )
         self._tellings = Tellings(self._db)
-        for number, (documents, form) in enumerate(files):
-            self._paths.append(documents.path if documents.seekable and not form.spans else None)
-            self._add(number, documents, form)
-            documents.release()
-        self._sort()
+        try:
+            for number, (documents, form) in enumerate(files):
+                self._paths.append(documents.path if documents.seekable and not form.spans else None)
+                self._add(number, documents, form)
+                documents.release()
+            self._sort()
+        except (OSError, sqlite3.Error) as error:
+            where = tempfile.gettempdir()
+            msg = f"temporary files in {where} cannot be written: {error}. TMPDIR names another place for them"
+            raise UnreadableSource(msg) from error
 
     # --- making ------------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypedDict
+from uuid import UUID
 
 import pytest
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
@@ -24,6 +26,8 @@ from ts_langchain.capture.answers import read_usage
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
 
 
@@ -139,6 +143,18 @@ def test_the_session_a_user_names_wins() -> None:
     with fixed.session("mine"):
         ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [other]})
     assert fixed.seen[0].session_id == "fixed"
+
+
+@pytest.mark.parametrize("session", [UUID(int=7), 7])
+def test_ids_of_any_type_are_read_as_text(session: object) -> None:
+    one, two = Sentinel(), Sentinel()
+    agent([*[LOOP] * 4, DONE])[0].invoke(ASK, {"callbacks": [TokenSentinelHandler(one, session_id=session)]})
+    with two.session(session, user_id=session):
+        agent([*[LOOP] * 4, DONE])[0].invoke(ASK, {"callbacks": [TokenSentinelHandler(two)]})
+    for sentinel in (one, two):
+        assert sentinel.health().ok
+        assert [i.session_id for i in sentinel.incidents(session)] == [str(session)]
+        assert sentinel.totals(session) is not None
 
 
 def test_contexts_nest() -> None:
@@ -389,6 +405,18 @@ def test_token_sentinel_needs_no_callbacks() -> None:
     assert {i.session_id for i in handler.sentinel.incidents()} == {"s"}
     app.invoke(ASK)
     assert handler.sentinel.health().calls == 8
+
+
+@pytest.mark.parametrize("block", [Sentinel().session("s"), token_sentinel()])
+def test_a_block_may_end_in_another_context(block: Any) -> None:
+    """Web frameworks run each step of a streamed answer in a copy of the context."""
+
+    def stream() -> Iterator[str]:
+        with block:
+            yield "Hello"
+
+    parts = stream()
+    assert [copy_context().run(next, parts, None) for _ in range(2)] == ["Hello", None]
 
 
 def test_two_handlers_do_not_disturb_each_other() -> None:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -125,12 +126,16 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "file", "{file}", "--set", "tool_loop.min_cals=4"], 2, "tool_loop.min_calls"),
         (["import", "file", "{file}", "--set", "nonsense"], 2, "RULE.PARAM=VALUE"),
         (["import", "file", "{file}", "--price", "gpt-4o=cheap"], 2, "USD per million"),
+        (["import", "file", "{file}", "--price", "gpt-4o=1e15,1"], 2, "USD per million"),
         (["import", "file", "{file}", "--date", "yesterday"], 2, "2026-09-01"),
         (["import", "file", "{file}", "--csv", "/no/such/place.csv"], 2, "--csv"),
         (["import", "langsmith", "--project", "x"], 2, "LANGSMITH_API_KEY"),
         (["import", "langsmith"], 2, "--project"),
         (["import", "langsmith", "--project", "x", "--run-type", "lm"], 2, "expected one of llm"),
         (["import", "langsmith", "--project", "x", "--since", "lately"], 2, "2026-09-01"),
+        (["import", "langsmith", "--project", "x", "--until", "9999-12-31"], 2, "2026-09-01"),
+        (["import", "langsmith", "--project", "x", "--until", "0001-01-01"], 2, "2026-09-01"),
+        (["import", "langsmith", "--project", "x", "--since", "0001-01-01T00:00+05:00"], 2, "2026-09-01"),
         (["import", "plugin", "none"], 2, "langsmith"),
         (["report"], 2, "nothing has been imported"),
         (["report", "7"], 2, "no history 7"),
@@ -178,6 +183,9 @@ def test_rules_are_listed_and_explained(tmp_path: Path) -> None:
         explained = run(tmp_path, "rules", rule.name).stdout
         for setting in rule.Settings.model_fields:
             assert setting in explained
+    narrow = run(tmp_path, "rules", "tool_loop", env={"COLUMNS": "80"}).stdout.partition("What to do")[0]
+    lines = narrow.splitlines()
+    assert all(len(f"{line} {following.split()[0]}") > 80 for line, following in pairwise(lines) if line and following)
     assert {r["rule"] for r in json.loads(run(tmp_path, "rules", "--json").stdout)} == {r.name for r in RULES.values()}
 
 
@@ -212,7 +220,7 @@ def test_an_incident_is_explained_and_can_be_silenced(tmp_path: Path, file: Path
     for wrong in ("nonsense", "tool_loop"):
         refused = run(tmp_path, "explain", wrong)
         assert refused.exit_code == 2
-        assert "report --incidents" in refused.stderr
+        assert "report 1 --incidents" in " ".join(refused.stderr.split())
 
 
 COMMAND = [sys.executable, "-c", "from ts_langchain.cli import main; main()"]
@@ -231,6 +239,38 @@ def test_a_broken_pipe_is_no_error(tmp_path: Path, file: Path) -> None:
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     process.wait()
+
+
+@pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("--version",)])
+def test_a_full_disk_is_told(tmp_path: Path, file: Path, args: tuple[str, ...]) -> None:
+    assert run(tmp_path, "import", "file", str(file)).exit_code == 0
+    env = {**os.environ, "TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite")}
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        done = subprocess.run([*COMMAND, *args], env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+def test_an_output_that_is_not_utf8_loses_nothing(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite")}
+    name = tmp_path / "τ-bench.jsonl"
+    name.write_text("".join(json.dumps(r) + "\n" for r in ROWS))
+    done = subprocess.run([*COMMAND, "import", "file", name, "--json"], env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["scope"] == str(name.resolve())
+
+
+def test_interrupted_while_it_loads(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "ts_langchain.cli.app":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Finder())
+    """
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{COMMAND[-1]}"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_an_import_under_other_settings_is_refused_until_fresh(tmp_path: Path, file: Path) -> None:

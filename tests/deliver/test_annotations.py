@@ -103,7 +103,7 @@ def test_ids_never_change() -> None:
     assert annotation_id(history, incident(), "c1") == "19dfb60f-0764-5042-96cb-7662791c6bbd"
 
 
-def test_the_record_outlives_the_history_and_keeps_places_apart(book: tuple[Ledger, History]) -> None:
+def test_the_record_outlives_the_history_and_keeps_places_apart(book: tuple[Ledger, History], tmp_path: Path) -> None:
     ledger, history = book
     record = Record(ledger)
     notes = {f"id-{n}": Written("tool_loop", "run", "0") for n in range(1_234)}
@@ -111,7 +111,7 @@ def test_the_record_outlives_the_history_and_keeps_places_apart(book: tuple[Ledg
     record.intend("langsmith", "host/project", notes)
     record.confirm("langsmith", "host/project", list(notes)[:1_000])
     ledger.forget(history)
-    known = Record(Ledger(ledger.url)).annotations("langsmith", "host/project")
+    known = Record(Ledger(tmp_path / "ledger.sqlite")).annotations("langsmith", "host/project")
     assert known.keys() == notes.keys()
     assert sum(w.confirmed for w in known.values()) == 1_000
     assert record.annotations("langsmith", "host/other") == record.annotations("langfuse", "host/project") == {}

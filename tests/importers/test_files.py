@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import tempfile
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -470,11 +472,41 @@ def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
         assert page.runs[0].usage["input_tokens"] == 100
 
 
+@pytest.mark.parametrize("data", [lines(ROWS), json.dumps(ROWS).encode(), json.dumps(ROWS[0], indent=2).encode()])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, data: bytes) -> None:
+    plain, marked = (write(tmp_path / name, mark + data) for name, mark in (("a", b""), ("b", b"\xef\xbb\xbf")))
+    assert ids(FileImporter(marked)) == ids(FileImporter(plain))
+    assert [s for page in FileImporter(marked).pages() for s in page.skipped] == []
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = write(tmp_path / os.fsdecode(b"caf\xe9.jsonl"), lines(ROWS))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter([path, write(tmp_path / "b.jsonl", b"rubbish")], format="langsmith"), ledger).run()
+    assert r"caf\xe9.jsonl" in history.scope
+    assert history.runs == len(CALLS)
+
+
+def test_no_room_for_the_index_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write(tmp_path / name, gzip.compress(lines(ROWS))) for name in ("a.gz", "b.gz")]
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "wb"))  # noqa: PTH123, SIM115 - a device
+    with pytest.raises(UnreadableSource, match="TMPDIR"):
+        FileImporter(paths)
+
+
+def test_a_pipe_says_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnreadableSource, match="save what it gives"):
+        FileImporter(tmp_path / "pipe")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "hint"),
     [
         ("a.parquet", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
         ("export", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
+        ("a.zip", b"PK\x03\x04\x14\x00\n", "unpack it"),
+        ("a.jsonl", '{"messages": []}\n'.encode("utf-16"), "UTF-8"),
         ("a.csv", b"id,run_type,inputs\n1,llm,{}\n", "lines=True"),
         ("a.csv.gz", gzip.compress(b"id,run_type,inputs\n1,llm,{}\n"), "lines=True"),
     ],

@@ -141,6 +141,8 @@ def test_unknown_project_names_the_others(fake: FakeLangSmith) -> None:
         importer(fake, project="nope")
     with pytest.raises(ProjectNotFound, match="no project"):
         importer(fake, project="00000000-0000-4000-8000-000000000000")
+    with pytest.raises(ProjectNotFound, match=r"no project ''.*my-agent"):
+        importer(fake, project="")
 
 
 def test_wrong_key_is_not_tried_again_and_not_told(fake: FakeLangSmith, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.tracers.context import register_configure_hook
 
+from ts_langchain.capture.context import put_back
 from ts_langchain.capture.handler import TokenSentinelHandler
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ register_configure_hook(active, inheritable=True)
 
 @contextmanager
 def token_sentinel(
-    sentinel: Sentinel | None = None, *, mode: Mode = "observe", session_id: str | None = None
+    sentinel: Sentinel | None = None, *, mode: Mode = "observe", session_id: object | None = None
 ) -> Iterator[TokenSentinelHandler]:
     """Turns a handler on for every LangChain and LangGraph run started inside.
 
@@ -45,4 +46,4 @@ def token_sentinel(
     try:
         yield handler
     finally:
-        active.reset(token)
+        put_back(active, token)

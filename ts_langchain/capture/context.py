@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
 USER_KEYS = ("user_id", "ls_user_id", "langgraph_auth_user_id")
+T = TypeVar("T")
 
 
 class Labels(NamedTuple):
@@ -35,6 +36,16 @@ def current_labels() -> Labels | None:
     return _labels.get()
 
 
+def put_back(variable: ContextVar[T], token: Token[T]) -> None:
+    """Ends what `token` began.
+
+    Web frameworks run each step of a streamed answer in a copy of the context. Where that is another one than it began
+    in, there is nothing to end.
+    """
+    with suppress(ValueError):
+        variable.reset(token)
+
+
 @contextmanager
 def inside_run(root_id: str) -> Iterator[None]:
     """Calls inside belong to this outermost run, where no handler has seen it begin."""
@@ -51,8 +62,8 @@ class SessionContext:
     Contexts nest: what an inner one leaves out is inherited, tags add up.
     """
 
-    def __init__(self, session_id: str | None, user_id: str | None = None, tags: tuple[str, ...] = ()) -> None:
-        self._labels = Labels(session_id, user_id, tags)
+    def __init__(self, session_id: object | None, user_id: object | None = None, tags: tuple[str, ...] = ()) -> None:
+        self._labels = Labels(as_id(session_id), as_id(user_id), tags)
         self._tokens: list[Token[Labels | None]] = []
 
     def __enter__(self) -> SessionContext:
@@ -70,7 +81,7 @@ class SessionContext:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _labels.reset(self._tokens.pop())
+        put_back(_labels, self._tokens.pop())
 
     async def __aenter__(self) -> SessionContext:
         return self.__enter__()
@@ -79,6 +90,11 @@ class SessionContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+def as_id(given: object | None) -> str | None:
+    """An id as text: users' own are often numbers or UUIDs."""
+    return None if given is None else str(given)
 
 
 def traced_root(parent_run_id: object) -> str | None:

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 
 from ts_langchain.call import Call, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN
-from ts_langchain.capture.context import current_labels
+from ts_langchain.capture.context import as_id, current_labels
 from ts_langchain.capture.errors import error_name
 from ts_langchain.fingerprint import mix, name_hash, text_hash
 
@@ -97,14 +97,14 @@ class SentinelEmbeddings(Embeddings):
         *,
         model: str | None = None,
         provider: str | None = None,
-        session_id: str | None = None,
+        session_id: object | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.embeddings = embeddings
         self.sentinel = sentinel
         self.model = model or _model_of(embeddings)
         self.provider = provider
-        self.session_id = session_id
+        self.session_id = as_id(session_id)
         self.clock = clock
         self._own_session = f"embeddings-{uuid4()}"
 

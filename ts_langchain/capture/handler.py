@@ -12,7 +12,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
-from ts_langchain.capture.context import configurable, current_labels, session_of, traced_root, user_of
+from ts_langchain.capture.context import as_id, configurable, current_labels, session_of, traced_root, user_of
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
@@ -88,7 +88,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         sentinel: Sentinel | None = None,
         *,
         mode: Mode = "observe",
-        session_id: str | None = None,
+        session_id: object | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if mode not in ("observe", "block"):
@@ -98,7 +98,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self.mode = mode
         # without it langchain-core logs what a hook raises and goes on: the veto would veto nothing
         self.raise_error = mode == "block"
-        self.session_id = session_id
+        self.session_id = as_id(session_id)
         self.clock = clock
         flight = self.sentinel.in_flight
         self._started, self._roots = flight.started, flight.roots

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Runs the command."""
-    from ts_langchain.cli.app import run
+    import sys
 
+    try:
+        from ts_langchain.cli.app import run
+    except KeyboardInterrupt:  # loading takes a second or two
+        sys.exit(130)
     run()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from ts_langchain import __version__
 from ts_langchain.cli import files, plugins, policy, rules, services
@@ -13,7 +16,7 @@ from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.explain import explain
-from ts_langchain.cli.output import out
+from ts_langchain.cli.output import FAILED, OK, err, out
 from ts_langchain.cli.report import report
 
 app = typer.Typer(
@@ -58,8 +61,17 @@ def _root(
 
 def run() -> None:
     """Runs the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # terminals and files of other encodings than UTF-8
     try:
-        app()
-    except BrokenPipeError:  # `ts-langchain report | head`
-        sys.stderr.close()
-        sys.exit(0)
+        try:
+            app()
+        finally:
+            out.file.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at the end either
+        if isinstance(error, BrokenPipeError):  # `ts-langchain report | head`
+            sys.exit(OK)
+        err.print(f"[red]Error:[/] {escape(str(error))}")
+        sys.exit(FAILED)

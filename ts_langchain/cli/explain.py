@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from rich.table import Table
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.rules import paragraphs
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.ledger import Ledger
 from ts_langchain.report.terminal import print_incident, usd
@@ -32,10 +32,14 @@ def explain(
     """Explains an incident: what was seen, why it counts as waste, and which setting would have silenced it."""
     with clear_errors():
         book = Ledger(ledger)
-        found = [i for i in book.incidents(chosen_history(book, number)) if i.id.startswith(incident_id)]
+        history = chosen_history(book, number)
+        found = [i for i in book.incidents(history) if i.id.startswith(incident_id)]
         if len(found) != 1:
             what = f"{len(found)} incidents begin" if found else "no incident begins"
-            msg = f"{what} with {incident_id!r}; ts-langchain report --incidents 20 lists them"
+            msg = (
+                f"{what} with {incident_id!r} in history {history.id}; ts-langchain report {history.id} --incidents 20 "
+                "lists them, --history names another"
+            )
             raise ConfigurationError(msg)
         incident = found[0]
         rule = known_rules().get(incident.rule)
@@ -75,7 +79,7 @@ def explain(
         table.add_row("calls", escape(", ".join(incident.call_ids)))
         out.print(table)
         if rule is not None:
-            out.print(f"\n{escape(inspect.getdoc(rule) or '')}", highlight=False)
+            out.print(f"\n{escape(paragraphs(rule))}")
         out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")
         out.print("\n[bold]If it is wrong[/], one of these settings would have silenced it:")
         for setting, why in silencers:

@@ -84,12 +84,7 @@ def import_parquet(
     project: Annotated[
         str | None, typer.Option("--project", "-p", help="Only this LangSmith project, by its id.")
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            help="First day or time (ISO), UTC; `last` goes on after the latest call in the ledger. Default: all."
-        ),
-    ] = None,
+    since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: all.")] = None,
     until: Annotated[
         str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: all.")
     ] = None,

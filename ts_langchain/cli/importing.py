@@ -41,6 +41,8 @@ DELIVERIES = "ts_langchain.deliveries"
 LAST = "last"
 OVERLAP = timedelta(hours=1)
 """What ended or arrived late is read again; what is known by its id counts once."""
+EARLIEST, LATEST = 1970, 9999
+"""Years between which a time is one."""
 SHOWN = 5
 KEYRING = "ts-langchain"
 
@@ -283,6 +285,8 @@ def parse_time(text: str | None, option: str, *, end_of_day: bool = False) -> da
         return None
     try:
         at = datetime.fromisoformat(text)
+        if not EARLIEST <= at.year < LATEST:
+            raise ValueError
     except ValueError:
         msg = f"{option} {text}: expected a day or time such as 2026-09-01 or 2026-09-01T12:00:00Z"
         raise ConfigurationError(msg) from None

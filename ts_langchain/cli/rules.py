@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Annotated
 
 import typer
@@ -52,13 +53,18 @@ def rules(
         return
     cls = known[rule]
     out.print(f"[bold]{rule}[/]\n")
-    out.print(escape(inspect.getdoc(cls) or ""))
+    out.print(escape(paragraphs(cls)))
     out.print(f"\nWhat to do: {escape(cls.suggestion)}\n\n[bold]Settings[/] (as {rule}.NAME)")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for name, text in cls.explain().items():
         default, _, description = text.partition(": ")
         table.add_row(f"  {name}", escape(default), escape(description))
     out.print(table)
+
+
+def paragraphs(cls: type) -> str:
+    """A docstring without the line breaks inside its paragraphs: a terminal breaks lines where it ends."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(cls) or "")
 
 
 def first_line(cls: type) -> str:
