@@ -192,6 +192,40 @@ def test_a_cancelled_task_is_cancelled() -> None:
     clean(recorder, handler)
 
 
+class Slow(ScriptedChatModel):
+    """Never answers in time."""
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+
+@tool
+async def slow_page(url: str) -> str:
+    """Never answers in time."""
+    await Slow(script=["page"]).ainvoke(url)
+    return url
+
+
+@pytest.mark.parametrize(("script", "seen"), [([], ["model"]), ([call_tool("slow_page", url="u")], ["model", "tool"])])
+def test_an_agent_that_is_cancelled_leaves_no_call_behind(script: list[Any], seen: list[str]) -> None:
+    recorder, handler = recorded()
+    model: Any = ScriptedChatModel(script=script) if script else Slow(script=["done"])
+    app = create_agent(model, [slow_page])
+
+    async def timed_out() -> None:
+        async with asyncio.timeout(0.2):
+            await app.ainvoke(ASK, {"callbacks": [handler]})
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(timed_out())
+    late = recorder.seen[len(script) :]
+    assert sorted(c.kind for c in late) == seen
+    assert {(c.status, c.error) for c in late} == {("cancelled", "CancelledError")}
+    assert all(c.usage.estimated and c.usage.input_tokens for c in late if c.kind == "model")
+    clean(recorder, handler)
+
+
 def test_a_failing_model_is_an_error_and_costs_nothing() -> None:
     recorder, handler = recorded()
     with pytest.raises(TimeoutError):

@@ -459,3 +459,24 @@ def test_a_call_that_fails_gives_its_reservation_back() -> None:
         with pytest.raises(ConnectionError):
             guarded.invoke("hi")
         assert guarded.invoke("hi").content == "up"
+
+
+def test_a_call_that_is_cancelled_keeps_no_reservation() -> None:
+    class Slow(ScriptedChatModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            await asyncio.sleep(60)
+
+    watching = TokenSentinelMiddleware(policy={"budgets": [{"tokens": 2000}]})
+    app = create_agent(Slow(script=["done"]), [], middleware=[watching])
+
+    async def timed_out() -> None:
+        async with asyncio.timeout(0.1):
+            await app.ainvoke(ASK)
+
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            asyncio.run(timed_out())
+    flight = watching.sentinel.in_flight
+    assert (len(flight.started), len(flight.reservations)) == (0, 0)
+    assert watching.sentinel.health().calls == 3
+    assert watching.sentinel.decisions() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ from ts_langchain.fingerprint import arguments, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from ts_langchain.capture.messages import ToolResult
@@ -145,6 +146,25 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
         self._roots.pop(run_id, None)
+        if isinstance(error, asyncio.CancelledError):
+            self._cancel_below(run_id, error)
+
+    def cancelled(self, run_ids: Iterable[Any], error: asyncio.CancelledError) -> None:
+        """Ends those of these calls that have not ended. LangChain tells nobody of a call that is cancelled."""
+        for run_id in run_ids:
+            started = self._started.get(run_id)
+            if started is None:
+                continue
+            if started.kind == "model":
+                self.on_llm_error(error, run_id=run_id)
+            elif started.kind == "retriever":
+                self.on_retriever_error(error, run_id=run_id)
+            else:
+                self._cancel_below(run_id, error)
+                self.on_tool_error(error, run_id=run_id)
+
+    def _cancel_below(self, run_id: Any, error: asyncio.CancelledError) -> None:
+        self.cancelled([i for i, s in list(self._started.items()) if s.parent == run_id], error)
 
     def root_of(self, run_id: Any) -> str | None:
         """The outermost run that a run belongs to, None where nobody has seen it begin."""
@@ -212,6 +232,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         return self._origin(parent_run_id, parent_run_id, metadata, tags, configured)
 
     def _keep(self, run_id: Any, started: Started) -> None:
+        inside = begun.get()
+        if inside is not None:
+            inside.append(run_id)
         if not self.sentinel.in_flight.keep(run_id, started):
             self.sentinel.faults.record("handler: call never ended", TimeoutError())
 
@@ -338,6 +361,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 turn=turn,
                 conversation=conversation,
                 asked=asked,
+                parent=parent_run_id,
             ),
         )
 
@@ -504,6 +528,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 args=args,
                 tool_call_id=tool_call_id,
                 traits=(read_traits(inputs) if type(inputs) is dict else ()) + read_declared(metadata),
+                parent=parent_run_id,
             ),
         )
 
@@ -610,7 +635,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
         args = arguments({"query": query}) if query else None
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
-        self._keep(run_id, Started("retriever", origin, self.clock(), str(name), args=args))
+        self._keep(run_id, Started("retriever", origin, self.clock(), str(name), args=args, parent=parent_run_id))
 
     @_fail_open
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -663,6 +688,8 @@ def _root_above(run_id: Any) -> str:
 
 reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
 """What a middleware has reserved for the model call inside."""
+begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=None)
+"""Run ids of the calls that began behind the innermost door."""
 
 
 def estimated_input(chars: int, toolset: Toolset | None) -> int:

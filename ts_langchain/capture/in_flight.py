@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_langchain.capture.continued import Continued
@@ -49,6 +48,8 @@ class Started(NamedTuple):
     conversation: int = 0
     asked: Asked | None = None
     """Of model calls: what tells their conversation, where nothing names it."""
+    parent: Any = None
+    """The run directly above."""
 
 
 class Reported(NamedTuple):
@@ -80,7 +81,7 @@ class InFlight:
     __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started")
 
     def __init__(self) -> None:
-        self.started: OrderedDict[Any, Started] = OrderedDict()
+        self.started: dict[Any, Started] = {}
         self.roots: dict[Any, str] = {}
         self.reported: dict[Any, Reported] = {}
         self.reservations: dict[Any, Reservation] = {}
@@ -92,7 +93,8 @@ class InFlight:
         self.started[run_id] = started
         if len(self.started) <= MAX_PENDING:
             return True
-        lost, _ = self.started.popitem(last=False)
+        lost = next(iter(self.started))
+        self.started.pop(lost, None)
         self.reported.pop(lost, None)
         self.reservations.pop(lost, None)  # the store gives it back in time
         return False

@@ -6,6 +6,7 @@ interventions that the policy asks for leave it: `WasteBlocked`, `CallRefused`, 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels, inside_run, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
-from ts_langchain.capture.handler import estimated_input, reserved
+from ts_langchain.capture.handler import begun, estimated_input, reserved
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention
 from ts_langchain.intervene import actions
@@ -173,11 +174,16 @@ class Interventions:
     @contextmanager
     def watching(self, here: Here | None) -> Iterator[None]:
         """Everything inside is seen by a handler of this Sentinel, whether or not the user passed one."""
-        token = active.set(self.handler)
+        calls: list[Any] = []
+        token, outer = active.set(self.handler), begun.set(calls)
         try:
             with inside_run(here.root_id) if here is not None else nullcontext():
                 yield
+        except asyncio.CancelledError as error:
+            self.handler.cancelled(calls, error)
+            raise
         finally:
+            begun.reset(outer)
             active.reset(token)
 
     @contextmanager
