@@ -10,10 +10,11 @@ import pytest
 from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
+from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
 from langgraph.prebuilt import ToolNode
-from langgraph.types import Command, RetryPolicy, Send, interrupt
+from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
 from pydantic import BaseModel
 
 from ts_langchain import Sentinel, guard, guard_model, guard_node
@@ -131,6 +132,23 @@ def test_commands_and_configs_reach_and_leave_the_node() -> None:
     app = guard(builder, Sentinel(policy=STOP)).compile()
     out = asyncio.run(app.ainvoke(ASK, {"configurable": {"colour": "blue"}}))
     assert [m.content for m in out["messages"]] == ["go", "one", "two"]
+
+
+def test_nodes_of_one_name_share_no_cached_results() -> None:
+    cache: InMemoryCache[Any] = InMemoryCache()
+
+    def first(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("first")]}
+
+    def second(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage("second")]}
+
+    for answer in (first, second, first):
+        builder = StateGraph(MessagesState)
+        builder.add_node("answer", answer, cache_policy=CachePolicy())
+        builder.add_edge(START, "answer")
+        result = guard(builder, policy=STOP).compile(cache=cache).invoke({"messages": [HumanMessage("go", id="1")]})
+        assert result["messages"][-1].content == answer.__name__
 
 
 def test_retries_and_the_users_own_interrupts() -> None:

@@ -117,6 +117,10 @@ class GuardedNode(Runnable[Any, Any]):
         self.inner = inner
         self.interventions = interventions
         self.name = name or inner.get_name()
+        # LangGraph keeps a node's cached results under the name of its function
+        function = getattr(inner, "func", None) or inner
+        self.__qualname__ = getattr(function, "__qualname__", None)
+        self.__module__ = function.__module__
 
     @property
     def sentinel(self) -> Sentinel:
