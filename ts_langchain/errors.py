@@ -13,8 +13,11 @@ class TokenSentinelError(Exception):
     """Root of all exceptions of this library."""
 
 
-class Intervention(TokenSentinelError):
-    """Root of the exceptions that stop a run because the user's policy says so."""
+class Intervention(TokenSentinelError, RuntimeError):
+    """Root of the exceptions that stop a run because the user's policy says so.
+
+    A `RuntimeError`, which LangGraph's `RetryPolicy()` does not retry: the second try would be let through.
+    """
 
 
 class WasteBlocked(Intervention):

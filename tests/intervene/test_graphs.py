@@ -17,8 +17,8 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
 from pydantic import BaseModel
 
-from ts_langchain import Sentinel, guard, guard_model, guard_node
-from ts_langchain.errors import ConfigurationError
+from ts_langchain import Sentinel, TokenSentinelHandler, guard, guard_model, guard_node
+from ts_langchain.errors import ConfigurationError, WasteBlocked
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 STOP = {"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "stop"}]}}}
@@ -132,6 +132,29 @@ def test_commands_and_configs_reach_and_leave_the_node() -> None:
     app = guard(builder, Sentinel(policy=STOP)).compile()
     out = asyncio.run(app.ainvoke(ASK, {"configurable": {"colour": "blue"}}))
     assert [m.content for m in out["messages"]] == ["go", "one", "two"]
+
+
+@pytest.mark.parametrize("door", ["guard", "handler"])
+def test_what_blocks_a_node_is_not_retried(door: str) -> None:
+    model = ScriptedChatModel(script=[LOOP])
+    bound, tries = model.bind_tools([fetch_page]), []
+
+    def think(state: MessagesState) -> dict[str, Any]:
+        tries.append(1)
+        return {"messages": [bound.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think, retry_policy=RetryPolicy(initial_interval=0.01))
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_edge("think", "tools")
+    builder.add_edge("tools", "think")
+    sentinel = Sentinel(policy={"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "block"}]}}})
+    app: Any = guard(builder, sentinel).compile() if door == "guard" else builder.compile()
+    callbacks = [TokenSentinelHandler(sentinel, mode="block")] if door == "handler" else []
+    with pytest.raises(WasteBlocked):
+        app.invoke(ASK, {"callbacks": callbacks, "recursion_limit": 20})
+    assert (model.calls, len(tries)) == (3, 3 + (door == "handler"))
 
 
 def test_nodes_of_one_name_share_no_cached_results() -> None:
