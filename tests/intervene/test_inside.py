@@ -205,6 +205,17 @@ def test_retries_inside_a_call_are_stopped() -> None:
     assert model.calls < 6
 
 
+def test_retries_inside_a_call_are_blocked() -> None:
+    sentinel = Sentinel(policy={"rules": {"retry_storm": {"steps": [{"at": 1, "do": "block"}]}}})
+    model = ScriptedChatModel(script=[ConnectionError("reset")])
+    retry = ModelRetryMiddleware(max_retries=20, initial_delay=0.001, max_delay=0.001, on_failure="error")
+    app = create_agent(model, [], middleware=[TokenSentinelMiddleware(sentinel), retry])
+    with pytest.raises(WasteBlocked):
+        run(app, "invoke")
+    assert model.calls < 6
+    assert [(d.action, d.outcome) for d in sentinel.decisions()] == [("block", "done")]
+
+
 def test_an_agent_with_a_door_of_its_own_is_left_to_it() -> None:
     policy = loops("steer")
     policy["rules"]["tool_loop"]["steps"].append({"at": 2, "do": "stop"})

@@ -21,7 +21,7 @@ from ts_langchain.capture.context import current_labels, inside_run, session_of,
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.handler import begun, estimated_input, reserved
 from ts_langchain.capture.tools import read_toolset
-from ts_langchain.errors import CallRefused, ConfigurationError, Intervention
+from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import DoorHandler, blocked
 from ts_langchain.policy import ENDING, Policy, matches
@@ -182,9 +182,20 @@ class Interventions:
         except asyncio.CancelledError as error:
             self.handler.cancelled(calls, error)
             raise
+        except WasteBlocked as error:
+            self._has_left(error)
+            raise
         finally:
             begun.reset(outer)
             active.reset(token)
+
+    def _has_left(self, error: WasteBlocked) -> None:
+        """Settles the `block` that was raised inside: until it leaves the door it holds for all calls behind it."""
+        incident = error.incident
+        with self.sentinel.faults.fail_open("intervene: block"):
+            for decision in self.sentinel.due(incident.session_id, incident.root_id):
+                if decision.incident_id == incident.id:
+                    self.sentinel.settle(decision, "done")
 
     @contextmanager
     def let_through(self, admission: Admission | None) -> Iterator[None]:

@@ -102,11 +102,8 @@ class DoorHandler(TokenSentinelHandler):
         return next((d for d in due if d.action in ENDING), None)
 
     def _held_back(self, decision: Decision) -> Intervention:
-        """What is raised. `stop` and `pause` are left to the door, which answers for the call."""
-        if decision.action != "block":
-            return CallRefused(decision)
-        self.sentinel.settle(decision, "done")
-        return blocked(self.sentinel, decision)
+        """What is raised. It is settled by the door, which answers for the call, or lets a `block` out."""
+        return blocked(self.sentinel, decision) if decision.action == "block" else CallRefused(decision)
 
 
 def blocked(sentinel: Sentinel, decision: Decision) -> Intervention:
