@@ -6,6 +6,7 @@ put together in an index on disk, whatever order they came in.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ LONGEST_CALL = 3_600.0
 NEAR = 2.0  # seconds between two beginnings, or two ends, of what nobody counted
 SIDE_BY_SIDE = 64  # spans that are looked at: those that begin last before one does
 STREAM = " (stream)"  # behind the name of a teller that tells of a stream once more when it has ended
+_VERSION = re.compile(r"(?:[-@:](?:latest|preview|exp|v\d|\d{3,})[\w.:-]*)?")
 BATCH = 1_000
 MAX_DEPTH = 64
 
@@ -257,10 +259,15 @@ def _may_be_one(a: _Span, b: _Span) -> bool:
 
 def _same_model(a: _Span, b: _Span) -> bool:
     """True if both called the same model, as far as they tell."""
-    if a.model and b.model and not (a.model.startswith(b.model) or b.model.startswith(a.model)):
+    if a.model and b.model and not (_is_version_of(a.model, b.model) or _is_version_of(b.model, a.model)):
         return False
     # clients are used for other providers than the one that they are named after
     return not a.provider or not b.provider or a.provider == b.provider or (a.model == b.model != "")
+
+
+def _is_version_of(name: str, model: str) -> bool:
+    """True for the model itself and for a version of it: `gpt-4o-2024-08-06` of `gpt-4o`, but not `gpt-4o-mini`."""
+    return name.startswith(model) and _VERSION.fullmatch(name, len(model)) is not None
 
 
 def _differ(a: _Span, b: _Span) -> bool:

@@ -63,6 +63,7 @@ LOST_IN: dict[tuple[str, str], set[str] | None] = {
     ("openllmetry", "completions in a batch"): {"session_id", "provider"},
     ("openllmetry", "a cache of responses"): {"usage", "cost"},
     ("openllmetry", "a retriever"): None,
+    ("openllmetry", "a retriever inside of chains"): None,
     ("openllmetry", "a retriever that fails"): None,
     ("langfuse", "two prompts at once"): {"session_id"},
     ("langfuse", "tags, a name and a user"): {"session_id"},

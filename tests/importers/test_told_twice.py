@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from importers.test_spans import BEGIN, pairs, runs, write
@@ -179,6 +180,47 @@ def test_exports_that_name_no_instrumentation(tmp_path: Path) -> None:
     dated = {"gen_ai.response.model": f"{model}-20250929"}
     parallel = [flat(0, f"chat {model}", {}), flat(1, f"chat {model}", {}), flat(2, f"chat {model}", dated)]
     assert len(runs(write(tmp_path / "b.jsonl", *parallel))) == 3
+
+
+SENT, GOT = ({k: v} for k, v in COUNTS.items())
+NAMELESS = {k: v for k, v in CLAUDE.items() if k != "gen_ai.request.model"}
+GPT = {**CLAUDE, "gen_ai.request.model": "gpt-4o", "gen_ai.provider.name": "openai"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "calls"),
+    [
+        # neither counts: one lies within the other, and they begin or end together
+        ((0, 9, CLAUDE), (2, 5, CLAUDE), 1),
+        ((0, 9, CLAUDE), (2.1, 5, CLAUDE), 2),
+        ((0, 9, CLAUDE), (5, 7, CLAUDE), 1),
+        ((0, 9, CLAUDE), (5, 6.9, CLAUDE), 2),
+        ((0, 9, CLAUDE), (0, 3, CLAUDE), 1),
+        ((1, 3, CLAUDE), (0, 2.5, CLAUDE), 1),  # a stream that ends its span too early
+        ((1, 3, CLAUDE), (0, 0.9, CLAUDE), 2),
+        ((1, 3, CLAUDE), (0, 2.5, {**CLAUDE, **SENT}), 2),
+        ((1, 3, CLAUDE), (0, 2.5, {**CLAUDE, **GOT}), 2),
+        # both count
+        ((0, 9, {**CLAUDE, **COUNTS}), (4, 5, {**CLAUDE, **COUNTS}), 1),
+        ((0, 9, {**CLAUDE, **COUNTS}), (0.1, 9.1, {**CLAUDE, **COUNTS}), 2),
+        # one counts a part
+        ((0, 9, {**CLAUDE, **COUNTS}), (1, 8, {**CLAUDE, **SENT}), 1),
+        ((0, 9, {**CLAUDE, **GOT}), (1, 8, {**CLAUDE, **COUNTS}), 1),
+        ((0, 9, {**CLAUDE, **SENT}), (1, 8, {**CLAUDE, **GOT}), 1),
+        ((0, 9, {**CLAUDE, "gen_ai.usage.input_tokens": 7}), (1, 8, {**CLAUDE, **COUNTS}), 2),
+        ((0, 9, {**CLAUDE, "gen_ai.usage.output_tokens": 7}), (1, 8, {**CLAUDE, **COUNTS}), 2),
+        # models and providers, as far as both tell
+        ((0, 2, GPT), (1, 2, CLAUDE), 2),
+        ((0, 2, GPT), (1, 2, {**GPT, "gen_ai.provider.name": "azure.ai.openai"}), 1),
+        ((0, 2, {**GPT, "gen_ai.request.model": "gpt-4o-2024-08-06"}), (1, 2, GPT), 1),
+        ((0, 2, {**GPT, "gen_ai.request.model": "gpt-4o-mini"}), (1, 2, {**GPT, "gen_ai.provider.name": "azure"}), 2),
+        ((0, 2, NAMELESS), (1, 2, {**CLAUDE, "gen_ai.provider.name": ""}), 1),
+        ((0, 2, NAMELESS), (1, 2, GPT), 2),
+        ((0, 2, NAMELESS), (1, 2, {**NAMELESS, "gen_ai.provider.name": "openai"}), 2),
+    ],
+)  # fmt: skip
+def test_two_spans_are_one_call_or_two(tmp_path: Path, one: Any, other: Any, calls: int) -> None:
+    assert len(imported(tmp_path, tell(WRAPPER, *one), tell(CLIENT, *other))) == calls
 
 
 TOLD = st.tuples(
