@@ -79,6 +79,15 @@ def test_a_prompt_that_goes_on_belongs_to_what_was_sent_before() -> None:
     assert [talks.ask(p, 3.0 * n) for n, p in enumerate([FURTHER, OPENING, FURTHER])] == ["0", "1", "1"]
 
 
+def test_a_system_message_that_tells_the_time_makes_no_other_conversation() -> None:
+    talks = Talks()
+    told = [
+        talks.ask([{"role": "system", "content": f"It is {n} o'clock."}, *prompt[1:]], 3.0 * n)
+        for n, prompt in enumerate([OPENING, FURTHER, [*FURTHER, *ROUND]])
+    ]
+    assert told == ["0", "0", "0"]
+
+
 @pytest.mark.parametrize("every", [3.0, 20.0, 3600.0])
 def test_runs_that_open_alike_are_not_one(every: float) -> None:
     talks = Talks()

@@ -65,8 +65,8 @@ class Continued:
 
     A request belongs to the conversation whose last prompt it begins with, or whose last prompt it sends again
     within 10 minutes of its failure: a retry. Every other begins one. Of prompts alike, the one counts whose answer
-    came back in the new prompt, else the latest that has not failed. Prompts are known by their opening (up to the
-    first message of the user), by their length and by their last message.
+    came back in the new prompt, else the latest that has not failed. Prompts are known by the user's first message, by
+    their length and by their last message.
     """
 
     def __init__(self) -> None:
@@ -185,10 +185,11 @@ class Continued:
 
 
 class Opening(NamedTuple):
-    """How a prompt opens, up to the user's first message."""
+    """How a prompt opens: with the user's first message. A system message before it may hold the time of day."""
 
     digest: int
     length: int
+    """Number of messages up to and including it."""
 
 
 def opening_of(messages: Sequence[object]) -> Opening | None:
@@ -197,20 +198,19 @@ def opening_of(messages: Sequence[object]) -> Opening | None:
     None if the user's first message (without one, the first) is empty or redacted: it stands for nothing, and is the
     same of prompts that differ.
     """
-    opening, found = 0, None
+    found = None
     for length, message in enumerate(messages[:OPENING_MESSAGES], 1):
         read = read_message(message)
-        opening = hash((opening, read.digest))
         if found is None or read.role == "human":
-            found = message, read, opening, length
+            found = message, read, length
         if read.role == "human":
             break
     if found is None:
         return None
-    message, read, opening, length = found
+    message, read, length = found
     if read.content == _EMPTY or (not read.images and is_redacted(plain_text(message))):
         return None
-    return Opening(opening, length)
+    return Opening(read.digest, length)
 
 
 def is_redacted(text: str) -> bool:
