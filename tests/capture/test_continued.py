@@ -165,8 +165,8 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         asked = talks.continued.begin(f"c{n}", [{"role": "user", "content": f"c{n}"}], (), n * 3600.0)
         assert asked is not None
         talks.continued.end(asked, n * 3600.0, None, [ToolCall(f"c{n}", "fetch", n)], failed=False)
-    last, requested, number = talks.continued.snapshot()
-    assert (len(last), len(requested), number) == (5, 7, 300)
+    last, lengths, requested, number = talks.continued.snapshot()
+    assert (len(last), len(lengths), len(requested), number) == (5, 5, 7, 300)
     assert max(map(len, last.values())) <= continued.MAX_ALIKE
     assert len(pickle.dumps(talks.continued.snapshot())) < 5_000
 

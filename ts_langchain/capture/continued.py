@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_langchain.capture.messages import plain_text, read_message
 from ts_langchain.fingerprint import name_hash, text_hash
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ts_langchain.call import ToolCall
 
@@ -24,6 +26,7 @@ MAX_ALIKE = 32
 MAX_REQUESTED = 4_096
 MAX_NEW_MESSAGES = 64
 OPENING_MESSAGES = 8
+MAX_MESSAGES = 256
 RETRIED_SECONDS = 600.0
 _FAMILY = re.compile("[a-z]+")
 _SIBLINGS = {"o": "gpt", "chatgpt": "gpt", "ft": "gpt", "codex": "gpt"}
@@ -46,6 +49,14 @@ class Asked(NamedTuple):
     number: int
 
 
+class _Read(NamedTuple):
+    """What is needed of a message."""
+
+    role: str
+    digest: int
+    blank: bool
+
+
 class _Last(NamedTuple):
     """The last request of a conversation."""
 
@@ -57,7 +68,7 @@ class _Last(NamedTuple):
     failed: bool = False
 
 
-State = tuple[Recent[int, tuple[_Last, ...]], Recent[int, str], int]
+State = tuple[Recent[int, tuple[_Last, ...]], Recent[int, None], Recent[int, str], int]
 
 
 class Continued:
@@ -71,23 +82,27 @@ class Continued:
 
     def __init__(self) -> None:
         self._last: Recent[int, tuple[_Last, ...]] = Recent()
+        self._lengths: Recent[int, None] = Recent()  # of these prompts: what has another length need not be read
         self._requested: Recent[int, str] = Recent()  # tool calls of these conversations, by id and by arguments
         self._number = 0
+        self._messages: Recent[int, tuple[weakref.ReferenceType[Any], _Read]] = Recent()  # read a moment ago
         self._lock = threading.Lock()
 
     def snapshot(self) -> State:
         """All that is known, to go on with later."""
         with self._lock:
-            return Recent(self._last), Recent(self._requested), self._number
+            return Recent(self._last), Recent(self._lengths), Recent(self._requested), self._number
 
     def restore(self, state: State) -> None:
         """Goes on where `snapshot` was taken."""
         with self._lock:
-            self._last, self._requested, self._number = state
+            self._last, self._lengths, self._requested, self._number = state
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
         self._lock = threading.Lock()
+
+    # --- model calls -------------------------------------------------------------------------------
 
     def begin(self, root_id: str, messages: Sequence[object], who: Sequence[str | None], at: float) -> Asked | None:
         """A request is about to be sent. To be asked in order of time.
@@ -101,28 +116,30 @@ class Continued:
         Returns:
             Its conversation; None if the prompt says nothing.
         """
-        opened = opening_of(messages)
-        if opened is None:
-            return None
-        opening = _opening(opened, who)
-        prompt = _prompt(opening, messages, len(messages))
         with self._lock:
-            found = self._found(messages, opening, opened.length, at)
+            opening = _opening(messages, who, self._read)
+            if opening is None:
+                return None
+            prompt, length = self._prompt(messages, opening, len(messages)), hash((opening.digest, len(messages)))
+            found = self._found(messages, prompt, opening, at)
             if found is not None:
                 self._forget(*found)
             self._number += 1
             now = _Last(found[1].conversation if found is not None else root_id, self._number, at)
             self._last[prompt] = (*self._last.pop(prompt, ()), now)[-MAX_ALIKE:]
             self._last.limit(MAX_PROMPTS)
+            self._lengths.pop(length, None)
+            self._lengths[length] = None
+            self._lengths.limit(MAX_PROMPTS)
         return Asked(now.conversation, prompt, now.number)
 
     def look(self, messages: Sequence[object], who: Sequence[str | None], at: float) -> str | None:
         """The conversation that a request goes on with, None if it begins one. Arguments are those of `begin`."""
-        opened = opening_of(messages)
-        if opened is None:
-            return None
         with self._lock:
-            found = self._found(messages, _opening(opened, who), opened.length, at)
+            opening = _opening(messages, who, self._read)
+            if opening is None:
+                return None
+            found = self._found(messages, self._prompt(messages, opening, len(messages)), opening, at)
         return found[1].conversation if found is not None else None
 
     def end(
@@ -139,16 +156,17 @@ class Continued:
         """
         with self._lock:
             alike = self._last.get(asked.prompt, ())
-            if alike:
-                self._last[asked.prompt] = tuple(
-                    last._replace(ended=ended, answer=answer, failed=failed) if last.number == asked.number else last
-                    for last in alike
-                )
+            for place, last in enumerate(alike):
+                if last.number == asked.number:
+                    now = last._replace(ended=ended, answer=answer, failed=failed)
+                    self._last[asked.prompt] = (*alike[:place], now, *alike[place + 1 :])
             for call in tool_calls:
                 if call.id:
                     self._requested[text_hash(call.id)] = asked.conversation
                 self._requested[_run(call.name, call.args)] = asked.conversation
             self._requested.limit(MAX_REQUESTED)
+
+    # --- tools -------------------------------------------------------------------------------------
 
     def of_tool(self, name: str, arguments: int, tool_call_id: str | None) -> str | None:
         """The conversation in which a tool was asked for that runs by itself; None if it is not known.
@@ -161,19 +179,24 @@ class Continued:
         with self._lock:
             return self._requested.get(text_hash(tool_call_id) if tool_call_id else _run(name, arguments))
 
-    def _found(self, messages: Sequence[object], opening: int, length: int, at: float) -> tuple[int, _Last] | None:
-        """The last request of the conversation that this one goes on, and its prompt. The lock is held."""
+    # --- inside; the lock is held ------------------------------------------------------------------
+
+    def _found(self, messages: Sequence[object], prompt: int, opening: _Opening, at: float) -> tuple[int, _Last] | None:
+        """The last request of the conversation that this one goes on, and its prompt."""
         total = len(messages)
-        prompt = _prompt(opening, messages, total)
         for last in reversed(self._last.get(prompt, ())):
             if last.failed and last.ended is not None and last.ended <= at <= last.ended + RETRIED_SECONDS:
                 return prompt, last
-        for known in range(total - 1, max(length, total - MAX_NEW_MESSAGES) - 1, -1):
-            prompt = _prompt(opening, messages, known)
+        for known in range(total - 1, max(opening.length, total - MAX_NEW_MESSAGES) - 1, -1):
+            if hash((opening.digest, known)) not in self._lengths:
+                continue
+            prompt = self._prompt(messages, opening, known)
             alike = [last for last in self._last.get(prompt, ()) if last.at <= at]
+            if len(alike) > 1:
+                came_back = self._read(messages[known]).digest
+                alike.sort(key=lambda last: (last.answer == came_back, not last.failed, last.number))
             if alike:
-                came_back = read_message(messages[known]).digest
-                return prompt, max(alike, key=lambda last: (last.answer == came_back, not last.failed, last.number))
+                return prompt, alike[-1]
         return None
 
     def _forget(self, prompt: int, last: _Last) -> None:
@@ -183,8 +206,23 @@ class Continued:
         else:
             del self._last[prompt]
 
+    def _prompt(self, messages: Sequence[object], opening: _Opening, length: int) -> int:
+        """Fingerprint of the first so many messages."""
+        return hash((opening.digest, length, self._read(messages[length - 1]).digest))
 
-class Opening(NamedTuple):
+    def _read(self, message: object) -> _Read:
+        """As `_read_anew`, of each message object once."""
+        known = self._messages.get(id(message))
+        if known is not None and known[0]() is message:
+            return known[1]
+        read = _read_anew(message)
+        with suppress(TypeError):  # recorded dicts have no references
+            self._messages[id(message)] = (weakref.ref(message), read)
+            self._messages.limit(MAX_MESSAGES)
+        return read
+
+
+class _Opening(NamedTuple):
     """How a prompt opens: with the user's first message. A system message before it may hold the time of day."""
 
     digest: int
@@ -192,25 +230,33 @@ class Opening(NamedTuple):
     """Number of messages up to and including it."""
 
 
-def opening_of(messages: Sequence[object]) -> Opening | None:
-    """How a prompt opens.
+def says_nothing(messages: Sequence[object]) -> bool:
+    """True for a prompt of which the user's first message (or, without one, the first) is redacted or empty.
 
-    None if the user's first message (without one, the first) is empty or redacted: it stands for nothing, and is the
-    same of prompts that differ.
+    It stands for nothing, and is the same of prompts that differ.
     """
+    return _opening(messages, (), _read_anew) is None
+
+
+def _opening(messages: Sequence[object], who: Sequence[str | None], read: Callable[[object], _Read]) -> _Opening | None:
+    """How a caller's prompt opens, None if that says nothing."""
     found = None
     for length, message in enumerate(messages[:OPENING_MESSAGES], 1):
-        read = read_message(message)
-        if found is None or read.role == "human":
-            found = message, read, length
-        if read.role == "human":
+        known = read(message)
+        if found is None or known.role == "human":
+            found = known, length
+        if known.role == "human":
             break
-    if found is None:
+    if found is None or found[0].blank:
         return None
-    message, read, length = found
-    if read.content == _EMPTY or (not read.images and is_redacted(plain_text(message))):
-        return None
-    return Opening(read.digest, length)
+    # numbers only: before Python 3.12 the hash of None is another one in each process
+    return _Opening(hash((found[0].digest, *(0 if part is None else name_hash(part) for part in who))), found[1])
+
+
+def _read_anew(message: object) -> _Read:
+    read = read_message(message)
+    blank = read.content == _EMPTY or (not read.images and is_redacted(plain_text(message)))
+    return _Read(read.role, read.digest, blank)
 
 
 def is_redacted(text: str) -> bool:
@@ -222,16 +268,6 @@ def family_of(model: str | None) -> str | None:
     """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
     found = _FAMILY.match((model or "").rpartition("/")[2].lower())
     return None if found is None else _SIBLINGS.get(found[0], found[0])
-
-
-def _opening(opened: Opening, who: Sequence[str | None]) -> int:
-    """Fingerprint of how a caller's prompt opens."""
-    return hash((opened.digest, *(name_hash(part) if part is not None else 0 for part in who)))
-
-
-def _prompt(opening: int, messages: Sequence[object], length: int) -> int:
-    """Fingerprint of the first so many messages."""
-    return hash((opening, length, read_message(messages[length - 1]).digest))
 
 
 def _run(name: str, arguments: int) -> int:

@@ -10,7 +10,7 @@ from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.redacted import without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
-from ts_langchain.capture.continued import opening_of
+from ts_langchain.capture.continued import says_nothing
 from ts_langchain.replay import Run
 
 _REQUEST = ("request", "request_body", "req")
@@ -83,7 +83,7 @@ class Exchanges:
             metadata["session_id"] = session
         if user is not None:
             metadata["user_id"] = user
-        if opening_of(messages if isinstance(messages, list) else [messages]) is None:  # the unknown is no repeat
+        if says_nothing(messages if isinstance(messages, list) else [messages]):  # the unknown is no repeat
             messages, answer = [], without_redacted(answer)
         return [
             Run(
