@@ -10,6 +10,7 @@ import re
 import threading
 import weakref
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_langchain.capture.messages import plain_text, read_message
@@ -264,6 +265,7 @@ def is_redacted(text: str) -> bool:
     return len(text) <= _REDACTED_CHARS and _REDACTED.fullmatch(text) is not None
 
 
+@lru_cache(1024)
 def family_of(model: str | None) -> str | None:
     """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
     found = _FAMILY.match((model or "").rpartition("/")[2].lower())
