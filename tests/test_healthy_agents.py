@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
 from typing import Annotated, Any, TypedDict
@@ -367,6 +368,12 @@ def test_a_chat_in_which_the_user_asks_the_same_again() -> None:
     assert [(i.rule, i.severity, i.calls) for i in found] == [("tool_loop", "low", 3)] * 3
 
 
+@tool
+def out_of_order(part: str) -> str:
+    """Fails."""
+    raise ValueError(part)
+
+
 def worker(ticket: object) -> str:
     """An agent of its own: it looks at the policy once."""
     script = [call_tool("get_policy", topic="refunds"), AIMessage(f"Ticket {ticket}: yes, for reason {ticket}.")]
@@ -398,6 +405,35 @@ def test_workers_that_look_at_the_same_each_in_a_conversation_of_its_own() -> No
         app.invoke(given, {"callbacks": [handler]})
         [found] = handler.sentinel.incidents()
         assert (found.rule, found.severity, found.calls, found.wasted_tokens) == ("tool_loop", "low", 5, 0)
+
+
+@pytest.mark.parametrize("width", [1, None])
+def test_tasks_of_one_superstep_do_not_know_of_each_other(width: int | None) -> None:
+    """Nor where they run one after the other."""
+    model = ScriptedChatModel(script=["yes"], temperature=0.0)
+    asks = ScriptedChatModel(script=[call_tool("get_order", number="o2")])
+
+    def work(state: Tickets) -> dict[str, Any]:
+        ticket = state["tickets"][0]
+        get_policy.invoke({"topic": "refunds"})
+        get_order.invoke({"number": "o1"})
+        get_order.invoke(asks.invoke(f"Is it {ticket % 2}?").tool_calls[0])
+        for _ in range(2):
+            with contextlib.suppress(ValueError):
+                out_of_order.invoke({"part": "door"})
+        return {"answers": [str(model.invoke(f"Is it {ticket % 2}?").content)]}
+
+    builder = StateGraph(Tickets)
+    builder.add_node("work", work)
+    builder.add_conditional_edges(
+        START, lambda state: [Send("work", {"tickets": [ticket]}) for ticket in state["tickets"]], ["work"]
+    )
+    handler = TokenSentinelHandler(mode="block")
+    app = builder.compile()
+    app.invoke({"tickets": list(range(24)), "answers": []}, {"callbacks": [handler], "max_concurrency": width})
+    found = {(i.rule, i.severity) for i in handler.sentinel.incidents()}
+    assert found >= {("tool_loop", "low"), ("error_loop", "medium")}
+    assert all(severity != "high" for _, severity in found)
 
 
 @pytest.mark.parametrize("width", [1, 5])

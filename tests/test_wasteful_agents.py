@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import operator
 import random
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
+from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+from recorder import Wire, replay_of
 from typing_extensions import TypedDict
 
+from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked
+from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 pytestmark = pytest.mark.usefixtures("calm_collector")
@@ -176,6 +182,40 @@ def test_a_loop_that_keeps_its_notes_in_the_prompt() -> None:
     [found] = handler.sentinel.incidents()
     assert (found.rule, found.severity, found.calls) == ("tool_loop", "high", 2)
     assert found.wasted_tokens > 0
+
+
+class Work(TypedDict):
+    number: int
+    rounds: Annotated[int, operator.add]
+
+
+@pytest.mark.parametrize(("times", "rounds"), [(9, 1), (1, 9)])
+def test_a_loop_of_workers(times: int, rounds: int) -> None:
+    """In one worker of a superstep, or over many supersteps, each with several workers."""
+    model = ScriptedChatModel(script=["yes"], temperature=0.0)
+
+    def work(state: Work) -> dict[str, Any]:
+        for _ in range(times if state["number"] == 5 else 1):
+            get_order.invoke({"number": "o1"})
+            model.invoke("Is it?")
+        return {}
+
+    builder = StateGraph(Work)
+    builder.add_node("plan", lambda _: {"rounds": 1})
+    builder.add_node("work", work)
+    builder.add_node("join", lambda _: {})
+    builder.add_edge(START, "plan")
+    builder.add_conditional_edges("plan", lambda _: [Send("work", {"number": n}) for n in range(12)], ["work"])
+    builder.add_edge("work", "join")
+    builder.add_conditional_edges("join", lambda s: "plan" if s["rounds"] < rounds else END, ["plan", END])
+    handler, client = TokenSentinelHandler(), Wire()
+    config: Any = {"callbacks": [handler, LangChainTracer(client=client)], "max_concurrency": 1}
+    builder.compile().invoke({"rounds": 0}, {**config, "recursion_limit": 99})
+    found = [(i.rule, i.severity, i.calls) for i in handler.sentinel.incidents()]
+    calls = 12 * rounds + times - 2
+    assert found == [("tool_loop", "high", calls), ("retry_storm", "high", calls)]
+    replayed = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
+    assert [(i.rule, i.severity, i.calls) for i in replayed.incidents()] == found
 
 
 class Draft(TypedDict, total=False):

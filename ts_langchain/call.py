@@ -203,6 +203,8 @@ class Call(NamedTuple):
             `ts_langchain.capture.memory.Memory`).
         conversation: Fingerprint of how the conversation it was made in opens, of tools the one it was asked for in; 0
             if unknown.
+        step: Which superstep of LangGraph it was made in, 0 if in none that is known.
+        task: Which task of that superstep. Tasks of one superstep do not know of each other.
     """
 
     id: str
@@ -242,6 +244,8 @@ class Call(NamedTuple):
     tier: str | None = None
     turn: int = 0
     conversation: int = 0
+    step: int = 0
+    task: int = 0
 
 
 class Feature(IntFlag):

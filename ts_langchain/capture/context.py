@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langchain_core.runnables.config import var_child_runnable_config
 
+from ts_langchain.fingerprint import mix, text_hash
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
@@ -141,3 +143,20 @@ def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _
         if value is not None and value != "":
             return str(value)[:200]
     return None
+
+
+def task_of(metadata: Mapping[str, object]) -> tuple[int, int]:
+    """The superstep of LangGraph that a run belongs to, and the task in it; zeros if there is none.
+
+    A superstep is known by the task around its graph, and by its number; a task by its place in the superstep, which is
+    the same each time the step is taken: its node, of those that `Send` makes their number, too. What a function of
+    the functional API calls comes one after the other, under one number: no step is known of it.
+    """
+    path, step = metadata.get("langgraph_path"), metadata.get("langgraph_step")
+    if not isinstance(path, (list, tuple)) or len(path) < 2 or type(step) is not int:
+        return 0, 0
+    place = path[1]
+    if type(place) is not int and type(place) is not str:
+        return 0, 0
+    around = str(metadata.get("langgraph_checkpoint_ns") or "").rpartition("|")[0]
+    return mix(text_hash(around), step), text_hash(f"{metadata.get('langgraph_node')} {place}")

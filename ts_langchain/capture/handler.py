@@ -13,7 +13,15 @@ from langchain_core.callbacks import BaseCallbackHandler
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
-from ts_langchain.capture.context import as_id, configurable, current_labels, session_of, traced_root, user_of
+from ts_langchain.capture.context import (
+    as_id,
+    configurable,
+    current_labels,
+    session_of,
+    task_of,
+    traced_root,
+    user_of,
+)
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
@@ -291,6 +299,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if type(model) is not str:
             model = None
         name = model or kwargs.get("name") or (serialized or {}).get("name") or "model"
+        step, task = task_of(meta)
         provider = meta.get("ls_provider")
         temperature = get("temperature")
         if temperature is None:
@@ -362,6 +371,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 conversation=conversation,
                 asked=asked,
                 parent=parent_run_id,
+                step=step,
+                task=task,
             ),
         )
 
@@ -467,6 +478,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             tier=answer.tier,
             turn=started.turn,
             conversation=started.conversation,
+            step=started.step,
+            task=started.task,
         )
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))
@@ -517,6 +530,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if parent_run_id is None and not origin.named and args is not None:
             conversation = self._continued.of_tool(str(name), args.fingerprint, tool_call_id)
             origin = origin._replace(session_id=conversation or origin.session_id)
+        step, task = task_of(metadata or {})
         self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
         self._keep(
             run_id,
@@ -529,6 +543,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tool_call_id=tool_call_id,
                 traits=(read_traits(inputs) if type(inputs) is dict else ()) + read_declared(metadata),
                 parent=parent_run_id,
+                step=step,
+                task=task,
             ),
         )
 
@@ -601,6 +617,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 traits=started.traits,
                 turn=asked.turn.number if asked is not None else turn_of(origin.root_id),
                 conversation=asked.conversation if asked is not None else 0,
+                step=asked.step if asked is not None else started.step,
+                task=asked.task if asked is not None else started.task,
             )
         )
 
@@ -635,7 +653,13 @@ class TokenSentinelHandler(BaseCallbackHandler):
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
         args = arguments({"query": query}) if query else None
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
-        self._keep(run_id, Started("retriever", origin, self.clock(), str(name), args=args, parent=parent_run_id))
+        step, task = task_of(metadata or {})
+        self._keep(
+            run_id,
+            Started(
+                "retriever", origin, self.clock(), str(name), args=args, parent=parent_run_id, step=step, task=task
+            ),
+        )
 
     @_fail_open
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
@@ -676,6 +700,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tags=origin.tags,
                 user_id=origin.user_id,
                 turn=turn_of(origin.root_id),
+                step=started.step,
+                task=started.task,
             )
         )
 
@@ -729,4 +755,6 @@ def _unseen_tool_call(
         traits=read_traits(args) if type(args) is dict else (),
         turn=asked.turn.number,
         conversation=asked.conversation,
+        step=asked.step,
+        task=asked.task,
     )

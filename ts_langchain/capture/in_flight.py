@@ -50,6 +50,8 @@ class Started(NamedTuple):
     """Of model calls: what tells their conversation, where nothing names it."""
     parent: Any = None
     """The run directly above."""
+    step: int = 0
+    task: int = 0
 
 
 class Reported(NamedTuple):

@@ -42,6 +42,8 @@ class Requested(NamedTuple):
     """The turn it was asked for in."""
     conversation: int = 0
     """The conversation it was asked for in."""
+    step: int = 0
+    task: int = 0
 
 
 class Root(NamedTuple):
@@ -135,7 +137,15 @@ class Memory:
                 tool = name_hash(tool_call.name)
                 about = hash((tool, tool_call.args))
                 requested[tool_call.id] = Requested(
-                    call.id, len(call.tool_calls), call.ended_at, about, tool, turn, call.conversation
+                    call.id,
+                    len(call.tool_calls),
+                    call.ended_at,
+                    about,
+                    tool,
+                    turn,
+                    call.conversation,
+                    call.step,
+                    call.task,
                 )
                 self.unread[text_hash(tool_call.id)] = turn
         self.unread.limit(MAX_UNREAD)

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.beside import Made, then, times
 from ts_langchain.rules.effects import effect_of, is_worth_another_try, may_have_changed
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_TOOLS = 6
 MAX_UNCLAIMED = 8
+EXPLORING = 2
+"""Of a tool that looks for something else each time, so many times as many failures are severe."""
 
 
 class Failures:
@@ -30,9 +33,8 @@ class Failures:
         "count",
         "ended_at",
         "error",
-        "in_turn",
+        "made",
         "since",
-        "turn",
         "unclaimed",
         "varied",
     )
@@ -44,7 +46,8 @@ class Failures:
         self.error = error
         self.since = since
         self.count = 0
-        self.turn = self.in_turn = self.arguments = 0
+        self.arguments = 0
+        self.made: Made = ()
         self.varied = False
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
 
@@ -96,7 +99,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
                     del state[other]
             elif state and call.status == "ok" and call.kind == "tool" and effect_of(call) == "unknown":
                 for others in state.values():
-                    others.in_turn = 0  # it may have changed something
+                    others.made = ()  # it may have changed something
             return None
         s = self.settings
         failures = state.pop(tool, None)
@@ -112,8 +115,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         first = not failures.count
         if not beside:
             failures.count += 1
-            failures.in_turn = failures.in_turn + 1 if call.turn == failures.turn else 1
-            failures.turn = call.turn
+            failures.made = then(failures.made, call, call.turn, call.started_at, s.min_failures * EXPLORING)
         arguments = call.arguments.fingerprint if call.arguments is not None else 0
         failures.varied |= not first and arguments != failures.arguments
         failures.arguments = arguments
@@ -126,7 +128,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
         explores = failures.varied and effect_of(call) in ("looks", "processes")
-        enough = s.min_failures * (2 if explores else 1)
+        enough = s.min_failures * (EXPLORING if explores else 1)
         return Finding(
             mix(tool, call.answer),
             f"{call.name} failed {failures.count} times in a row with the same error"
@@ -134,7 +136,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             claims=tuple(Claim(r, "turn", unit=unit, units=units) for _, r, unit, units, _ in unclaimed if r),
             calls=tuple(u[0] for u in unclaimed),
             seconds=sum(u[4] for u in unclaimed),
-            severity="high" if failures.in_turn >= enough else "medium",
+            severity="high" if len(times(failures.made, call.turn)) >= enough else "medium",
             confidence=0.93,
             evidence={
                 "tool": call.name,

@@ -27,8 +27,8 @@ class Steps:
     def __init__(self) -> None:
         self.root_id = ""
         self.reported = 0
-        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds
-        self.steps: list[tuple[int, str, str | None, str, int, float]] = []
+        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task
+        self.steps: list[tuple[int, str, str | None, str, int, float, int, int]] = []
 
 
 class PingPong(Rule[Steps]):
@@ -82,7 +82,9 @@ class PingPong(Rule[Steps]):
         step = mix(name_hash(call.name), outcome(call))
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
-        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds))
+        # what another task of the same superstep did, this one does not know of
+        state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
+        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, call.step, call.task))
         rounds = self.settings.min_rounds
         del state.steps[: -MAX_PERIOD * rounds]
         period = self._period([s[0] for s in state.steps])

@@ -5,7 +5,8 @@ if it brought back what the group already had; an answer that differs is progres
 change made by another call in between: to look again, or to test again, is no repeat then. And what is done again (the
 next page, one more in the cart) is no repeat where a look in between showed something new.
 
-Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered.
+Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered, by
+somebody who may know of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
+from ts_langchain.rules.beside import Made, fall, then, times
 from ts_langchain.rules.effects import (
     effect_of,
     is_change,
@@ -38,7 +40,7 @@ MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6
 MAX_ITEMS = 64
-MAX_TIMES = 12
+MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
 MEANT = 2
@@ -59,10 +61,10 @@ class Group:
         "count",
         "ended_at",
         "items",
+        "made",
         "mutations",
         "news",
         "reworded",
-        "times",
         "unclaimed",
         "unknown",
     )
@@ -72,7 +74,8 @@ class Group:
         self.answer = call.answer
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
-        self.times: tuple[float, ...] = (call.turn, call.started_at)  # turn and time, of one call after the other
+        self.made: Made = ()
+        self.add(call)
         self.conversations: tuple[int, ...] = (call.conversation,)
         self.asked_by = _asker(call)
         self.ended_at = call.ended_at
@@ -80,6 +83,10 @@ class Group:
         self.reworded = False
         self.blind = call.answer == 0
         self.unclaimed: list[Turn] = []
+
+    def add(self, call: Call, kept: int = MAX_MADE) -> None:
+        """Counts a call that follows those before it."""
+        self.made = then(self.made, call, call.turn, call.started_at, kept)
 
 
 class Repeats:
@@ -198,10 +205,9 @@ class RepeatRule(Rule[Repeats]):
             if _nothing_new(call, group) and not state_changed and not moved_on and not call.pending:
                 group.count += 1
                 if state.unknown > group.unknown:
-                    group.times = ()  # what was done in between may have changed something
+                    group.made = ()  # what was done in between may have changed something
                 if not overlapping and not (group.asked_by and _asker(call) == group.asked_by):
-                    kept = max(MAX_TIMES, self.settings.min_calls * MEANT)
-                    group.times = (*group.times, call.turn, call.started_at)[-2 * kept :]
+                    group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
                 # whoever has not been told yet had to ask
                 again = call.conversation in group.conversations
                 group.unclaimed.append(
@@ -255,7 +261,8 @@ class RepeatRule(Rule[Repeats]):
         if len(group.items) > MAX_ITEMS * 2:
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
-        group.times = (call.turn, call.started_at)
+        group.made = ()
+        group.add(call)
         group.conversations = (call.conversation,)
         group.blind = call.answer == 0
         group.reworded = False
@@ -263,13 +270,13 @@ class RepeatRule(Rule[Repeats]):
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
         s = self.settings
-        times = [at for turn, at in zip(group.times[::2], group.times[1::2], strict=True) if turn == call.turn]
-        loop = _fall(times, s.min_calls, s.window_seconds)
+        made = times(group.made, call.turn)
+        loop = fall(made, s.min_calls, s.window_seconds)
         identical = not group.reworded and not group.blind and group.count >= self.min_identical
         if not loop and not identical:
             return None
         severity: Severity = "high" if loop else "low"
-        may_be_meant = is_change(call) and not _fall(times, s.min_calls * MEANT, s.window_seconds * MEANT)
+        may_be_meant = is_change(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
         if loop and (group.blind or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
             severity = "medium"
         confidence = 0.55 if group.blind else 0.8 if group.reworded else 0.95
@@ -308,11 +315,6 @@ class RepeatRule(Rule[Repeats]):
 def _asker(call: Call) -> int:
     """Which answer of a model asked for a call, 0 if none is known."""
     return text_hash(call.requested_by) if call.requested_by is not None else 0
-
-
-def _fall(times: list[float], count: int, seconds: float) -> bool:
-    """True if the newest `count` times lie within so many seconds."""
-    return len(times) >= count and times[-1] - times[-count] <= seconds
 
 
 def _nothing_new(call: Call, group: Group) -> bool:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.call import UNBILLED
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.beside import fall, then, times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ BY_CHANCE = 3
 class Streak:
     """Identical requests, one after the other, none of which brought anything new."""
 
-    __slots__ = ("answer", "count", "ended_at", "failed", "members", "root_id", "spent", "storm", "times")
+    __slots__ = ("answer", "count", "ended_at", "failed", "loop", "made", "members", "spent", "storm", "times")
 
     def __init__(self, call: Call) -> None:
         self.start(call)
@@ -32,9 +33,10 @@ class Streak:
         """Begins anew with this call."""
         self.count = 1
         self.storm = False
-        self.root_id = call.root_id
+        self.loop = ""  # the run in which it is a loop
         # when each was sent, without the time that those before took: a time-out is no pause
         self.times: tuple[float, ...] = (call.started_at,)
+        self.made = then((), call, call.root_id, call.started_at, 1)
         self.spent = call.ended_at - call.started_at
         self.members: tuple[tuple[str, float, bool], ...] = ((call.id, self.spent, False),)
         self.ended_at = call.ended_at
@@ -49,7 +51,8 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
     pauses of `window_seconds` of event time between them in all, each after the one before had ended, and each either
     failed or brought back the identical answer. Where they are answered, `answered_window_seconds` count inside one
     run, and three requests more have to be unless the temperature is 0: the same answer may come by chance. Severity
-    low if runs of their own were answered the same, as rows of a batch are that are alike: a cache would do.
+    low if runs of their own were answered the same, or tasks of one superstep of LangGraph, as rows of a batch are that
+    are alike: a cache would do.
     From then on each further failure extends it, for 15 minutes. In mode `block` a request that has been silent for
     30 seconds is let through, to see whether it is answered now.
 
@@ -114,15 +117,19 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
         took = call.ended_at - call.started_at
         lasts = streak.storm and call.started_at - streak.ended_at <= LASTS
         kept = s.min_retries if failed or call.temperature == 0 else s.min_retries + BY_CHANCE
-        again = failed or call.root_id == streak.root_id  # else it may be a row of a batch like one before
-        window = s.answered_window_seconds if same and again else s.window_seconds
+        at, run = call.started_at - streak.spent, call.root_id
         streak.count += 1
-        streak.times = (*streak.times, call.started_at - streak.spent)[-kept:]
+        streak.times = (*streak.times, at)[-kept:]
+        streak.made = then(streak.made, call, run, at, kept)
         streak.spent += took
         streak.members = (*streak.members, (call.id, took, True))[-kept:]
         streak.ended_at, streak.answer = call.ended_at, call.answer
         pauses = streak.times[-1] - streak.times[0]
-        streak.storm = lasts or (len(streak.times) >= kept and pauses <= window)
+        # in a run of its own, or in another task, it may be a row of a batch like one before
+        in_a_row = same and fall(times(streak.made, run), kept, s.answered_window_seconds)
+        if in_a_row or not lasts:
+            streak.loop = run if in_a_row else ""
+        streak.storm = lasts or in_a_row or (len(streak.times) >= kept and pauses <= s.window_seconds)
         if not streak.storm:
             return None
         wasted = [m for m in streak.members if m[2]]
@@ -134,7 +141,7 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
             claims=tuple(Claim(i) for i, _, _ in wasted),
             calls=tuple(i for i, _, _ in wasted),
             seconds=sum(sec for _, sec, _ in wasted),
-            severity="high" if again else "low",
+            severity="high" if failed or run == streak.loop else "low",
             confidence=0.95 if failed else 0.9,
             evidence={
                 "model": call.model,
