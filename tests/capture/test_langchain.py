@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import UUID
@@ -14,6 +15,7 @@ from langchain_core.documents import Document
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -223,6 +225,83 @@ def test_an_agent_that_is_cancelled_leaves_no_call_behind(script: list[Any], see
     assert sorted(c.kind for c in late) == seen
     assert {(c.status, c.error) for c in late} == {("cancelled", "CancelledError")}
     assert all(c.usage.estimated and c.usage.input_tokens for c in late if c.kind == "model")
+    clean(recorder, handler)
+
+
+async def given_up_in_a_node(config: Any) -> None:
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await Slow(script=["never"]).ainvoke(state["messages"])
+        return {"messages": [await ScriptedChatModel(script=["instead"]).ainvoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    await builder.compile().ainvoke(ASK, config)
+
+
+async def given_up_by_itself(config: Any) -> None:
+    await ScriptedChatModel(script=["yes"]).ainvoke("hi", config)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await Slow(script=["never"]).ainvoke("hi", config)
+
+
+async def one_of_two(config: Any) -> None:
+    both = [asyncio.create_task(m(script=["yes"]).ainvoke("hi", config)) for m in (Slow, ScriptedChatModel)]
+    _, left = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    for task in left:
+        task.cancel()
+
+
+async def never_awaited(config: Any) -> None:
+    left = asyncio.create_task(Slow(script=["never"]).ainvoke("hi", config))
+    await ScriptedChatModel(script=["yes"]).ainvoke("hi", config)
+    assert not left.done()
+
+
+@pytest.mark.parametrize("app", [given_up_in_a_node, given_up_by_itself, one_of_two, never_awaited])
+def test_a_call_that_is_given_up_ends_with_its_task(app: Any) -> None:
+    recorder, handler = recorded()
+    asyncio.run(app({"callbacks": [handler]}))
+    assert sorted(c.status for c in recorder.seen) == ["cancelled", "ok"]
+    clean(recorder, handler)
+
+
+def test_what_goes_on_in_another_task_is_not_given_up() -> None:
+    """A stream whose pieces are read in tasks of their own, and a call that outlives the chain it began in."""
+    recorder, handler = recorded()
+    config: Any = {"callbacks": [handler]}
+
+    async def read() -> None:
+        stream = ScriptedChatModel(script=["one two three"]).astream("hi", config)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                await asyncio.create_task(anext(stream))
+
+    async def later() -> None:
+        async def begin(text: str) -> Any:
+            return [asyncio.create_task(ScriptedChatModel(script=["yes"]).ainvoke(text))]
+
+        [task] = await RunnableLambda(begin).ainvoke("hi", config)
+        await task
+
+    asyncio.run(read())
+    asyncio.run(later())
+    assert [c.status for c in recorder.seen] == ["ok", "ok"]
+    clean(recorder, handler)
+
+
+def test_calls_of_a_long_task_are_not_kept() -> None:
+    recorder, handler = recorded()
+
+    async def serve() -> int:
+        for n in range(200):
+            await ScriptedChatModel(script=["yes"]).ainvoke(f"{n}", {"callbacks": [handler]})
+        return sum(map(len, recorder.in_flight.tasks.values()))
+
+    assert asyncio.run(serve()) < 100
     clean(recorder, handler)
 
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_ROOTS = 100_000
 MAX_NODES = 1_000
+MANY_CALLS = 64
 
 # Control flow of LangGraph, raised through tools and nodes: no errors.
 _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
@@ -113,6 +114,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
         self._continued = flight.continued
+        self._tasks = flight.tasks
         self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
 
     @property
@@ -245,6 +247,30 @@ class TokenSentinelHandler(BaseCallbackHandler):
             inside.append(run_id)
         if not self.sentinel.in_flight.keep(run_id, started):
             self.sentinel.faults.record("handler: call never ended", TimeoutError())
+        self._note_task(run_id)
+
+    def _note_task(self, run_id: Any) -> None:
+        """Remembers which task a call has begun in: it does not outlive it."""
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no event loop runs here
+            return
+        if task is None:
+            return
+        calls = self._tasks.get(task)
+        if calls is None:
+            calls = self._tasks[task] = []
+            task.add_done_callback(functools.partial(self._task_done, calls))
+        calls.append(run_id)
+        many = len(calls)
+        if many >= MANY_CALLS and not many & (many - 1):  # from time to time those that have ended go
+            calls[:] = [i for i in calls if i in self._started]
+
+    def _task_done(self, calls: Sequence[Any], task: object) -> None:
+        """Ends the calls that the task has left behind. Of streams, which may go on in another, LangChain tells."""
+        with self.sentinel.faults.fail_open("handler: task"):
+            left = [i for i in calls if (started := self._started.get(i)) is not None and not started.streams]
+            self.cancelled(left, asyncio.CancelledError())
 
     # --- models ------------------------------------------------------------------------------------
 
@@ -416,6 +442,21 @@ class TokenSentinelHandler(BaseCallbackHandler):
             raise CallRefused(refused)
         if admission.reservation is not None:
             self._reservations[run_id] = admission.reservation
+
+    @_fail_open
+    def on_llm_new_token(self, token: Any, *, run_id: Any, **kwargs: Any) -> None:
+        """A part of the answer came."""
+        self._streams(run_id)
+
+    @_fail_open
+    def on_stream_event(self, event: Any, *, run_id: Any, **kwargs: Any) -> None:
+        """The same, in LangChain's newer protocol."""
+        self._streams(run_id)
+
+    def _streams(self, run_id: Any) -> None:
+        started = self._started.get(run_id)
+        if started is not None and not started.streams:
+            self._started[run_id] = started._replace(streams=True)
 
     @_fail_open
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ts_langchain.capture.continued import Continued
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ts_langchain.budget import Reservation
     from ts_langchain.call import Kind, Prompt, SourceCost, Toolset, Usage
     from ts_langchain.capture.continued import Asked
@@ -52,6 +55,8 @@ class Started(NamedTuple):
     """The run directly above."""
     step: int = 0
     task: int = 0
+    streams: bool = False
+    """Of model calls: a part of the answer has come."""
 
 
 class Reported(NamedTuple):
@@ -78,9 +83,10 @@ class InFlight:
         reservations: What calls under way were let through with.
         model_nodes: LangGraph nodes that have called a model.
         continued: Tells the conversations that nothing names.
+        tasks: Calls that have begun in each of asyncio's tasks; some of them may have ended.
     """
 
-    __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started")
+    __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started", "tasks")
 
     def __init__(self) -> None:
         self.started: dict[Any, Started] = {}
@@ -89,6 +95,7 @@ class InFlight:
         self.reservations: dict[Any, Reservation] = {}
         self.model_nodes: set[str] = set()
         self.continued = Continued()
+        self.tasks: WeakKeyDictionary[asyncio.Task[Any], list[Any]] = WeakKeyDictionary()
 
     def keep(self, run_id: Any, started: Started) -> bool:
         """Keeps a call until it ends. False if another, the oldest, had to be given up for it."""
