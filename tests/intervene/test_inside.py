@@ -7,9 +7,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agents import ASK, DONE, LOOP, agent, graph
+from agents import ASK, DONE, LOOP, agent, fetch_page, graph
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRetryMiddleware
+from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -214,6 +214,22 @@ def test_retries_inside_a_call_are_blocked() -> None:
         run(app, "invoke")
     assert model.calls < 6
     assert [(d.action, d.outcome) for d in sentinel.decisions()] == [("block", "done")]
+
+
+@pytest.mark.parametrize("door", ["middleware", "handler"])
+@pytest.mark.parametrize("other", [ModelRetryMiddleware, ModelFallbackMiddleware])
+def test_a_block_holds_for_retries_outside(door: str, other: type[Any]) -> None:
+    sentinel = Sentinel(policy=loops("block"))
+    model, instead = ScriptedChatModel(script=LOOPS), ScriptedChatModel(script=LOOPS)
+    if other is ModelRetryMiddleware:
+        outside = ModelRetryMiddleware(max_retries=3, initial_delay=0.001, max_delay=0.001, on_failure="error")
+    else:
+        outside = ModelFallbackMiddleware(instead)
+    inside = [TokenSentinelMiddleware(sentinel)] if door == "middleware" else []
+    app = create_agent(model, [fetch_page], middleware=[outside, *inside])
+    with pytest.raises(WasteBlocked):
+        app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]} if not inside else {})
+    assert (model.calls, instead.calls) == (3, 0)
 
 
 def test_an_agent_with_a_door_of_its_own_is_left_to_it() -> None:
