@@ -285,6 +285,50 @@ def test_strangers_who_ask_the_same_are_not_one_session() -> None:
     assert len({call.session_id for call in recorder.seen}) == 9
 
 
+def timed(messages: list[Any], now: int) -> list[Any]:
+    return [SystemMessage(f"It is 12:00:{now:02d}."), *messages]
+
+
+def trimmed(messages: list[Any], now: int) -> list[Any]:
+    return [messages[0], *messages[1:][-4:]]
+
+
+@pytest.mark.parametrize("sent", [timed, trimmed])
+def test_a_loop_whose_past_is_rewritten_is_one_session(sent: Any) -> None:
+    recorder, handler = recorded()
+    client = Wire()
+    config: Any = {"callbacks": [handler, LangChainTracer(client=client)]}
+    model = ScriptedChatModel(script=[LOOP] * 7 + [DONE])
+    messages: list[Any] = [HumanMessage("Which plan has SSO?")]
+    for now in range(8):
+        messages.append(model.invoke(sent(messages, now), config))
+        messages += [fetch_page.invoke(call, config) for call in messages[-1].tool_calls]
+    assert len({call.session_id for call in recorder.seen}) == 1
+    assert [(i.rule, i.severity, i.calls) for i in recorder.incidents() if i.rule == "tool_loop"] == [
+        ("tool_loop", "high", 6)
+    ]
+    again = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
+    assert again.known() == recorder.known()
+
+
+def test_strangers_side_by_side_whose_words_are_the_same_are_told_by_their_tool_calls() -> None:
+    talks = Talks()
+    first, second = ([{**CALL, "id": name}] for name in ("c1", "c2"))
+    asks = [said("") | {"tool_calls": calls} for calls in (first, second)]
+    for answer in asks:
+        begun = talks.continued.begin(str(talks.number), OPENING, (), 0.0)
+        assert begun is not None
+        [call] = read_message(answer).tool_calls
+        request = ToolCall(call.id, call.name, call.digest)
+        talks.continued.end(begun, 1.0, read_message(answer).digest, [request], failed=False)
+        talks.number += 1
+    for number, (answer, [call]) in enumerate(zip(asks, (first, second), strict=True)):
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "All is well."}
+        assert talks.continued.look([*OPENING, answer, result], (), 2.0) == str(number)
+        counted = {**answer, "tool_calls": [{**call, "function": {"name": "fetch", "arguments": '{"url": "v"}'}}]}
+        assert talks.continued.look([said("other"), counted, result], (), 2.0) is None
+
+
 def test_what_is_named_stands() -> None:
     recorder, handler = recorded()
     model = ScriptedChatModel(script=[LOOP] * 2 + [DONE])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_PROMPTS = 10_000
 MAX_ALIKE = 32
-MAX_REQUESTED = 4_096
+MAX_REQUESTED = 6_144
 MAX_NEW_MESSAGES = 64
 OPENING_MESSAGES = 8
 MAX_MESSAGES = 256
@@ -76,9 +76,10 @@ class Continued:
     """Tells conversations apart that nothing names. Of all handlers of a Sentinel together; bounded; no content.
 
     A request belongs to the conversation whose last prompt it begins with, or whose last prompt it sends again
-    within 10 minutes of its failure: a retry. Every other begins one. Of prompts alike, the one counts whose answer
-    came back in the new prompt, else the latest that has not failed. Prompts are known by the user's first message, by
-    their length and by their last message.
+    within 10 minutes of its failure: a retry. Where it is known by neither, since its past was rewritten, to the one
+    that asked for the tool call whose result it ends with. Every other begins one. Of prompts alike, the one counts
+    whose tool call, or else whose answer, came back in the new prompt, else the latest that has not failed. Prompts are
+    known by the user's first message, by their length and by their last message.
     """
 
     def __init__(self) -> None:
@@ -126,7 +127,8 @@ class Continued:
             if found is not None:
                 self._forget(*found)
             self._number += 1
-            now = _Last(found[1].conversation if found is not None else root_id, self._number, at)
+            conversation = found[1].conversation if found is not None else self._answered(messages)
+            now = _Last(conversation or root_id, self._number, at)
             self._last[prompt] = (*self._last.pop(prompt, ()), now)[-MAX_ALIKE:]
             self._last.limit(MAX_PROMPTS)
             self._lengths.pop(length, None)
@@ -141,7 +143,7 @@ class Continued:
             if opening is None:
                 return None
             found = self._found(messages, self._prompt(messages, opening, len(messages)), opening, at)
-        return found[1].conversation if found is not None else None
+            return found[1].conversation if found is not None else self._answered(messages)
 
     def end(
         self, asked: Asked, ended: float, answer: int | None, tool_calls: Sequence[ToolCall] = (), *, failed: bool
@@ -164,6 +166,7 @@ class Continued:
             for call in tool_calls:
                 if call.id:
                     self._requested[text_hash(call.id)] = asked.conversation
+                    self._requested[_request(call.id, call.name, call.args)] = asked.conversation
                 self._requested[_run(call.name, call.args)] = asked.conversation
             self._requested.limit(MAX_REQUESTED)
 
@@ -194,10 +197,22 @@ class Continued:
             prompt = self._prompt(messages, opening, known)
             alike = [last for last in self._last.get(prompt, ()) if last.at <= at]
             if len(alike) > 1:
-                came_back = self._read(messages[known]).digest
-                alike.sort(key=lambda last: (last.answer == came_back, not last.failed, last.number))
+                told, came_back = self._answered(messages), self._read(messages[known]).digest
+                alike.sort(key=lambda o: (o.conversation == told, o.answer == came_back, not o.failed, o.number))
             if alike:
                 return prompt, alike[-1]
+        return None
+
+    def _answered(self, messages: Sequence[object]) -> str | None:
+        """The conversation that asked for the tool call whose result comes last."""
+        results = read_message(messages[-1]).tool_results if len(messages) > 1 else ()
+        if not results:
+            return None
+        wanted = results[-1].tool_call_id
+        for message in reversed(messages[-MAX_NEW_MESSAGES:-1]):
+            for call in read_message(message).tool_calls:
+                if call.id == wanted:  # an id alone may be another one's: some models count their calls
+                    return self._requested.get(_request(call.id, call.name, call.digest))
         return None
 
     def _forget(self, prompt: int, last: _Last) -> None:
@@ -270,6 +285,11 @@ def family_of(model: str | None) -> str | None:
     """What a model's name begins with: `gpt`, `claude`; a fallback to a smaller model stays in the family."""
     found = _FAMILY.match((model or "").rpartition("/")[2].lower())
     return None if found is None else _SIBLINGS.get(found[0], found[0])
+
+
+def _request(call_id: str, name: str, arguments: int) -> int:
+    """A request for a tool call."""
+    return hash((text_hash(call_id), name_hash(name), arguments))
 
 
 def _run(name: str, arguments: int) -> int:
