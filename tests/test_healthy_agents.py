@@ -542,6 +542,20 @@ def test_rows_of_a_batch_that_are_alike() -> None:
     assert {(i.rule, i.severity) for i in handler.sentinel.incidents()} == {("retry_storm", "low")}
 
 
+def test_rows_that_are_judged_one_by_one_for_minutes() -> None:
+    now = [1_790_000_000.0]
+
+    def clock() -> float:
+        now[0] += 3  # a model takes its time
+        return now[0]
+
+    judge = ScriptedChatModel(script=["yes", "no"] * 50)
+    handler = TokenSentinelHandler(mode="block", clock=clock)
+    rows = RunnableLambda(lambda given: [judge.invoke(f"Is row {n} complete?").content for n in given])
+    rows.invoke(list(range(100)), {"callbacks": [handler]})
+    assert "zombie" not in {i.rule for i in handler.sentinel.incidents()}
+
+
 def test_samples_at_the_default_temperature() -> None:
     handler = TokenSentinelHandler(mode="block")
     model = ScriptedChatModel(script=[f"The answer is {40 + n}, for reason {n}." for n in range(10)])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.fingerprint import mix
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import asks_a_person, outcome, waits
 
@@ -54,9 +55,10 @@ class Zombie(Rule[Progress]):
     of them a new answer to the user and none a tool result that had not come back before; of tools that do not only
     look (`edit_file`, `bash`, `process_invoice`), none that was given something new.
 
-    Does not fire on: long work in which each step brings something new; polls and questions to a person, by name, or
-    because the answer says that something is still under way (`tool_loop.polling_tools` names more of them); a new run
-    of the same session; runs tagged with one of `long_running_tags`.
+    Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no;
+    polls and questions to a person, by name, or because the answer says that something is still under way
+    (`tool_loop.polling_tools` names more of them); a new run of the same session; runs tagged with one of
+    `long_running_tags`.
 
     Wasted: the model calls since the last thing that was new.
     """
@@ -103,7 +105,9 @@ class Zombie(Rule[Progress]):
             state.restart(call.ended_at)
             return None
         if call.kind == "model":
-            new = call.status == "ok" and not call.tool_calls and bool(call.answer_chars) and state.is_new(call.answer)
+            said = call.status == "ok" and not call.tool_calls and bool(call.answer_chars)
+            # the same answer to another question is a new one
+            new = said and state.is_new(mix(call.conversation, call.answer))
         else:
             new = call.status == "ok" and (not call.answer or state.is_new(outcome(call)))
         if new:
