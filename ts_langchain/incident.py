@@ -107,9 +107,13 @@ class Incident:
         """`avoidable_nano` in USD."""
         return self.avoidable_nano / 1e9
 
+    def is_hot(self, at: float) -> bool:
+        """True if its last severe finding is 30 s old at most. After that it may be tried whether things are better."""
+        return at - self.severe_at <= RETRY_AFTER
+
     def is_storm_of(self, request: int, at: float) -> bool:
-        """True if it is about this very request, which has been silent for 30 s at most: then it may be tried again."""
-        return self.request is not None and self.request == request and at - self.severe_at <= RETRY_AFTER
+        """True if it is about this very request, and hot."""
+        return self.request is not None and self.request == request and self.is_hot(at)
 
     def extend(self, finding: Finding, call: Call) -> bool:
         """Takes a finding in. True if the severity rose."""

@@ -44,7 +44,8 @@ ACTIONS: Mapping[str, str] = {
     "stop": "end the run cleanly with a final message, instead of calling the model again",
     "block": "raise WasteBlocked instead of calling the model again",
 }
-# in force for as long as the incident lasts (a block: else whoever tries again gets through); all others are done once
+# in force for as long as the incident lasts, a `block` for 30 s (else whoever tries again gets through); all others
+# are done once
 SUSTAINED: frozenset[str] = frozenset({"block", "reuse", "trim", "downgrade", "prune_tools"})
 # about what a session carries along, so they outlive the run in which they were decided
 SESSION_WIDE: frozenset[str] = frozenset({"trim", "prune_tools"})

@@ -576,12 +576,13 @@ class Sentinel:
             decision.outcome = "done"
         self._decisions.append(decision)
 
-    def due(self, session_id: str, root_id: str, *, resuming: bool = False) -> list[Decision]:
+    def due(self, session_id: str, root_id: str, at: float, *, resuming: bool = False) -> list[Decision]:
         """Decisions in force for the next call of a run. Each one is to be reported back with `settle`.
 
         Args:
             session_id: The conversation.
             root_id: The outermost run.
+            at: Event time. A `block` that was raised holds until the incident has been silent for 30 s.
             resuming: The run goes on after an interrupt: a `pause` decided in the run before is asked about again.
         """
         session = self._sessions.get(session_id)
@@ -589,17 +590,23 @@ class Sentinel:
             return []
         return [
             d
-            for d in self._in_force(session)
+            for d in self._in_force(session, at)
             if d.root_id == root_id
             or d.action in SESSION_WIDE
             or (d.action == "downgrade" and d.classifying)
             or (d.action == "pause" and resuming)
         ]
 
-    def _in_force(self, session: Session) -> list[Decision]:
+    def _in_force(self, session: Session, at: float) -> list[Decision]:
         """Decisions in force for some of a session's calls."""
+        found = []
         with session.lock:
-            return [due for standing in session.state.standing.values() if (due := standing.due) is not None]
+            for key, standing in session.state.standing.items():
+                due, incident = standing.due, session.state.incidents.get(key)
+                raised = due is not None and due.action == "block" and due.outcome == "done"
+                if due is not None and not (raised and (incident is None or not incident.is_hot(at))):
+                    found.append(due)
+        return found
 
     def settle(self, decision: Decision, outcome: Outcome, why: str = "") -> None:
         """Says what came of a decision."""
@@ -648,7 +655,7 @@ class Sentinel:
 
     def _policy_veto(self, session: Session, root_id: str, request: int, at: float) -> Incident | None:
         """With a policy, its `stop`, `pause` and `block` are what a handler in mode `block` vetoes by."""
-        for decision in self._in_force(session):
+        for decision in self._in_force(session, at):
             if decision.action not in ENDING:
                 continue
             with session.lock:

@@ -17,7 +17,15 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command
 
-from ts_langchain import CallRefused, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked, guard
+from ts_langchain import (
+    CallRefused,
+    Sentinel,
+    TokenSentinelHandler,
+    TokenSentinelMiddleware,
+    WasteBlocked,
+    guard,
+    guard_model,
+)
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -230,6 +238,27 @@ def test_a_block_holds_for_retries_outside(door: str, other: type[Any]) -> None:
     with pytest.raises(WasteBlocked):
         app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]} if not inside else {})
     assert (model.calls, instead.calls) == (3, 0)
+
+
+def test_a_block_is_no_lockout_after_an_outage() -> None:
+    """A guarded model in a session, which stands in for the run: once things are better it is answered."""
+    sentinel = Sentinel(policy={"rules": {"retry_storm": {"steps": [{"at": 1, "do": "block"}]}}})
+    model = ScriptedChatModel(script=[*[ConnectionError("down")] * 5, "up"])
+    guarded = guard_model(model, sentinel)
+    at = 1_790_000_000.0
+    guarded.interventions.handler.clock = lambda: at
+    config: Any = {"metadata": {"session_id": "s"}}
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            guarded.invoke("hi", config)
+    for _ in range(3):
+        at += 10
+        with pytest.raises(WasteBlocked):
+            guarded.invoke("hi", config)
+    at += 1
+    assert guarded.invoke("hi", config).content == "up"
+    assert guarded.invoke("well?", config).content == "up"
+    assert model.calls == 7
 
 
 def test_an_agent_with_a_door_of_its_own_is_left_to_it() -> None:

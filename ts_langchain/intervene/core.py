@@ -193,7 +193,7 @@ class Interventions:
         """Settles the `block` that was raised inside: until it leaves the door it holds for all calls behind it."""
         incident = error.incident
         with self.sentinel.faults.fail_open("intervene: block"):
-            for decision in self.sentinel.due(incident.session_id, incident.root_id):
+            for decision in self.sentinel.due(incident.session_id, incident.root_id, self.handler.clock()):
                 if decision.incident_id == incident.id:
                     self.sentinel.settle(decision, "done")
 
@@ -240,7 +240,7 @@ class Interventions:
         nothing: list[Decision] = []
         due = self.safely(
             "intervene: due",
-            lambda: self.sentinel.due(here.session_id, here.root_id, resuming=here.resuming),
+            lambda: self.sentinel.due(here.session_id, here.root_id, self.handler.clock(), resuming=here.resuming),
             nothing,
         )
         if due:
@@ -411,7 +411,7 @@ class Interventions:
                 self._read_only.add(name)
             due = [
                 d
-                for d in self.sentinel.due(here.session_id, here.root_id)
+                for d in self.sentinel.due(here.session_id, here.root_id, self.handler.clock())
                 if d.action == "reuse" and d.tool in (None, name)
             ]
             if not due:

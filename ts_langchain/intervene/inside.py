@@ -98,7 +98,7 @@ class DoorHandler(TokenSentinelHandler):
 
     def _ending(self, origin: Origin) -> Decision | None:
         """The decision in force that ends the run."""
-        due = self.sentinel.due(origin.session_id, origin.root_id)
+        due = self.sentinel.due(origin.session_id, origin.root_id, self.clock())
         return next((d for d in due if d.action in ENDING), None)
 
     def _held_back(self, decision: Decision) -> Intervention:
