@@ -231,14 +231,15 @@ def start(tmp_path: Path, ledger: str, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_broken_pipe_is_no_error(tmp_path: Path, file: Path) -> None:
+@pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("rules", "--json")])
+def test_a_closed_pipe_ends_it_as_it_ends_other_commands(tmp_path: Path, file: Path, args: tuple[str, ...]) -> None:
     assert run(tmp_path, "import", "file", str(file)).exit_code == 0
-    process = start(tmp_path, "ledger.sqlite", "report", "--json")
+    process = start(tmp_path, "ledger.sqlite", *args)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
-    assert "Traceback" not in process.stderr.read()
-    process.wait()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
 
 
 @pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("--version",)])
