@@ -35,7 +35,7 @@ class HeliconeImporter(WindowWalk):
     Args:
         api_key: Key; never shown anywhere, and only sent to the API, not to where bodies lie.
         since: Start of the range, inclusive; 30 days before its end if None.
-        until: End of the range, exclusive; now if None.
+        until: End of the range, exclusive; now if None or later.
         endpoint: Address of the API.
         page_size: Rows per request, 1 to 100.
         limit: Stop after about so many rows.

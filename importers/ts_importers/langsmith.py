@@ -103,7 +103,7 @@ class LangSmithImporter(WindowWalk):
         root_only: Only root runs.
         experiments: Let `*` also stand for projects that hold an experiment on a dataset.
         since: Start of the range, inclusive; 30 days before its end if None.
-        until: End of the range, exclusive; now if None.
+        until: End of the range, exclusive; now if None or later.
         endpoint: Address of the API, with or without `/api/v1`.
         workspace_id: For keys that belong to several workspaces.
         page_size: Rows per request, 1 to 1000 (v1: 100).

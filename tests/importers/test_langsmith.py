@@ -178,6 +178,12 @@ def test_backward_range_is_refused(fake: FakeLangSmith) -> None:
         importer(fake, since=datetime(2026, 10, 1, tzinfo=UTC), until=BEGIN)
 
 
+def test_a_range_ends_now_at_the_latest(fake: FakeLangSmith) -> None:
+    source = importer(fake, until=datetime(2099, 1, 1, tzinfo=UTC), since=None)
+    assert source.until <= datetime.now(tz=UTC)
+    assert source.until - source.since == timedelta(days=30)
+
+
 def test_a_server_that_always_refuses_its_cursors_is_named(fake: FakeLangSmith) -> None:
     fake.faults = ["cursor"] * 1000
     with pytest.raises(UnreadableSource, match="cursors"):
