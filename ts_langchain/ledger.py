@@ -288,13 +288,14 @@ class Ledger:
     def forget(self, history: History) -> None:
         """Deletes a history and everything that came from it."""
         with database_errors("the ledger could not be written"), self.engine.begin() as db:
-            for table in (_seen, _sessions, _incidents, _spend, _skipped, _calls):
-                db.execute(table.delete().where(table.c.history == history.id))
+            _empty(db, history.id)
             db.execute(_histories.delete().where(_histories.c.id == history.id))
 
-    def save(self, history: History, batch: Batch) -> None:
-        """Writes a checkpoint: all of it or nothing."""
+    def save(self, history: History, batch: Batch, *, anew: bool = False) -> None:
+        """Writes a checkpoint: all of it or nothing. `anew`: in place of everything that came from this history."""
         with database_errors("the ledger could not be written"), self.engine.begin() as db:
+            if anew:
+                _empty(db, history.id)
             if batch.seen:
                 db.execute(_seen.insert(), [{"history": history.id, "run": r} for r in batch.seen])
             states = list(batch.sessions.values())
@@ -507,6 +508,12 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA busy_timeout=10000")
     cursor.close()
+
+
+def _empty(db: sa.Connection, history: int) -> None:
+    """Deletes everything that came from a history."""
+    for table in (_seen, _sessions, _incidents, _spend, _skipped, _calls):
+        db.execute(table.delete().where(table.c.history == history))
 
 
 def _replace(db: sa.Connection, table: sa.Table, key: str, history: int, rows: list[dict[str, Any]]) -> None:
