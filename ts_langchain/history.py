@@ -205,7 +205,7 @@ class Import:
         self.resumes = not history.done and history.position is not None and history.range == asked
         if not self.resumes:
             # another range of the same history: from its beginning; what was counted before is known by id
-            history.position, history.ignored, history.late = None, 0, 0
+            history.position, history.ignored = None, 0
         history.range, history.label, history.done = asked, label, False
         self.history = history
         self.duplicates = 0

@@ -191,7 +191,7 @@ class History:
         done: False while an import is under way or was interrupted.
         updated_at: Wall-clock time of the last checkpoint.
         runs: Rows replayed.
-        ignored: Rows that are no calls.
+        ignored: Rows of the last import that are no calls; they are not known by id.
         skipped: Rows that could not be read.
         late: Rows that came out of order.
     """
@@ -210,6 +210,11 @@ class History:
     ignored: int = 0
     skipped: int = 0
     late: int = 0
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return ", ".join(f"{what} {which}" for what, which in self.label.items())
 
 
 @dataclass(slots=True)

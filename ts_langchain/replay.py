@@ -290,8 +290,9 @@ class Replay:
         """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
         watermark, late, pending, shared, continued = load_state(snapshot, modules)
+        self.late = late
         if not from_the_beginning:
-            self._watermark, self.late = watermark, late
+            self._watermark = watermark
         for rule in self.sentinel.rules:
             rule.shared = shared.get(rule.name, rule.shared)
         self.handler.resume(pending)

@@ -84,7 +84,7 @@ class HeliconeImporter(WindowWalk):
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        return {"Helicone": self._client.host, "from": self.span()}
+        return {"Helicone": self._client.host}
 
     def _clients(self) -> Sequence[Client]:
         return (self._client, self._bodies)

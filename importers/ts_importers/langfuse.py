@@ -99,7 +99,7 @@ class LangfuseImporter(WindowWalk):
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        shown = {"Langfuse project": self.project_name, "from": self.span()}
+        shown = {"Langfuse project": self.project_name}
         return shown | ({"environment": self.environment} if self.environment else {})
 
     def _project(self) -> tuple[str, str]:

@@ -174,7 +174,7 @@ class LangSmithImporter(WindowWalk):
         """What is imported, for people."""
         names = list(self.projects.values())
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        label = {"LangSmith project" if len(names) == 1 else "LangSmith projects": shown, "from": self.span()}
+        label = {"LangSmith project" if len(names) == 1 else "LangSmith projects": shown}
         return label | ({"only": str(self.only)} if str(self.only) else {})
 
     def _add(self, asked: str) -> str:

@@ -325,6 +325,29 @@ def test_since_last_reads_only_what_is_new(tmp_path: Path, fake: FakeLangSmith) 
         assert updated[figure] == whole[figure]
 
 
+def test_a_report_is_about_the_whole_history(tmp_path: Path, fake: FakeLangSmith) -> None:
+    langsmith(tmp_path, fake, "--until", "2026-09-30")
+    before = run(tmp_path, "report").stdout
+    again = langsmith(tmp_path, fake, "--since", "2026-09-25", "--until", "2026-09-30")
+    assert "range: 2026-09-25 00:00 to 2026-10-01 00:00 UTC" in again.stderr
+    shown = run(tmp_path, "report").stdout
+    assert shown.splitlines()[1].startswith("LangSmith project my-agent ")
+    figures = before.splitlines()[:-1]
+    assert shown.splitlines()[: len(figures)] == figures
+    assert "; 0 of the last import are no calls" in shown
+
+
+def test_histories_are_listed_by_name(tmp_path: Path, fake: FakeLangSmith, file: Path) -> None:
+    langsmith(tmp_path, fake)
+    run(tmp_path, "import", "file", str(file))
+    calls = len([r for r in ROWS if r["run_type"] != "chain"])
+    shown = run(tmp_path, "report", "--list").stdout.splitlines()
+    assert shown[0].startswith(f"   2  file {file}, format LangSmith runs: {calls:,} rows")
+    assert shown[1].startswith(f"   1  LangSmith project my-agent: {calls:,} rows")
+    [_, told] = json.loads(run(tmp_path, "report", "--list", "--json").stdout)
+    assert told["name"] == "LangSmith project my-agent"
+
+
 def test_since_last_of_nothing_is_the_last_thirty_days(tmp_path: Path, fake: FakeLangSmith) -> None:
     done = langsmith(tmp_path, fake, "--since", "last")
     assert done.exit_code == 0

@@ -188,6 +188,9 @@ def test_rows_that_come_too_late_are_counted(times: list[int], late: int) -> Non
         replay.feed(Run(f"r{at}", "llm", "m", at, at + 0.5, "t"))
     replay.finish()
     assert (replay.late, len(recorder.seen)) == (late, len(times))
+    another = Replay(Recorder())
+    another.restore(replay.snapshot(), from_the_beginning=True)
+    assert another.late == late
 
 
 def test_a_hundred_megabyte_argument_costs_no_more_than_its_beginning(tmp_path: Any) -> None:
