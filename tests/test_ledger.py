@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
 from ts_langchain.cli.app import app
-from ts_langchain.errors import ConfigurationError, LedgerError
+from ts_langchain.errors import ConfigurationError, LedgerError, SourceUnavailable
 from ts_langchain.history import Import
 from ts_langchain.ledger import SCHEMA, UNNAMED, Ledger
 from ts_langchain.report.summary import summarise
@@ -85,17 +85,45 @@ def test_a_wrong_setting_forgets_nothing(tmp_path: Path) -> None:
     assert list(ledger.calls(history))
 
 
+def test_fresh_forgets_only_for_something_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    held = summarise(ledger, history).as_dict()
+    source = FileImporter(path)
+
+    def down(_: Any) -> Any:
+        raise SourceUnavailable("down")
+        yield
+
+    monkeypatch.setattr(source, "pages", down)
+    with pytest.raises(SourceUnavailable):
+        Import(source, ledger, settings={"tool_loop.min_calls": 5}, fresh=True).run()
+    assert ledger.histories() == [history]
+    assert summarise(ledger, history).as_dict() == held
+    fresh = Import(FileImporter(path), ledger, fresh=True, checkpoint_runs=20)
+    first = fresh.run(lambda _: fresh.stop())
+    assert not first.done
+    assert 0 < first.runs < history.runs
+    assert summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict() == held
+    path.write_text("")
+    empty = Import(FileImporter(path), ledger, fresh=True).run()
+    assert (empty.id, empty.runs, empty.done) == (history.id, 0, True)
+    assert ledger.histories() == [empty]
+    assert not list(ledger.calls(empty))
+
+
 def test_a_checkpoint_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "runs.jsonl")
     whole, locked = Ledger(tmp_path / "whole.sqlite"), Ledger(tmp_path / "locked.sqlite")
     expected = summarise(whole, Import(FileImporter(path), whole).run()).as_dict()
     save, tries = locked.save, []
 
-    def save_but_once(*args: Any) -> None:
+    def save_but_once(*args: Any, **kwargs: Any) -> None:
         tries.append(args)
         if len(tries) == 1:
             raise LedgerError("database is locked")
-        save(*args)
+        save(*args, **kwargs)
 
     monkeypatch.setattr(locked, "save", save_but_once)
     with pytest.raises(LedgerError, match="locked"):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ts_langchain.decision import Decision
     from ts_langchain.incident import Incident
+
+_EXPECTED = {"frozen_set_type": "Input should be a list of names", "tuple_type": "Input should be a list"}
+
+
+def expected(error: Any) -> str:
+    """What pydantic says of a value that is not allowed, in the words of YAML and JSON."""
+    return _EXPECTED.get(error["type"]) or str(error["msg"])
 
 
 class TokenSentinelError(Exception):

@@ -103,10 +103,11 @@ class LedgerStore:
         self.modules: frozenset[str] = frozenset()
         self._stored = Bloom()
 
-    def open(self, history: History) -> None:
-        """Says whose sessions they are."""
+    def open(self, history: History, *, anew: bool = False) -> None:
+        """Says whose sessions they are. `anew`: none of those that the ledger holds."""
         self.history = history
-        self._stored.add(text_hash(session_id) for session_id in self.ledger.session_ids(history))
+        if not anew:
+            self._stored.add(text_hash(session_id) for session_id in self.ledger.session_ids(history))
 
     def load(self, session_id: str) -> SessionState | None:
         """A session evicted a moment ago, or one of an earlier checkpoint."""
@@ -159,7 +160,8 @@ class Import:
         settings: As for `Sentinel`.
         prices: As for `Sentinel`.
         asked: What the user asked for (range, filters), to recognise an interrupted import.
-        fresh: Forget what was imported of this history before.
+        fresh: Forget what was imported of this history before, with the first checkpoint: a source that cannot be read
+            costs nothing.
         checkpoint_runs: Rows between checkpoints.
         sessions_in_memory: Sessions kept in memory.
 
@@ -191,9 +193,9 @@ class Import:
         fingerprint = f"{run_key(repr((sorted(rules or ()), sorted((settings or {}).items()), prices))):x}"[:20]
         label = dict(source.describe())
         history = ledger.open_history(source.source, source.scope, label, fingerprint, asked, time.time())
-        if fresh or (history.settings != fingerprint and not history.runs):
-            ledger.forget(history)
-            history = ledger.open_history(source.source, source.scope, label, fingerprint, asked, time.time())
+        self._anew = fresh or (history.settings != fingerprint and not history.runs)
+        if self._anew:
+            history = History(history.id, source.source, source.scope, label, fingerprint, asked)
         elif history.settings != fingerprint:
             msg = (
                 f"{source.scope} was imported with other rules, settings or prices; mixing them would make the "
@@ -203,11 +205,11 @@ class Import:
         self.resumes = not history.done and history.position is not None and history.range == asked
         if not self.resumes:
             # another range of the same history: from its beginning; what was counted before is known by id
-            history.position, history.ignored, history.late = None, 0, 0
+            history.position, history.ignored = None, 0
         history.range, history.label, history.done = asked, label, False
         self.history = history
         self.duplicates = 0
-        self.store.open(history)
+        self.store.open(history, anew=self._anew)
         self.replay = Replay(self.sentinel, on_delivered=lambda run_id: self._delivered.add(run_key(run_id)))
         self._stopping = False
         self._positions: dict[int, dict[str, Any]] = {}
@@ -216,7 +218,8 @@ class Import:
         self._delivered: set[int] = set()
         # what it may know; only these are looked up
         self._counted = Bloom()
-        self._counted.add(ledger.run_keys(history))
+        if not self._anew:
+            self._counted.add(ledger.run_keys(history))
         self._odd: dict[int, SkippedRow] = {}
 
     def stop(self) -> None:
@@ -258,7 +261,8 @@ class Import:
         except LedgerError:
             raise  # what was to be written is gone: the next import reads it again
         except TokenSentinelError:
-            self._checkpoint(number)
+            if number >= 0 or not self._anew:
+                self._checkpoint(number)
             raise
         replay.finish()
         history.done = True
@@ -307,7 +311,8 @@ class Import:
         history.runs += len(self._delivered)
         history.skipped += len(batch.skipped)
         history.updated_at = time.time()
-        self.ledger.save(history, batch)
+        self.ledger.save(history, batch, anew=self._anew)
+        self._anew = False
         self.store.saved(batch)
         self._counted.add(batch.seen)
         self._delivered.clear()

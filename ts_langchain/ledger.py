@@ -192,7 +192,7 @@ class History:
         done: False while an import is under way or was interrupted.
         updated_at: Wall-clock time of the last checkpoint.
         runs: Rows replayed.
-        ignored: Rows that are no calls.
+        ignored: Rows of the last import that are no calls; they are not known by id.
         skipped: Rows that could not be read.
         late: Rows that came out of order.
     """
@@ -211,6 +211,11 @@ class History:
     ignored: int = 0
     skipped: int = 0
     late: int = 0
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return ", ".join(f"{what} {which}" for what, which in self.label.items())
 
 
 @dataclass(slots=True)
@@ -289,13 +294,14 @@ class Ledger:
     def forget(self, history: History) -> None:
         """Deletes a history and everything that came from it."""
         with database_errors("the ledger could not be written"), self.engine.begin() as db:
-            for table in (_seen, _sessions, _incidents, _spend, _skipped, _calls):
-                db.execute(table.delete().where(table.c.history == history.id))
+            _empty(db, history.id)
             db.execute(_histories.delete().where(_histories.c.id == history.id))
 
-    def save(self, history: History, batch: Batch) -> None:
-        """Writes a checkpoint: all of it or nothing."""
+    def save(self, history: History, batch: Batch, *, anew: bool = False) -> None:
+        """Writes a checkpoint: all of it or nothing. `anew`: in place of everything that came from this history."""
         with database_errors("the ledger could not be written"), self.engine.begin() as db:
+            if anew:
+                _empty(db, history.id)
             if batch.seen:
                 db.execute(_seen.insert(), [{"history": history.id, "run": r} for r in batch.seen])
             states = list(batch.sessions.values())
@@ -508,6 +514,12 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.execute("PRAGMA busy_timeout=10000")
     cursor.close()
+
+
+def _empty(db: sa.Connection, history: int) -> None:
+    """Deletes everything that came from a history."""
+    for table in (_seen, _sessions, _incidents, _spend, _skipped, _calls):
+        db.execute(table.delete().where(table.c.history == history))
 
 
 def _replace(db: sa.Connection, table: sa.Table, key: str, history: int, rows: list[dict[str, Any]]) -> None:

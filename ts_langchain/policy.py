@@ -7,6 +7,7 @@ environment, and does nothing by itself: `Sentinel(policy=...)` decides by it, m
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,10 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from ts_langchain.errors import ConfigurationError
+from ts_langchain.errors import ConfigurationError, expected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from ts_langchain.call import Call
 
@@ -354,7 +355,21 @@ def as_policy(
         return given
     if isinstance(given, (str, Path)):
         return Policy.from_file(given, rules)
-    return Policy.from_dict(given, rules)
+    return Policy.from_dict(
+        as_mapping(given, "policy: expected a Policy, a mapping, or the path of a YAML file"), rules
+    )
+
+
+def as_mapping(given: Any, expectation: str) -> Mapping[str, Any]:
+    """What is given, if it is a mapping.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if not isinstance(given, Mapping):
+        msg = f"{expectation}, got a {type(given).__name__}"
+        raise ConfigurationError(msg)
+    return given
 
 
 def _rules(names: Collection[str] | None) -> Collection[str]:
@@ -374,7 +389,7 @@ def _told(error: Any) -> str:
         return f"{place}: there is no such field" + (f"; there are {', '.join(allowed)}" if allowed else "")
     if kind == "literal_error":
         return f"{place}: {error['input']!r} is not allowed; expected {context.get('expected')}"
-    said = str(context["error"]) if kind == "value_error" and "error" in context else error["msg"]
+    said = str(context["error"]) if kind == "value_error" and "error" in context else expected(error)
     return f"{place}: {said}" + ("" if kind in ("missing", "value_error") else f" (got {error['input']!r})")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TypeVar
+
+FEW = 8  # one in so many
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -22,7 +25,10 @@ class Recent(dict[K, V]):
         surplus = len(self) - size
         if surplus == 1:
             del self[next(iter(self))]
-        elif surplus > 1:  # a dict gives memory back only when it is built anew
+        elif 0 < surplus <= size // FEW:
+            for key in list(islice(self, surplus)):
+                del self[key]
+        elif surplus > 0:  # a dict gives memory back only when it is built anew
             kept = list(self.items())[surplus:]
             self.clear()
             self.update(kept)

@@ -290,17 +290,23 @@ class Replay:
         """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
         watermark, late, pending, shared, continued = load_state(snapshot, modules)
+        self.late = late
         if not from_the_beginning:
-            self._watermark, self.late = watermark, late
+            self._watermark = watermark
         for rule in self.sentinel.rules:
             rule.shared = shared.get(rule.name, rule.shared)
         self.handler.resume(pending)
         self.sentinel.in_flight.continued.restore(continued)
 
 
-def _rank(run: Run) -> tuple[float, int, str]:
-    """Order of runs that start at the same time: what encloses another one, then the shorter prompt, comes first."""
-    return -run.ended_at, len(request_messages(run.inputs)) if run.run_type == "llm" else 0, run.id
+def _rank(run: Run) -> tuple[int, float, float, str]:
+    """Order of runs that start at the same time: what encloses another one, then the shorter prompt, comes first.
+
+    Model calls enclose nothing. Of those with prompts of one length the first to end comes first: another try follows.
+    """
+    if run.run_type == "llm":
+        return 1, len(request_messages(run.inputs)), run.ended_at, run.id
+    return 0, -run.ended_at, 0.0, run.id
 
 
 def request_messages(inputs: Mapping[str, object]) -> Sequence[object]:

@@ -23,7 +23,7 @@ from ts_langchain.errors import ConfigurationError
 from ts_langchain.forked import survives_fork
 from ts_langchain.health import Faults, logger
 from ts_langchain.incident import Bill, Incident, open_incident
-from ts_langchain.policy import ENDING, SESSION_WIDE, as_policy
+from ts_langchain.policy import ENDING, SESSION_WIDE, as_mapping, as_policy
 from ts_langchain.pricing import Prices
 from ts_langchain.rules import build_rules, known_rules, rule_classes
 from ts_langchain.session import MAX_BILLS_IDLE, MAX_INCIDENTS, Session, SessionState, Totals
@@ -167,10 +167,9 @@ class Sentinel:
             raise ConfigurationError(msg)
         self.prices = prices if isinstance(prices, Prices) else Prices(prices)
         classes = rule_classes(rules)
+        given = as_mapping(settings or {}, "settings: expected a mapping of rule.param to value")
         self.policy = as_policy(policy, {*known_rules(), *classes})
-        self.rules = build_rules(
-            classes, {**(self.policy.settings if self.policy else {}), **(settings or {})}, self.prices
-        )
+        self.rules = build_rules(classes, {**(self.policy.settings if self.policy else {}), **given}, self.prices)
         self.faults = Faults()
         self.in_flight = InFlight()
         self.budgets: Budgets | None = None

@@ -93,5 +93,5 @@ class Importer(Protocol):
         ...
 
     def describe(self) -> Mapping[str, str]:
-        """What is imported, for people: label to value. Never a secret."""
+        """Which history it is, for people: label to value. Never a secret."""
         ...

@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import json
 import zlib
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WHOLE_BYTES = 256_000_000
+_NO_JSON = b"no JSON\n"
 
 
 class Document(NamedTuple):
@@ -88,11 +90,11 @@ class Documents:
             with self.path.open("rb") as raw:
                 if self.gzipped:
                     with gzip.GzipFile(fileobj=raw) as unpacked:
-                        yield io.BufferedReader(cast("io.RawIOBase", unpacked), 1 << 20)
+                        yield io.BufferedReader(_Unpacked(unpacked), 1 << 20)
                 else:
                     yield raw
         except (OSError, EOFError, zlib.error) as error:
-            msg = f"{self.path} cannot be read to its end: {error}. Rows before that were read."
+            msg = f"{self.path} cannot be read to its end: {error}"
             raise UnreadableSource(msg) from error
 
     def read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
@@ -150,11 +152,29 @@ class Documents:
             first_line = data.lstrip().split(b"\n", 1)[0]
             if _is_json(first_line):
                 return None
-            msg = f"{self.path} begins like a JSON list but is none: {error}"
-            raise UnreadableSource(msg) from error
+            try:
+                rows = _tolerant(data)
+            except (ValueError, RecursionError):
+                msg = f"{self.path} begins like a JSON list but is none: {error}"
+                raise UnreadableSource(msg) from error
         if not isinstance(rows, list):
             return None
         return [rows] if _is_conversation(rows) else rows
+
+
+class _Unpacked(io.RawIOBase):
+    """What a gzipped file holds, up to where it breaks off."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._file.read1(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
 
 
 def _objects(file: IO[bytes]) -> Iterator[Document]:
@@ -179,11 +199,17 @@ def _objects(file: IO[bytes]) -> Iterator[Document]:
         yield Document(first, b"".join(lines), begin)
 
 
+def _tolerant(data: bytes) -> Any:
+    """JSON that may hold `NaN`, `Infinity` and halves of surrogate pairs: what cannot be written as JSON again."""
+    return json.loads(data, parse_constant=lambda _: object())
+
+
 def _dumps(element: object) -> bytes:
+    """An element as a line of its own, which is no JSON either if the element is none."""
     try:
         return orjson.dumps(element)
     except TypeError:
-        return b'"nested too deeply"'
+        return _NO_JSON
 
 
 def _is_json(line: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from itertools import islice
 from pathlib import Path
@@ -93,14 +94,12 @@ class FileImporter:
         self._several = len(given) > 1 or given[0].is_dir()
         self._files: list[tuple[Documents, Format]] = []
         for file in files:
-            documents = Documents(file)
-            form = self._detect(documents) if format is None else _given(documents, FORMATS[format])
-            if form is not None:
-                self._files.append((documents, form))
-                if form.name in NESTED:
-                    documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
-            if self._several:
-                documents.release()
+            try:
+                self._look_at(file, format)
+            except UnreadableSource as error:
+                if not self._several or not file.exists():
+                    raise
+                self.notices.append(f"{file.name}: left out: {error}")
         if not self._files:
             msg = f"{', '.join(map(str, given))}: none of the files can be read: {'; '.join(self.notices)}"
             raise UnreadableSource(msg)
@@ -136,6 +135,18 @@ class FileImporter:
         return {"files": f"{len(self._files)} in {self.scope}", "format": titles + packed}
 
     # --- finding out -------------------------------------------------------------------------------
+
+    def _look_at(self, file: Path, format: str | None) -> None:  # noqa: A002
+        """Adds a file, if it is of a format that is known."""
+        documents = Documents(file)
+        form = self._detect(documents) if format is None else _given(documents, FORMATS[format])
+        if form is not None:
+            self._files.append((documents, form))
+            if form.name in NESTED:
+                with suppress(UnreadableSource):  # whoever reads on meets it again
+                    documents.nested = any(map(_is_nested, islice(documents.read(), PROBE_DOCUMENTS)))
+        if self._several:
+            documents.release()
 
     def _detect(self, documents: Documents) -> Format | None:
         """The format of a file; None, with a notice, if it is empty or, among several, not known."""

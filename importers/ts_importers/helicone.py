@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.helicone_rows import run_from_request
@@ -30,12 +31,15 @@ BODIES_AT_ONCE = 8
 
 
 class HeliconeImporter(WindowWalk):
-    """Reads the requests that a key may see.
+    """Reads the requests of one organisation; the key says which.
+
+    Helicone tells a key nothing of its organisation, so a short fingerprint of the key stands for it in the scope:
+    another key is another history.
 
     Args:
         api_key: Key; never shown anywhere, and only sent to the API, not to where bodies lie.
         since: Start of the range, inclusive; 30 days before its end if None.
-        until: End of the range, exclusive; now if None.
+        until: End of the range, exclusive; now if None or later.
         endpoint: Address of the API.
         page_size: Rows per request, 1 to 100.
         limit: Stop after about so many rows.
@@ -79,12 +83,12 @@ class HeliconeImporter(WindowWalk):
         self._client = Client(base, headers, service=SERVICE, secrets=[key], **common)
         self._bodies = Client(base, {}, service=f"{SERVICE} bodies", **common)
         self._pool = ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="ts-langchain bodies")
-        self.scope = self._client.host
+        self.scope = f"{self._client.host}/key-{sha256(key.encode()).hexdigest()[:8]}"
         self._query(self.since, self.since, None)  # a wrong key or address is told at once
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        return {"Helicone": self._client.host, "from": self.span()}
+        return {"Helicone": self.scope}
 
     def _clients(self) -> Sequence[Client]:
         return (self._client, self._bodies)

@@ -291,7 +291,7 @@ class Client:
 
 
 def _host(base_url: str, service: str, hint: str) -> str:
-    """The host of an address. A password in it is refused without repeating it."""
+    """The host of an address, and its port if it is not the usual one. A password is refused without repeating it."""
     try:
         url = httpx2.URL(base_url)
     except (httpx2.InvalidURL, TypeError, ValueError):
@@ -299,7 +299,7 @@ def _host(base_url: str, service: str, hint: str) -> str:
     if url is None or url.scheme not in ("http", "https") or not url.host or url.userinfo:
         msg = f"the address of {service} must be like https://host, without a user or password in it. {hint}"
         raise ConfigurationError(msg)
-    return url.host
+    return url.netloc.decode()
 
 
 def _is_about_a_certificate(error: BaseException | None) -> bool:

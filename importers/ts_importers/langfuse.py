@@ -45,7 +45,7 @@ class LangfuseImporter(WindowWalk):
         public_key: Public key.
         secret_key: Secret key; never shown anywhere.
         since: Start of the range, inclusive; 30 days before its end if None.
-        until: End of the range, exclusive; now if None.
+        until: End of the range, exclusive; now if None or later.
         endpoint: Address of Langfuse.
         environment: Only this environment; all if None.
         page_size: Rows per request, 1 to 1000 (older endpoint: 100).
@@ -99,7 +99,7 @@ class LangfuseImporter(WindowWalk):
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        shown = {"Langfuse project": self.project_name, "from": self.span()}
+        shown = {"Langfuse project": self.project_name}
         return shown | ({"environment": self.environment} if self.environment else {})
 
     def _project(self) -> tuple[str, str]:

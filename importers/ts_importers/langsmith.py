@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ts_importers.base import OnWait, Skipped
+    from ts_importers.langsmith_projects import Project
     from ts_langchain.replay import Run
 
 SERVICE = "LangSmith"
@@ -103,7 +104,7 @@ class LangSmithImporter(WindowWalk):
         root_only: Only root runs.
         experiments: Let `*` also stand for projects that hold an experiment on a dataset.
         since: Start of the range, inclusive; 30 days before its end if None.
-        until: End of the range, exclusive; now if None.
+        until: End of the range, exclusive; now if None or later.
         endpoint: Address of the API, with or without `/api/v1`.
         workspace_id: For keys that belong to several workspaces.
         page_size: Rows per request, 1 to 1000 (v1: 100).
@@ -159,11 +160,12 @@ class LangSmithImporter(WindowWalk):
         self.only = Only(filter, trace_filter, tuple(run_types), tuple(tags), root_only)
         self._experiments = experiments
         self.projects: dict[str, str] = {}
+        self._workspaces: set[str] = set()
         names = {self._add(name) for name in ([project] if isinstance(project, str) else project)}
         self.projects = dict(sorted(self.projects.items()))
         if experiments and any("*" in name for name in names):
             names.add("experiments")
-        self.scope = _scope(self._client.host, sorted(names), self.only)
+        self.scope = _scope(self._client.host, sorted(names | self._workspaces), self.only)
         if self._client.host.endswith(CLOUD):
             self._client.pace = V2_PACE
         self._v2 = True
@@ -174,7 +176,7 @@ class LangSmithImporter(WindowWalk):
         """What is imported, for people."""
         names = list(self.projects.values())
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        label = {"LangSmith project" if len(names) == 1 else "LangSmith projects": shown, "from": self.span()}
+        label = {"LangSmith project" if len(names) == 1 else "LangSmith projects": shown}
         return label | ({"only": str(self.only)} if str(self.only) else {})
 
     def _add(self, asked: str) -> str:
@@ -184,18 +186,19 @@ class LangSmithImporter(WindowWalk):
             self.projects[project_id] = name
             return project_id
         pattern = re.compile(".*".join(map(re.escape, asked.split("*"))), re.DOTALL)
-        found = {i: n for i, n in self._list() if pattern.fullmatch(n)}
+        found = [p for p in self._list() if pattern.fullmatch(p.name)]
         if not found:
             msg = f"LangSmith at {self._client.host} has no project like {asked!r}. {self._names()}"
             raise ProjectNotFound(msg)
-        self.projects |= found
+        self.projects |= {p.id: p.name for p in found}
+        self._workspaces |= {p.workspace for p in found if p.workspace}
         return asked
 
-    def _list(self) -> Iterator[tuple[str, str]]:
+    def _list(self) -> Iterator[Project]:
         return all_projects(self._client, experiments=self._experiments)
 
     def _names(self) -> str:
-        names = [name for _, name in zip(range(10), (n for _, n in self._list()), strict=False)]
+        names = [name for _, name in zip(range(10), (p.name for p in self._list()), strict=False)]
         return f"There are: {', '.join(names)}." if names else "This key sees no projects at all."
 
     def _find(self, project: str) -> tuple[str, str]:
@@ -279,7 +282,10 @@ class LangSmithImporter(WindowWalk):
 
 
 def _scope(host: str, asked: Sequence[str], only: Only) -> str:
-    """Names the history: what was asked for. A pattern is the same history when it comes to match one project more."""
+    """Names the history: what was asked for, and the workspace of a pattern.
+
+    A pattern is the same history when it comes to match one project more.
+    """
     which = asked[0] if len(asked) == 1 and "*" not in asked[0] else f"projects-{text_hash(' '.join(asked)):016x}"
     return f"{host}/{which}" + (f"?{text_hash(str(only)):016x}" if str(only) else "")
 

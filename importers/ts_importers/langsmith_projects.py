@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_importers.http import HTTPFailure
 
@@ -19,8 +19,16 @@ NO_V2 = frozenset({404, 405, 501})
 RESOLUTION = timedelta(microseconds=1)
 
 
-def all_projects(client: Client, *, experiments: bool) -> Iterator[tuple[str, str]]:
-    """Id and name of all projects that a key sees, those that hold an experiment on a dataset only if wanted."""
+class Project(NamedTuple):
+    """A project: its id, its name, and the id of its workspace, empty if that is not told."""
+
+    id: str
+    name: str
+    workspace: str
+
+
+def all_projects(client: Client, *, experiments: bool) -> Iterator[Project]:
+    """All projects that a key sees, those that hold an experiment on a dataset only if wanted."""
     offset = 0
     while True:
         params: dict[str, str | int] = {"limit": PROJECTS_PAGE, "offset": offset}
@@ -31,7 +39,7 @@ def all_projects(client: Client, *, experiments: bool) -> Iterator[tuple[str, st
         for row in rows:
             # servers that do not know the parameter send experiments along
             if isinstance(row, dict) and row.get("id") and (experiments or not is_experiment(row)):
-                yield str(row["id"]), str(row.get("name") or row["id"])
+                yield Project(str(row["id"]), str(row.get("name") or row["id"]), str(row.get("tenant_id") or ""))
         if len(rows) < PROJECTS_PAGE:
             return
         offset += len(rows)
@@ -52,7 +60,7 @@ class ProjectOf:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._v2 = True
-        self._projects = [i for i, _ in all_projects(client, experiments=False)]
+        self._projects = [p.id for p in all_projects(client, experiments=False)]
         self._experiments: list[str] | None = None
 
     def find(self, annotations: Sequence[Annotation]) -> dict[str, str]:
@@ -61,7 +69,8 @@ class ProjectOf:
         missing = [a for a in annotations if a.run_id not in found]
         if missing and self._experiments is None:  # they can be many, and are seldom imported
             known = set(self._projects)
-            self._experiments = [i for i, _ in all_projects(self._client, experiments=True) if i not in known]
+            every = all_projects(self._client, experiments=True)
+            self._experiments = [p.id for p in every if p.id not in known]
         return found | self._search(self._experiments or [], missing)
 
     def _search(self, projects: list[str], annotations: Sequence[Annotation]) -> dict[str, str]:

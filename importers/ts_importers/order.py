@@ -62,7 +62,7 @@ class TimeOrder:
     """The rows of files, in order of start time; rows without one follow the row before them.
 
     Args:
-        files: Each file's documents and format.
+        files: Each file's documents and format. One of several that cannot be read to its end is named, and ends there.
 
     Attributes:
         total: Number of rows.
@@ -70,7 +70,7 @@ class TimeOrder:
         alone: Number of model calls that name no conversation, and that no other span encloses.
 
     Raises:
-        UnreadableSource: A file cannot be read to its end, or there is no room for the index.
+        UnreadableSource: The only file cannot be read to its end, or there is no room for the index.
     """
 
     def __init__(self, files: Sequence[tuple[Documents, Format]]) -> None:
@@ -90,7 +90,7 @@ class TimeOrder:
         try:
             for number, (documents, form) in enumerate(files):
                 self._paths.append(documents.path if documents.seekable and not form.spans else None)
-                self._add(number, documents, form)
+                self._add(number, documents, form, several=len(files) > 1)
                 documents.release()
             self._sort()
         except (OSError, sqlite3.Error) as error:
@@ -100,12 +100,15 @@ class TimeOrder:
 
     # --- making ------------------------------------------------------------------------------------
 
-    def _add(self, file: int, documents: Documents, form: Format) -> None:
+    def _add(self, file: int, documents: Documents, form: Format, *, several: bool) -> None:
         spooled = self._paths[file] is None
         before = float("-inf")
         rows: list[tuple[object, ...]] = []
         told: list[tuple[object, ...]] = []
-        for line, raw, offset in documents.read():
+        for line, raw, offset, why in _to_the_end(documents, several):
+            if why:
+                rows.append((before, file, line, 0, 0, why, *_NOTHING))
+                continue
             if not raw.strip():
                 continue
             document = loads(raw)
@@ -234,6 +237,18 @@ class TimeOrder:
                 return span[2]
             span_id = span[0]
         return None
+
+
+def _to_the_end(documents: Documents, several: bool) -> Iterator[tuple[int, bytes, int, str]]:
+    """Documents, and in the place of those that cannot be read, of one of several files, why they cannot."""
+    line = 0
+    try:
+        for line, raw, offset in documents.read():
+            yield line, raw, offset, ""
+    except UnreadableSource as error:
+        if not several:
+            raise
+        yield line + 1, b"", 0, str(error)
 
 
 def _dict(usage: str | None) -> dict[str, Any] | None:

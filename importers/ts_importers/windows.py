@@ -46,7 +46,7 @@ class WindowWalk(ABC):
 
     Args:
         since: Start of the range, inclusive; 30 days before its end if None.
-        until: End of the range, exclusive; now if None.
+        until: End of the range, exclusive; now if None or later.
         limit: Stop after about so many rows.
 
     Raises:
@@ -63,7 +63,7 @@ class WindowWalk(ABC):
 
     def __init__(self, since: datetime | None, until: datetime | None, limit: int | None) -> None:
         now = datetime.now(tz=UTC)
-        self.until = (until or now).astimezone(UTC)
+        self.until = min(until or now, now).astimezone(UTC)
         self.since = (since or self.until - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
         if self.since >= self.until:
             msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"

@@ -21,6 +21,7 @@ from ts_langchain.call import ToolCall
 from ts_langchain.capture import continued
 from ts_langchain.capture.continued import Continued, family_of
 from ts_langchain.capture.messages import read_message
+from ts_langchain.recent import Recent
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
@@ -169,6 +170,26 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(last), len(lengths), len(requested), number) == (5, 5, 7, 300)
     assert max(map(len, last.values())) <= continued.MAX_ALIKE
     assert len(pickle.dumps(talks.continued.snapshot())) < 5_000
+
+
+def test_a_few_too_many_are_dropped_without_building_it_anew() -> None:
+    """Each request adds two entries: building all anew each time made an import of conversations twice as slow."""
+
+    class Counted(Recent[int, int]):
+        built = 0
+
+        def clear(self) -> None:
+            Counted.built += 1
+            super().clear()
+
+    held = Counted()
+    for n in range(10_000):
+        held |= {2 * n: n, 2 * n + 1: n}
+        held.limit(4_000)
+    assert list(held) == list(range(16_000, 20_000))
+    assert Counted.built == 0
+    held.limit(100)
+    assert (list(held), Counted.built) == (list(range(19_900, 20_000)), 1)
 
 
 def test_it_goes_on_where_it_was() -> None:

@@ -231,14 +231,15 @@ def start(tmp_path: Path, ledger: str, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_broken_pipe_is_no_error(tmp_path: Path, file: Path) -> None:
+@pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("rules", "--json")])
+def test_a_closed_pipe_ends_it_as_it_ends_other_commands(tmp_path: Path, file: Path, args: tuple[str, ...]) -> None:
     assert run(tmp_path, "import", "file", str(file)).exit_code == 0
-    process = start(tmp_path, "ledger.sqlite", "report", "--json")
+    process = start(tmp_path, "ledger.sqlite", *args)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
-    assert "Traceback" not in process.stderr.read()
-    process.wait()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
 
 
 @pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("--version",)])
@@ -322,6 +323,29 @@ def test_since_last_reads_only_what_is_new(tmp_path: Path, fake: FakeLangSmith) 
     whole = json.loads(langsmith(tmp_path, fake, "--ledger", str(tmp_path / "other.sqlite"), "--json").stdout)
     for figure in ("calls", "tokens", "spend_usd", "wasted_usd", "avoidable_usd", "incidents", "rules"):
         assert updated[figure] == whole[figure]
+
+
+def test_a_report_is_about_the_whole_history(tmp_path: Path, fake: FakeLangSmith) -> None:
+    langsmith(tmp_path, fake, "--until", "2026-09-30")
+    before = run(tmp_path, "report").stdout
+    again = langsmith(tmp_path, fake, "--since", "2026-09-25", "--until", "2026-09-30")
+    assert "range: 2026-09-25 00:00 to 2026-10-01 00:00 UTC" in again.stderr
+    shown = run(tmp_path, "report").stdout
+    assert shown.splitlines()[1].startswith("LangSmith project my-agent ")
+    figures = before.splitlines()[:-1]
+    assert shown.splitlines()[: len(figures)] == figures
+    assert "; 0 of the last import are no calls" in shown
+
+
+def test_histories_are_listed_by_name(tmp_path: Path, fake: FakeLangSmith, file: Path) -> None:
+    langsmith(tmp_path, fake)
+    run(tmp_path, "import", "file", str(file))
+    calls = len([r for r in ROWS if r["run_type"] != "chain"])
+    shown = run(tmp_path, "report", "--list").stdout.splitlines()
+    assert shown[0].startswith(f"   2  file {file}, format LangSmith runs: {calls:,} rows")
+    assert shown[1].startswith(f"   1  LangSmith project my-agent: {calls:,} rows")
+    [_, told] = json.loads(run(tmp_path, "report", "--list", "--json").stdout)
+    assert told["name"] == "LangSmith project my-agent"
 
 
 def test_since_last_of_nothing_is_the_last_thirty_days(tmp_path: Path, fake: FakeLangSmith) -> None:

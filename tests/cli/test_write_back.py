@@ -153,6 +153,7 @@ def test_an_import_without_it_sends_nothing(server: Any, tmp_path: Path) -> None
         (["annotate"], {"LANGSMITH_API_KEY": "wrong_key_0123456789"}, 3, "LANGSMITH_API_KEY"),
         (["annotate", "--endpoint", "https://eu.example"], {}, 2, "set LANGSMITH_ENDPOINT"),
         (["backfill"], {}, 2, "--project"),
+        (["backfill", "-p", "", "--endpoint", "https://cloud.example"], {}, 2, "--project: which one?"),
         (["backfill", "-p", "shop"], {}, 2, "TOKEN_SENTINEL_ENDPOINT"),
         (["backfill", "-p", "shop", "--endpoint", "https://cloud.example"], {}, 2, "set TOKEN_SENTINEL_API_KEY"),
         (["backfill", "-p", "shop", "--endpoint", "cloud"], {"TOKEN_SENTINEL_API_KEY": "x"}, 2, "https://host"),

@@ -32,6 +32,7 @@ class FakeLangSmith:
 
     rows: list[dict[str, Any]]
     projects: dict[str, str] = field(default_factory=lambda: {"my-agent": PROJECT})
+    workspace: str | None = None
     v2: bool = True
     faults: list[str] = field(default_factory=list)
     """Taken one per run query: rate_seconds, rate_date, rate_bare, bad_gateway, truncated, reset, cursor."""
@@ -159,7 +160,9 @@ def serve(fake: FakeLangSmith) -> Iterator[FakeLangSmith]:
                 return
             url = urlsplit(self.path)
             asked = parse_qs(url.query)
-            rows: list[dict[str, Any]] = [{"id": i, "name": n} for n, i in fake.projects.items()]
+            rows: list[dict[str, Any]] = [
+                {"id": i, "name": n, "tenant_id": fake.workspace} for n, i in fake.projects.items()
+            ]
             rows += [{"id": i, "name": n, "reference_dataset_id": PROJECT} for n, i in fake.experiments.items()]
             if url.path == "/api/v1/sessions":
                 name = asked.get("name", [None])[0]

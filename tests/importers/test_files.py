@@ -111,6 +111,31 @@ def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path, cut: float) -> Non
         FileImporter(write(tmp_path / "a.gz", whole[: int(len(whole) * cut)]))
 
 
+def test_a_broken_file_among_others_is_named(tmp_path: Path) -> None:
+    rows = lines(ROWS)
+    half = rows[: rows.index(b"\n", len(rows) // 2) + 1]
+    write(tmp_path / "a.jsonl", lines(ROWS[:9]))
+    write(tmp_path / "b.jsonl.gz", gzip.compress(half) + gzip.compress(rows[len(half) :])[:100])
+    write(tmp_path / "c.json", json.dumps(ROWS).encode()[:-50])
+    source = FileImporter(tmp_path)
+    assert any(n.startswith("c.json: left out: ") and "is none" in n for n in source.notices)
+    [broken] = [s for page in source.pages() for s in page.skipped]
+    assert broken.where == f"b.jsonl.gz line {len(half.splitlines()) + 1}"
+    assert broken.why.startswith(f"{tmp_path}/b.jsonl.gz cannot be read to its end: ")
+    assert set(ids(source)) == set(ids(FileImporter(write(tmp_path / "half", half))))
+    with pytest.raises(UnreadableSource, match="No such file"):
+        FileImporter([tmp_path / "a.jsonl", tmp_path / "none.jsonl"])
+
+
+@pytest.mark.parametrize("odd", [b'{"run_type": "llm", "x": NaN}', b'{"run_type": "llm", "x": "\\ud800"}'])
+def test_an_element_of_a_list_that_is_no_json_is_named(tmp_path: Path, odd: bytes) -> None:
+    data = b"[" + b",\n".join([odd, *lines(ROWS).splitlines(), odd]) + b"]"
+    source = FileImporter(write(tmp_path / "a.json", data))
+    assert sorted(ids(source)) == sorted(ids(FileImporter(write(tmp_path / "b.jsonl", lines(ROWS)))))
+    found = [(s.where, s.why) for page in source.pages() for s in page.skipped]
+    assert found == [("line 1", "not JSON"), (f"line {len(ROWS) + 2}", "not JSON")]
+
+
 @pytest.mark.parametrize("data", [b"\x00\xff\xfe garbage \x80" * 50, b"hello\nworld\n", b'{"a": 1}\n', b"{}\n" * 100])
 def test_garbage_says_what_is_expected(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UnreadableSource, match="--format"):

@@ -47,6 +47,7 @@ class FakeHelicone:
     def __init__(self) -> None:
         self.held = list(ROWS)
         self.late = False
+        self.keys = {KEY}
         self.faults: list[int] = []
         self.gone: set[str] = set()
         self.body_headers: list[str | None] = []
@@ -97,7 +98,7 @@ def serve(fake: FakeHelicone) -> Iterator[FakeHelicone]:
 
         def do_POST(self) -> None:
             query = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.headers.get("authorization") != f"Bearer {KEY}":
+            if (self.headers.get("authorization") or "").removeprefix("Bearer ") not in fake.keys:
                 self.answer(401, {})
             elif fake.faults and (fault := fake.faults.pop(0)) != 200:
                 self.answer(fault, {})
@@ -151,6 +152,16 @@ def test_faults_and_bodies_that_are_gone(tmp_path: Path) -> None:
     assert calm[2] == []
     assert (len(lost[0]), lost[1]) == (13, calm[1])
     assert "bodies could not be read" in lost[2][0]
+
+
+def test_another_key_is_another_history() -> None:
+    with serve(FakeHelicone()) as one, serve(FakeHelicone()) as two:
+        one.keys.add("another-key")
+        first = importer(one).scope
+        assert first.startswith(f"{one.url.removeprefix('http://')}/key-")
+        assert first == importer(one, api_key=f" {KEY} ").scope
+        assert len({first, importer(one, api_key="another-key").scope, importer(two).scope}) == 3
+        assert KEY not in first
 
 
 def test_the_command_and_a_refused_key(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_every_call_once_oldest_first_from_both_endpoints(v2: bool, page_size: i
         assert sum(p.ignored for p in pages) == len(EXTRA)
         assert {r.thread_id for r in runs} == {f"chat-{n}" for n in range(40)}
         assert any("older endpoint" in n for n in source.notices) is not v2
-        assert source.scope == "127.0.0.1/proj-1"
+        assert source.scope == f"{fake.url.removeprefix('http://')}/proj-1"
         middle = pages[len(pages) // 2]
         rest = [r.id for p in importer(fake, page_size=page_size).pages(middle.position) for r in p.runs]
         assert rest == [r.id for p in pages[len(pages) // 2 :] for r in p.runs]

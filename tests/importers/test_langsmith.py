@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from importers.fake_langsmith import BEGIN, KEY, PROJECT, FakeLangSmith, agent_rows, serve
@@ -133,7 +134,7 @@ def test_windows_are_split_so_that_memory_stays_bounded(fake: FakeLangSmith, mon
 
 
 def test_project_by_id(fake: FakeLangSmith) -> None:
-    assert importer(fake, project=PROJECT).scope == importer(fake).scope == f"127.0.0.1/{PROJECT}"
+    assert importer(fake, project=PROJECT).scope == importer(fake).scope == f"{urlsplit(fake.url).netloc}/{PROJECT}"
 
 
 def test_unknown_project_names_the_others(fake: FakeLangSmith) -> None:
@@ -176,6 +177,12 @@ def test_empty_project(fake: FakeLangSmith) -> None:
 def test_backward_range_is_refused(fake: FakeLangSmith) -> None:
     with pytest.raises(UnreadableSource, match="--since"):
         importer(fake, since=datetime(2026, 10, 1, tzinfo=UTC), until=BEGIN)
+
+
+def test_a_range_ends_now_at_the_latest(fake: FakeLangSmith) -> None:
+    source = importer(fake, until=datetime(2099, 1, 1, tzinfo=UTC), since=None)
+    assert source.until <= datetime.now(tz=UTC)
+    assert source.until - source.since == timedelta(days=30)
 
 
 def test_a_server_that_always_refuses_its_cursors_is_named(fake: FakeLangSmith) -> None:
@@ -234,6 +241,13 @@ def test_several_projects_are_one_history(fake: FakeLangSmith) -> None:
     }
     assert both.scope == importer(fake, project=[OTHER, "my-agent"]).scope != importer(fake).scope
     assert both.describe()["LangSmith projects"].count("my-") == 2
+
+
+def test_a_pattern_in_another_workspace_is_another_history(fake: FakeLangSmith) -> None:
+    scopes = []
+    for fake.workspace in ("w-1", "w-2", "w-1"):
+        scopes.append(importer(fake, project="my-*").scope)
+    assert scopes[0] == scopes[2] != scopes[1]
 
 
 def test_a_pattern_stays_the_same_history_when_it_comes_to_match_more(fake: FakeLangSmith) -> None:

@@ -188,6 +188,21 @@ def test_rows_that_come_too_late_are_counted(times: list[int], late: int) -> Non
         replay.feed(Run(f"r{at}", "llm", "m", at, at + 0.5, "t"))
     replay.finish()
     assert (replay.late, len(recorder.seen)) == (late, len(times))
+    another = Replay(Recorder())
+    another.restore(replay.snapshot(), from_the_beginning=True)
+    assert another.late == late
+
+
+def test_requests_of_one_second_are_in_the_order_of_their_prompts() -> None:
+    """Logs that tell whole seconds: what took longer did not come first, and another try comes after the failure."""
+    messages = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"m{n}"} for n in range(5)]
+    took = [("c", 1, 0.9, None), ("a", 3, 0.0, "HTTP 500"), ("b", 3, 0.5, None), ("d", 5, 0.1, None)]
+    runs = [
+        Run(name, "llm", "m", 100.0, 100.0 + seconds, name, inputs={"messages": messages[:count]}, error=error)
+        for name, count, seconds, error in took
+    ]
+    for order in (runs, runs[::-1]):
+        assert {call.session_id for call in replay_of(*order).seen} == {"c"}
 
 
 def test_a_hundred_megabyte_argument_costs_no_more_than_its_beginning(tmp_path: Any) -> None:

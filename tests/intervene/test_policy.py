@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from histories import Script
 
@@ -38,6 +40,8 @@ def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
         ("budgets:\n  - {per: session, usd: 1, calls: 2}\n", 2, "usd, calls"),
         ("budgets:\n  - {per: planet, usd: 1}\n", 2, "'session', 'run'"),
         ("budgets:\n  - {usd: -1}\n", 2, "greater than 0"),
+        ("budgets: 5\n", 1, "budgets: Input should be a list (got 5)"),
+        ("safe_tools: search\n", 1, "safe_tools: Input should be a list of names (got 'search')"),
         ("a: [1\n", 2, "not YAML"),
         ("- a\n", 1, "got a list"),
     ],
@@ -46,6 +50,22 @@ def test_mistakes_name_the_line_and_what_is_allowed(text: str, line: int, says: 
     with pytest.raises(ConfigurationError) as refused:
         Policy.from_yaml(text, "p.yaml")
     assert f"p.yaml: line {line}: " in str(refused.value)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"policy": 5}, "policy: expected a Policy, a mapping, or the path of a YAML file, got a int"),
+        ({"policy": [1]}, "got a list"),
+        ({"settings": [1]}, "settings: expected a mapping of rule.param to value, got a list"),
+        ({"settings": {5: 1}}, "there is no setting 5"),
+        ({"settings": {"tool_loop.exempt_tools": "x"}}, "tool_loop.exempt_tools: Input should be a list of names"),
+    ],
+)
+def test_what_is_no_policy_and_no_setting_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Sentinel(**given)
     assert says in str(refused.value)
 
 

@@ -16,7 +16,7 @@ from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.explain import explain
-from ts_langchain.cli.output import FAILED, OK, err, out
+from ts_langchain.cli.output import BROKEN_PIPE, FAILED, err, out
 from ts_langchain.cli.report import report
 
 app = typer.Typer(
@@ -72,6 +72,6 @@ def run() -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at the end either
         if isinstance(error, BrokenPipeError):  # `ts-langchain report | head`
-            sys.exit(OK)
+            sys.exit(BROKEN_PIPE)
         err.print(f"[red]Error:[/] {escape(str(error))}")
         sys.exit(FAILED)

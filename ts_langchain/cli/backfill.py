@@ -46,6 +46,9 @@ def backfill(
     The key is read from TOKEN_SENTINEL_API_KEY, or asked for; never given on the command line.
     """
     with clear_errors():
+        if not project:
+            msg = "--project: which one? The name is empty, as that of a shell variable that is not set"
+            raise ConfigurationError(msg)
         if endpoint is None:
             msg = "which cloud? Name its address with --endpoint or TOKEN_SENTINEL_ENDPOINT"
             raise ConfigurationError(msg)

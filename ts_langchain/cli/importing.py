@@ -140,7 +140,7 @@ def run_import(
     if dry_run:
         _look(source, as_json)
         return
-    for notice in source.notices:
+    for notice in (*(f"{label}: {value}" for label, value in _range(source).items()), *source.notices):
         err.print(escape(notice), style="dim")
     book = Ledger(ledger)
     run = Import(source, book, settings=parse_settings(setting), prices=parse_prices(price), asked=asked, fresh=fresh)
@@ -183,6 +183,11 @@ def _go_on_after_last(source: Any, ledger: str | None) -> dict[str, Any] | None:
     return history.range if position is not None else None
 
 
+def _range(source: Any) -> dict[str, str]:
+    """The range of time that a source reads, where it has one."""
+    return {"range": source.span()} if hasattr(source, "span") else {}
+
+
 def _look(source: Any, as_json: bool) -> None:
     """`--dry-run`: what would be read, and what its first page holds."""
     page = next(iter(source.pages()), None)
@@ -193,6 +198,7 @@ def _look(source: Any, as_json: bool) -> None:
         "source": source.source,
         "scope": source.scope,
         **source.describe(),
+        **_range(source),
         "rows": source.total,
         "first_call_at": first,
         "first_page": {
@@ -205,7 +211,7 @@ def _look(source: Any, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for label, value in source.describe().items():
+    for label, value in {**source.describe(), **_range(source)}.items():
         out.print(f"{label}: {escape(value)}")
     if source.total is not None:
         out.print(f"rows: {source.total:,}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import orjson
@@ -22,15 +22,24 @@ from ts_langchain.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OK = 0
 FAILED = 1
 USAGE = 2
 NO_ACCESS = 3
 UNAVAILABLE = 4
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
-out = Console(soft_wrap=False, highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, as behind `| head`: ends like other commands, which SIGPIPE ends."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+        raise SystemExit(BROKEN_PIPE)
+
+
+out = _Console(soft_wrap=False, highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 
 @contextmanager
@@ -58,4 +67,7 @@ def _stop(error: Exception, code: int) -> None:
 
 def print_json(value: object) -> None:
     """JSON on stdout."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    try:
+        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    except BrokenPipeError:
+        out.on_broken_pipe()

@@ -34,9 +34,15 @@ def report(
         histories = book.histories()
         if listing:
             if as_json:
-                print_json([{"number": h.id, "source": h.source, "scope": h.scope, "rows": h.runs} for h in histories])
+                print_json(
+                    [
+                        {"number": h.id, "source": h.source, "scope": h.scope, "name": h.name, "rows": h.runs}
+                        for h in histories
+                    ]
+                )
             for h in () if as_json else histories:
-                out.print(f"{h.id:>4}  {h.source}  {escape(h.scope)}  {h.runs:,} rows")
+                about = f"{h.id:>4}  {escape(h.name)}: {h.runs:,} rows  [dim]{h.source} {escape(h.scope)}[/]"
+                out.print(about, soft_wrap=True)
             return
         show(book, chosen_history(book, number), as_json, csv_file, incidents)
 

@@ -29,9 +29,8 @@ def usd(nano: int) -> str:
 def print_summary(console: Console, summary: Summary) -> None:
     """Prints a report."""
     history = summary.history
-    title = ", ".join(f"{k} {v}" for k, v in history.label.items())
     console.print()
-    console.rule(f"[bold]{escape(title)}", align="left")
+    console.rule(f"[bold]{escape(history.name)}", align="left")
     if not summary.calls:
         console.print("No calls in this history.")
         _print_rows(console, summary)
@@ -122,8 +121,9 @@ def _print_rows(console: Console, summary: Summary) -> None:
             f"{summary.estimated_calls:,} calls came without usage; it was estimated at 4 characters a token."
         )
     console.print(
-        f"Rows: {history.runs:,} replayed, {history.ignored:,} that are no calls, {history.skipped:,} unreadable"
+        f"Rows: {history.runs:,} replayed, {history.skipped:,} unreadable"
         + (f", {history.late:,} out of order" if history.late else "")
+        + f"; {history.ignored:,} of the last import are no calls"
         + ("" if history.done else "; [yellow]the import is not complete, run it again to go on[/]")
     )
     for why, number in summary.skipped.items():

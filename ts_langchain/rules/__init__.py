@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.call import Feature
-from ts_langchain.errors import ConfigurationError
+from ts_langchain.errors import ConfigurationError, expected
 from ts_langchain.rules.abandoned_stream import AbandonedStream
 from ts_langchain.rules.audio_multichannel_doubling import AudioMultichannelDoubling
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
@@ -155,7 +155,7 @@ def build_rules(
 
     params: dict[str, dict[str, object]] = {}
     for key, value in settings.items():
-        name, _, param = key.partition(".")
+        name, _, param = str(key).partition(".")
         known = classes.get(name) or RULES.get(name)
         if known is None or param not in known.Settings.model_fields:
             names = ", ".join(f"{name}.{p}" for p in known.Settings.model_fields) if known else ", ".join(classes)
@@ -169,7 +169,7 @@ def build_rules(
         except ValidationError as e:
             first = e.errors()[0]
             where = ".".join([name, *map(str, first["loc"])])
-            msg = f"setting {where}: {first['msg']} (got {first['input']!r})"
+            msg = f"setting {where}: {expected(first)} (got {first['input']!r})"
             raise ConfigurationError(msg) from None
     on = [(cls, s) for cls, s in parsed if s.enabled]
     context = RuleContext(prices, {cls.name: s for cls, s in on})
