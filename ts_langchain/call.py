@@ -205,6 +205,8 @@ class Call(NamedTuple):
             if unknown.
         step: Which superstep of LangGraph it was made in, 0 if in none that is known.
         task: Which task of that superstep. Tasks of one superstep do not know of each other.
+        trace_id: The outermost run that it is recorded under, where `root_id` is another: in a loop by hand the first
+            run of a turn stands for all of it. None where they are the same.
     """
 
     id: str
@@ -246,6 +248,7 @@ class Call(NamedTuple):
     conversation: int = 0
     step: int = 0
     task: int = 0
+    trace_id: str | None = None
 
 
 class Feature(IntFlag):

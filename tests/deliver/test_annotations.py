@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,8 +10,10 @@ from histories import Script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ts_importers.files import FileImporter
 from ts_langchain.deliver.annotations import annotation_id, plan
 from ts_langchain.deliver.record import Record, Written
+from ts_langchain.history import Import
 from ts_langchain.incident import MAX_CALLS_LISTED, Incident
 from ts_langchain.ledger import Batch, Ledger
 
@@ -68,6 +71,37 @@ def test_it_knows_trace_and_start_of_its_run(book: tuple[Ledger, History]) -> No
     assert (second.run_id, second.started_at) == (CALLS[3].id, CALLS[3].started_at)
     assert first.id != second.id
     assert first.key == "token_waste.tool_loop"
+
+
+def by_hand() -> list[dict[str, Any]]:
+    """A loop by hand as LangSmith records it: each call is a trace of its own."""
+    said: list[dict[str, Any]] = [{"role": "user", "content": "Fetch the page and summarise it."}]
+    rows: list[dict[str, Any]] = []
+
+    def row(run_type: str, **fields: Any) -> None:
+        at, run_id = len(rows), f"00000000-0000-4000-8000-{len(rows):012d}"
+        times = {"start_time": f"2026-09-01T12:00:{at:02d}.0", "end_time": f"2026-09-01T12:00:{at:02d}.5"}
+        rows.append({"id": run_id, "trace_id": run_id, "run_type": run_type, **times, **fields})
+
+    for number in range(6):
+        asked = {"id": f"call-{number}", "type": "function", "function": {"name": "fetch", "arguments": '{"a": 1}'}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [asked]}
+        extra = {"metadata": {"ls_model_name": "gpt-4o", "ls_provider": "openai"}}
+        row("llm", name="ChatOpenAI", inputs={"messages": list(said)}, outputs={"message": answer}, extra=extra)
+        result = {"role": "tool", "tool_call_id": asked["id"], "content": "nothing new"}
+        row("tool", name="fetch", inputs={"a": 1}, outputs={"output": result})
+        said += [answer, result]
+    return rows
+
+
+def test_of_a_loop_by_hand_each_note_is_in_the_trace_of_its_run(tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in by_hand()))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(tmp_path / "runs.jsonl"), ledger).run()
+    assert len({call.root_id for call in ledger.calls(history)}) == 1
+    notes = list(plan(ledger, history))
+    assert len({note.run_id for note in notes}) > 3
+    assert [note.trace_id for note in notes] == [note.run_id for note in notes]
 
 
 def test_a_tool_nobody_saw_run_is_noted_on_the_model_run_that_asked(book: tuple[Ledger, History]) -> None:

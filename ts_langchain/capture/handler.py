@@ -350,7 +350,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             )
             turn = begun.number
             if begun.root_id != origin.root_id:
-                origin = origin._replace(root_id=begun.root_id)
+                origin = origin._replace(root_id=begun.root_id, trace_id=origin.root_id)
             unseen = [
                 call
                 for result, tool, args in reading.results
@@ -521,6 +521,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             conversation=started.conversation,
             step=started.step,
             task=started.task,
+            trace_id=origin.trace_id,
         )
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))
@@ -634,12 +635,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
                     memory.conversation.remember(message, output.read)
         ended_at = self.clock()
         call_run = run_id if type(run_id) is str else str(run_id)
+        if asked is not None and origin.root_id == call_run:  # by hand
+            origin = origin._replace(root_id=asked.turn.root_id, trace_id=call_run)
         self.sentinel.observe(
             Call(
                 call_run,
                 "tool",
                 origin.session_id,
-                asked.turn.root_id if asked is not None and origin.root_id == call_run else origin.root_id,  # by hand
+                origin.root_id,
                 started.name,
                 at,
                 max(at, ended_at),
@@ -660,6 +663,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 conversation=asked.conversation if asked is not None else 0,
                 step=asked.step if asked is not None else started.step,
                 task=asked.task if asked is not None else started.task,
+                trace_id=origin.trace_id,
             )
         )
 

@@ -28,6 +28,8 @@ class Origin(NamedTuple):
     user_id: str | None
     named: bool = True
     """False if nothing names the session: it is the outermost run, or what the prompt goes on from."""
+    trace_id: str | None = None
+    """The outermost run, where `root_id` is another that stands for it."""
 
 
 class Started(NamedTuple):

@@ -130,7 +130,9 @@ def plan(
                 yield incident
 
     named = {run_of(call_id) for incident in wanted() for call_id in incident.call_ids}
-    where = {call.id: (call.root_id, call.started_at) for call in ledger.calls(history) if call.id in named}
+    where = {
+        call.id: (call.trace_id or call.root_id, call.started_at) for call in ledger.calls(history) if call.id in named
+    }
     for incident in wanted():
         call_ids = list(dict.fromkeys(incident.call_ids))
         comment = _comment(incident, len(call_ids))
