@@ -346,6 +346,8 @@ def test_strangers_side_by_side_whose_words_are_the_same_are_told_by_their_tool_
     for number, (answer, [call]) in enumerate(zip(asks, (first, second), strict=True)):
         result = {"role": "tool", "tool_call_id": call["id"], "content": "All is well."}
         assert talks.continued.look([*OPENING, answer, result], (), 2.0) == str(number)
+        assert talks.continued.look([said("other"), answer, result], (), 2.0) == str(number)
+        assert talks.continued.look([said("other"), answer, result], ("bob", "gpt"), 2.0) is None
         counted = {**answer, "tool_calls": [{**call, "function": {"name": "fetch", "arguments": '{"url": "v"}'}}]}
         assert talks.continued.look([said("other"), counted, result], (), 2.0) is None
 

@@ -43,11 +43,13 @@ class Asked(NamedTuple):
         conversation: The conversation.
         prompt: Fingerprint of the prompt.
         number: Number of the request.
+        caller: Fingerprint of whoever asks.
     """
 
     conversation: str
     prompt: int
     number: int
+    caller: int
 
 
 class _Read(NamedTuple):
@@ -127,14 +129,14 @@ class Continued:
             if found is not None:
                 self._forget(*found)
             self._number += 1
-            conversation = found[1].conversation if found is not None else self._answered(messages)
+            conversation = found[1].conversation if found is not None else self._answered(messages, opening)
             now = _Last(conversation or root_id, self._number, at)
             self._last[prompt] = (*self._last.pop(prompt, ()), now)[-MAX_ALIKE:]
             self._last.limit(MAX_PROMPTS)
             self._lengths.pop(length, None)
             self._lengths[length] = None
             self._lengths.limit(MAX_PROMPTS)
-        return Asked(now.conversation, prompt, now.number)
+        return Asked(now.conversation, prompt, now.number, opening.caller)
 
     def look(self, messages: Sequence[object], who: Sequence[str | None], at: float) -> str | None:
         """The conversation that a request goes on with, None if it begins one. Arguments are those of `begin`."""
@@ -143,7 +145,7 @@ class Continued:
             if opening is None:
                 return None
             found = self._found(messages, self._prompt(messages, opening, len(messages)), opening, at)
-            return found[1].conversation if found is not None else self._answered(messages)
+            return found[1].conversation if found is not None else self._answered(messages, opening)
 
     def end(
         self, asked: Asked, ended: float, answer: int | None, tool_calls: Sequence[ToolCall] = (), *, failed: bool
@@ -166,7 +168,7 @@ class Continued:
             for call in tool_calls:
                 if call.id:
                     self._requested[text_hash(call.id)] = asked.conversation
-                    self._requested[_request(call.id, call.name, call.args)] = asked.conversation
+                    self._requested[_request(asked.caller, call.id, call.name, call.args)] = asked.conversation
                 self._requested[_run(call.name, call.args)] = asked.conversation
             self._requested.limit(MAX_REQUESTED)
 
@@ -197,14 +199,14 @@ class Continued:
             prompt = self._prompt(messages, opening, known)
             alike = [last for last in self._last.get(prompt, ()) if last.at <= at]
             if len(alike) > 1:
-                told, came_back = self._answered(messages), self._read(messages[known]).digest
+                told, came_back = self._answered(messages, opening), self._read(messages[known]).digest
                 alike.sort(key=lambda o: (o.conversation == told, o.answer == came_back, not o.failed, o.number))
             if alike:
                 return prompt, alike[-1]
         return None
 
-    def _answered(self, messages: Sequence[object]) -> str | None:
-        """The conversation that asked for the tool call whose result comes last."""
+    def _answered(self, messages: Sequence[object], opening: _Opening) -> str | None:
+        """The caller's conversation that asked for the tool call whose result comes last."""
         results = read_message(messages[-1]).tool_results if len(messages) > 1 else ()
         if not results:
             return None
@@ -212,7 +214,7 @@ class Continued:
         for message in reversed(messages[-MAX_NEW_MESSAGES:-1]):
             for call in read_message(message).tool_calls:
                 if call.id == wanted:  # an id alone may be another one's: some models count their calls
-                    return self._requested.get(_request(call.id, call.name, call.digest))
+                    return self._requested.get(_request(opening.caller, call.id, call.name, call.digest))
         return None
 
     def _forget(self, prompt: int, last: _Last) -> None:
@@ -244,6 +246,8 @@ class _Opening(NamedTuple):
     digest: int
     length: int
     """Number of messages up to and including it."""
+    caller: int
+    """Whoever asks."""
 
 
 def says_nothing(messages: Sequence[object]) -> bool:
@@ -266,7 +270,8 @@ def _opening(messages: Sequence[object], who: Sequence[str | None], read: Callab
     if found is None or found[0].blank:
         return None
     # numbers only: before Python 3.12 the hash of None is another one in each process
-    return _Opening(hash((found[0].digest, *(0 if part is None else name_hash(part) for part in who))), found[1])
+    caller = hash(tuple(0 if part is None else name_hash(part) for part in who))
+    return _Opening(hash((found[0].digest, caller)), found[1], caller)
 
 
 def _read_anew(message: object) -> _Read:
@@ -287,9 +292,9 @@ def family_of(model: str | None) -> str | None:
     return None if found is None else _SIBLINGS.get(found[0], found[0])
 
 
-def _request(call_id: str, name: str, arguments: int) -> int:
-    """A request for a tool call."""
-    return hash((text_hash(call_id), name_hash(name), arguments))
+def _request(caller: int, call_id: str, name: str, arguments: int) -> int:
+    """A caller's request for a tool call."""
+    return hash((caller, text_hash(call_id), name_hash(name), arguments))
 
 
 def _run(name: str, arguments: int) -> int:
