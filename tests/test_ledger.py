@@ -162,6 +162,26 @@ def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:
     assert summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict() == expected
 
 
+def test_two_ranges_of_one_history_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "runs.jsonl")
+    ledger, whole = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "whole.sqlite")
+    expected = Import(FileImporter(path), whole).run()
+    pages = list(FileImporter(path).pages())
+
+    def part(number: int) -> Import:
+        source = FileImporter(path)
+        monkeypatch.setattr(source, "pages", lambda _: iter(pages[number::2]))
+        return Import(source, ledger, asked={"part": number})
+
+    first, second = part(0), part(1)
+    first.run()
+    with pytest.raises(LedgerError, match="run this one again"):
+        second.run()
+    history = part(1).run()
+    assert history.runs == expected.runs
+    assert list(ledger.incidents(history)) == list(whole.incidents(expected))
+
+
 def test_a_model_without_a_name_is_no_tool(tmp_path: Path) -> None:
     path = tmp_path / "chat.jsonl"
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}

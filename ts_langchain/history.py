@@ -195,7 +195,9 @@ class Import:
         history = ledger.open_history(source.source, source.scope, label, fingerprint, asked, time.time())
         self._anew = fresh or (history.settings != fingerprint and not history.runs)
         if self._anew:
-            history = History(history.id, source.source, source.scope, label, fingerprint, asked)
+            history = History(
+                history.id, source.source, source.scope, label, fingerprint, asked, updated_at=history.updated_at
+            )
         elif history.settings != fingerprint:
             msg = (
                 f"{source.scope} was imported with other rules, settings or prices; mixing them would make the "
@@ -310,7 +312,6 @@ class Import:
         replay.faulty.clear()
         history.runs += len(self._delivered)
         history.skipped += len(batch.skipped)
-        history.updated_at = time.time()
         self.ledger.save(history, batch, anew=self._anew)
         self._anew = False
         self.store.saved(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections import Counter
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ MANY = 10_000
 SESSION_ID_LENGTH = 300
 PLACE_LENGTH = 200
 UNNAMED = "(unnamed model)"
+MEANWHILE = "another command wrote the same meanwhile. Nothing is lost: run this one again."
 
 _meta = sa.MetaData()
 
@@ -49,7 +51,7 @@ _histories = sa.Table(
     sa.Column("position", sa.JSON),
     sa.Column("replay", sa.LargeBinary),
     sa.Column("done", sa.Boolean, nullable=False, default=False),
-    sa.Column("updated_at", sa.Float, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
     sa.Column("runs", sa.Integer, nullable=False, default=0),
     sa.Column("ignored", sa.Integer, nullable=False, default=0),
     sa.Column("skipped", sa.Integer, nullable=False, default=0),
@@ -298,8 +300,30 @@ class Ledger:
             db.execute(_histories.delete().where(_histories.c.id == history.id))
 
     def save(self, history: History, batch: Batch, *, anew: bool = False) -> None:
-        """Writes a checkpoint: all of it or nothing. `anew`: in place of everything that came from this history."""
+        """Writes a checkpoint: all of it or nothing. `anew`: in place of everything that came from this history.
+
+        Raises:
+            LedgerError: It cannot be written, or another import has written to this history since it was read.
+        """
+        now = time.time()
         with database_errors("the ledger could not be written"), self.engine.begin() as db:
+            known = (_histories.c.id == history.id) & (_histories.c.updated_at == history.updated_at)
+            values = {
+                "label": history.label,
+                "settings": history.settings,
+                "range": history.range,
+                "position": history.position,
+                "replay": history.replay,
+                "done": history.done,
+                "updated_at": now,
+                "runs": history.runs,
+                "ignored": history.ignored,
+                "skipped": history.skipped,
+                "late": history.late,
+            }
+            if not db.execute(_histories.update().where(known).values(**values)).rowcount:
+                msg = f"the ledger could not be written: {MEANWHILE}"
+                raise LedgerError(msg)
             if anew:
                 _empty(db, history.id)
             if batch.seen:
@@ -321,23 +345,7 @@ class Ledger:
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
-            db.execute(
-                _histories.update()
-                .where(_histories.c.id == history.id)
-                .values(
-                    label=history.label,
-                    settings=history.settings,
-                    range=history.range,
-                    position=history.position,
-                    replay=history.replay,
-                    done=history.done,
-                    updated_at=history.updated_at,
-                    runs=history.runs,
-                    ignored=history.ignored,
-                    skipped=history.skipped,
-                    late=history.late,
-                )
-            )
+        history.updated_at = now
 
     # --- what an import asks -----------------------------------------------------------------------
 
@@ -499,7 +507,7 @@ def database_errors(what: str) -> Iterator[None]:
         msg = f"{what}: {error}. Install the driver of that database."
         raise LedgerError(msg) from error
     except IntegrityError as error:
-        msg = f"{what}: another command wrote the same meanwhile. Nothing is lost: run this one again."
+        msg = f"{what}: {MEANWHILE}"
         raise LedgerError(msg) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or type(error).__name__)
