@@ -302,11 +302,12 @@ class Replay:
 def _rank(run: Run) -> tuple[int, float, float, str]:
     """Order of runs that start at the same time: what encloses another one, then the shorter prompt, comes first.
 
-    Model calls enclose nothing. Of those with prompts of one length the first to end comes first: another try follows.
+    A retriever that ends with a tool is inside it. Model calls enclose nothing. Of those with prompts of one length the
+    first to end comes first: another try follows.
     """
     if run.run_type == "llm":
         return 1, len(request_messages(run.inputs)), run.ended_at, run.id
-    return 0, -run.ended_at, 0.0, run.id
+    return 0, -run.ended_at, float(run.run_type != "tool"), run.id
 
 
 def request_messages(inputs: Mapping[str, object]) -> Sequence[object]:

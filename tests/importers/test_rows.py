@@ -205,6 +205,15 @@ def test_requests_of_one_second_are_in_the_order_of_their_prompts() -> None:
         assert {call.session_id for call in replay_of(*order).seen} == {"c"}
 
 
+@pytest.mark.parametrize("ids", [("a", "b"), ("b", "a")])
+def test_a_retriever_as_long_as_its_tool_is_part_of_it(ids: tuple[str, str]) -> None:
+    """Sources that tell whole milliseconds: a retriever made into a tool begins and ends with it."""
+    tool = Run(ids[0], "tool", "search", 100.0, 100.2, "t", "t", inputs={"query": "q"}, outputs={"output": "found"})
+    retriever = Run(ids[1], "retriever", "docs", 100.0, 100.2, "t", ids[0], inputs={"query": "q"})
+    for order in ((tool, retriever), (retriever, tool)):
+        assert [call.kind for call in replay_of(*order).seen] == ["tool"]
+
+
 def test_a_hundred_megabyte_argument_costs_no_more_than_its_beginning(tmp_path: Any) -> None:
     import tracemalloc
 
