@@ -132,6 +132,9 @@ class Memory:
         if not call.tool_calls:
             return
         requested, turn = self.requested, Turn(call.turn, call.root_id)
+        if turn == self.newest:
+            turn = self.newest  # one object for all calls of a turn
+        self.newest = turn
         for tool_call in call.tool_calls:
             if tool_call.id and tool_call.valid:
                 tool = name_hash(tool_call.name)
