@@ -349,9 +349,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             reading = memory.conversation.read(messages)
             prompt = reading.prompt
             self.sentinel.changed(session)
-            begun, conversation = memory.begin(
-                origin.root_id, reading, messages[-1] if messages else None, alone=parent_run_id is None
-            )
+            alone = str(run_id) if parent_run_id is None else None
+            begun, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
             turn = begun.number
             if begun.root_id != origin.root_id:
                 origin = origin._replace(root_id=begun.root_id)
