@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TypeVar
 
-FEW = 8  # one in so many
+FEW = 64  # one in so many: a small dict is soon built anew
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import UUID
@@ -22,7 +23,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
 from recorder import Recorder, recorded
 
-from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, token_sentinel
+from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_usage
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
@@ -290,6 +291,37 @@ def test_what_goes_on_in_another_task_is_not_given_up() -> None:
     asyncio.run(read())
     asyncio.run(later())
     assert [c.status for c in recorder.seen] == ["ok", "ok"]
+    clean(recorder, handler)
+
+
+class Blocking(ScriptedChatModel):
+    """Takes its time, and the thread's."""
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.3)
+        return super()._generate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("door", [False, True])
+def test_what_a_thread_has_begun_goes_on_when_its_agent_is_cancelled(door: bool) -> None:
+    recorder = Recorder(policy={})
+    handler = TokenSentinelHandler(recorder)
+    model = Blocking(script=["one two three"])
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", guard_node(recorder)(ask) if door else ask)
+    builder.add_edge(START, "ask")
+
+    async def timed_out() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await builder.compile().ainvoke(ASK, {"callbacks": [handler]})
+
+    asyncio.run(timed_out())  # it waits for its threads
+    assert [(c.status, c.usage.estimated) for c in recorder.seen] == [("ok", False)]
     clean(recorder, handler)
 
 

@@ -278,6 +278,31 @@ def test_strangers_share_a_guarded_model_and_nothing_else() -> None:
     assert guarded.sentinel.health().sessions == 10
 
 
+def test_the_user_of_a_context_comes_first_at_a_guarded_model() -> None:
+    model = ScriptedChatModel(script=[ConnectionError("down")])
+    guarded = guard_model(model, policy={"rules": {"retry_storm": {"steps": [{"at": 1, "do": "stop"}]}}})
+    with guarded.sentinel.session(user_id="ada"):
+        for _ in range(5):
+            with pytest.raises(ConnectionError):
+                guarded.invoke("hi", {"metadata": {"user_id": "bob"}})
+        assert "I stopped here" in guarded.invoke("hi", {"metadata": {"user_id": "bob"}}).content
+
+
+@pytest.mark.parametrize("config", [{"metadata": {"session_id": "s"}}, {}], ids=["named", "nameless"])
+def test_what_a_user_asks_again_is_no_loop_of_a_guarded_model(config: Any) -> None:
+    """The session stands for the run; each request is a turn of its own nevertheless."""
+    model = ScriptedChatModel(script=[LOOP, DONE] * 5)
+    guarded = guard_model(model, policy=STOP)
+    messages: list[Any] = []
+    for _ in range(5):
+        messages.append(HumanMessage("And now?"))
+        messages.append(guarded.invoke(messages, config))
+        messages.append(fetch_page.invoke(messages[-1].tool_calls[0]))
+        messages.append(guarded.invoke(messages, config))
+    assert model.calls == 10
+    assert {i.severity for i in guarded.sentinel.incidents()} <= {"low", "medium"}
+
+
 def test_structured_output_of_a_guarded_model() -> None:
     class Answer(BaseModel):
         text: str

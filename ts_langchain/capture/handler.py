@@ -160,10 +160,13 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self._cancel_below(run_id, error)
 
     def cancelled(self, run_ids: Iterable[Any], error: asyncio.CancelledError) -> None:
-        """Ends those of these calls that have not ended. LangChain tells nobody of a call that is cancelled."""
+        """Ends those of these calls that have not ended. LangChain tells nobody of a call that is cancelled.
+
+        What a thread has begun goes on there, and LangChain tells of its end.
+        """
         for run_id in run_ids:
             started = self._started.get(run_id)
-            if started is None:
+            if started is None or not started.in_task:
                 continue
             if started.kind == "model":
                 self.on_llm_error(error, run_id=run_id)
@@ -245,18 +248,19 @@ class TokenSentinelHandler(BaseCallbackHandler):
         inside = begun.get()
         if inside is not None:
             inside.append(run_id)
-        if not self.sentinel.in_flight.keep(run_id, started):
-            self.sentinel.faults.record("handler: call never ended", TimeoutError())
-        self._note_task(run_id)
-
-    def _note_task(self, run_id: Any) -> None:
-        """Remembers which task a call has begun in: it does not outlive it."""
         try:
             task = asyncio.current_task()
         except RuntimeError:  # no event loop runs here
-            return
-        if task is None:
-            return
+            task = None
+        if task is not None:
+            started = started._replace(in_task=True)
+        if not self.sentinel.in_flight.keep(run_id, started):
+            self.sentinel.faults.record("handler: call never ended", TimeoutError())
+        if task is not None:
+            self._note_task(task, run_id)
+
+    def _note_task(self, task: asyncio.Task[Any], run_id: Any) -> None:
+        """Remembers which task a call has begun in: it does not outlive it."""
         calls = self._tasks.get(task)
         if calls is None:
             calls = self._tasks[task] = []
@@ -345,9 +349,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             reading = memory.conversation.read(messages)
             prompt = reading.prompt
             self.sentinel.changed(session)
-            begun, conversation = memory.begin(
-                origin.root_id, reading, messages[-1] if messages else None, alone=parent_run_id is None
-            )
+            alone = str(run_id) if parent_run_id is None else None
+            begun, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
             turn = begun.number
             if begun.root_id != origin.root_id:
                 origin = origin._replace(root_id=begun.root_id, trace_id=origin.root_id)

@@ -59,6 +59,8 @@ class Started(NamedTuple):
     task: int = 0
     streams: bool = False
     """Of model calls: a part of the answer has come."""
+    in_task: bool = False
+    """It began in one of asyncio's tasks, and may be cancelled with it."""
 
 
 class Reported(NamedTuple):

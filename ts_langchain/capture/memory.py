@@ -91,20 +91,20 @@ class Memory:
             memory = state.capture = cls()
         return memory  # type: ignore[no-any-return]
 
-    def begin(self, root_id: str, reading: Reading, message: object, *, alone: bool) -> tuple[Turn, int]:
+    def begin(self, root_id: str, reading: Reading, message: object, *, alone: str | None) -> tuple[Turn, int]:
         """A model is asked in this run.
 
         Args:
-            root_id: The outermost run.
+            root_id: The outermost run. Before a guarded model that is called by hand, a session stands for it.
             reading: What was read of the prompt.
             message: Its last message.
-            alone: No run encloses the call.
+            alone: The call's own run, if none encloses it.
 
         Returns:
             Its turn, and the conversation.
         """
-        conversation = reading.conversation
-        root = self.roots.get(turn_of(root_id))
+        conversation, run = reading.conversation, alone or root_id
+        root = self.roots.get(turn_of(run))
         said = plain_text(message) if reading.fresh else ""
         if root is not None and root.goes_on(said):
             conversation = root.conversation
@@ -117,7 +117,7 @@ class Memory:
             elif ended:
                 before = self.newest
         if before is None:
-            turn = Turn(mix(turn_of(root_id), conversation), root_id)
+            turn = Turn(mix(turn_of(run), conversation), root_id)
         else:
             turn = before if alone else Turn(before.number, root_id)
         self.newest = turn

@@ -162,7 +162,7 @@ class Interventions:
         # where nobody has seen the run begin, the session stands in for it
         root = self.handler.root_of(parent) or run_key or said or named
         if root is None and parent is None and turn is not None:
-            user_id = user_of(metadata, configurable) or (labels.user_id if labels is not None else None)
+            user_id = (labels.user_id if labels is not None else None) or user_of(metadata, configurable)
             root = self.handler.goes_on_with(turn.all_messages(), user_id, turn.model_name)
         root = root or str(parent or uuid4())
         with inside_run(root):
