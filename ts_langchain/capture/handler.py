@@ -350,10 +350,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
             prompt = reading.prompt
             self.sentinel.changed(session)
             alone = str(run_id) if parent_run_id is None else None
-            begun, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
-            turn = begun.number
-            if begun.root_id != origin.root_id:
-                origin = origin._replace(root_id=begun.root_id, trace_id=origin.root_id)
+            part, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
+            turn = part.number
+            if part.root_id != origin.root_id:
+                origin = origin._replace(root_id=part.root_id, trace_id=origin.root_id)
             unseen = [
                 call
                 for result, tool, args in reading.results
