@@ -132,12 +132,12 @@ class MemoryStore:
     """Accounts of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._accounts: Recent[str, _Account] = Recent()
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process. What was spent before the fork counts in both."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _account(self, key: str) -> _Account:
         account = self._accounts.pop(key, None) or _Account()

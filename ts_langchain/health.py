@@ -21,13 +21,13 @@ class Faults:
     """Counts what went wrong, by place and exception type."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts: dict[str, int] = {}
         self.total = 0
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def record(self, where: str, error: BaseException) -> None:
         """Counts an exception; the first of its kind at this place is logged, without its message.

@@ -189,7 +189,7 @@ class Sentinel:
         self._blocking = frozenset(r.name for r in self.rules if r.settings.block)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._awake: OrderedDict[str, None] = OrderedDict()  # sessions not shrunk, least recently used first
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._past: deque[Incident] = deque(maxlen=MAX_PAST_INCIDENTS)
         self._callbacks: list[Callable[[Incident], object]] = []
         self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
@@ -201,7 +201,7 @@ class Sentinel:
 
     def after_fork(self) -> None:
         """Has locks of its own in a forked process, and only then threads again, which may need them."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.faults.after_fork()
         self.in_flight.continued.after_fork()
         for session in self._sessions.values():

@@ -90,7 +90,8 @@ class Continued:
         self._requested: Recent[int, str] = Recent()  # tool calls of these conversations, by id and by arguments
         self._number = 0
         self._messages: Recent[int, tuple[weakref.ReferenceType[Any], _Read]] = Recent()  # read a moment ago
-        self._lock = threading.Lock()
+        # the collector may run inside and end a stream that nobody holds any more, which comes back here
+        self._lock = threading.RLock()
 
     def snapshot(self) -> State:
         """All that is known, to go on with later."""
@@ -104,7 +105,7 @@ class Continued:
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # --- model calls -------------------------------------------------------------------------------
 

@@ -17,14 +17,14 @@ class _Toolsets:
     """The newest 512 lists of tools of this process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._known: Recent[tuple[object, ...], Toolset] = Recent()
         self.get = self._known.get
         survives_fork(self)
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def keep(self, key: tuple[object, ...], toolset: Toolset) -> None:
         """Remembers a list of tools."""

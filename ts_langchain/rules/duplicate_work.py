@@ -49,11 +49,11 @@ class DuplicateWork(Rule[None]):
 
     def __init__(self, settings: RuleSettings, context: RuleContext) -> None:
         super().__init__(settings, context)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def new_state(self) -> None:
         return None
