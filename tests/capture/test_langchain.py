@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import threading
 import time
+import weakref
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import UUID
@@ -26,6 +29,8 @@ from recorder import Recorder, recorded
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_usage
+from ts_langchain.capture.handler import _tasks
+from ts_langchain.capture.tools import _TOOLSETS
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -331,7 +336,7 @@ def test_calls_of_a_long_task_are_not_kept() -> None:
     async def serve() -> int:
         for n in range(200):
             await ScriptedChatModel(script=["yes"]).ainvoke(f"{n}", {"callbacks": [handler]})
-        return sum(map(len, recorder.in_flight.tasks.values()))
+        return sum(map(len, _tasks.values()))
 
     assert asyncio.run(serve()) < 100
     clean(recorder, handler)
@@ -621,3 +626,41 @@ def test_what_a_callback_raises_goes_no_further() -> None:
     app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel)]})
     assert model.calls == 4
     assert sentinel.health().faults == {"on_incident callback: ZeroDivisionError": 2}
+
+
+def test_a_stream_that_is_collected_while_a_lock_is_held_hangs_nobody() -> None:
+    """The garbage collector may run anywhere, and end streams that nobody holds any more."""
+    sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
+    assert sentinel.budgets is not None
+    rule = next(r for r in sentinel.rules if r.name == "duplicate_work")
+    owners = (sentinel, sentinel.in_flight.continued, sentinel.faults, rule, sentinel.budgets._memory, _TOOLSETS)
+    for owner in owners:
+        stream = ScriptedChatModel(script=["a b c"]).stream("hi", {"callbacks": [TokenSentinelHandler(sentinel)]})
+        next(stream)
+
+        def collect(lock: Any = owner._lock, stream: Any = stream) -> None:
+            with lock:
+                stream.close()
+                sentinel.faults.record("here", ValueError())
+
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), type(owner).__name__
+    assert sentinel.health().calls == len(owners)
+
+
+def test_a_worker_that_runs_for_ever_keeps_no_handlers() -> None:
+    """A handler for each request, all of them in one task."""
+    alive: weakref.WeakSet[Sentinel] = weakref.WeakSet()
+
+    async def work() -> int:
+        for _ in range(300):
+            handler = TokenSentinelHandler()
+            alive.add(handler.sentinel)
+            await ScriptedChatModel(script=["ok"]).ainvoke("hi", {"callbacks": [handler]})
+        del handler
+        gc.collect()
+        return len(alive)
+
+    assert asyncio.run(work()) <= 64

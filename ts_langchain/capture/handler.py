@@ -7,6 +7,7 @@ import functools
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import BaseCallbackHandler
 
@@ -114,7 +115,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
         self._continued = flight.continued
-        self._tasks = flight.tasks
         self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
 
     @property
@@ -257,24 +257,18 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if not self.sentinel.in_flight.keep(run_id, started):
             self.sentinel.faults.record("handler: call never ended", TimeoutError())
         if task is not None:
-            self._note_task(task, run_id)
+            _note_task(task, self, run_id)
 
-    def _note_task(self, task: asyncio.Task[Any], run_id: Any) -> None:
-        """Remembers which task a call has begun in: it does not outlive it."""
-        calls = self._tasks.get(task)
-        if calls is None:
-            calls = self._tasks[task] = []
-            task.add_done_callback(functools.partial(self._task_done, calls))
-        calls.append(run_id)
-        many = len(calls)
-        if many >= MANY_CALLS and not many & (many - 1):  # from time to time those that have ended go
-            calls[:] = [i for i in calls if i in self._started]
+    def is_under_way(self, run_id: Any) -> bool:
+        """True for a call that has begun and not ended."""
+        return run_id in self._started
 
-    def _task_done(self, calls: Sequence[Any], task: object) -> None:
-        """Ends the calls that the task has left behind. Of streams, which may go on in another, LangChain tells."""
+    def abandon(self, run_id: Any) -> None:
+        """Ends a call whose task is done. Of streams, which may go on in another task, LangChain tells."""
         with self.sentinel.faults.fail_open("handler: task"):
-            left = [i for i in calls if (started := self._started.get(i)) is not None and not started.streams]
-            self.cancelled(left, asyncio.CancelledError())
+            started = self._started.get(run_id)
+            if started is not None and not started.streams:
+                self.cancelled([run_id], asyncio.CancelledError())
 
     # --- models ------------------------------------------------------------------------------------
 
@@ -752,6 +746,30 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=started.task,
             )
         )
+
+
+_Begun = tuple[TokenSentinelHandler, Any]
+_tasks: WeakKeyDictionary[asyncio.Task[Any], list[_Begun]] = WeakKeyDictionary()
+"""Calls that have begun in each of asyncio's tasks, of all handlers; some of them may have ended."""
+
+
+def _note_task(task: asyncio.Task[Any], handler: TokenSentinelHandler, run_id: Any) -> None:
+    """Remembers which task a call has begun in: it does not outlive it."""
+    calls = _tasks.get(task)
+    if calls is None:
+        calls = _tasks[task] = []
+        task.add_done_callback(functools.partial(_task_done, calls))
+    calls.append((handler, run_id))
+    many = len(calls)
+    if many >= MANY_CALLS and not many & (many - 1):  # from time to time those that have ended go
+        calls[:] = [(h, i) for h, i in calls if h.is_under_way(i)]
+
+
+def _task_done(calls: list[_Begun], _task: object) -> None:
+    """Ends the calls that the task has left behind."""
+    for handler, run_id in calls:
+        handler.abandon(run_id)
+    calls.clear()
 
 
 def _root_above(run_id: Any) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from ts_langchain.capture.continued import Continued
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ts_langchain.budget import Reservation
     from ts_langchain.call import Kind, Prompt, SourceCost, Toolset, Usage
     from ts_langchain.capture.continued import Asked
@@ -87,10 +84,9 @@ class InFlight:
         reservations: What calls under way were let through with.
         model_nodes: LangGraph nodes that have called a model.
         continued: Tells the conversations that nothing names.
-        tasks: Calls that have begun in each of asyncio's tasks; some of them may have ended.
     """
 
-    __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started", "tasks")
+    __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started")
 
     def __init__(self) -> None:
         self.started: dict[Any, Started] = {}
@@ -99,7 +95,6 @@ class InFlight:
         self.reservations: dict[Any, Reservation] = {}
         self.model_nodes: set[str] = set()
         self.continued = Continued()
-        self.tasks: WeakKeyDictionary[asyncio.Task[Any], list[Any]] = WeakKeyDictionary()
 
     def keep(self, run_id: Any, started: Started) -> bool:
         """Keeps a call until it ends. False if another, the oldest, had to be given up for it."""
