@@ -17,7 +17,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from recorder import Wire
 
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
-from ts_langchain.errors import ConfigurationError
+from ts_langchain.errors import CallRefused, ConfigurationError
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -84,6 +84,37 @@ def test_observe_changes_nothing(build: Any, way: str) -> None:
     assert handler.sentinel.health().calls == 13
     assert handler.pending() == {}
     assert handler._roots == {}
+
+
+@pytest.mark.parametrize("build", [agent, graph])
+@pytest.mark.parametrize("first", ["observe", "block"])
+def test_of_two_handlers_the_one_that_blocks_does_so(build: Any, first: Any) -> None:
+    """One on the model's side, one for this run: whichever LangChain asks first."""
+    app, model = build([LOOP])
+    sentinel = Sentinel()
+    modes: list[Any] = [first, "block" if first == "observe" else "observe"]
+    with pytest.raises(WasteBlocked):
+        app.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel, mode=mode) for mode in modes]})
+    assert model.calls == 3
+    assert sentinel.health().ok
+    assert sentinel.in_flight.started == {}
+
+
+@pytest.mark.parametrize("first", ["observe", "block"])
+def test_of_two_handlers_the_one_that_blocks_holds_budgets(first: Any) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "session", "calls": 2}]})
+    modes: list[Any] = [first, "block" if first == "observe" else "observe"]
+    app, model = agent([LOOP])
+    config: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode=mode) for mode in modes]}
+    with pytest.raises(CallRefused):
+        app.invoke(ASK, {**config, "configurable": {"thread_id": "t"}})
+    assert model.calls == 2
+    assert sentinel.health().ok
+    assert (sentinel.in_flight.started, sentinel.in_flight.reservations) == ({}, {})
+    assert [(d.action, d.outcome) for d in sentinel.decisions() if d.rule == "budget"] == [
+        ("warn", "done"),
+        ("stop", "done"),
+    ]
 
 
 def test_progress_is_not_blocked() -> None:

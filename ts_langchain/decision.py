@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Outcome = Literal["due", "dry run", "done", "skipped", "failed"]
 
+VETOED = "a handler held the call back"
+
 
 @dataclass(slots=True)
 class Decision:
@@ -35,7 +37,7 @@ class Decision:
         outcome: `due` until it is carried out; `dry run` where the policy only observes; `done` once, or for a
             sustained action at least once; `skipped` where it could not be done here, `why` says why; `failed` where it
             raised, and the app went on without it.
-        why: Why it was skipped or failed.
+        why: Why it was skipped or failed, or how it was done.
         tool: The tool it is about, None if it is about none.
         classifying: The request it was decided at was worded as a classification; a `downgrade` then holds for
             such requests only, in all runs of the session.
@@ -56,6 +58,11 @@ class Decision:
     tool: str | None = None
     classifying: bool = False
 
+    @property
+    def raised(self) -> bool:
+        """True once an exception has carried it out, which retries around the call may have caught."""
+        return self.outcome == "done" and (self.action == "block" or self.why == VETOED)
+
 
 class Standing:
     """How far the escalation on one incident has come. Part of a session's state."""
@@ -72,7 +79,7 @@ class Standing:
         decision = self.decision
         if decision is None or decision.outcome in ("dry run", "failed", "skipped"):
             return None
-        if decision.outcome == "done" and decision.action not in SUSTAINED:
+        if decision.outcome == "done" and decision.action not in SUSTAINED and not decision.raised:
             return None
         return decision
 

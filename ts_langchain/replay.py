@@ -41,8 +41,8 @@ class Run:
         ended_at: Seconds since the epoch, never before `started_at`.
         trace_id: Id of the outermost run.
         parent_id: Id of the enclosing run.
-        thread_id: The conversation; None where the source does not know. Then it is the trace, or for a model call
-            that no other run encloses, the one that its prompt goes on from.
+        thread_id: The conversation; None where the source does not know. Then it is the trace, or outside of graphs
+            (`langgraph_node`) the one that a model call's prompt goes on from.
         inputs: Messages, prompts, tool arguments, query or texts.
         outputs: Generations, tool output or documents; None if it failed or was not recorded.
         error: Error text; None if it succeeded.

@@ -18,7 +18,7 @@ from ts_langchain.call import features
 from ts_langchain.capture.context import SessionContext, as_id
 from ts_langchain.capture.in_flight import InFlight
 from ts_langchain.control import Control
-from ts_langchain.decision import Decision, Standing, decide
+from ts_langchain.decision import VETOED, Decision, Standing, decide
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.forked import survives_fork
 from ts_langchain.health import Faults, logger
@@ -581,7 +581,7 @@ class Sentinel:
         Args:
             session_id: The conversation.
             root_id: The outermost run.
-            at: Event time. A `block` that was raised holds until the incident has been silent for 30 s.
+            at: Event time. One that was raised as an exception holds until the incident has been silent for 30 s.
             resuming: The run goes on after an interrupt: a `pause` decided in the run before is asked about again.
         """
         session = self._sessions.get(session_id)
@@ -602,8 +602,7 @@ class Sentinel:
         with session.lock:
             for key, standing in session.state.standing.items():
                 due, incident = standing.due, session.state.incidents.get(key)
-                raised = due is not None and due.action == "block" and due.outcome == "done"
-                if due is not None and not (raised and (incident is None or not incident.is_hot(at))):
+                if due is not None and not (due.raised and (incident is None or not incident.is_hot(at))):
                     found.append(due)
         return found
 
@@ -660,7 +659,7 @@ class Sentinel:
             with session.lock:
                 incident = copy.copy(session.state.incidents.get((decision.rule, decision.key)))
             if incident is not None and (decision.root_id == root_id or incident.is_storm_of(request, at)):
-                self.settle(decision, "done")
+                self.settle(decision, "done", "" if decision.action == "block" else VETOED)
                 return incident
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,18 @@ from agents import DONE, LOOP, fetch_page
 from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_rows import odd
+from langchain.agents import create_agent
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable, RunnableLambda, chain
+from langchain_core.tools import tool
 from langchain_core.tracers import LangChainTracer
 from recorder import Wire, recorded, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
+from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked, guard_model
 from ts_langchain.call import ToolCall
 from ts_langchain.capture import continued
 from ts_langchain.capture.continued import Continued, family_of
@@ -159,15 +167,16 @@ def test_many_messages_may_have_been_added() -> None:
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(continued, "MAX_PROMPTS", 5)
     monkeypatch.setattr(continued, "MAX_REQUESTED", 7)
+    monkeypatch.setattr(continued, "MAX_RUNS", 3)
     talks = Talks()
     for n in range(100):
         talks.ask(OPENING, n * 3600.0)
         talks.ask([{"role": "user", "content": str(n)}], n * 3600.0)
-        asked = talks.continued.begin(f"c{n}", [{"role": "user", "content": f"c{n}"}], (), n * 3600.0)
+        asked = talks.continued.begin(f"c{n}", [{"role": "user", "content": f"c{n}"}], (), n * 3600.0, f"r{n}")
         assert asked is not None
         talks.continued.end(asked, n * 3600.0, None, [ToolCall(f"c{n}", "fetch", n)], failed=False)
-    last, lengths, requested, number = talks.continued.snapshot()
-    assert (len(last), len(lengths), len(requested), number) == (5, 5, 7, 300)
+    last, lengths, requested, runs, number = talks.continued.snapshot()
+    assert (len(last), len(lengths), len(requested), len(runs), number) == (5, 5, 7, 3, 300)
     assert max(map(len, last.values())) <= continued.MAX_ALIKE
     assert len(pickle.dumps(talks.continued.snapshot())) < 5_000
 
@@ -210,11 +219,36 @@ def test_prompts_of_any_type(prompts: list[Any]) -> None:
 # --- live ------------------------------------------------------------------------------------------
 
 
-def by_hand(model: ScriptedChatModel, config: Any, question: str = "Which plan has SSO?", *, ids: bool = True) -> None:
+Step = Callable[[Any], Runnable[Any, Any]]
+PROMPT = ChatPromptTemplate.from_messages([("system", "You know all plans."), MessagesPlaceholder("messages")])
+
+
+def bare(model: Any) -> Runnable[Any, Any]:
+    return model  # type: ignore[no-any-return]
+
+
+def chained(model: Any) -> Runnable[Any, Any]:
+    return RunnableLambda(lambda messages: {"messages": messages[1:]}) | PROMPT | model
+
+
+def falling_back(model: Any) -> Runnable[Any, Any]:
+    return ScriptedChatModel(script=[ConnectionError("down")]).with_fallbacks([model])
+
+
+def retried(model: Any) -> Runnable[Any, Any]:
+    return chained(model.with_retry(stop_after_attempt=2))
+
+
+STEPS = pytest.mark.parametrize("step", [bare, chained, falling_back, retried])
+
+
+def by_hand(
+    model: Any, config: Any, question: str = "Which plan has SSO?", *, ids: bool = True, step: Step = bare
+) -> None:
     """An agent as tutorials write it: a loop, a model, a tool."""
     messages: list[BaseMessage] = [SystemMessage("You know all plans."), HumanMessage(question)]
     for _ in range(20):
-        answer = model.invoke(messages, config)
+        answer = step(model).invoke(messages, config)
         messages.append(answer)
         if not answer.tool_calls:
             return
@@ -223,30 +257,33 @@ def by_hand(model: ScriptedChatModel, config: Any, question: str = "Which plan h
             messages.append(result if ids else ToolMessage(result, tool_call_id=call["id"]))
 
 
+@STEPS
 @pytest.mark.parametrize("ids", [True, False])
-def test_a_loop_by_hand_is_one_session_and_is_stopped(ids: bool) -> None:
+def test_a_loop_by_hand_is_one_session_and_is_stopped(ids: bool, step: Step) -> None:
     recorder, handler = recorded()
-    by_hand(ScriptedChatModel(script=[LOOP] * 5 + [DONE]), {"callbacks": [handler]}, ids=ids)
-    [first] = {call.session_id for call in recorder.seen}
-    assert (len(recorder.seen), first) == (11, recorder.seen[0].id)
-    assert {call.root_id for call in recorder.seen} == {first}
+    by_hand(ScriptedChatModel(script=[LOOP] * 5 + [DONE]), {"callbacks": [handler]}, ids=ids, step=step)
+    assert len({call.session_id for call in recorder.seen}) == 1
+    # LangChain calls fallbacks outside of the run that it begins for them: the failed try is a turn of its own
+    assert len({call.root_id for call in recorder.seen}) == (2 if step is falling_back else 1)
+    assert sum(call.status == "ok" for call in recorder.seen) == 11
     assert [(i.rule, i.calls) for i in recorder.incidents()] == [("tool_loop", 4)]
     model = ScriptedChatModel(script=[LOOP])
     with pytest.raises(WasteBlocked, match="fetch_page"):
-        by_hand(model, {"callbacks": [TokenSentinelHandler(mode="block")]}, ids=ids)
+        by_hand(model, {"callbacks": [TokenSentinelHandler(mode="block")]}, ids=ids, step=step)
     assert model.calls == 3
 
 
+@STEPS
 @pytest.mark.parametrize("config", [{}, {"metadata": {"session_id": "s"}}], ids=["nameless", "named"])
 @pytest.mark.parametrize("do", ["stop", "block"])
-def test_a_policy_holds_in_a_loop_by_hand(do: str, config: Any) -> None:
+def test_a_policy_holds_in_a_loop_by_hand(do: str, config: Any, step: Step) -> None:
     steps = [{"at": 1, "do": do}]
     rules = {"tool_loop": {"min_severity": "high", "steps": steps}, "retry_storm": {"steps": steps}}
     sentinel = Sentinel(policy={"rules": rules})
     config = {**config, "callbacks": [TokenSentinelHandler(sentinel, mode="block")]}
     looping, failing = ScriptedChatModel(script=[LOOP]), ScriptedChatModel(script=[ConnectionError("down")])
     with pytest.raises(WasteBlocked, match="fetch_page"):
-        by_hand(looping, config)
+        by_hand(looping, config, step=step)
     assert looping.calls == 3
     looping.invoke("something else", config)
     for _ in range(5):
@@ -255,6 +292,19 @@ def test_a_policy_holds_in_a_loop_by_hand(do: str, config: Any) -> None:
     with pytest.raises(WasteBlocked, match="ConnectionError"):
         failing.invoke("hello", config)
     assert [(d.action, d.outcome) for d in sentinel.decisions()] == [(do, "done")] * 2
+
+
+@STEPS
+@pytest.mark.parametrize("seen", [True, False], ids=["with a handler", "without one"])
+@pytest.mark.parametrize("config", [{}, {"metadata": {"session_id": "s"}}], ids=["nameless", "named"])
+def test_a_guarded_model_stops_a_loop_by_hand(config: Any, seen: bool, step: Step) -> None:
+    sentinel = Sentinel(policy={"rules": {"tool_loop": {"steps": [{"at": 1, "do": "stop"}]}}})
+    config = {**config, "callbacks": [TokenSentinelHandler(sentinel)] if seen else []}
+    model = ScriptedChatModel(script=[LOOP])
+    by_hand(guard_model(model, sentinel), config, step=step)
+    assert model.calls == (2 if seen else 3)  # without a handler tools are seen in the next prompt
+    assert [(d.action, d.outcome) for d in sentinel.decisions()] == [("stop", "done")]
+    assert sentinel.health().sessions == 1
 
 
 def test_a_veto_holds_when_the_same_is_sent_again() -> None:
@@ -361,11 +411,86 @@ def test_what_is_named_stands() -> None:
     assert {call.session_id for call in recorder.seen} == {"ticket-17", "t"}
 
 
-def test_a_loop_by_hand_is_the_same_live_and_replayed() -> None:
+@chain
+def and_its_tools(given: dict[str, Any]) -> list[Any]:
+    """A step that does all there is to do in a turn: looks something up, asks a model, runs its tools."""
+    Shelf().invoke("plans")
+    answer = given["model"].invoke(given["messages"])
+    return [answer, *(fetch_page.invoke(call) for call in answer.tool_calls)]
+
+
+class Shelf(BaseRetriever):
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return [Document("All plans.")]
+
+
+def stepwise(model: ScriptedChatModel, config: Any) -> None:
+    messages: list[Any] = [HumanMessage("Which plan has SSO?")]
+    while len(messages) < 2 or isinstance(messages[-1], ToolMessage):
+        messages += and_its_tools.invoke({"model": model, "messages": messages}, config)
+
+
+BY_HAND = [functools.partial(by_hand, step=step) for step in (bare, chained, falling_back, retried)]
+
+
+@pytest.mark.parametrize("run", [stepwise, *BY_HAND])
+@pytest.mark.parametrize("ids", [{}, {"session_id": "s"}], ids=["nameless", "named"])
+def test_a_loop_by_hand_is_the_same_live_and_replayed(run: Any, ids: Any) -> None:
     recorder, handler = recorded()
     client = Wire()
-    by_hand(ScriptedChatModel(script=[LOOP] * 3 + [DONE]), {"callbacks": [handler, LangChainTracer(client=client)]})
+    config = {"callbacks": [handler, LangChainTracer(client=client)], "metadata": ids}
+    run(ScriptedChatModel(script=[LOOP] * 3 + [DONE]), config)
     again = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
     assert again.known() == recorder.known()
     assert [(i.id, i.wasted_nano) for i in again.incidents()] == [(i.id, i.wasted_nano) for i in recorder.incidents()]
-    assert len(again.incidents()) == 1
+    assert "tool_loop" in {i.rule for i in again.incidents()}
+
+
+def test_what_a_step_runs_belongs_to_its_conversation() -> None:
+    recorder, handler = recorded()
+    stepwise(ScriptedChatModel(script=[LOOP] * 5 + [DONE]), {"callbacks": [handler]})
+    asked = [call for call in recorder.seen if call.kind != "retriever"]
+    assert len({call.session_id for call in asked}) == len({call.root_id for call in asked}) == 1
+    assert [(i.rule, i.calls) for i in recorder.incidents()] == [("tool_loop", 4)]
+    assert handler.sentinel.health().ok
+
+
+def test_a_chain_stays_in_the_conversation_of_its_first_request() -> None:
+    """What it asks further on may go on with another, as the answer of a summary does."""
+    talks = Talks()
+    assert talks.ask(OPENING, 0.0) == "0"
+    begin = talks.continued.begin
+    assert [begin("r", p, (), 3.0, "r") for p in ([said("")], [])] == [None, None]
+    asked = begin("r", FURTHER, (), 4.0, "r")
+    assert asked is not None
+    assert (asked.conversation, talks.continued.of_run("r")) == ("r", "r")
+    asked = begin("q", [*FURTHER, *ROUND], (), 5.0, "q")
+    assert asked is not None
+    assert (asked.conversation, talks.continued.of_run("q"), talks.continued.of_run("p")) == ("r", "r", None)
+
+
+def test_questions_in_batches_are_no_conversation() -> None:
+    recorder, handler = recorded()
+    step = chained(ScriptedChatModel(script=[AIMessage("yes")]))
+    step.batch([[SystemMessage(""), HumanMessage(f"Row {n % 20}?")] for n in range(100)], {"callbacks": [handler]})
+    assert len({call.session_id for call in recorder.seen}) == 100
+
+
+def test_what_a_tool_asks_that_is_run_by_hand_belongs_to_its_conversation() -> None:
+    recorder, handler = recorded()
+    helper = ScriptedChatModel(script=[AIMessage("SSO is in the business plan.")])
+
+    @tool
+    def read(url: str) -> str:
+        """Reads a page."""
+        create_agent(helper, []).invoke({"messages": [("user", url)]})
+        return str(helper.invoke([HumanMessage(f"Sum up {url}.")]).content)
+
+    config: Any = {"callbacks": [handler]}
+    messages: list[Any] = [HumanMessage("Which plan has SSO?")]
+    model = ScriptedChatModel(script=[call_tool("read", url="a"), DONE])
+    messages.append(model.invoke(messages, config))
+    messages.append(read.invoke(messages[-1].tool_calls[0], config))
+    model.invoke(messages, config)
+    assert [call.kind for call in recorder.seen] == ["model", "model", "model", "tool", "model"]
+    assert len({call.session_id for call in recorder.seen}) == 1

@@ -1,7 +1,7 @@
 """Which conversation a model call belongs to where nothing names one: told by what was sent before.
 
-Loops written by hand call a model again and again, each time in a run of its own; a gateway's log is nothing else. What
-holds them together is that each prompt goes on from the one before.
+Loops written by hand call a model, or a chain with a model in it, again and again, each time in a run of its own; a
+gateway's log is nothing else. What holds them together is that each prompt goes on from the one before.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import ToolCall
 
 MAX_PROMPTS = 10_000
+MAX_RUNS = 10_000
 MAX_ALIKE = 32
 MAX_REQUESTED = 6_144
 MAX_NEW_MESSAGES = 64
@@ -71,7 +72,7 @@ class _Last(NamedTuple):
     failed: bool = False
 
 
-State = tuple[Recent[int, tuple[_Last, ...]], Recent[int, None], Recent[int, str], int]
+State = tuple[Recent[int, tuple[_Last, ...]], Recent[int, None], Recent[int, str], Recent[str, str], int]
 
 
 class Continued:
@@ -88,6 +89,7 @@ class Continued:
         self._last: Recent[int, tuple[_Last, ...]] = Recent()
         self._lengths: Recent[int, None] = Recent()  # of these prompts: what has another length need not be read
         self._requested: Recent[int, str] = Recent()  # tool calls of these conversations, by id and by arguments
+        self._runs: Recent[str, str] = Recent()  # outermost runs that models were asked in
         self._number = 0
         self._messages: Recent[int, tuple[weakref.ReferenceType[Any], _Read]] = Recent()  # read a moment ago
         # the collector may run inside and end a stream that nobody holds any more, which comes back here
@@ -96,12 +98,12 @@ class Continued:
     def snapshot(self) -> State:
         """All that is known, to go on with later."""
         with self._lock:
-            return Recent(self._last), Recent(self._lengths), Recent(self._requested), self._number
+            return Recent(self._last), Recent(self._lengths), Recent(self._requested), Recent(self._runs), self._number
 
     def restore(self, state: State) -> None:
         """Goes on where `snapshot` was taken."""
         with self._lock:
-            self._last, self._lengths, self._requested, self._number = state
+            self._last, self._lengths, self._requested, self._runs, self._number = state
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process."""
@@ -109,7 +111,9 @@ class Continued:
 
     # --- model calls -------------------------------------------------------------------------------
 
-    def begin(self, root_id: str, messages: Sequence[object], who: Sequence[str | None], at: float) -> Asked | None:
+    def begin(
+        self, root_id: str, messages: Sequence[object], who: Sequence[str | None], at: float, around: str | None = None
+    ) -> Asked | None:
         """A request is about to be sent. To be asked in order of time.
 
         Args:
@@ -117,6 +121,7 @@ class Continued:
             messages: The prompt.
             who: Whatever tells callers apart: user, family of models.
             at: Event time.
+            around: The outermost run around it, if there is one. Its first request tells the conversation of all.
 
         Returns:
             Its conversation; None if the prompt says nothing.
@@ -124,14 +129,20 @@ class Continued:
         with self._lock:
             opening = _opening(messages, who, self._read)
             if opening is None:
+                if around is not None and around not in self._runs:
+                    self.place(around, root_id)
                 return None
             prompt, length = self._prompt(messages, opening, len(messages)), hash((opening.digest, len(messages)))
             found = self._found(messages, prompt, opening, at)
             if found is not None:
                 self._forget(*found)
             self._number += 1
-            conversation = found[1].conversation if found is not None else self._answered(messages, opening)
+            conversation = self._runs.get(around) if around is not None else None
+            if conversation is None:
+                conversation = found[1].conversation if found is not None else self._answered(messages, opening)
             now = _Last(conversation or root_id, self._number, at)
+            if around is not None:
+                self.place(around, now.conversation)
             self._last[prompt] = (*self._last.pop(prompt, ()), now)[-MAX_ALIKE:]
             self._last.limit(MAX_PROMPTS)
             self._lengths.pop(length, None)
@@ -173,7 +184,17 @@ class Continued:
                 self._requested[_run(call.name, call.args)] = asked.conversation
             self._requested.limit(MAX_REQUESTED)
 
-    # --- tools -------------------------------------------------------------------------------------
+    # --- what is no model call ---------------------------------------------------------------------
+
+    def place(self, run: str, conversation: str) -> None:
+        """Whatever runs inside this run from now on belongs to this conversation."""
+        with self._lock:
+            self._runs[run] = conversation
+            self._runs.limit(MAX_RUNS)
+
+    def of_run(self, run: str) -> str | None:
+        """The conversation that a run was placed in; None before a model was asked in it."""
+        return self._runs.get(run)
 
     def of_tool(self, name: str, arguments: int, tool_call_id: str | None) -> str | None:
         """The conversation in which a tool was asked for that runs by itself; None if it is not known.

@@ -223,16 +223,18 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if configured is None:
             configured = configurable()
         session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
+        all_tags = tuple(tags) if tags else ()
         if labels is None:
             named = self.session_id or session_id
-            return Origin(named or root_id, root_id, node, tuple(tags) if tags else (), user_id, named is not None)
-        named = self.session_id or labels.session_id or session_id
-        user_id, all_tags = labels.user_id or user_id, (*(tags or ()), *labels.tags)
-        return Origin(named or root_id, root_id, node, all_tags, user_id, named is not None)
+        else:
+            named = self.session_id or labels.session_id or session_id
+            user_id, all_tags = labels.user_id or user_id, (*all_tags, *labels.tags)
+        session_id = named or self._continued.of_run(root_id) or root_id
+        return Origin(session_id, root_id, node, all_tags, user_id, named is not None)
 
-    def goes_on_with(self, messages: Sequence[object], user_id: str | None, model: str | None) -> str | None:
-        """The conversation that a request without a name goes on with, None if it begins one."""
-        return self._continued.look(messages, (user_id, family_of(model)), self.clock())
+    def _run_around(self, parent_run_id: Any) -> str:
+        """The outermost run around a call, whatever stands for it."""
+        return self._roots.get(parent_run_id) or traced_root(parent_run_id) or str(parent_run_id)
 
     def origin(
         self,
@@ -243,6 +245,22 @@ class TokenSentinelHandler(BaseCallbackHandler):
     ) -> Origin:
         """Where a call made under this parent, with these parts of its config, would come from."""
         return self._origin(parent_run_id, parent_run_id, metadata, tags, configured)
+
+    def goes_on_with(
+        self, parent_run_id: Any, messages: Sequence[object], user_id: str | None, model: str | None
+    ) -> str | None:
+        """The conversation that a request without a name goes on with, None if it begins one."""
+        placed = self._continued.of_run(self._run_around(parent_run_id)) if parent_run_id is not None else None
+        return placed or self._continued.look(messages, (user_id, family_of(model)), self.clock())
+
+    def in_turn(self, origin: Origin, conversation: str | None, messages: Sequence[object]) -> Origin:
+        """The origin of a request that no graph makes, in this conversation and the turn that it goes on with."""
+        if conversation is not None:
+            origin = origin._replace(session_id=conversation)
+        session = self.sentinel.get(origin.session_id)
+        with session.lock:
+            turn = Memory.of(session.state).turn_behind(messages)
+        return origin if turn is None else origin._replace(root_id=turn.root_id)
 
     def _keep(self, run_id: Any, started: Started) -> None:
         inside = begun.get()
@@ -312,8 +330,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
         metadata: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
-        if run_id in self._started:
-            return  # another handler of this Sentinel has seen it
+        seen = self._started.get(run_id)
+        if seen is not None:  # by another handler of this Sentinel, which let it pass
+            if self.mode == "block":
+                self._look_again(run_id, seen)
+            return
         meta = metadata or {}
         origin = self._origin(run_id, parent_run_id, meta, tags)
         at = self.clock()
@@ -332,19 +353,21 @@ class TokenSentinelHandler(BaseCallbackHandler):
             temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
         toolset = read_toolset(tools) if tools else None
-        asked = None
-        if parent_run_id is None and not origin.named:
-            asked = self._continued.begin(origin.root_id, messages, (origin.user_id, family_of(model)), at)
-            if asked is not None:
-                origin = origin._replace(session_id=asked.conversation)
+        alone, asked = None, None
+        if origin.node is None:  # no graph: a call by hand, or a chain
+            alone = str(run_id) if parent_run_id is None else self._run_around(parent_run_id)
+            if not origin.named:
+                who, around = (origin.user_id, family_of(model)), None if parent_run_id is None else alone
+                asked = self._continued.begin(origin.root_id, messages, who, at, around)
+                if asked is not None:
+                    origin = origin._replace(session_id=asked.conversation)
         session = self.sentinel.get(origin.session_id)
         with session.lock:
             memory = Memory.of(session.state)
             reading = memory.conversation.read(messages)
             prompt = reading.prompt
             self.sentinel.changed(session)
-            alone = str(run_id) if parent_run_id is None else None
-            part, conversation = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
+            part, opening = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
             turn = part.number
             if part.root_id != origin.root_id:
                 origin = origin._replace(root_id=part.root_id, trace_id=origin.root_id)
@@ -367,9 +390,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             max_tokens = None
         try:
             if self.mode == "block":
-                incident = self.sentinel.veto(session, origin.root_id, turn, request, at)
-                if incident is not None:
-                    raise WasteBlocked(incident)
+                self._veto(origin, turn, request, at)
             if self.sentinel.governed:
                 self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)
         except Intervention:
@@ -391,13 +412,60 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 temperature,
                 max_tokens=max_tokens,
                 turn=turn,
-                conversation=conversation,
+                conversation=opening,
                 asked=asked,
                 parent=parent_run_id,
                 step=step,
                 task=task,
             ),
         )
+
+    def _veto(self, origin: Origin, turn: int, request: int, at: float) -> None:
+        """Raises if the session is in trouble."""
+        incident = self.sentinel.veto(self.sentinel.get(origin.session_id), origin.root_id, turn, request, at)
+        if incident is not None:
+            raise WasteBlocked(incident)
+
+    def _look_again(self, run_id: Any, seen: Started) -> None:
+        """Holds a call back that a handler which only observes has let pass."""
+        try:
+            self._veto(seen.origin, seen.turn, seen.request, seen.started_at)
+            reservation = reserved.get()
+            let_through = reservation is not None and reservation.taken == run_id
+            if self.sentinel.governed and not let_through:
+                self._admit_again(run_id, seen)
+        except Intervention:
+            self._unsent(run_id)
+            raise
+
+    def _admit_again(self, run_id: Any, seen: Started) -> None:
+        """Asks the budgets once more for a call that was let through by force."""
+        if seen.prompt is None:
+            return
+        self._give_back(run_id)
+        self._admit(
+            run_id,
+            seen.origin,
+            seen.started_at,
+            seen.model,
+            seen.provider,
+            seen.prompt,
+            seen.toolset,
+            seen.max_tokens,
+        )
+
+    def _unsent(self, run_id: Any) -> None:
+        """Forgets a call that is held back after it was seen: LangChain tells nobody of its end."""
+        seen = self._started.pop(run_id, None)
+        self._give_back(run_id)
+        if seen is not None and seen.asked is not None:  # whoever sends it again goes on where he was
+            self._continued.end(seen.asked, seen.started_at, None, failed=True)
+
+    def _give_back(self, run_id: Any) -> None:
+        """Settles what was reserved for a call that is not made."""
+        reservation = self._reservations.pop(run_id, None)
+        if reservation is not None and self.sentinel.budgets is not None:
+            self.sentinel.budgets.settle(reservation, None)
 
     def _admit(
         self,
@@ -568,7 +636,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         tool_call_id = str(tool_call_id) if tool_call_id else None
         if parent_run_id is None and not origin.named and args is not None:
             conversation = self._continued.of_tool(str(name), args.fingerprint, tool_call_id)
-            origin = origin._replace(session_id=conversation or origin.session_id)
+            if conversation is not None:
+                origin = origin._replace(session_id=conversation)
+                self._continued.place(origin.root_id, conversation)
         step, task = task_of(metadata or {})
         self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
         self._keep(
@@ -632,8 +702,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                     memory.conversation.remember(message, output.read)
         ended_at = self.clock()
         call_run = run_id if type(run_id) is str else str(run_id)
-        if asked is not None and origin.root_id == call_run:  # by hand
-            origin = origin._replace(root_id=asked.turn.root_id, trace_id=call_run)
+        if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
+            origin = origin._replace(root_id=asked.turn.root_id, trace_id=origin.root_id)
         self.sentinel.observe(
             Call(
                 call_run,

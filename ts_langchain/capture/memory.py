@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
-from ts_langchain.capture.messages import plain_text
+from ts_langchain.capture.messages import plain_text, read_message
 from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ts_langchain.call import Call
     from ts_langchain.capture.conversation import Reading
     from ts_langchain.session import SessionState
@@ -126,6 +128,11 @@ class Memory:
         self.roots.touch(key)
         self.roots.limit(MAX_ROOTS)
         return turn, conversation
+
+    def turn_behind(self, messages: Sequence[object]) -> Turn | None:
+        """The turn that a prompt goes on with which ends with results of its tool calls, None if it begins one."""
+        results = read_message(messages[-1]).tool_results if messages else ()
+        return self.unread.get(text_hash(results[-1].tool_call_id), self.newest) if results else None
 
     def request(self, call: Call) -> None:
         """Remembers which tool calls a model turn asked for."""

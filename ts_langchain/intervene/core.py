@@ -161,12 +161,16 @@ class Interventions:
         said = labels.root_id if labels is not None else None
         # where nobody has seen the run begin, the session stands in for it
         root = self.handler.root_of(parent) or run_key or said or named
-        if root is None and parent is None and turn is not None:
+        by_hand = turn.all_messages() if turn is not None and metadata.get("langgraph_node") is None else None
+        conversation = None
+        if turn is not None and by_hand is not None and named is None:
             user_id = (labels.user_id if labels is not None else None) or user_of(metadata, configurable)
-            root = self.handler.goes_on_with(turn.all_messages(), user_id, turn.model_name)
-        root = root or str(parent or uuid4())
+            conversation = self.handler.goes_on_with(parent, by_hand, user_id, turn.model_name)
+        root = root or conversation or str(parent or uuid4())
         with inside_run(root):
             origin = self.handler.origin(parent, metadata, config.get("tags"), configurable)
+        if by_hand is not None:
+            origin = self.handler.in_turn(origin, conversation, by_hand)
         resumable = configurable.get(CHECKPOINTER) not in (None, False)
         resuming = configurable.get(RESUMING) is True
         return Here(origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming)

@@ -52,9 +52,8 @@ class DoorHandler(TokenSentinelHandler):
         if not self._let_through(run_id) and self.vetoes:
             try:
                 self._check(run_id, parent_run_id, tags, metadata or {})
-            except Intervention:  # LangChain tells nobody of the end of a call that has not begun
-                self._started.pop(run_id, None)
-                self._give_back(run_id)
+            except Intervention:
+                self._unsent(run_id)
                 raise
         super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs)
 
@@ -69,24 +68,8 @@ class DoorHandler(TokenSentinelHandler):
             decision = self._ending(origin)
         if decision is not None:
             raise self._held_back(decision)
-        if seen is not None and seen.prompt is not None and self.sentinel.governed:
-            self._give_back(run_id)
-            self._admit(
-                run_id,
-                seen.origin,
-                seen.started_at,
-                seen.model,
-                seen.provider,
-                seen.prompt,
-                seen.toolset,
-                seen.max_tokens,
-            )
-
-    def _give_back(self, run_id: Any) -> None:
-        """Settles what was reserved for a call that is not made."""
-        reservation = self._reservations.pop(run_id, None)
-        if reservation is not None and self.sentinel.budgets is not None:
-            self.sentinel.budgets.settle(reservation, None)
+        if seen is not None and self.sentinel.governed:
+            self._admit_again(run_id, seen)
 
     def _let_through(self, run_id: Any) -> bool:
         """True for the call that a door has let through."""
