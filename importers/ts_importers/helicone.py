@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_importers.helicone_rows import run_from_request
 from ts_importers.http import Client
-from ts_importers.windows import WindowWalk
+from ts_importers.windows import PageSize, WindowWalk
 from ts_langchain.errors import ImporterError
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class HeliconeImporter(WindowWalk):
         on_wait: OnWait | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(since, until, limit)
-        self.page_size = page_size
+        super().__init__(since, until, limit, PageSize(page_size))
         key = api_key.strip()
         common: dict[str, Any] = {
             "key_hint": KEY_HINT,
@@ -84,7 +83,7 @@ class HeliconeImporter(WindowWalk):
         self._bodies = Client(base, {}, service=f"{SERVICE} bodies", **common)
         self._pool = ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="ts-langchain bodies")
         self.scope = f"{self._client.host}/key-{sha256(key.encode()).hexdigest()[:8]}"
-        self._query(self.since, self.since, None)  # a wrong key or address is told at once
+        self._query(self.since, self.since, None, self.page_size.rows)  # a wrong key or address is told at once
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
@@ -96,7 +95,7 @@ class HeliconeImporter(WindowWalk):
     def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
         return run_from_request(row)
 
-    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
+    def _query(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> tuple[list[Any], str | None]:
         offset = int(cursor or 0)
         body = {
             "filter": {
@@ -105,14 +104,13 @@ class HeliconeImporter(WindowWalk):
                 "right": {"request": {"created_at": {"lt": end.isoformat()}}},
             },
             "offset": offset,
-            "limit": self.page_size,
+            "limit": rows,
             "sort": {"created_at": "asc"},
         }
         answer = self._client.post("/v1/request/query", body)
         found = answer.get("data") if isinstance(answer, dict) else None
-        rows = found if isinstance(found, list) else []
-        rows = list(self._pool.map(self._with_bodies, rows))
-        return rows, str(offset + self.page_size) if len(rows) >= self.page_size else None
+        requests = list(self._pool.map(self._with_bodies, found if isinstance(found, list) else []))
+        return requests, str(offset + rows) if len(requests) >= rows else None
 
     def _with_bodies(self, row: Any) -> Any:
         """The row with its bodies; without them if they are gone (they are kept for a limited time)."""

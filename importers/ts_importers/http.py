@@ -125,6 +125,7 @@ class Client:
                 f"SSL_CERT_DIR) cannot be used: {type(error).__name__}"
             )
             raise ConfigurationError(msg) from None
+        self._answered = threading.local()
         self._given_up = threading.Event()
         backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
 
@@ -164,6 +165,11 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.service} at {self.host})"
+
+    @property
+    def answer_bytes(self) -> int:
+        """Length of the last answer that this thread got, unpacked; 0 before the first."""
+        return getattr(self._answered, "bytes", 0)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -268,6 +274,7 @@ class Client:
             raise HTTPFailure(status, msg)
         if not response.content and (status == 204 or method in ("PATCH", "DELETE")):
             return None
+        self._answered.bytes = len(response.content)
         try:
             return orjson.loads(response.content)
         except ValueError:

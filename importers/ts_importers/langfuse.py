@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_importers.http import Client, HTTPFailure
 from ts_importers.langfuse_rows import run_from_observation
-from ts_importers.windows import WindowWalk
+from ts_importers.windows import PageSize, WindowWalk
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class LangfuseImporter(WindowWalk):
         until: End of the range, exclusive; now if None or later.
         endpoint: Address of Langfuse.
         environment: Only this environment; all if None.
-        page_size: Rows per request, 1 to 1000 (older endpoint: 100).
+        page_size: Rows per request, 1 to 1000 (older endpoint: 100); None for as many as make 2 MB.
         limit: Stop after about so many rows.
         on_wait: Told of each wait before a retry.
         sleep: Waits; for tests.
@@ -71,13 +71,12 @@ class LangfuseImporter(WindowWalk):
         until: datetime | None = None,
         endpoint: str = "https://cloud.langfuse.com",
         environment: str | None = None,
-        page_size: int = 100,
+        page_size: int | None = None,
         limit: int | None = None,
         on_wait: OnWait | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(since, until, limit)
-        self.page_size = page_size
+        super().__init__(since, until, limit, PageSize(page_size))
         self.environment = environment
         pair = f"{public_key.strip()}:{secret_key.strip()}".encode()
         self._client = Client(
@@ -113,10 +112,10 @@ class LangfuseImporter(WindowWalk):
             trace = self._traces.get(str(row.get("traceId")))
         return run_from_observation(row, trace)
 
-    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
+    def _query(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> tuple[list[Any], str | None]:
         if self._v2:
             try:
-                answer = self._client.get("/api/public/v2/observations", self._v2_params(start, end, cursor))
+                answer = self._client.get("/api/public/v2/observations", self._v2_params(start, end, cursor, rows))
             except HTTPFailure as error:
                 if error.status not in NO_V2 or self._settled:
                     raise
@@ -128,14 +127,14 @@ class LangfuseImporter(WindowWalk):
         if cursor is None:
             self._read_traces(start, end)
         page = int(cursor or 1)
-        params = {"page": page, "limit": min(self.page_size, 100), **self._range("StartTime", start, end)}
+        params = {"page": page, "limit": min(rows, 100), **self._range("StartTime", start, end)}
         return _paged(self._client.get("/api/public/observations", params), page)
 
-    def _v2_params(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, str | int]:
+    def _v2_params(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> dict[str, str | int]:
         params: dict[str, str | int] = {
             "fields": FIELDS,
             "expandMetadata": EXPANDED,
-            "limit": self.page_size,
+            "limit": rows,
             **self._range("StartTime", start, end),
         }
         return params | ({"cursor": cursor} if cursor else {})

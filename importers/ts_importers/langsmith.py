@@ -13,7 +13,7 @@ from uuid import UUID
 from ts_importers.http import Client, HTTPFailure
 from ts_importers.langsmith_projects import NO_V2, RESOLUTION, all_projects, is_experiment
 from ts_importers.langsmith_rows import run_from_row
-from ts_importers.windows import WindowWalk
+from ts_importers.windows import PageSize, WindowWalk
 from ts_langchain.errors import ProjectNotFound
 from ts_langchain.fingerprint import text_hash
 
@@ -107,7 +107,7 @@ class LangSmithImporter(WindowWalk):
         until: End of the range, exclusive; now if None or later.
         endpoint: Address of the API, with or without `/api/v1`.
         workspace_id: For keys that belong to several workspaces.
-        page_size: Rows per request, 1 to 1000 (v1: 100).
+        page_size: Rows per request, 1 to 1000 (v1: 100); None for as many as make 2 MB.
         limit: Stop after about so many rows.
         on_wait: Told of each wait before a retry.
         sleep: Waits; for tests.
@@ -137,13 +137,12 @@ class LangSmithImporter(WindowWalk):
         until: datetime | None = None,
         endpoint: str = "https://api.smith.langchain.com",
         workspace_id: str | None = None,
-        page_size: int = 100,
+        page_size: int | None = None,
         limit: int | None = None,
         on_wait: OnWait | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(since, until, limit)
-        self.page_size = page_size
+        super().__init__(since, until, limit, PageSize(page_size))
         headers = {"x-api-key": api_key}
         if workspace_id:
             headers["x-tenant-id"] = workspace_id
@@ -228,13 +227,13 @@ class LangSmithImporter(WindowWalk):
 
     # --- the two endpoints -------------------------------------------------------------------------
 
-    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
-        return _rows(self._answer(start, end, cursor))
+    def _query(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> tuple[list[Any], str | None]:
+        return _rows(self._answer(start, end, cursor, rows))
 
-    def _answer(self, start: datetime, end: datetime, cursor: str | None) -> Any:
+    def _answer(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> Any:
         if self._v2:
             try:
-                answer = self._client.post("/api/v2/runs/query", self._v2_body(start, end, cursor))
+                answer = self._client.post("/api/v2/runs/query", self._v2_body(start, end, cursor, rows))
             except HTTPFailure as error:
                 if error.status not in NO_V2 or self._settled:
                     raise
@@ -246,35 +245,35 @@ class LangSmithImporter(WindowWalk):
                 self._settled = True
                 return answer
         try:
-            return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor))
+            return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor, rows))
         except HTTPFailure as error:
             if error.status != 422 or cursor is not None or self._v1_fields is not V1_FIELDS:
                 raise
             # servers of before the token details refuse to be asked for them
             self._v1_fields = [name for name in V1_FIELDS if name not in V1_NEWER_FIELDS]
             self.notices.append("this LangSmith is too old to tell cached tokens apart: they count at the full price")
-            return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor))
+            return self._client.post("/api/v1/runs/query", self._v1_body(start, end, cursor, rows))
 
-    def _v2_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
+    def _v2_body(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> dict[str, Any]:
         # min_start_time is always sent: left out it means "one day ago"
         body = {
             "project_ids": list(self.projects),
             "min_start_time": (start - RESOLUTION).isoformat(),
             "max_start_time": end.isoformat(),
-            "page_size": self.page_size,
+            "page_size": rows,
             "selects": V2_FIELDS,
             **self.only.fields(),
         }
         expression = self.only.expression()
         return body | ({"filter": expression} if expression else {}) | ({"cursor": cursor} if cursor else {})
 
-    def _v1_body(self, start: datetime, end: datetime, cursor: str | None) -> dict[str, Any]:
+    def _v1_body(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> dict[str, Any]:
         body = {
             "session": list(self.projects),
             "start_time": (start - RESOLUTION).isoformat(),
             "filter": self.only.expression(f'lt(start_time, "{end.isoformat()}")'),
             **self.only.fields(),
-            "limit": min(self.page_size, 100),
+            "limit": min(rows, 100),
             "order": "asc",
             "select": self._v1_fields,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections import OrderedDict
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -94,6 +95,8 @@ class TimeOrder:
                 documents.release()
             self._sort()
         except (OSError, sqlite3.Error) as error:
+            with suppress(OSError):  # what could not be written cannot be written now either
+                self._spool.close()
             where = tempfile.gettempdir()
             msg = f"temporary files in {where} cannot be written: {error}. TMPDIR names another place for them"
             raise UnreadableSource(msg) from error

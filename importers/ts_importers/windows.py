@@ -33,7 +33,33 @@ WINDOW_ROWS = 1_000
 FEW_ROWS = 250
 WINDOWS_AT_ONCE = 4
 RESTARTS = 5
+FIRST_PAGE = 100
+LARGEST_PAGE = 1_000
+SMALLEST_PAGE = 10
+PAGE_BYTES = 2_000_000
 CURSOR_REFUSED = frozenset({400, 404, 410, 422})
+
+
+class PageSize:
+    """How many rows to ask for at a time.
+
+    As many as make an answer of 2 MB by the rows read so far: 10 with images in them, 1000 of a few words.
+
+    Args:
+        fixed: As many, whatever they weigh; None to find out.
+        most: The service's own limit.
+    """
+
+    def __init__(self, fixed: int | None = None, most: int = LARGEST_PAGE) -> None:
+        self.rows = fixed or min(FIRST_PAGE, most)
+        self._most = most
+        self._fixed = fixed is not None
+
+    def seen(self, rows: int, answer_bytes: int) -> None:
+        """So many rows weighed so much."""
+        if rows and not self._fixed:
+            fitting = PAGE_BYTES * rows // max(1, answer_bytes)
+            self.rows = max(SMALLEST_PAGE, min(self._most, fitting))
 
 
 class WindowWalk(ABC):
@@ -48,6 +74,7 @@ class WindowWalk(ABC):
         since: Start of the range, inclusive; 30 days before its end if None.
         until: End of the range, exclusive; now if None or later.
         limit: Stop after about so many rows.
+        page_size: Rows per request.
 
     Raises:
         UnreadableSource: The range is empty.
@@ -61,7 +88,7 @@ class WindowWalk(ABC):
     at_once = WINDOWS_AT_ONCE
     """How many windows are read at once."""
 
-    def __init__(self, since: datetime | None, until: datetime | None, limit: int | None) -> None:
+    def __init__(self, since: datetime | None, until: datetime | None, limit: int | None, page_size: PageSize) -> None:
         now = datetime.now(tz=UTC)
         self.until = min(until or now, now).astimezone(UTC)
         self.since = (since or self.until - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
@@ -69,13 +96,14 @@ class WindowWalk(ABC):
             msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"
             raise UnreadableSource(msg)
         self.limit = limit
+        self.page_size = page_size
         self.total: int | None = None
         self.notices: list[str] = []
         self.fraction = 0.0
 
     @abstractmethod
-    def _query(self, start: datetime, end: datetime, cursor: str | None) -> tuple[list[Any], str | None]:
-        """A page of the rows that start in [start, end), in any order, and the cursor of the next one."""
+    def _query(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> tuple[list[Any], str | None]:
+        """A page of so many of the rows that start in [start, end), in any order, and the cursor of the next one."""
 
     @abstractmethod
     def _run(self, row: dict[str, Any]) -> Run | Skipped | None:
@@ -169,13 +197,15 @@ class WindowWalk(ABC):
         rows: dict[str, Any] = {}
         cursor: str | None = None
         splittable = end - start > SHORTEST_WINDOW
+        size = self.page_size.rows  # the same for all pages that a cursor leads through
         while True:
             try:
-                found, following = self._query(start, end, cursor)
+                found, following = self._query(start, end, cursor, size)
             except HTTPFailure as error:
                 if cursor is not None and error.status in CURSOR_REFUSED:
                     raise _CursorRefusedError from error
                 raise
+            self.page_size.seen(len(found), self._client.answer_bytes)
             for number, row in enumerate(found):
                 nameless = f"{start.isoformat()} row {len(rows)}.{number}"
                 if not isinstance(row, dict):

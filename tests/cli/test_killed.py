@@ -104,6 +104,7 @@ def test_an_import_from_a_service(tmp_path: Path, how: signal.Signals, since: st
         told = process.communicate()[1]
         assert process.returncode == 0, told
     pieces, whole = contents(ledger), contents(tmp_path / "whole.sqlite")
-    if since == "last":  # it names the range that was read last
-        del pieces["histories"], whole["histories"]
+    if since == "last":  # the range that was read last is named, and rows in it that are no calls are counted
+        for held in (pieces, whole):
+            del held["histories"], held["report"]["rows"]["no_calls"]
     assert pieces == whole
