@@ -203,12 +203,14 @@ class FreeText:
 
     def _condense(self) -> None:
         sample = self._sample or ""
-        inside = _INSIDE.findall(_LITERAL.sub(" ", sample))
+        literals = _LITERAL.findall(sample)
+        if literals:
+            sample = _LITERAL.sub(" ", sample)
+        inside = _INSIDE.findall(sample)
         named = [word.lower() for word in inside if word[0].isupper()]
-        sample = sample.lower()
-        self._words = _word_set(_WORD.findall(_LITERAL.sub(" ", sample)))
+        self._words = _word_set(_WORD.findall(sample.lower()))
         self._names = _word_set(named) if len(named) <= len(inside) / 2 else 0
-        self._literals, self._sample = text_hash(" ".join(_LITERAL.findall(sample))), None
+        self._literals, self._sample = text_hash(" ".join(literals).lower()), None
 
     def __reduce__(self) -> tuple[object, tuple[int, int, int]]:
         if self._sample is not None:
@@ -221,7 +223,7 @@ def _word_set(words: list[str]) -> int:
     found = 0
     for word in words:
         if word.isascii():
-            found |= 1 << (text_hash(word) & 255)
+            found |= 1 << (xxh3_64_intdigest(word.encode()) & 255)
         else:  # scripts without spaces: pairs of characters stand for words
             for i in range(max(1, len(word) - 1)):
                 found |= 1 << (text_hash(word[i : i + 2]) & 255)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import weakref
 from array import array
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_langchain.call import Image, Prompt
@@ -93,7 +94,7 @@ class Branch:
         self.__init__(self.key)  # type: ignore[misc]
 
     def __getstate__(self) -> tuple[object, ...]:
-        return tuple(getattr(self, name) for name in _STORED)
+        return _stored(self)
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
         for name, value in zip(_STORED, state, strict=True):
@@ -166,6 +167,7 @@ def _size(message: object) -> int:
 
 
 _STORED = tuple(name for name in Branch.__slots__ if name not in ("first", "last", "objects"))
+_stored = attrgetter(*_STORED)
 Reference = weakref.ReferenceType[Any]
 
 
