@@ -275,6 +275,28 @@ def test_a_call_that_is_given_up_ends_with_its_task(app: Any) -> None:
     clean(recorder, handler)
 
 
+def test_a_completion_ends_as_langchain_tells() -> None:
+    """Its start is told in a task of its own, which is done long before it answers."""
+
+    class SlowCompletion(FakeListLLM):
+        async def _acall(self, *args: Any, **kwargs: Any) -> str:
+            await asyncio.sleep(0.02)
+            return "late"
+
+    recorder, handler = recorded()
+    config: Any = {"callbacks": [handler]}
+
+    async def both() -> None:
+        await SlowCompletion(responses=["-"]).abatch(["hi", "you"], config)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await SlowCompletion(responses=["-"]).ainvoke("hi", config)
+
+    asyncio.run(both())
+    assert [(c.status, c.answer_chars) for c in recorder.seen] == [("ok", 4), ("ok", 4), ("cancelled", 0)]
+    clean(recorder, handler)
+
+
 def test_what_goes_on_in_another_task_is_not_given_up() -> None:
     """A stream whose pieces are read in tasks of their own, and a call that outlives the chain it began in."""
     recorder, handler = recorded()

@@ -244,12 +244,17 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """Where a call made under this parent, with these parts of its config, would come from."""
         return self._origin(parent_run_id, parent_run_id, metadata, tags, configured)
 
-    def _keep(self, run_id: Any, started: Started) -> None:
+    def _keep(self, run_id: Any, started: Started, *, tells_itself: bool = False) -> None:
+        """Keeps a call until it ends, with its task at the latest.
+
+        Completion models tell themselves that they are cancelled; the task that they begin in only tells that they do,
+        and is done before they answer.
+        """
         inside = begun.get()
         if inside is not None:
             inside.append(run_id)
         try:
-            task = asyncio.current_task()
+            task = None if tells_itself else asyncio.current_task()
         except RuntimeError:  # no event loop runs here
             task = None
         if task is not None:
@@ -300,7 +305,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """The same for completion models."""
-        self._model_start(serialized, prompts[:1], run_id, parent_run_id, tags, metadata, kwargs)
+        self._model_start(serialized, prompts[:1], run_id, parent_run_id, tags, metadata, kwargs, completes=True)
 
     def _model_start(
         self,
@@ -311,6 +316,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         tags: list[str] | None,
         metadata: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
+        *,
+        completes: bool = False,
     ) -> None:
         if run_id in self._started:
             return  # another handler of this Sentinel has seen it
@@ -397,6 +404,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 step=step,
                 task=task,
             ),
+            tells_itself=completes,
         )
 
     def _admit(
