@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from importers.test_rows import odd
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import LangChainTracer
 from recorder import Wire, recorded, replay_of
+from scenes import ask_model
 
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
@@ -369,3 +371,20 @@ def test_a_loop_by_hand_is_the_same_live_and_replayed() -> None:
     assert again.known() == recorder.known()
     assert [(i.id, i.wasted_nano) for i in again.incidents()] == [(i.id, i.wasted_nano) for i in recorder.incidents()]
     assert len(again.incidents()) == 1
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_what_a_tool_that_runs_by_hand_asks_itself_belongs_where_the_tool_does(chained: bool) -> None:
+    """Of `configurable` LangChain tells chains alone: neither tools run by hand, nor the models inside them."""
+    recorder, handler = recorded()
+    client = Wire()
+    config: Any = {"callbacks": [handler, LangChainTracer(client=client)], "configurable": {"thread_id": "t"}}
+    model = ScriptedChatModel(script=[call_tool("ask_model", q="q"), DONE])
+    step: Any = RunnableLambda(lambda said: said) | model if chained else model
+    messages: list[Any] = [HumanMessage("go")]
+    while (answer := step.invoke(messages, config)).tool_calls:
+        messages += [answer, *(ask_model.invoke({**call, "type": "tool_call"}, config) for call in answer.tool_calls)]
+    again = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
+    assert again.known() == recorder.known()
+    assert recorder.kinds() == ["model", "model", "tool", "model"]
+    assert {call.session_id for call in recorder.seen} == {"t" if chained else recorder.seen[0].session_id}

@@ -220,9 +220,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         labels = current_labels()
         if root_id is None:
             root_id = str(run_id) if parent_run_id is None and labels is None else _root_above(outer)
-        if configured is None:
-            configured = configurable()
-        session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
+        inside = self._started.get(parent_run_id) if configured is None else None
+        if inside is not None:  # what a tool calls itself belongs where the tool does, unless told otherwise
+            session_id: str | None = session_of(metadata) or inside.origin.session_id
+            user_id = user_of(metadata) or inside.origin.user_id
+        else:
+            if configured is None:
+                configured = configurable()
+            session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
         if labels is None:
             named = self.session_id or session_id
             return Origin(named or root_id, root_id, node, tuple(tags) if tags else (), user_id, named is not None)
@@ -533,6 +538,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started.asked is not None:
             said = answer.read.digest if answer.read is not None else None
             self._continued.end(started.asked, ended_at, said, answer.tool_calls, failed=error is not None)
+        elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
+            self._continued.named(origin.session_id, answer.tool_calls)
         if answer.read is not None and error is None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
