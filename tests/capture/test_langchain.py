@@ -15,16 +15,18 @@ from uuid import UUID
 import pytest
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool, tool
+from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
-from recorder import Recorder, recorded
+from recorder import Recorder, Wire, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
@@ -34,9 +36,10 @@ from ts_langchain.capture.tools import _TOOLSETS
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
+    from langchain_core.outputs import ChatGenerationChunk
 
 
 def clean(recorder: Recorder, handler: TokenSentinelHandler) -> None:
@@ -231,6 +234,33 @@ def test_an_agent_that_is_cancelled_leaves_no_call_behind(script: list[Any], see
     assert sorted(c.kind for c in late) == seen
     assert {(c.status, c.error) for c in late} == {("cancelled", "CancelledError")}
     assert all(c.usage.estimated and c.usage.input_tokens for c in late if c.kind == "model")
+    clean(recorder, handler)
+
+
+RETRY, FALLBACK = ModelRetryMiddleware(), ModelFallbackMiddleware(ScriptedChatModel(script=["-"]))
+
+
+@pytest.mark.parametrize("hooks", [[], [RETRY], [RETRY, FALLBACK]])
+def test_an_agent_whose_stream_is_left_leaves_no_call_behind(hooks: list[Any]) -> None:
+    """With LangSmith's tracing on, hooks of middleware are parents of which no other handler is told."""
+
+    class Dripping(ScriptedChatModel):
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            for chunk in self._stream(*args, **kwargs):
+                yield chunk
+                await asyncio.sleep(0.01)
+
+    recorder, handler = recorded()
+    app = create_agent(Dripping(script=["one two three four five"]), [], middleware=hooks)
+
+    async def left() -> None:
+        config: Any = {"callbacks": [handler, LangChainTracer(client=Wire())]}
+        stream = app.astream(ASK, config, stream_mode="messages")
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(left())
+    assert [(c.kind, c.status, c.error) for c in recorder.seen] == [("model", "cancelled", "CancelledError")]
     clean(recorder, handler)
 
 

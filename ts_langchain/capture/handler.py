@@ -20,6 +20,7 @@ from ts_langchain.capture.context import (
     current_labels,
     session_of,
     task_of,
+    traced_parent,
     traced_root,
     user_of,
 )
@@ -377,6 +378,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
         if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
             max_tokens = None
+        above = parent_run_id
+        if above is not None and above not in self._roots:  # it is told with the run around it that it is cancelled
+            above = traced_parent(above, self._roots)
         try:
             if self.mode == "block":
                 incident = self.sentinel.veto(session, origin.root_id, turn, request, at)
@@ -405,7 +409,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 turn=turn,
                 conversation=conversation,
                 asked=asked,
-                parent=parent_run_id,
+                parent=above,
                 step=step,
                 task=task,
             ),
