@@ -382,6 +382,30 @@ def test_what_a_thread_has_begun_goes_on_when_its_agent_is_cancelled(door: bool)
     clean(recorder, handler)
 
 
+def test_what_a_thread_begins_after_its_agent_was_cancelled_belongs_to_the_agents_run() -> None:
+    recorder, handler = recorded()
+    client = Wire()
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        time.sleep(0.2)
+        step = RunnableLambda(lambda said: said) | ScriptedChatModel(script=["one"])
+        return {"messages": [ScriptedChatModel(script=["two"]).invoke([step.invoke(state["messages"])])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+
+    async def timed_out() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await builder.compile().ainvoke(ASK, {"callbacks": [handler, LangChainTracer(client=client)]})
+
+    asyncio.run(timed_out())
+    [run] = [row["id"] for row in client.sent() if row["name"] == "LangGraph"]
+    assert [(c.session_id, c.root_id) for c in recorder.seen] == [(run, run), (run, run)]
+    clean(recorder, handler)
+
+
 def test_calls_of_a_long_task_are_not_kept() -> None:
     recorder, handler = recorded()
 

@@ -144,7 +144,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if parent_run_id is None:
             roots[run_id] = str(run_id)
         else:
-            roots[run_id] = roots.get(parent_run_id) or _root_above(parent_run_id)
+            roots[run_id] = roots.get(parent_run_id) or self._root_above(parent_run_id)
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
             roots.pop(next(iter(roots)), None)
 
@@ -156,9 +156,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
     @_fail_open
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
-        self._roots.pop(run_id, None)
         if isinstance(error, asyncio.CancelledError):
+            self.sentinel.in_flight.leave(run_id)
             self._cancel_below(run_id, error)
+        else:
+            self._roots.pop(run_id, None)
 
     def cancelled(self, run_ids: Iterable[Any], error: asyncio.CancelledError) -> None:
         """Ends those of these calls that have not ended. LangChain tells nobody of a call that is cancelled.
@@ -183,6 +185,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def root_of(self, run_id: Any) -> str | None:
         """The outermost run that a run belongs to, None where nobody has seen it begin."""
         return self._roots.get(run_id)
+
+    def _root_above(self, run_id: Any) -> str:
+        """The outermost run of one that is not under way: said by a middleware, remembered of a run that was cancelled,
+        known to LangSmith, or itself.
+        """
+        labels = current_labels()
+        said = labels.root_id if labels is not None else None
+        return said or self.sentinel.in_flight.left.get(run_id) or traced_root(run_id) or str(run_id)
 
     def adopt(self, run_id: str, root_id: str) -> None:
         """Tells beforehand which outermost run a run belongs to. For replay, where chains may be missing."""
@@ -220,7 +230,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             node = None
         labels = current_labels()
         if root_id is None:
-            root_id = str(run_id) if parent_run_id is None and labels is None else _root_above(outer)
+            root_id = str(run_id) if parent_run_id is None and labels is None else self._root_above(outer)
         inside = self._started.get(parent_run_id) if configured is None else None
         if inside is not None:  # what a tool calls itself belongs where the tool does, unless told otherwise
             session_id: str | None = session_of(metadata) or inside.origin.session_id
@@ -618,8 +628,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """A tool failed, was interrupted, or hands over."""
         started = self._started.pop(run_id, None)
-        self._roots.pop(run_id, None)
         name = error_name(error)
+        if name in _CANCELLED:
+            self.sentinel.in_flight.leave(run_id)
+        else:
+            self._roots.pop(run_id, None)
         if started is None or name in _INTERRUPTS:
             return  # waits for a human; it will run again under the same tool_call_id
         if name in _HANDOFFS:
@@ -789,12 +802,6 @@ def _task_done(calls: list[_Begun], _task: object) -> None:
     for handler, run_id in calls:
         handler.abandon(run_id)
     calls.clear()
-
-
-def _root_above(run_id: Any) -> str:
-    """The outermost run of one that no handler has seen begin: said by a middleware, known to LangSmith, or itself."""
-    labels = current_labels()
-    return (labels.root_id if labels is not None else None) or traced_root(run_id) or str(run_id)
 
 
 reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
