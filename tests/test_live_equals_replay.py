@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 from agents import ASK, DONE, LOOP, agent, graph
 from langchain_core.messages import AIMessage
 from langchain_core.tracers.langchain import LangChainTracer
-from recorder import Wire
+from recorder import Wire, recorded, replay_of
+from scenes import SCENES
 
+from ts_importers.files import FileImporter
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Replay, Run
 from ts_langchain.testing import call_tool
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCRIPTS = {
     "loop": [LOOP] * 5 + [DONE],
@@ -31,7 +41,8 @@ SCRIPTS = {
 def figures(sentinel: Sentinel) -> list[dict[str, Any]]:
     """All of an incident but its times, which two observers stamp some microseconds apart."""
     times = ("opened_at", "last_seen_at", "severe_at", "wasted_seconds")
-    return [{name: getattr(i, name) for name in type(i).__slots__ if name not in times} for i in sentinel.incidents()]
+    found = [{name: getattr(i, name) for name in type(i).__slots__ if name not in times} for i in sentinel.incidents()]
+    return [{**i, "evidence": {k: v for k, v in i["evidence"].items() if k != "seconds"}} for i in found]
 
 
 @pytest.mark.parametrize("thread", [None, "thread-1"])
@@ -91,3 +102,40 @@ def test_raw_rows_and_real_messages_through_a_callback_manager_agree() -> None:
     assert figures(short) == figures(long)
     assert short.health().ok
     assert long.health().ok
+
+
+ALONGSIDE = ("a batch", "completions in a batch", "agents side by side")  # threads, whose order two observers see apart
+THREADED = ("a human's approval", "fallbacks")  # need a thread; LangChain does not tell its tracer of it
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scenes_of_a_day(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of all kinds one after the other, in threads they share or in none: replayed, and imported in any order."""
+    rng = random.Random(seed)
+    live, handler = recorded()
+    client = Wire()
+    for scene in rng.sample(sorted({*SCENES} - {*ALONGSIDE, *THREADED}), 7):
+        config: dict[str, Any] = {"callbacks": [handler, LangChainTracer(client=client)]}
+        place = rng.choice(["nowhere", "metadata", "configurable"])
+        if place != "nowhere":
+            config[place] = {"thread_id": rng.choice(["thread-1", "thread-2"]), "user_id": "ada"}
+        for _ in range(rng.choice([1, 2, 4])):
+            with suppress(ValueError, ConnectionError, RuntimeError):
+                SCENES[scene](config)
+
+    rows = client.sent()
+    again = replay_of(*(run for row in rows if isinstance(run := run_from_row(row), Run)))
+    assert again.known() == live.known()
+    assert figures(again) == figures(live)
+    assert {s.id: s.totals for s in again.states()} == {s.id: s.totals for s in live.states()}
+    assert live.health().ok
+
+    rng.shuffle(rows)
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", rng.choice([1, 7]))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger, checkpoint_runs=rng.choice([1, 20]), sessions_in_memory=2).run()
+    imported = sorted((i.id, i.wasted_nano, i.avoidable_nano, i.overlaps) for i in ledger.incidents(history))
+    assert imported == sorted((i.id, i.wasted_nano, i.avoidable_nano, i.overlaps) for i in live.incidents())
+    assert sorted(call.id for call in ledger.calls(history)) == sorted(call.id for call in live.seen)

@@ -22,6 +22,7 @@ from langchain_core.runnables import Runnable, RunnableLambda, chain
 from langchain_core.tools import tool
 from langchain_core.tracers import LangChainTracer
 from recorder import Wire, recorded, replay_of
+from scenes import ask_model
 
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked, guard_model
@@ -494,3 +495,20 @@ def test_what_a_tool_asks_that_is_run_by_hand_belongs_to_its_conversation() -> N
     model.invoke(messages, config)
     assert [call.kind for call in recorder.seen] == ["model", "model", "model", "tool", "model"]
     assert len({call.session_id for call in recorder.seen}) == 1
+
+
+@pytest.mark.parametrize("chains", [True, False])
+def test_what_a_tool_that_runs_by_hand_asks_itself_belongs_where_the_tool_does(chains: bool) -> None:
+    """Of `configurable` LangChain tells chains alone: neither tools run by hand, nor the models inside them."""
+    recorder, handler = recorded()
+    client = Wire()
+    config: Any = {"callbacks": [handler, LangChainTracer(client=client)], "configurable": {"thread_id": "t"}}
+    model = ScriptedChatModel(script=[call_tool("ask_model", q="q"), DONE])
+    step: Any = RunnableLambda(lambda said: said) | model if chains else model
+    messages: list[Any] = [HumanMessage("go")]
+    while (answer := step.invoke(messages, config)).tool_calls:
+        messages += [answer, *(ask_model.invoke({**call, "type": "tool_call"}, config) for call in answer.tool_calls)]
+    again = replay_of(*(run for row in client.sent() if isinstance(run := run_from_row(row), Run)))
+    assert again.known() == recorder.known()
+    assert recorder.kinds() == ["model", "model", "tool", "model"]
+    assert {call.session_id for call in recorder.seen} == {"t" if chains else recorder.seen[0].session_id}

@@ -15,16 +15,18 @@ from uuid import UUID
 import pytest
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListLLM
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool, tool
+from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
-from recorder import Recorder, recorded
+from recorder import Recorder, Wire, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
@@ -34,9 +36,10 @@ from ts_langchain.capture.tools import _TOOLSETS
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
+    from langchain_core.outputs import ChatGenerationChunk
 
 
 def clean(recorder: Recorder, handler: TokenSentinelHandler) -> None:
@@ -234,6 +237,33 @@ def test_an_agent_that_is_cancelled_leaves_no_call_behind(script: list[Any], see
     clean(recorder, handler)
 
 
+RETRY, FALLBACK = ModelRetryMiddleware(), ModelFallbackMiddleware(ScriptedChatModel(script=["-"]))
+
+
+@pytest.mark.parametrize("hooks", [[], [RETRY], [RETRY, FALLBACK]])
+def test_an_agent_whose_stream_is_left_leaves_no_call_behind(hooks: list[Any]) -> None:
+    """With LangSmith's tracing on, hooks of middleware are parents of which no other handler is told."""
+
+    class Dripping(ScriptedChatModel):
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            for chunk in self._stream(*args, **kwargs):
+                yield chunk
+                await asyncio.sleep(0.01)
+
+    recorder, handler = recorded()
+    app = create_agent(Dripping(script=["one two three four five"]), [], middleware=hooks)
+
+    async def left() -> None:
+        config: Any = {"callbacks": [handler, LangChainTracer(client=Wire())]}
+        stream = app.astream(ASK, config, stream_mode="messages")
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(left())
+    assert [(c.kind, c.status, c.error) for c in recorder.seen] == [("model", "cancelled", "CancelledError")]
+    clean(recorder, handler)
+
+
 async def given_up_in_a_node(config: Any) -> None:
     async def ask(state: MessagesState) -> dict[str, Any]:
         with contextlib.suppress(TimeoutError):
@@ -272,6 +302,28 @@ def test_a_call_that_is_given_up_ends_with_its_task(app: Any) -> None:
     recorder, handler = recorded()
     asyncio.run(app({"callbacks": [handler]}))
     assert sorted(c.status for c in recorder.seen) == ["cancelled", "ok"]
+    clean(recorder, handler)
+
+
+def test_a_completion_ends_as_langchain_tells() -> None:
+    """Its start is told in a task of its own, which is done long before it answers."""
+
+    class SlowCompletion(FakeListLLM):
+        async def _acall(self, *args: Any, **kwargs: Any) -> str:
+            await asyncio.sleep(0.02)
+            return "late"
+
+    recorder, handler = recorded()
+    config: Any = {"callbacks": [handler]}
+
+    async def both() -> None:
+        await SlowCompletion(responses=["-"]).abatch(["hi", "you"], config)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await SlowCompletion(responses=["-"]).ainvoke("hi", config)
+
+    asyncio.run(both())
+    assert [(c.status, c.answer_chars) for c in recorder.seen] == [("ok", 4), ("ok", 4), ("cancelled", 0)]
     clean(recorder, handler)
 
 
@@ -327,6 +379,30 @@ def test_what_a_thread_has_begun_goes_on_when_its_agent_is_cancelled(door: bool)
 
     asyncio.run(timed_out())  # it waits for its threads
     assert [(c.status, c.usage.estimated) for c in recorder.seen] == [("ok", False)]
+    clean(recorder, handler)
+
+
+def test_what_a_thread_begins_after_its_agent_was_cancelled_belongs_to_the_agents_run() -> None:
+    recorder, handler = recorded()
+    client = Wire()
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        time.sleep(0.2)
+        step = RunnableLambda(lambda said: said) | ScriptedChatModel(script=["one"])
+        return {"messages": [ScriptedChatModel(script=["two"]).invoke([step.invoke(state["messages"])])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+
+    async def timed_out() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await builder.compile().ainvoke(ASK, {"callbacks": [handler, LangChainTracer(client=client)]})
+
+    asyncio.run(timed_out())
+    [run] = [row["id"] for row in client.sent() if row["name"] == "LangGraph"]
+    assert [(c.session_id, c.root_id) for c in recorder.seen] == [(run, run), (run, run)]
     clean(recorder, handler)
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import UUID
 
 from langchain_core.runnables.config import var_child_runnable_config
 
 from ts_langchain.fingerprint import mix, text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
     from types import TracebackType
 
 SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
 USER_KEYS = ("user_id", "ls_user_id", "langgraph_auth_user_id")
+UUID_CHARS = 36
 T = TypeVar("T")
 
 
@@ -109,6 +111,19 @@ def traced_root(parent_run_id: object) -> str | None:
 
     tree = get_current_run_tree()
     return str(tree.trace_id) if tree is not None and tree.id == parent_run_id else None
+
+
+def traced_parent(parent_run_id: object, known: Container[object]) -> object:
+    """The nearest of the known runs around a run of which no handler was told, if LangSmith knows it; else that run."""
+    from langsmith.run_helpers import get_current_run_tree
+
+    tree = get_current_run_tree()
+    if tree is not None and tree.id == parent_run_id:
+        for place in reversed(tree.dotted_order.split(".")):  # of each run around it: when it began, and its id
+            run_id = UUID(place[-UUID_CHARS:])
+            if run_id in known:
+                return run_id
+    return parent_run_id
 
 
 _NOTHING: Mapping[str, object] = {}

@@ -184,6 +184,19 @@ class Continued:
                 self._requested[_run(call.name, call.args)] = asked.conversation
             self._requested.limit(MAX_REQUESTED)
 
+    def named(self, conversation: str, tool_calls: Sequence[ToolCall]) -> None:
+        """A chain called by hand asks for tools in a conversation that its config names: LangChain tells no tool of it.
+
+        Args:
+            conversation: Its name.
+            tool_calls: What it asks for.
+        """
+        with self._lock:
+            for call in tool_calls:
+                if call.id:
+                    self._requested[text_hash(call.id)] = conversation
+            self._requested.limit(MAX_REQUESTED)
+
     # --- what is no model call ---------------------------------------------------------------------
 
     def place(self, run: str, conversation: str) -> None:

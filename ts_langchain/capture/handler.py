@@ -20,6 +20,7 @@ from ts_langchain.capture.context import (
     current_labels,
     session_of,
     task_of,
+    traced_parent,
     traced_root,
     user_of,
 )
@@ -143,7 +144,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if parent_run_id is None:
             roots[run_id] = str(run_id)
         else:
-            roots[run_id] = roots.get(parent_run_id) or _root_above(parent_run_id)
+            roots[run_id] = roots.get(parent_run_id) or self._root_above(parent_run_id)
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
             roots.pop(next(iter(roots)), None)
 
@@ -155,9 +156,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
     @_fail_open
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
-        self._roots.pop(run_id, None)
         if isinstance(error, asyncio.CancelledError):
+            self.sentinel.in_flight.leave(run_id)
             self._cancel_below(run_id, error)
+        else:
+            self._roots.pop(run_id, None)
 
     def cancelled(self, run_ids: Iterable[Any], error: asyncio.CancelledError) -> None:
         """Ends those of these calls that have not ended. LangChain tells nobody of a call that is cancelled.
@@ -182,6 +185,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def root_of(self, run_id: Any) -> str | None:
         """The outermost run that a run belongs to, None where nobody has seen it begin."""
         return self._roots.get(run_id)
+
+    def _root_above(self, run_id: Any) -> str:
+        """The outermost run of one that is not under way: said by a middleware, or found."""
+        labels = current_labels()
+        return (labels.root_id if labels is not None else None) or self._run_around(run_id)
+
+    def _run_around(self, run_id: Any) -> str:
+        """The outermost run of a run: it is under way, or was cancelled, or LangSmith knows it; else itself."""
+        left = self.sentinel.in_flight.left
+        return self._roots.get(run_id) or left.get(run_id) or traced_root(run_id) or str(run_id)
 
     def adopt(self, run_id: str, root_id: str) -> None:
         """Tells beforehand which outermost run a run belongs to. For replay, where chains may be missing."""
@@ -219,10 +232,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
             node = None
         labels = current_labels()
         if root_id is None:
-            root_id = str(run_id) if parent_run_id is None and labels is None else _root_above(outer)
-        if configured is None:
-            configured = configurable()
-        session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
+            root_id = str(run_id) if parent_run_id is None and labels is None else self._root_above(outer)
+        inside = self._started.get(parent_run_id) if configured is None else None
+        if inside is not None:  # what a tool calls itself belongs where the tool does, unless told otherwise
+            user_id = user_of(metadata) or inside.origin.user_id
+            session_id = session_of(metadata) or (inside.origin.session_id if inside.origin.named else None)
+        else:
+            if configured is None:
+                configured = configurable()
+            session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
         all_tags = tuple(tags) if tags else ()
         if labels is None:
             named = self.session_id or session_id
@@ -231,10 +249,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
             user_id, all_tags = labels.user_id or user_id, (*all_tags, *labels.tags)
         session_id = named or self._continued.of_run(root_id) or root_id
         return Origin(session_id, root_id, node, all_tags, user_id, named is not None)
-
-    def _run_around(self, parent_run_id: Any) -> str:
-        """The outermost run around a call, whatever stands for it."""
-        return self._roots.get(parent_run_id) or traced_root(parent_run_id) or str(parent_run_id)
 
     def origin(
         self,
@@ -262,12 +276,17 @@ class TokenSentinelHandler(BaseCallbackHandler):
             turn = Memory.of(session.state).turn_behind(messages)
         return origin if turn is None else origin._replace(root_id=turn.root_id)
 
-    def _keep(self, run_id: Any, started: Started) -> None:
+    def _keep(self, run_id: Any, started: Started, *, tells_itself: bool = False) -> None:
+        """Keeps a call until it ends, with its task at the latest.
+
+        Completion models tell themselves that they are cancelled; the task that they begin in only tells that they do,
+        and is done before they answer.
+        """
         inside = begun.get()
         if inside is not None:
             inside.append(run_id)
         try:
-            task = asyncio.current_task()
+            task = None if tells_itself else asyncio.current_task()
         except RuntimeError:  # no event loop runs here
             task = None
         if task is not None:
@@ -318,7 +337,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """The same for completion models."""
-        self._model_start(serialized, prompts[:1], run_id, parent_run_id, tags, metadata, kwargs)
+        self._model_start(serialized, prompts[:1], run_id, parent_run_id, tags, metadata, kwargs, completes=True)
 
     def _model_start(
         self,
@@ -329,6 +348,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         tags: list[str] | None,
         metadata: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
+        *,
+        completes: bool = False,
     ) -> None:
         seen = self._started.get(run_id)
         if seen is not None:  # by another handler of this Sentinel, which let it pass
@@ -388,6 +409,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
         if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
             max_tokens = None
+        above = parent_run_id
+        if above is not None and above not in self._roots:  # it is told with the run around it that it is cancelled
+            above = traced_parent(above, self._roots)
         try:
             if self.mode == "block":
                 self._veto(origin, turn, request, at)
@@ -414,10 +438,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 turn=turn,
                 conversation=opening,
                 asked=asked,
-                parent=parent_run_id,
+                parent=above,
                 step=step,
                 task=task,
             ),
+            tells_itself=completes,
         )
 
     def _veto(self, origin: Origin, turn: int, request: int, at: float) -> None:
@@ -593,6 +618,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started.asked is not None:
             said = answer.read.digest if answer.read is not None else None
             self._continued.end(started.asked, ended_at, said, answer.tool_calls, failed=error is not None)
+        elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
+            self._continued.named(origin.session_id, answer.tool_calls)
         if answer.read is not None and error is None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
@@ -669,8 +696,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """A tool failed, was interrupted, or hands over."""
         started = self._started.pop(run_id, None)
-        self._roots.pop(run_id, None)
         name = error_name(error)
+        if name in _CANCELLED:
+            self.sentinel.in_flight.leave(run_id)
+        else:
+            self._roots.pop(run_id, None)
         if started is None or name in _INTERRUPTS:
             return  # waits for a human; it will run again under the same tool_call_id
         if name in _HANDOFFS:
@@ -840,12 +870,6 @@ def _task_done(calls: list[_Begun], _task: object) -> None:
     for handler, run_id in calls:
         handler.abandon(run_id)
     calls.clear()
-
-
-def _root_above(run_id: Any) -> str:
-    """The outermost run of one that no handler has seen begin: said by a middleware, known to LangSmith, or itself."""
-    labels = current_labels()
-    return (labels.root_id if labels is not None else None) or traced_root(run_id) or str(run_id)
 
 
 reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)

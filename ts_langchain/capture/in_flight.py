@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ts_langchain.fingerprint import Arguments
 
 MAX_PENDING = 20_000
+MAX_LEFT = 1_000
 
 
 class Origin(NamedTuple):
@@ -80,21 +81,31 @@ class InFlight:
     Attributes:
         started: Calls by run id, the oldest first.
         roots: Outermost run of each chain under way.
+        left: Outermost run of the chains and tools cancelled last: what a thread has begun there goes on.
         reported: What a history's source says of calls that have not ended.
         reservations: What calls under way were let through with.
         model_nodes: LangGraph nodes that have called a model.
         continued: Tells the conversations that nothing names.
     """
 
-    __slots__ = ("continued", "model_nodes", "reported", "reservations", "roots", "started")
+    __slots__ = ("continued", "left", "model_nodes", "reported", "reservations", "roots", "started")
 
     def __init__(self) -> None:
         self.started: dict[Any, Started] = {}
         self.roots: dict[Any, str] = {}
+        self.left: dict[Any, str] = {}
         self.reported: dict[Any, Reported] = {}
         self.reservations: dict[Any, Reservation] = {}
         self.model_nodes: set[str] = set()
         self.continued = Continued()
+
+    def leave(self, run_id: Any) -> None:
+        """Forgets a run that is cancelled, in the end: a thread may go on in it for a while."""
+        root_id = self.roots.pop(run_id, None)
+        if root_id is not None:
+            self.left[run_id] = root_id
+            if len(self.left) > MAX_LEFT:
+                self.left.pop(next(iter(self.left)), None)
 
     def keep(self, run_id: Any, started: Started) -> bool:
         """Keeps a call until it ends. False if another, the oldest, had to be given up for it."""

@@ -48,6 +48,8 @@ class DoorHandler(TokenSentinelHandler):
         tags: list[str] | None,
         metadata: Mapping[str, Any] | None,
         kwargs: Mapping[str, Any],
+        *,
+        completes: bool = False,
     ) -> None:
         if not self._let_through(run_id) and self.vetoes:
             try:
@@ -55,7 +57,7 @@ class DoorHandler(TokenSentinelHandler):
             except Intervention:
                 self._unsent(run_id)
                 raise
-        super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs)
+        super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs, completes=completes)
 
     def _check(
         self, run_id: Any, parent_run_id: Any, tags: Sequence[str] | None, metadata: Mapping[str, object]
