@@ -6,7 +6,8 @@ change made by another call in between: to look again, or to test again, is no r
 next page, one more in the cart) is no repeat where a look in between showed something new.
 
 Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered, by
-somebody who may know of it.
+somebody who may know of it: a model has spoken in between. It is one to stop for where the repeats follow one another
+and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ MAX_ITEMS = 64
 MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
+MAX_TURNS = 8
+BRIEF_CHARS = 100
+"""An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 MEANT = 2
 """What changes something may well be meant to be done again: a loop is severe after so many times as many calls."""
 
@@ -53,13 +57,16 @@ class Group:
     """Calls of one tool with the same or nearly the same arguments, as long as nothing new comes back."""
 
     __slots__ = (
+        "again",
         "answer",
         "arguments_hash",
         "asked_by",
+        "asks",
         "blind",
         "conversations",
         "count",
         "ended_at",
+        "fresh",
         "items",
         "made",
         "mutations",
@@ -79,7 +86,8 @@ class Group:
         self.conversations: tuple[int, ...] = (call.conversation,)
         self.asked_by = _asker(call)
         self.ended_at = call.ended_at
-        self.mutations = self.news = self.unknown = 0
+        self.again = 0  # repeats since anything new came, of any call of the turn
+        self.asks = self.fresh = self.mutations = self.news = self.unknown = 0
         self.reworded = False
         self.blind = call.answer == 0
         self.unclaimed: list[Turn] = []
@@ -92,30 +100,36 @@ class Group:
 class Repeats:
     """State of one session."""
 
-    __slots__ = ("acting", "groups", "mutations", "news", "recent", "seen", "unknown")
+    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "unknown")
 
     def __init__(self) -> None:
         self.groups: Recent[int, Group] = Recent()
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
+        self.fresh: Recent[int, int] = Recent()  # of each turn: which call was the last that brought something new
+        self.asks = 0  # answers of models
         self.mutations = 0  # calls that changed something
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
 
-    def note(self, call: Call) -> None:
+    def note(self, call: Call, *, repeated: bool = False) -> None:
         """Counts what a call may mean for others."""
-        if call.status != "ok" or call.kind != "tool":
+        if call.status != "ok":
             return
         self.mutations += may_have_changed(call)
-        if self.acting or effect_of(call) == "unknown":
-            came = hash(outcome(call))
-            if came in self.seen:
-                return
-            self.seen.append(came)
-            del self.seen[:-MAX_SEEN]
-            self.news += 1
-            self.unknown += effect_of(call) == "unknown"
+        if repeated:
+            return
+        came = hash(outcome(call))
+        if came in self.seen:
+            return
+        self.seen.append(came)
+        del self.seen[:-MAX_SEEN]
+        self.news += 1
+        self.fresh.pop(call.turn, None)
+        self.fresh[call.turn] = self.news
+        self.fresh.limit(MAX_TURNS)
+        self.unknown += effect_of(call) == "unknown"
 
 
 class RepeatRule(Rule[Repeats]):
@@ -153,9 +167,13 @@ class RepeatRule(Rule[Repeats]):
     def new_state(self) -> Repeats:
         return Repeats()
 
+    def outlives(self, state: Repeats) -> bool:
+        return bool(state.groups)
+
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
+        state.fresh.clear()
         del state.seen[:]
 
     @property
@@ -179,6 +197,9 @@ class RepeatRule(Rule[Repeats]):
         raise NotImplementedError
 
     def observe(self, call: Call, state: Repeats) -> Finding | None:
+        if call.kind == "model":
+            state.asks += call.status == "ok"
+            return None
         concerned = self._concerns.get(call.name)
         if concerned is None:
             if len(self._concerns) > 4096:
@@ -206,7 +227,14 @@ class RepeatRule(Rule[Repeats]):
                 group.count += 1
                 if state.unknown > group.unknown:
                     group.made = ()  # what was done in between may have changed something
-                if not overlapping and not (group.asked_by and _asker(call) == group.asked_by):
+                # asked for in one answer, or by code, of which no model has heard anything yet
+                together = _asker(call) == group.asked_by if group.asked_by else group.asks == state.asks
+                if not state.asks and call.kind == "retriever":
+                    together = False
+                if group.fresh != state.fresh.get(call.turn, 0):
+                    group.again = 0
+                if not overlapping and not together:
+                    group.again += 1
                     group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
                 # whoever has not been told yet had to ask
                 again = call.conversation in group.conversations
@@ -227,8 +255,9 @@ class RepeatRule(Rule[Repeats]):
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
-        state.note(call)
+        state.note(call, repeated=group.count > 1)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
+        group.asks, group.fresh = state.asks, state.fresh.get(call.turn, 0)
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
@@ -241,6 +270,7 @@ class RepeatRule(Rule[Repeats]):
                 and _nothing_new(call, group)
                 and call.started_at - group.ended_at <= self.settings.window_seconds
                 and arguments.similarity(before) >= self.settings.similarity
+                and (call.answer_chars > BRIEF_CHARS or call.items or arguments.says_no_other(before))
             ):
                 return group
         return None
@@ -261,6 +291,7 @@ class RepeatRule(Rule[Repeats]):
         if len(group.items) > MAX_ITEMS * 2:
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
+        group.again = 0
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
@@ -277,7 +308,8 @@ class RepeatRule(Rule[Repeats]):
             return None
         severity: Severity = "high" if loop else "low"
         may_be_meant = is_change(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
-        if loop and (group.blind or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
+        gets_on = group.again < s.min_calls - 1 and call.status == "ok"
+        if loop and (group.blind or gets_on or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
             severity = "medium"
         confidence = 0.55 if group.blind else 0.8 if group.reworded else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []
