@@ -44,7 +44,7 @@ MAX_ITEMS = 64
 MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
-MAX_TURNS = 8
+MAX_TURNS = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 MEANT = 2
@@ -61,7 +61,6 @@ class Group:
         "answer",
         "arguments_hash",
         "asked_by",
-        "asks",
         "blind",
         "conversations",
         "count",
@@ -84,10 +83,10 @@ class Group:
         self.made: Made = ()
         self.add(call)
         self.conversations: tuple[int, ...] = (call.conversation,)
-        self.asked_by = _asker(call)
+        self.asked_by = 0
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
-        self.asks = self.fresh = self.mutations = self.news = self.unknown = 0
+        self.fresh = self.mutations = self.news = self.unknown = 0
         self.reworded = False
         self.blind = call.answer == 0
         self.unclaimed: list[Turn] = []
@@ -211,6 +210,8 @@ class RepeatRule(Rule[Repeats]):
             return None
         tool = name_hash(call.name)
         key = mix(tool, arguments.fingerprint)
+        # what code asks for between two answers of models it asks for at once: no model has heard of it in between
+        asker = text_hash(call.requested_by) if call.requested_by is not None else state.asks
         group = state.groups.get(key)
         if group is None and (group := self._similar(call, arguments, tool, state)):
             group.reworded = True
@@ -227,10 +228,7 @@ class RepeatRule(Rule[Repeats]):
                 group.count += 1
                 if state.unknown > group.unknown:
                     group.made = ()  # what was done in between may have changed something
-                # asked for in one answer, or by code, of which no model has heard anything yet
-                together = _asker(call) == group.asked_by if group.asked_by else group.asks == state.asks
-                if not state.asks and call.kind == "retriever":
-                    together = False
+                together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
                 if group.fresh != state.fresh.get(call.turn, 0):
                     group.again = 0
                 if not overlapping and not together:
@@ -251,13 +249,12 @@ class RepeatRule(Rule[Repeats]):
             else:
                 self._start_anew(group, call)
             group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
-            group.asked_by = _asker(call)
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
         state.note(call, repeated=group.count > 1)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
-        group.asks, group.fresh = state.asks, state.fresh.get(call.turn, 0)
+        group.asked_by, group.fresh = asker, state.fresh.get(call.turn, 0)
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
@@ -342,11 +339,6 @@ class RepeatRule(Rule[Repeats]):
                 "failed": call.status == "error",
             },
         )
-
-
-def _asker(call: Call) -> int:
-    """Which answer of a model asked for a call, 0 if none is known."""
-    return text_hash(call.requested_by) if call.requested_by is not None else 0
 
 
 def _nothing_new(call: Call, group: Group) -> bool:

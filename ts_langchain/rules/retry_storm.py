@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_STREAKS = 8
-MAX_SAID = 16
+MAX_SAID = 12
 LASTS = 900.0
 BY_CHANCE = 3
 
