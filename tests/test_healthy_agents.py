@@ -267,6 +267,12 @@ geocode = tool("geocode")(_geocode)
 geocode.handle_tool_error = True
 
 
+@tool
+def request_payment(to: str) -> str:
+    """Pays once a human has said yes."""
+    return f"{interrupt('Pay?')}: paid"
+
+
 def _python_repl(code: str) -> str:
     """Runs code."""
     raise ToolException("SyntaxError: invalid syntax")
@@ -778,3 +784,41 @@ def test_code_that_is_written_anew_each_time() -> None:
         {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
     )
     assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("error_loop", "medium")]
+
+
+def test_what_a_human_has_allowed_each_time() -> None:
+    now = [1_790_000_000.0]
+    handler = TokenSentinelHandler(mode="block", clock=lambda: now[0])
+    model = ScriptedChatModel(script=[*[call_tool("request_payment", to="acme")] * 8, DONE])
+    app = create_agent(model, [request_payment], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    out = app.invoke({"messages": [HumanMessage("Pay the eight bills.")]}, config)
+    while "__interrupt__" in out:
+        now[0] += 10
+        out = app.invoke(Command(resume="yes"), config)
+    assert out["messages"][-1].content == DONE.content
+    assert handler.sentinel.incidents() == []
+
+
+@pytest.mark.parametrize("names", ["abcdef", "aaa"])
+def test_agents_of_one_graph_that_look_at_the_same(names: str) -> None:
+    """Each tells the others what it thinks, and not what it has read. One that comes again might remember."""
+
+    def ask(name: str, number: int) -> Any:
+        script = [call_tool("get_policy", topic="refunds"), AIMessage(f"As {name} I think {number}.")]
+        app = create_agent(ScriptedChatModel(script=script), [get_policy], system_prompt=f"You are {name}.")
+        return lambda state: {"messages": [app.invoke({"messages": state["messages"]})["messages"][-1]]}
+
+    nodes = [ask(name, number) for number, name in enumerate(names)]
+    builder = StateGraph(MessagesState)
+    for name in dict.fromkeys(names):
+        turns = iter([node for node, whose in zip(nodes, names, strict=True) if whose == name])
+        builder.add_node(name, lambda state, turns=turns: next(turns)(state))
+    builder.add_edge(START, names[0])
+    places = itertools.count(1)
+    for name in dict.fromkeys(names):
+        builder.add_conditional_edges(name, lambda _: (*names, END)[next(places)], [*dict.fromkeys(names), END])
+    handler = TokenSentinelHandler()
+    builder.compile().invoke({"messages": [HumanMessage("Discuss refunds.")]}, {"callbacks": [handler]})
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity) == ("tool_loop", "low" if names == "abcdef" else "high")

@@ -15,6 +15,7 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
 from ts_langchain.capture.context import (
+    agent_of,
     as_id,
     configurable,
     current_labels,
@@ -584,6 +585,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 parent=parent_run_id,
                 step=step,
                 task=task,
+                agent=agent_of(metadata or {}),
             ),
         )
 
@@ -601,8 +603,13 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         self._roots.pop(run_id, None)
         name = error_name(error)
-        if started is None or name in _INTERRUPTS:
-            return  # waits for a human; it will run again under the same tool_call_id
+        if started is None:
+            return
+        if name in _INTERRUPTS:  # waits for a human; it will run again under the same tool_call_id
+            session = self.sentinel.get(started.origin.session_id)
+            with session.lock:
+                Memory.of(session.state).wait(started.tool_call_id)
+            return
         if name in _HANDOFFS:
             self._tool_end(started, run_id, Output(name_hash(name), 0))
         elif name in _CANCELLED:
@@ -634,6 +641,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.root_id == call_run:  # by hand
             origin = origin._replace(root_id=asked.turn.root_id, trace_id=call_run)
+        turn = asked.turn.number if asked is not None else turn_of(origin.root_id)
         self.sentinel.observe(
             Call(
                 call_run,
@@ -651,12 +659,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tool_call_id=call_id,
                 requested_by=asked.model_call_id if asked else None,
                 siblings=asked.siblings if asked else 1,
-                pending=output.pending,
+                pending=output.pending or (asked is not None and asked.waited),
                 node=origin.node,
                 tags=origin.tags,
                 user_id=origin.user_id,
                 traits=started.traits,
-                turn=asked.turn.number if asked is not None else turn_of(origin.root_id),
+                turn=mix(turn, started.agent) if started.agent else turn,
                 conversation=asked.conversation if asked is not None else 0,
                 step=asked.step if asked is not None else started.step,
                 task=asked.task if asked is not None else started.task,

@@ -44,6 +44,8 @@ class Requested(NamedTuple):
     """The conversation it was asked for in."""
     step: int = 0
     task: int = 0
+    waited: bool = False
+    """It has waited for a human (`interrupt()`) and will run again."""
 
 
 class Root(NamedTuple):
@@ -154,6 +156,12 @@ class Memory:
         self.unread.limit(MAX_UNREAD)
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
+
+    def wait(self, call_id: str | None) -> None:
+        """A tool call waits for a human."""
+        asked = self.requested.get(call_id) if call_id is not None else None
+        if call_id is not None and asked is not None:
+            self.requested[call_id] = asked._replace(waited=True)
 
     def find(self, name: str, arguments: int) -> str | None:
         """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.
