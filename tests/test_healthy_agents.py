@@ -268,6 +268,12 @@ geocode.handle_tool_error = True
 
 
 @tool
+def review(text: str) -> str:
+    """Shows it to a human."""
+    return str(interrupt(text))
+
+
+@tool
 def request_payment(to: str) -> str:
     """Pays once a human has said yes."""
     return f"{interrupt('Pay?')}: paid"
@@ -796,6 +802,21 @@ def test_what_a_human_has_allowed_each_time() -> None:
     while "__interrupt__" in out:
         now[0] += 10
         out = app.invoke(Command(resume="yes"), config)
+    assert out["messages"][-1].content == DONE.content
+    assert handler.sentinel.incidents() == []
+
+
+@pytest.mark.parametrize("who", [review, ask_user])
+def test_a_person_wants_it_looked_up_once_more(who: Any) -> None:
+    given = {"text": "It is on its way."} if who is review else {"question": "Is that right?"}
+    script = [s for _ in range(6) for s in (call_tool("get_order", number="o1"), call_tool(who.name, **given))]
+    handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=[*script, DONE])
+    app = create_agent(model, [get_order, who], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    out = app.invoke({"messages": [HumanMessage("Where is o1?")]}, config)
+    while "__interrupt__" in out:
+        out = app.invoke(Command(resume="Look once more, please."), config)
     assert out["messages"][-1].content == DONE.content
     assert handler.sentinel.incidents() == []
 

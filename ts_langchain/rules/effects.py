@@ -126,6 +126,7 @@ def judges(name: str) -> bool:
     return not _JUDGES.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
+@lru_cache(maxsize=4096)
 def asks_a_person(name: str) -> bool:
     """True for a tool that puts a question to a person (`ask_user`, `human_input`)."""
     return _PERSON.search(name) is not None

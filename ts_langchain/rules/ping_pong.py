@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import is_meant_again, outcome
+from ts_langchain.rules.effects import asks_a_person, is_meant_again, outcome
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class PingPong(Rule[Steps]):
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
-    something is still under way; one tool alone (`tool_loop`); handing over to other agents (`handoff_loop`); answers
-    that were not captured.
+    something is still under way; a circle in which a person is asked; one tool alone (`tool_loop`); handing over to
+    other agents (`handoff_loop`); answers that were not captured.
 
     Wasted: the turns of all rounds but the first.
     """
@@ -75,7 +75,7 @@ class PingPong(Rule[Steps]):
             state.steps.clear()
         if call.status == "cancelled" or is_meant_again(call.name) or (self._leaves_handoffs and is_handoff(call.name)):
             return None
-        if call.pending or not call.answer:
+        if call.pending or not call.answer or asks_a_person(call.name):
             state.steps.clear()
             state.reported = 0
             return None

@@ -22,6 +22,7 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
 from ts_langchain.rules.beside import Made, fall, then, times
 from ts_langchain.rules.effects import (
+    asks_a_person,
     effect_of,
     is_change,
     is_worth_another_try,
@@ -106,9 +107,9 @@ class Repeats:
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        self.fresh: Recent[int, int] = Recent()  # of each turn: which call was the last that brought something new
+        self.fresh: tuple[int, ...] = ()  # each turn and its newest news, one after the other, since they are many
         self.asks = 0  # answers of models
-        self.mutations = 0  # calls that changed something
+        self.mutations = 0  # calls that changed something, or after which it is well to look again
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
 
@@ -116,7 +117,8 @@ class Repeats:
         """Counts what a call may mean for others."""
         if call.status != "ok":
             return
-        self.mutations += may_have_changed(call)
+        # while something is waited for, it may change; a person may want it looked at again
+        self.mutations += call.pending or may_have_changed(call) or asks_a_person(call.name)
         if repeated:
             return
         came = hash(outcome(call))
@@ -125,10 +127,19 @@ class Repeats:
         self.seen.append(came)
         del self.seen[:-MAX_SEEN]
         self.news += 1
-        self.fresh.pop(call.turn, None)
-        self.fresh[call.turn] = self.news
-        self.fresh.limit(MAX_TURNS)
+        fresh = self.fresh
+        if fresh[-2:-1] != (call.turn,):
+            fresh = (
+                *(x for i in range(0, len(fresh), 2) if fresh[i] != call.turn for x in fresh[i : i + 2]),
+                call.turn,
+                0,
+            )
+        self.fresh = (*fresh[:-1], self.news)[-2 * MAX_TURNS :]
         self.unknown += effect_of(call) == "unknown"
+
+    def newest(self, turn: int) -> int:
+        """Which news was the last of a turn, 0 if there was none."""
+        return next((self.fresh[i + 1] for i in range(len(self.fresh) - 2, -1, -2) if self.fresh[i] == turn), 0)
 
 
 class RepeatRule(Rule[Repeats]):
@@ -172,7 +183,7 @@ class RepeatRule(Rule[Repeats]):
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
-        state.fresh.clear()
+        state.fresh = ()
         del state.seen[:]
 
     @property
@@ -229,7 +240,7 @@ class RepeatRule(Rule[Repeats]):
                 if state.unknown > group.unknown:
                     group.made = ()  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
-                if group.fresh != state.fresh.get(call.turn, 0):
+                if group.fresh != state.newest(call.turn):
                     group.again = 0
                 if not overlapping and not together:
                     group.again += 1
@@ -254,7 +265,7 @@ class RepeatRule(Rule[Repeats]):
         state.acting |= is_change(call)
         state.note(call, repeated=group.count > 1)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
-        group.asked_by, group.fresh = asker, state.fresh.get(call.turn, 0)
+        group.asked_by, group.fresh = asker, state.newest(call.turn)
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
