@@ -62,7 +62,6 @@ class Group:
         "answer",
         "arguments_hash",
         "asked_by",
-        "blind",
         "conversations",
         "count",
         "ended_at",
@@ -89,8 +88,12 @@ class Group:
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.mutations = self.news = self.unknown = 0
         self.reworded = False
-        self.blind = call.answer == 0
         self.unclaimed: list[Turn] = []
+
+    @property
+    def blind(self) -> bool:
+        """True if answers are not captured."""
+        return self.answer == 0
 
     def add(self, call: Call, kept: int = MAX_MADE) -> None:
         """Counts a call that follows those before it."""
@@ -221,7 +224,7 @@ class RepeatRule(Rule[Repeats]):
             return None
         tool = name_hash(call.name)
         key = mix(tool, arguments.fingerprint)
-        # what code asks for between two answers of models it asks for at once: no model has heard of it in between
+        # between two answers of models code asks for all at once: no model has heard of any of it
         asker = text_hash(call.requested_by) if call.requested_by is not None else state.asks
         group = state.groups.get(key)
         if group is None and (group := self._similar(call, arguments, tool, state)):
@@ -303,7 +306,6 @@ class RepeatRule(Rule[Repeats]):
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
-        group.blind = call.answer == 0
         group.reworded = False
         group.unclaimed.clear()
 
