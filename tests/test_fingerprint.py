@@ -44,6 +44,15 @@ def test_rewordings_are_alike_and_numbers_tell_apart() -> None:
     assert alike(JAPANESE, "会議は来週の火曜日に延期されました") < 0.2
 
 
+@pytest.mark.parametrize("at", [0, 40_000, 999_999])
+def test_what_is_new_may_stand_anywhere_in_a_long_answer(at: int) -> None:
+    before = "x" * 1_000_000
+    after = f"{before[:at]}y{before[at + 1 :]}"
+    assert answer_hash(before) != answer_hash(after)
+    assert answer_hash(before * 100 + "end") != answer_hash(before * 100 + "END")
+    assert value_hash(before) != value_hash(after) or at == 40_000  # of arguments both ends are read
+
+
 @given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=20), max_size=5))
 def test_the_order_of_keys_does_not_count(args: dict[str, Any]) -> None:
     turned = dict(reversed(args.items()))

@@ -9,8 +9,11 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import before_model
 from langchain_core.caches import InMemoryCache
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import InjectedToolCallId, ToolException, tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -189,6 +192,63 @@ def get_policy(topic: str) -> str:
     return "Refunds within 30 days of delivery, in the original packaging."
 
 
+@tool
+def wait_minutes(minutes: int) -> str:
+    """Waits."""
+    return f"Waited {minutes} minutes."
+
+
+@tool("waitSeconds")
+def wait_seconds(seconds: int) -> str:
+    """Waits."""
+    return "ok"
+
+
+coins = itertools.count()
+
+
+@tool
+def flip_coin() -> str:
+    """Leaves it to chance."""
+    return ("heads", "tails")[next(coins) // 3 % 2]
+
+
+@tool
+def tail_log(path: str) -> str:
+    """Looks."""
+    return "started\n" * 20_000 + f"event {next(pages):07}"
+
+
+@tool
+def listen() -> str:
+    """Waits for somebody to speak."""
+    return ""
+
+
+@tool
+def get_time() -> str:
+    """Looks at the clock."""
+    return "10:00"
+
+
+@tool
+def heartbeat(run: str) -> str:
+    """Says that it is alive."""
+    return "ok"
+
+
+@tool
+def report_progress(text: str) -> str:
+    """Nobody can say what it does."""
+    return "ok"
+
+
+@tool
+def check_link(url: str) -> str:
+    """Judges."""
+    return "200 OK"
+
+
 def _weather(city: str) -> str:
     """Looks."""
     raise ToolException("weather service unavailable")
@@ -205,6 +265,27 @@ def _geocode(address: str) -> str:
 
 geocode = tool("geocode")(_geocode)
 geocode.handle_tool_error = True
+
+
+@tool
+def review(text: str) -> str:
+    """Shows it to a human."""
+    return str(interrupt(text))
+
+
+@tool
+def request_payment(to: str) -> str:
+    """Pays once a human has said yes."""
+    return f"{interrupt('Pay?')}: paid"
+
+
+def _python_repl(code: str) -> str:
+    """Runs code."""
+    raise ToolException("SyntaxError: invalid syntax")
+
+
+python_repl = tool("python_repl")(_python_repl)
+python_repl.handle_tool_error = True
 
 
 def side_by_side(name: str, *given: dict[str, Any]) -> AIMessage:
@@ -302,6 +383,25 @@ SCRIPTS: dict[str, tuple[list[AIMessage], list[Any]]] = {
     "an outage, asked about in one message": (
         [side_by_side("get_weather", *({"city": city} for city in "abcdef"))],
         [weather],
+    ),
+    "waiting, and nothing else": ([call_tool("wait_minutes", minutes=2)] * 8, [wait_minutes]),
+    "waiting for what is not there yet": (
+        [s for _ in range(8) for s in (call_tool("waitSeconds", seconds=30), call_tool("get_order", number="o1"))],
+        [wait_seconds, get_order],
+    ),
+    "coins": ([call_tool("flip_coin")] * 20, [flip_coin]),
+    "hotels near one thing and another": (
+        [call_tool("search_flights", query=f"cheap hotels near the {w}") for w in ("harbour", "airport", "station")],
+        [search_flights],
+    ),
+    "the weather here and there, in Japanese": (
+        [call_tool("search_flights", query=f"{city}の天気について教えて") for city in ("東京", "大阪", "京都", "札幌")],
+        [search_flights],
+    ),
+    "silence": ([call_tool("listen")] * 6, [listen]),
+    "a sign of life": (
+        [s for n in range(8) for s in (call_tool("heartbeat", run="r"), call_tool("get_order", number=f"o{n}"))],
+        [heartbeat, get_order],
     ),
     "queries that find nothing": (
         [call_tool("run_sql", query=f"open orders of customer {n} please") for n in range(8)],
@@ -589,3 +689,157 @@ def test_places_that_are_not_on_the_map() -> None:
         {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
     )
     assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("error_loop", "medium")]
+
+
+@pytest.mark.parametrize(("name", "given"), [("get_time", {}), ("report_progress", {"text": "Still working on it."})])
+def test_an_agent_that_gets_on_is_not_stuck(name: str, given: dict[str, Any]) -> None:
+    """It does the same before each step, which is told; each step brings something new."""
+    script = [s for n in range(8) for s in (call_tool(name, **given), call_tool("get_order", number=f"o{n}"))]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), [get_time, report_progress, get_order])
+    config: Any = {"callbacks": [handler], "recursion_limit": 99}
+    assert app.invoke({"messages": [HumanMessage("go")]}, config)["messages"][-1].content == DONE.content
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity, found.calls) == ("tool_loop", "medium", 7)
+
+
+def test_a_long_log_of_which_only_the_end_is_new() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    script = [*[call_tool("tail_log", path="app.log")] * 6, DONE]
+    create_agent(ScriptedChatModel(script=script), [tail_log]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert {i.rule for i in handler.sentinel.incidents()} == {"cache_miss", "context_bloat"}
+
+
+def test_links_that_are_all_fine() -> None:
+    """It takes more than five minutes, and each answer is the same."""
+    now = [1_790_000_000.0]
+
+    def clock() -> float:
+        now[0] += 5
+        return now[0]
+
+    script = [*(call_tool("check_link", url=f"https://example.com/{n}") for n in range(40)), DONE]
+    handler = TokenSentinelHandler(mode="block", clock=clock)
+    app = create_agent(ScriptedChatModel(script=script), [check_link])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert handler.sentinel.incidents() == []
+
+
+class Shelf(BaseRetriever):
+    """Has two documents."""
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return [Document("Refunds within 30 days.", id="1"), Document("Send it back first.", id="2")]
+
+
+def test_several_wordings_of_one_question() -> None:
+    """A model words the question anew, and code asks for the documents of each wording."""
+    wordings = ["how do refunds work", "how does a refund work", "how do I get a refund", "how do refunds of it work"]
+    model = ScriptedChatModel(script=["\n".join(wordings), "Send it back within 30 days."])
+    shelf = Shelf()
+
+    def answer(question: str) -> str:
+        found = [d for wording in str(model.invoke(question).content).split("\n") for d in shelf.invoke(wording)]
+        return str(model.invoke(f"{question} {found[:2]}").content)
+
+    handler = TokenSentinelHandler(mode="block")
+    assert RunnableLambda(answer).invoke("Refund?", {"callbacks": [handler]}) == "Send it back within 30 days."
+    assert "high" not in {i.severity for i in handler.sentinel.incidents()}
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_code_that_looks_the_same_up_for_each_row(before: bool) -> None:
+    """No model has asked for it, nor heard of it."""
+    model = ScriptedChatModel(script=["Let us see.", "The sum is 12."])
+
+    def add_up(rows: list[int]) -> str:
+        if before:
+            model.invoke("What now?")
+        found = [get_policy.invoke({"topic": "rates"}) for _ in rows]
+        return str(model.invoke(f"Add up: {found}").content)
+
+    handler = TokenSentinelHandler(mode="block")
+    RunnableLambda(add_up).invoke(list(range(12)), {"callbacks": [handler]})
+    assert model.calls == 1 + before
+    assert {i.severity for i in handler.sentinel.incidents()} == {"low"}
+
+
+def test_each_step_is_checked_by_the_same_question() -> None:
+    """A cache would do; the agent gets on."""
+    judge = ScriptedChatModel(script=["safe"], temperature=0.0)
+
+    @before_model
+    def check(state: Any, runtime: Any) -> None:
+        judge.invoke(f"Is this safe? {state['messages'][0].content}")
+
+    script = [*(call_tool("get_order", number=f"o{n}") for n in range(10)), DONE]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=script), [get_order], middleware=[check])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert judge.calls == 11
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("retry_storm", "low")]
+
+
+def test_code_that_is_written_anew_each_time() -> None:
+    """The same error is told; after three tries it may still work."""
+    script = [*(call_tool("python_repl", code=f"1 + * {n}") for n in range(4)), DONE]
+    handler = TokenSentinelHandler(mode="block")
+    create_agent(ScriptedChatModel(script=script), [python_repl]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("error_loop", "medium")]
+
+
+def test_what_a_human_has_allowed_each_time() -> None:
+    now = [1_790_000_000.0]
+    handler = TokenSentinelHandler(mode="block", clock=lambda: now[0])
+    model = ScriptedChatModel(script=[*[call_tool("request_payment", to="acme")] * 8, DONE])
+    app = create_agent(model, [request_payment], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    out = app.invoke({"messages": [HumanMessage("Pay the eight bills.")]}, config)
+    while "__interrupt__" in out:
+        now[0] += 10
+        out = app.invoke(Command(resume="yes"), config)
+    assert out["messages"][-1].content == DONE.content
+    assert handler.sentinel.incidents() == []
+
+
+@pytest.mark.parametrize("who", [review, ask_user])
+def test_a_person_wants_it_looked_up_once_more(who: Any) -> None:
+    given = {"text": "It is on its way."} if who is review else {"question": "Is that right?"}
+    script = [s for _ in range(6) for s in (call_tool("get_order", number="o1"), call_tool(who.name, **given))]
+    handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=[*script, DONE])
+    app = create_agent(model, [get_order, who], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    out = app.invoke({"messages": [HumanMessage("Where is o1?")]}, config)
+    while "__interrupt__" in out:
+        out = app.invoke(Command(resume="Look once more, please."), config)
+    assert out["messages"][-1].content == DONE.content
+    assert handler.sentinel.incidents() == []
+
+
+@pytest.mark.parametrize("names", ["abcdef", "aaa"])
+def test_agents_of_one_graph_that_look_at_the_same(names: str) -> None:
+    """Each tells the others what it thinks, and not what it has read. One that comes again might remember."""
+
+    def ask(name: str, number: int) -> Any:
+        script = [call_tool("get_policy", topic="refunds"), AIMessage(f"As {name} I think {number}.")]
+        app = create_agent(ScriptedChatModel(script=script), [get_policy], system_prompt=f"You are {name}.")
+        return lambda state: {"messages": [app.invoke({"messages": state["messages"]})["messages"][-1]]}
+
+    nodes = [ask(name, number) for number, name in enumerate(names)]
+    builder = StateGraph(MessagesState)
+    for name in dict.fromkeys(names):
+        turns = iter([node for node, whose in zip(nodes, names, strict=True) if whose == name])
+        builder.add_node(name, lambda state, turns=turns: next(turns)(state))
+    builder.add_edge(START, names[0])
+    places = itertools.count(1)
+    for name in dict.fromkeys(names):
+        builder.add_conditional_edges(name, lambda _: (*names, END)[next(places)], [*dict.fromkeys(names), END])
+    handler = TokenSentinelHandler()
+    builder.compile().invoke({"messages": [HumanMessage("Discuss refunds.")]}, {"callbacks": [handler]})
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity) == ("tool_loop", "low" if names == "abcdef" else "high")

@@ -97,7 +97,7 @@ def test_memory_of_the_largest_session_there_can_be() -> None:
         del messages
         for number in range(1_500):
             args = {"question": f"which of the many fine colours is it {chr(97 + number % 26)}", "n": number // 3}
-            for call in turn("s", number, START + number, args, f"answer {number // 3}"):
+            for call in turn("s", number, START + number, args, f"answer {number // 3}: {TEXT}"):
                 if call.tool_calls:
                     memory.request(call)
                 sentinel.observe(call)

@@ -6,15 +6,18 @@ import json
 import operator
 import random
 import uuid
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import LangChainTracer
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Send
+from pydantic import BaseModel
 from recorder import Wire, replay_of
 from typing_extensions import TypedDict
 
@@ -22,6 +25,9 @@ from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("calm_collector")
 
@@ -264,3 +270,124 @@ def test_time_outs_are_a_storm() -> None:
             now[0] += 1
     [found] = handler.sentinel.incidents()
     assert (found.rule, found.severity) == ("retry_storm", "high")
+
+
+@tool
+def read_handbook(path: str) -> str:
+    """Reads."""
+    return HANDBOOK
+
+
+class Person(BaseModel):
+    """A person."""
+
+    age: int
+
+
+def _reads(config: Any) -> ScriptedChatModel:
+    model = ScriptedChatModel(script=[call_tool("read_handbook", path="a.md")] * 12)
+    create_agent(model, [read_handbook]).invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
+def _streams(config: Any) -> ScriptedChatModel:
+    model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 12)
+    app = create_agent(model, [get_order])
+    list(app.stream({"messages": [HumanMessage("go")]}, config, stream_mode="messages"))
+    return model
+
+
+def _takes_turns(config: Any) -> ScriptedChatModel:
+    turns = [call_tool("get_order", number="o1"), call_tool("read_page", number=1)] * 9
+    model = ScriptedChatModel(script=turns)
+    create_agent(model, [get_order, read_page]).invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
+def _thinks_first(config: Any) -> ScriptedChatModel:
+    """Thoughts are no news: nothing comes back."""
+
+    @tool
+    def think(thought: str) -> str:
+        """Thinks."""
+        return "ok"
+
+    turns = [s for n in range(9) for s in (call_tool("think", thought=f"Try {n}"), call_tool("get_order", number="o1"))]
+    model = ScriptedChatModel(script=turns)
+    create_agent(model, [get_order, think]).invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
+def _is_never_valid(config: Any) -> ScriptedChatModel:
+    model = ScriptedChatModel(script=[call_tool("Person", age="young")] * 12)
+    app = create_agent(model, [], response_format=ToolStrategy(Person))
+    app.invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
+def _chain_in_a_session(config: Any) -> ScriptedChatModel:
+    model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 12)
+    chain = ChatPromptTemplate.from_messages([("system", "Look orders up."), ("placeholder", "{said}")]) | model
+    config = {**config, "metadata": {"session_id": "s"}}
+    said: list[Any] = [HumanMessage("Where is o1?")]
+    for _ in range(12):
+        answer = chain.invoke({"said": said}, config)
+        said += [answer, get_order.invoke({**answer.tool_calls[0], "type": "tool_call"}, config)]
+    return model
+
+
+def _an_agent_asked_again(config: Any) -> ScriptedChatModel:
+    """A check sends its answer back each time."""
+    model = ScriptedChatModel(script=[call_tool("get_order", number="o1"), "I do not know when it will come."] * 12)
+    builder = StateGraph(MessagesState)
+    builder.add_node("work", create_agent(model, [get_order]))
+    builder.add_node("check", lambda _: {"messages": [HumanMessage("That is not good enough, try again.")]})
+    builder.add_edge(START, "work")
+    builder.add_edge("work", "check")
+    builder.add_conditional_edges("check", lambda _: END if model.calls >= 20 else "work", [END, "work"])
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("program", "calls"),
+    [
+        (_reads, 3),
+        (_streams, 3),
+        (_takes_turns, 5),
+        (_thinks_first, 6),
+        (_is_never_valid, 3),
+        (_chain_in_a_session, 3),
+        (_an_agent_asked_again, 5),
+    ],
+)
+def test_is_stopped_at_the_third_time(program: Callable[[Any], ScriptedChatModel], calls: int) -> None:
+    handler = TokenSentinelHandler(mode="block")
+    with pytest.raises(WasteBlocked):
+        program({"callbacks": [handler], "recursion_limit": 99})
+    totals = [handler.sentinel.totals(i.session_id) for i in handler.sentinel.incidents()]
+    assert {t.model_calls if t is not None else 0 for t in totals} == {calls}
+    assert "high" in {i.severity for i in handler.sentinel.incidents()}
+
+
+def test_what_reading_again_wastes() -> None:
+    """Each of nine needless turns carries what was read before: one handbook, two, and so on."""
+    handler = TokenSentinelHandler()
+    model = ScriptedChatModel(script=[*[call_tool("read_handbook", path="a.md")] * 10, AIMessage("done")])
+    create_agent(model, [read_handbook]).invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    [found] = [i for i in handler.sentinel.incidents() if i.rule == "tool_loop"]
+    handbook = len(HANDBOOK) / 4
+    assert found.wasted_tokens == pytest.approx(sum(range(1, 10)) * handbook, rel=0.01)
+    assert found.avoidable_tokens == pytest.approx(sum(range(2, 10)) * handbook, rel=0.01)
+
+
+def test_reading_again_between_other_work_is_told_in_full() -> None:
+    """Nothing is stopped, since the agent gets on; what it wastes is told."""
+    script = [s for n in range(8) for s in (call_tool("read_handbook", path="a.md"), call_tool("read_page", number=n))]
+    handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=[*script, AIMessage("done")])
+    config: Any = {"callbacks": [handler], "recursion_limit": 99}
+    create_agent(model, [read_handbook, read_page]).invoke({"messages": [HumanMessage("go")]}, config)
+    [found] = [i for i in handler.sentinel.incidents() if i.rule == "tool_loop"]
+    assert (found.severity, found.calls) == ("medium", 7)
+    assert found.wasted_tokens == pytest.approx(sum(range(1, 8)) * len(HANDBOOK) / 4, rel=0.01)

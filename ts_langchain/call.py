@@ -189,7 +189,8 @@ class Call(NamedTuple):
         tool_call_id: Joins a tool call with the request for it.
         requested_by: Id of the model call that asked for this tool call.
         siblings: How many tool calls that model call asked for, this one included.
-        pending: True if the answer says that something is still under way ("status": "running").
+        pending: True if the answer says that something is still under way ("status": "running"), or if the tool waited
+            for a human.
         items: Fingerprints of documents (retriever) or texts (embedding).
         item_tokens: Estimated tokens of each of `items` (embedding).
         node: LangGraph node.

@@ -1,8 +1,9 @@
 """Fingerprints: content goes in, 64-bit numbers come out.
 
-Everything is bounded: of a string only the first `TEXT_LIMIT` characters and its length count, of a
-container only the first `ITEM_LIMIT` items and its length, and nesting ends at `DEPTH_LIMIT`. So a 100 MB
-argument costs no more than its first 64 KB, and a cyclic one ends.
+Everything is bounded: of a string only `TEXT_LIMIT` characters, half of them at its end, and its length count, of
+a container only the first `ITEM_LIMIT` items and its length, and nesting ends at `DEPTH_LIMIT`. So a 100 MB
+argument costs no more than 64 KB, and a cyclic one ends. Of what a tool answers 1 MB counts: what is new may stand
+anywhere in it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import orjson
 from xxhash import xxh3_64_intdigest
 
 TEXT_LIMIT = 65_536
+ANSWER_LIMIT = 1_048_576
 ITEM_LIMIT = 4_096
 DEPTH_LIMIT = 16
 SAMPLE_LIMIT = 512
@@ -48,14 +50,20 @@ def mix(*parts: int) -> int:
     return hash(parts)
 
 
-def text_hash(text: str) -> int:
-    """64-bit hash of a text's first 64 K characters and its length."""
-    if len(text) > TEXT_LIMIT:
-        text = f"{text[:TEXT_LIMIT]}\0{len(text)}"
+def text_hash(text: str, limit: int = TEXT_LIMIT) -> int:
+    """64-bit hash of a text; of a long one, of both its ends and its length."""
+    if len(text) > limit:
+        text = cut(text, limit)
     try:
         return xxh3_64_intdigest(text.encode())
     except UnicodeEncodeError:  # lone surrogates
         return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def cut(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Both ends of a long text, and its length."""
+    half = limit // 2
+    return f"{text[:half]}\0{len(text)}\0{text[-half:]}"
 
 
 # What services write beside their answer, another one each time: it is no news.
@@ -69,9 +77,11 @@ _TECHNICAL_FIELD = re.compile(rf"""["'](?:{"|".join(_TECHNICAL)})["']\s*:\s*(?:"
 
 def answer_hash(text: str) -> int:
     """`text_hash` of what a tool answered, without ids of the request and times that it took."""
+    if len(text) > ANSWER_LIMIT:
+        text = cut(text, ANSWER_LIMIT)
     if any(name in text for name in _TECHNICAL):
         text = f"{_TECHNICAL_FIELD.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}"
-    return text_hash(text)
+    return text_hash(text, len(text))
 
 
 @lru_cache(maxsize=4096)
@@ -121,7 +131,7 @@ def value_hash(value: object) -> int:
 def bounded(value: object, depth: int = 0) -> object:
     """The value itself where it is small, a cut copy of it otherwise."""
     if isinstance(value, str):
-        return value if len(value) <= TEXT_LIMIT else f"{value[:TEXT_LIMIT]}\0{len(value)}"
+        return value if len(value) <= TEXT_LIMIT else cut(value)
     if isinstance(value, (bytes, bytearray)):
         return f"{bytes(value[:TEXT_LIMIT])!r}\0{len(value)}"
     if isinstance(value, dict):
@@ -195,6 +205,14 @@ class FreeText:
         union = (self._words | other._words).bit_count()
         return (self._words & other._words).bit_count() / union if union else 1.0
 
+    def says_no_other(self, other: FreeText) -> bool:
+        """True unless each of the two has words that the other has not."""
+        if self._sample is not None:
+            self._condense()
+        if other._sample is not None:
+            other._condense()
+        return not (self._words & ~other._words and other._words & ~self._words)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FreeText) and self.__reduce__() == other.__reduce__()
 
@@ -257,6 +275,10 @@ class Arguments(NamedTuple):
         if self.fixed != other.fixed or self.free_text is None or other.free_text is None:
             return 0.0
         return self.free_text.similarity(other.free_text)
+
+    def says_no_other(self, other: Arguments) -> bool:
+        """True unless the free texts of both have words of their own."""
+        return self.free_text is None or other.free_text is None or self.free_text.says_no_other(other.free_text)
 
 
 def is_free_text(value: str) -> bool:

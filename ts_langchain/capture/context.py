@@ -160,6 +160,17 @@ def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _
     return None
 
 
+def agent_of(metadata: Mapping[str, object]) -> int:
+    """The agent inside a graph that a run belongs to, known by the nodes around it; 0 if it is in none.
+
+    Between their names, which have ids behind them, LangGraph counts the graphs that one task has called.
+    """
+    place = metadata.get("langgraph_checkpoint_ns")
+    if type(place) is not str or "|" not in place:
+        return 0
+    return text_hash("|".join(part.partition(":")[0] for part in place.split("|")[:-1] if not part.isdecimal()))
+
+
 def task_of(metadata: Mapping[str, object]) -> tuple[int, int]:
     """The superstep of LangGraph that a run belongs to, and the task in it; zeros if there is none.
 

@@ -15,6 +15,7 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
 from ts_langchain.capture.context import (
+    agent_of,
     as_id,
     configurable,
     current_labels,
@@ -388,7 +389,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             reading = memory.conversation.read(messages)
             prompt = reading.prompt
             self.sentinel.changed(session)
-            part, opening = memory.begin(origin.root_id, reading, messages[-1] if messages else None, alone=alone)
+            last = messages[-1] if messages else None
+            part, opening = memory.begin(origin.root_id, reading, last, alone=alone, agent=agent_of(meta))
             turn = part.number
             if part.root_id != origin.root_id:
                 origin = origin._replace(root_id=part.root_id, trace_id=origin.root_id)
@@ -681,6 +683,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 parent=parent_run_id,
                 step=step,
                 task=task,
+                agent=agent_of(metadata or {}),
             ),
         )
 
@@ -701,8 +704,13 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self.sentinel.in_flight.leave(run_id)
         else:
             self._roots.pop(run_id, None)
-        if started is None or name in _INTERRUPTS:
-            return  # waits for a human; it will run again under the same tool_call_id
+        if started is None:
+            return
+        if name in _INTERRUPTS:  # waits for a human; it will run again under the same tool_call_id
+            session = self.sentinel.get(started.origin.session_id)
+            with session.lock:
+                Memory.of(session.state).wait(started.tool_call_id)
+            return
         if name in _HANDOFFS:
             self._tool_end(started, run_id, Output(name_hash(name), 0))
         elif name in _CANCELLED:
@@ -751,12 +759,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 tool_call_id=call_id,
                 requested_by=asked.model_call_id if asked else None,
                 siblings=asked.siblings if asked else 1,
-                pending=output.pending,
+                pending=output.pending or (asked is not None and asked.waited),
                 node=origin.node,
                 tags=origin.tags,
                 user_id=origin.user_id,
                 traits=started.traits,
-                turn=asked.turn.number if asked is not None else turn_of(origin.root_id),
+                turn=asked.turn.number if asked is not None else turn_of(origin.root_id, started.agent),
                 conversation=asked.conversation if asked is not None else 0,
                 step=asked.step if asked is not None else started.step,
                 task=asked.task if asked is not None else started.task,

@@ -55,6 +55,8 @@ class Started(NamedTuple):
     """The run directly above."""
     step: int = 0
     task: int = 0
+    agent: int = 0
+    """Of tools: which agent inside a graph it is one of, 0 outside."""
     streams: bool = False
     """Of model calls: a part of the answer has come."""
     in_task: bool = False

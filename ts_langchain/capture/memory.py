@@ -46,6 +46,8 @@ class Requested(NamedTuple):
     """The conversation it was asked for in."""
     step: int = 0
     task: int = 0
+    waited: bool = False
+    """It has waited for a human (`interrupt()`) and will run again."""
 
 
 class Root(NamedTuple):
@@ -67,9 +69,10 @@ class Memory:
     """Capture's part of a session's state.
 
     A *turn* is what an agent does in answer to one request: the calls that belong together, of which a loop is made.
-    It is known by the run and the conversation in it: another run is another turn, and in the same run a worker that
-    starts afresh, or the next case of an evaluation. It goes on in another run where a prompt ends with the results of
-    its tool calls, and where a prompt is the one before with notes behind it.
+    It is known by the run, the agent and the conversation in it: another run is another turn, and in the same run
+    another agent of the graph, a worker that starts afresh, or the next case of an evaluation. It goes on in another
+    run where a prompt ends with the results of its tool calls, and where a prompt is the one before with notes behind
+    it.
 
     In a loop written by hand each call is a run of its own, and none holds them together: there, the first run of a
     turn stands for all of it.
@@ -93,20 +96,23 @@ class Memory:
             memory = state.capture = cls()
         return memory  # type: ignore[no-any-return]
 
-    def begin(self, root_id: str, reading: Reading, message: object, *, alone: str | None) -> tuple[Turn, int]:
+    def begin(
+        self, root_id: str, reading: Reading, message: object, *, alone: str | None, agent: int = 0
+    ) -> tuple[Turn, int]:
         """A model is asked in this run.
 
         Args:
             root_id: The outermost run. Before a guarded model that is called by hand, a session stands for it.
             reading: What was read of the prompt.
             message: Its last message.
-            alone: The call's own run, if none encloses it.
+            alone: The call's own run, if none encloses it, or the chain's that it is part of.
+            agent: Which agent inside a graph asks, 0 outside of one.
 
         Returns:
             Its turn, and the conversation.
         """
-        conversation, run = reading.conversation, alone or root_id
-        root = self.roots.get(turn_of(run))
+        conversation, run = reading.conversation, turn_of(alone or root_id, agent)
+        root = self.roots.get(run)
         said = plain_text(message) if reading.fresh else ""
         if root is not None and root.goes_on(said):
             conversation = root.conversation
@@ -119,11 +125,11 @@ class Memory:
             elif ended:
                 before = self.newest
         if before is None:
-            turn = Turn(mix(turn_of(run), conversation), root_id)
+            turn = Turn(mix(run, conversation), root_id)
         else:
             turn = before if alone else Turn(before.number, root_id)
         self.newest = turn
-        key = turn_of(turn.root_id)
+        key = turn_of(turn.root_id, agent)
         self.roots[key] = Root(turn.number, conversation, len(said), text_hash(said))
         self.roots.touch(key)
         self.roots.limit(MAX_ROOTS)
@@ -162,6 +168,12 @@ class Memory:
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
 
+    def wait(self, call_id: str | None) -> None:
+        """A tool call waits for a human."""
+        asked = self.requested.get(call_id) if call_id is not None else None
+        if call_id is not None and asked is not None:
+            self.requested[call_id] = asked._replace(waited=True)
+
     def find(self, name: str, arguments: int) -> str | None:
         """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.
 
@@ -180,6 +192,7 @@ class Memory:
         self.unread.clear()
 
 
-def turn_of(root_id: str) -> int:
-    """The turn of a call that no model has asked for: its run."""
-    return text_hash(root_id)
+def turn_of(root_id: str, agent: int = 0) -> int:
+    """The turn of a call that no model has asked for: its run, and which agent inside a graph it is made by."""
+    run = text_hash(root_id)
+    return mix(run, agent) if agent else run

@@ -39,3 +39,8 @@ def times(made: Made, of: int | str) -> list[float]:
 def fall(times: list[float], count: int, seconds: float) -> bool:
     """True if the newest `count` times lie within so many seconds."""
     return len(times) >= count and times[-1] - times[-count] <= seconds
+
+
+def begun_anew(made: Made, of: int | str) -> Made:
+    """The newest call alone, if it is of this turn or run; else all."""
+    return made[-4:] if made[-4:-3] == (of,) else made

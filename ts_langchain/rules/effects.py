@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from ts_langchain.capture.traits import trait
@@ -15,9 +16,10 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
     "add", "append", "apply", "approve", "archive", "assign", "back", "book", "build", "buy", "cancel", "change",
-    "clear", "click", "close", "comment", "commit", "create", "delete", "deploy", "disable", "drag", "drop", "edit",
-    "enable", "fill", "fix", "go", "goto", "insert", "install", "invoke", "log", "mark", "merge", "migrate", "modify",
-    "move", "navigate", "next", "open", "order", "patch", "pay", "play", "post", "press", "publish", "push", "put",
+    "clear", "click", "close", "comment", "commit", "create", "delay", "delete", "deploy", "disable", "drag", "drop",
+    "edit", "enable", "fill", "fix", "go", "goto", "insert", "install", "invoke", "listen", "log", "mark", "merge",
+    "migrate", "modify", "move", "navigate", "next", "open", "order", "patch", "pause", "pay", "play", "post", "press",
+    "publish", "push", "put",
     "record", "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve",
     "reset", "restart", "save", "schedule", "scroll", "select", "send", "set", "sleep", "start", "step", "stop",
     "store", "submit", "toggle", "transfer", "trigger", "turn", "type", "undo", "update", "upload", "upsert",
@@ -38,8 +40,13 @@ _PROCESSES = frozenset({
     "categorise", "categorize", "classify", "detect", "embed", "extract", "grade", "moderate", "paraphrase", "parse",
     "proofread", "rewrite", "score", "sentiment", "summarise", "summarize", "tokenize", "translate",
 })  # fmt: skip
+# What comes back is a verdict on what they were given: the same one on something else is news.
+_JUDGES = frozenset({"check", "compare", "count", "has", "is", "test", "validate", "verify"})
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
-_WAITS = re.compile(r"check_status|get_status|poll|wait_for|wait_until|sleep|(?:^|_)wait$", re.IGNORECASE)
+_WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
+_WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
+_PAUSES = frozenset({"delay", "pause"})
+_CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "toss"})
 _PERSON = re.compile(
     r"(?:^|_)(?:ask|prompt|consult)_?(?:the_?)?(?:user|human|person|customer|operator)|"
     r"human_?(?:input|feedback|approval)|user_?input|^human$|^confirm(?:ation|_?with_?user)?$|"
@@ -100,11 +107,26 @@ def _read(name: str) -> Effect:
     return "unknown"
 
 
-def waits(name: str) -> bool:
-    """True for a tool that waits for something, or asks whether it is done (`wait_for`, `poll`, `check_status`)."""
-    return _WAITS.search(name) is not None
+@lru_cache(maxsize=4096)
+def is_meant_again(name: str) -> bool:
+    """True for a tool that is called again by nature.
+
+    It waits for something, asks whether it is done (`wait_for`, `poll`, `check_status`), or leaves it to chance
+    (`roll_dice`).
+    """
+    if _WAITS.search(name):
+        return True
+    words = [word.lower() for word in _WORDS.findall(name)]
+    return not (_WAITING | _CHANCE).isdisjoint(words) or (bool(words) and words[-1] in _PAUSES)
 
 
+@lru_cache(maxsize=4096)
+def judges(name: str) -> bool:
+    """True for a tool that gives its verdict on what it is given (`validate_file`, `check_link`)."""
+    return not _JUDGES.isdisjoint(word.lower() for word in _WORDS.findall(name))
+
+
+@lru_cache(maxsize=4096)
 def asks_a_person(name: str) -> bool:
     """True for a tool that puts a question to a person (`ask_user`, `human_input`)."""
     return _PERSON.search(name) is not None

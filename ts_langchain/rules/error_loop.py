@@ -58,7 +58,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
     of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not
     fall into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
-    twice as many failures of a tool that only looks and looked for something else each time: it may just not be there.
+    twice as many failures of a tool that only looks and looked for something else each time, since it may just not be
+    there, or that was given other code each time.
 
     Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
     look, of another one that changed something (`edit_file`, `set_…`, `bash`); a failure that is retried once and
@@ -127,7 +128,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if failures.count < s.min_failures:
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
-        explores = failures.varied and effect_of(call) in ("looks", "processes")
+        explores = failures.varied and effect_of(call) in ("looks", "processes", "runs code")
         enough = s.min_failures * (EXPLORING if explores else 1)
         return Finding(
             mix(tool, call.answer),

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import outcome, waits
+from ts_langchain.rules.effects import asks_a_person, is_meant_again, outcome
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Steps:
     def __init__(self) -> None:
         self.root_id = ""
         self.reported = 0
-        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task
-        self.steps: list[tuple[int, str, str | None, str, int, float, int, int]] = []
+        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task, tool
+        self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int]] = []
 
 
 class PingPong(Rule[Steps]):
@@ -39,8 +39,8 @@ class PingPong(Rule[Steps]):
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
-    something is still under way; one tool alone (`tool_loop`); handing over to other agents (`handoff_loop`); answers
-    that were not captured.
+    something is still under way; a circle in which a person is asked; one tool alone (`tool_loop`); handing over to
+    other agents (`handoff_loop`); answers that were not captured.
 
     Wasted: the turns of all rounds but the first.
     """
@@ -73,22 +73,24 @@ class PingPong(Rule[Steps]):
         if call.root_id != state.root_id:
             state.root_id, state.reported = call.root_id, 0
             state.steps.clear()
-        if call.status == "cancelled" or waits(call.name) or (self._leaves_handoffs and is_handoff(call.name)):
+        if call.status == "cancelled" or is_meant_again(call.name) or (self._leaves_handoffs and is_handoff(call.name)):
             return None
-        if call.pending or not call.answer:
+        if call.pending or not call.answer or asks_a_person(call.name):
             state.steps.clear()
             state.reported = 0
             return None
-        step = mix(name_hash(call.name), outcome(call))
+        tool = name_hash(call.name)
+        step = mix(tool, outcome(call))
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
-        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, call.step, call.task))
+        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, call.step, call.task, tool))
         rounds = self.settings.min_rounds
         del state.steps[: -MAX_PERIOD * rounds]
         period = self._period([s[0] for s in state.steps])
-        if period is None:
+        tools = len({s[8] for s in state.steps[-period:]}) if period is not None else 0
+        if period is None or tools < 2:  # one tool alone is no circle of several
             state.reported = 0
             return None
         # the first time all rounds but the first one; from then on, each call as it comes
@@ -97,7 +99,7 @@ class PingPong(Rule[Steps]):
         state.reported += 1
         return Finding(
             mix(*sorted({s[0] for s in state.steps[-period:]})),
-            f"{period} tools, {call.name} among them, were called in turn for {calls // period} rounds; nothing new "
+            f"{tools} tools, {call.name} among them, were called in turn for {calls // period} rounds; nothing new "
             "came back.",
             claims=tuple(Claim(s[2], "turn", unit=s[3], units=s[4]) for s in new if s[2]),
             calls=tuple(s[1] for s in new),

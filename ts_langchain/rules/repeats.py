@@ -6,7 +6,8 @@ change made by another call in between: to look again, or to test again, is no r
 next page, one more in the cart) is no repeat where a look in between showed something new.
 
 Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered, by
-somebody who may know of it.
+somebody who may know of it: a model has spoken in between. It is one to stop for where the repeats follow one another
+and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
 from ts_langchain.rules.beside import Made, fall, then, times
 from ts_langchain.rules.effects import (
+    asks_a_person,
     effect_of,
     is_change,
     is_worth_another_try,
@@ -43,6 +45,9 @@ MAX_ITEMS = 64
 MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
+MAX_TURNS = 4
+BRIEF_CHARS = 100
+"""An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 MEANT = 2
 """What changes something may well be meant to be done again: a loop is severe after so many times as many calls."""
 
@@ -53,13 +58,14 @@ class Group:
     """Calls of one tool with the same or nearly the same arguments, as long as nothing new comes back."""
 
     __slots__ = (
+        "again",
         "answer",
         "arguments_hash",
         "asked_by",
-        "blind",
         "conversations",
         "count",
         "ended_at",
+        "fresh",
         "items",
         "made",
         "mutations",
@@ -77,12 +83,17 @@ class Group:
         self.made: Made = ()
         self.add(call)
         self.conversations: tuple[int, ...] = (call.conversation,)
-        self.asked_by = _asker(call)
+        self.asked_by = 0
         self.ended_at = call.ended_at
-        self.mutations = self.news = self.unknown = 0
+        self.again = 0  # repeats since anything new came, of any call of the turn
+        self.fresh = self.mutations = self.news = self.unknown = 0
         self.reworded = False
-        self.blind = call.answer == 0
         self.unclaimed: list[Turn] = []
+
+    @property
+    def blind(self) -> bool:
+        """True if answers are not captured."""
+        return self.answer == 0
 
     def add(self, call: Call, kept: int = MAX_MADE) -> None:
         """Counts a call that follows those before it."""
@@ -92,30 +103,45 @@ class Group:
 class Repeats:
     """State of one session."""
 
-    __slots__ = ("acting", "groups", "mutations", "news", "recent", "seen", "unknown")
+    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "unknown")
 
     def __init__(self) -> None:
         self.groups: Recent[int, Group] = Recent()
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        self.mutations = 0  # calls that changed something
+        self.fresh: tuple[int, ...] = ()  # each turn and its newest news, one after the other, since they are many
+        self.asks = 0  # answers of models
+        self.mutations = 0  # calls that changed something, or after which it is well to look again
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
 
-    def note(self, call: Call) -> None:
+    def note(self, call: Call, *, repeated: bool = False) -> None:
         """Counts what a call may mean for others."""
-        if call.status != "ok" or call.kind != "tool":
+        if call.status != "ok":
             return
-        self.mutations += may_have_changed(call)
-        if self.acting or effect_of(call) == "unknown":
-            came = hash(outcome(call))
-            if came in self.seen:
-                return
-            self.seen.append(came)
-            del self.seen[:-MAX_SEEN]
-            self.news += 1
-            self.unknown += effect_of(call) == "unknown"
+        # while something is waited for, it may change; a person may want it looked at again
+        self.mutations += call.pending or may_have_changed(call) or asks_a_person(call.name)
+        if repeated:
+            return
+        came = hash(outcome(call))
+        if came in self.seen:
+            return
+        self.seen.append(came)
+        del self.seen[:-MAX_SEEN]
+        self.news += 1
+        self.unknown += effect_of(call) == "unknown"
+        place = self._place(call.turn)
+        others = self.fresh if place is None else self.fresh[:place] + self.fresh[place + 2 :]
+        self.fresh = (*others, call.turn, self.news)[-2 * MAX_TURNS :]
+
+    def newest(self, turn: int) -> int:
+        """Which news was the last of a turn, 0 if there was none."""
+        place = self._place(turn)
+        return 0 if place is None else self.fresh[place + 1]
+
+    def _place(self, turn: int) -> int | None:
+        return next((i for i in range(len(self.fresh) - 2, -1, -2) if self.fresh[i] == turn), None)
 
 
 class RepeatRule(Rule[Repeats]):
@@ -153,9 +179,13 @@ class RepeatRule(Rule[Repeats]):
     def new_state(self) -> Repeats:
         return Repeats()
 
+    def outlives(self, state: Repeats) -> bool:
+        return bool(state.groups)
+
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
+        state.fresh = ()
         del state.seen[:]
 
     @property
@@ -179,6 +209,9 @@ class RepeatRule(Rule[Repeats]):
         raise NotImplementedError
 
     def observe(self, call: Call, state: Repeats) -> Finding | None:
+        if call.kind == "model":
+            state.asks += call.status == "ok"
+            return None
         concerned = self._concerns.get(call.name)
         if concerned is None:
             if len(self._concerns) > 4096:
@@ -190,6 +223,9 @@ class RepeatRule(Rule[Repeats]):
             return None
         tool = name_hash(call.name)
         key = mix(tool, arguments.fingerprint)
+        # a model's answer, a request whose model nobody saw, or code, which asks for all between two answers at once
+        asked_by = call.requested_by or call.tool_call_id
+        asker = text_hash(asked_by) if asked_by is not None else state.asks
         group = state.groups.get(key)
         if group is None and (group := self._similar(call, arguments, tool, state)):
             group.reworded = True
@@ -206,7 +242,11 @@ class RepeatRule(Rule[Repeats]):
                 group.count += 1
                 if state.unknown > group.unknown:
                     group.made = ()  # what was done in between may have changed something
-                if not overlapping and not (group.asked_by and _asker(call) == group.asked_by):
+                together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
+                if group.fresh != state.newest(call.turn):
+                    group.again = 0
+                if not overlapping and not together:
+                    group.again += 1
                     group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
                 # whoever has not been told yet had to ask
                 again = call.conversation in group.conversations
@@ -223,12 +263,12 @@ class RepeatRule(Rule[Repeats]):
             else:
                 self._start_anew(group, call)
             group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
-            group.asked_by = _asker(call)
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
-        state.note(call)
+        state.note(call, repeated=group.count > 1)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
+        group.asked_by, group.fresh = asker, state.newest(call.turn)
         return self._judge(call, group) if group.count > 1 else None
 
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
@@ -241,6 +281,7 @@ class RepeatRule(Rule[Repeats]):
                 and _nothing_new(call, group)
                 and call.started_at - group.ended_at <= self.settings.window_seconds
                 and arguments.similarity(before) >= self.settings.similarity
+                and (call.answer_chars > BRIEF_CHARS or call.items or arguments.says_no_other(before))
             ):
                 return group
         return None
@@ -261,10 +302,10 @@ class RepeatRule(Rule[Repeats]):
         if len(group.items) > MAX_ITEMS * 2:
             group.items = frozenset(call.items[:MAX_ITEMS])
         group.count = 1
+        group.again = 0
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
-        group.blind = call.answer == 0
         group.reworded = False
         group.unclaimed.clear()
 
@@ -277,7 +318,8 @@ class RepeatRule(Rule[Repeats]):
             return None
         severity: Severity = "high" if loop else "low"
         may_be_meant = is_change(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
-        if loop and (group.blind or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
+        gets_on = group.again < s.min_calls - 1 and call.status == "ok"
+        if loop and (group.blind or gets_on or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
             severity = "medium"
         confidence = 0.55 if group.blind else 0.8 if group.reworded else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []
@@ -310,11 +352,6 @@ class RepeatRule(Rule[Repeats]):
                 "failed": call.status == "error",
             },
         )
-
-
-def _asker(call: Call) -> int:
-    """Which answer of a model asked for a call, 0 if none is known."""
-    return text_hash(call.requested_by) if call.requested_by is not None else 0
 
 
 def _nothing_new(call: Call, group: Group) -> bool:

@@ -28,10 +28,12 @@ class RetrievalThrash(RepeatRule):
 
     Fires when the same query brought back the same documents `min_identical_calls` times (severity low), and
     again when `min_calls` queries with a word overlap of at least `similarity` fall into `window_seconds`
-    of event time and none brought back a new document (severity high).
+    of event time and none brought back a new document (severity high; medium where other calls bring something new
+    in between).
 
     Does not fire on: queries that differ in a name, number, date or filter; similar queries that bring back
-    something new; paging.
+    something new; queries that have a word in place of another and get the same short answer (`nothing found`);
+    several wordings that code asks before a model is asked again; paging.
 
     Wasted: the model turn that asked for the repeated search. A retriever that the app calls by itself has
     no such turn; then calls and seconds are counted, and no tokens.
@@ -39,7 +41,7 @@ class RetrievalThrash(RepeatRule):
 
     name = "retrieval_thrash"
     specificity = 50
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever", "model"})
     suggestion = "Give the model the documents it already has, cache the search, or stop the run."
     thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "min_identical_calls": "calls"}
     verb = "asked"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.call import UNBILLED
+from ts_langchain.fingerprint import mix
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
-from ts_langchain.rules.beside import fall, then, times
+from ts_langchain.rules.beside import begun_anew, fall, then, times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_STREAKS = 8
+MAX_SAID = 12
 LASTS = 900.0
 BY_CHANCE = 3
 
@@ -44,7 +47,29 @@ class Streak:
         self.answer = call.answer
 
 
-class RetryStorm(Rule["Recent[int, Streak]"]):
+class Requests:
+    """The streaks of a session, and what was said to whom."""
+
+    __slots__ = ("said", "streaks")
+
+    def __init__(self) -> None:
+        self.streaks: Recent[int, Streak] = Recent()
+        self.said = array("q")
+
+    def note(self, call: Call) -> None:
+        """What is new in a run ends its loops: it gets on."""
+        if call.status != "ok" or call.kind != "model":
+            return
+        said = mix(call.conversation, call.answer)
+        if said in self.said:
+            return
+        self.said.append(said)
+        del self.said[:-MAX_SAID]
+        for streak in self.streaks.values():
+            streak.made = begun_anew(streak.made, call.root_id)
+
+
+class RetryStorm(Rule[Requests]):
     """The same request is sent again and again in a short time, and it fails or answers the same each time.
 
     Fires when `min_retries` requests with the same fingerprint (messages, tools, model, temperature) are sent with
@@ -52,7 +77,8 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
     failed or brought back the identical answer. Where they are answered, `answered_window_seconds` count inside one
     run, and three requests more have to be unless the temperature is 0: the same answer may come by chance. Severity
     low if runs of their own were answered the same, or tasks of one superstep of LangGraph, as rows of a batch are that
-    are alike: a cache would do.
+    are alike, and if other requests of the run were answered with something new in between, as where each step of an
+    agent is checked by the same question: a cache would do.
     From then on each further failure extends it, for 15 minutes. In mode `block` a request that has been silent for
     30 seconds is let through, to see whether it is answered now.
 
@@ -82,15 +108,17 @@ class RetryStorm(Rule["Recent[int, Streak]"]):
 
     settings: Settings
 
-    def new_state(self) -> Recent[int, Streak]:
-        return Recent()
+    def new_state(self) -> Requests:
+        return Requests()
 
-    def shrink(self, state: Recent[int, Streak]) -> None:
-        state.clear()
+    def outlives(self, state: Requests) -> bool:
+        return False  # it is about what follows in a row
 
-    def observe(self, call: Call, state: Recent[int, Streak]) -> Finding | None:
+    def observe(self, call: Call, requests: Requests) -> Finding | None:
         if not call.request or call.status == "cancelled":
             return None
+        requests.note(call)
+        state = requests.streaks
         if call.source_cost == UNBILLED:
             state.pop(call.request, None)
             return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ts_langchain.rules.effects import asks_a_person, waits
+from ts_langchain.rules.effects import asks_a_person, is_meant_again
 from ts_langchain.rules.handoff_loop import is_handoff
 from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.rerank_thrash import is_rerank
@@ -23,21 +23,23 @@ class ToolLoop(RepeatRule):
 
     Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time
     (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn: what an
-    agent does in answer to one request (severity high: a loop). Calls asked for in one message count as one. Severity
-    medium for what changes something and succeeds (`scroll`, `add_to_cart`), up to twice as many calls, since it may be
-    meant; and for reworded calls of a tool of which nobody can say what it does.
+    agent does in answer to one request (severity high: a loop). Calls asked for in one message count as one, and so do
+    those that code makes before a model is asked again. Severity medium for what changes something and succeeds
+    (`scroll`, `add_to_cart`), up to twice as many calls, since it may be meant; for reworded calls of a tool of which
+    nobody can say what it does; and where other calls bring something new between the repeats (an agent that reads the
+    clock before each step): it is waste, and gets on.
 
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
-    `bash`, `think`). In answers, ids of the request and times that it took (`request_id`, `response_time`) do not
-    count.
+    `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some. In answers,
+    ids of the request and times that it took (`request_id`, `response_time`) do not count.
 
-    Does not fire on: a call whose answer changes; polling (by name, or because the short answer says that
-    something is still under way); a question to a person (`ask_user`, `human`), who may well say yes again; a call
-    that is made again after another one changed something (`edit_file`, `set_…`, `bash`), be it a test, a look or
-    the next change, unless it is a change that keeps failing; what is done again after a look at something new (click,
-    read the next page, click); search tools, which `retrieval_thrash` looks after; handing over to another agent,
-    which `handoff_loop` looks after.
+    Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
+    something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
+    `human`), who may well say yes again; a call that is made again after another one changed something (`edit_file`,
+    `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps failing; what is done
+    again after a look at something new (click, read the next page, click); search tools, which `retrieval_thrash`
+    looks after; handing over to another agent, which `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
     the output tokens of those that were. Nothing in a conversation that has not been told yet: there it had to ask.
@@ -48,7 +50,7 @@ class ToolLoop(RepeatRule):
 
     name = "tool_loop"
     specificity = 40
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "model"})
     suggestion = "Tell the model what it already tried and what came back, or stop the run."
     thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "min_identical_calls": "calls"}
 
@@ -63,7 +65,7 @@ class ToolLoop(RepeatRule):
     settings: Settings
 
     def concerns(self, kind: Kind, name: str) -> bool:
-        if kind != "tool" or name in self.settings.polling_tools or waits(name) or asks_a_person(name):
+        if kind != "tool" or name in self.settings.polling_tools or is_meant_again(name) or asks_a_person(name):
             return False
         if "handoff_loop" in self.context.active and is_handoff(name):
             return False

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, outcome, waits
+from ts_langchain.rules.effects import asks_a_person, is_meant_again, judges, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Zombie(Rule[Progress]):
 
     Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none
     of them a new answer to the user and none a tool result that had not come back before; of tools that do not only
-    look (`edit_file`, `bash`, `process_invoice`), none that was given something new.
+    look (`edit_file`, `bash`, `process_invoice`) or that judge (`validate_file`), none that was given something new.
 
     Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no;
     polls and questions to a person, by name, or because the answer says that something is still under way
@@ -87,7 +87,7 @@ class Zombie(Rule[Progress]):
         self._polling: frozenset[str] = getattr(context.active.get("tool_loop"), "polling_tools", frozenset())
 
     def _waits(self, name: str) -> bool:
-        return waits(name) or asks_a_person(name) or name in self._polling
+        return is_meant_again(name) or asks_a_person(name) or name in self._polling
 
     def new_state(self) -> Progress:
         return Progress()
@@ -109,7 +109,7 @@ class Zombie(Rule[Progress]):
             # the same answer to another question is a new one
             new = said and state.is_new(mix(call.conversation, call.answer))
         else:
-            new = call.status == "ok" and (not call.answer or state.is_new(outcome(call)))
+            new = call.status == "ok" and (not call.answer or state.is_new(_came(call)))
         if new:
             state.restart(call.ended_at)
             return None
@@ -130,3 +130,10 @@ class Zombie(Rule[Progress]):
             confidence=0.85,
             evidence={"calls": state.calls, "seconds": round(quiet, 3)},
         )
+
+
+def _came(call: Call) -> int:
+    """Fingerprint of what came of a call. The same verdict on something else is another one."""
+    if call.kind == "tool" and call.arguments is not None and judges(call.name):
+        return mix(call.answer, call.arguments.fingerprint)
+    return outcome(call)
