@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import random
@@ -15,8 +16,10 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import LangChainTracer
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.types import Send
+from langgraph.prebuilt import ToolNode
+from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
 from recorder import Wire, replay_of
 from typing_extensions import TypedDict
@@ -391,3 +394,49 @@ def test_reading_again_between_other_work_is_told_in_full() -> None:
     [found] = [i for i in handler.sentinel.incidents() if i.rule == "tool_loop"]
     assert (found.severity, found.calls) == ("medium", 7)
     assert found.wasted_tokens == pytest.approx(sum(range(1, 8)) * len(HANDBOOK) / 4, rel=0.01)
+
+
+def test_a_loop_of_a_model_that_langchain_does_not_call() -> None:
+    """The provider's own client makes the answers; only tools are seen, and that somebody asked for them."""
+    builder = StateGraph(MessagesState)
+    asked = itertools.count()
+
+    def think(state: Any) -> dict[str, Any]:
+        number = next(asked)
+        call = {"name": "get_order", "args": {"number": "o1"}, "id": f"c{number}"}
+        return {"messages": [AIMessage("", tool_calls=[call] if number < 5 else [])]}
+
+    builder.add_node("think", think)
+    builder.add_node("tools", ToolNode([get_order]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    handler = TokenSentinelHandler()
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    [found] = handler.sentinel.incidents()
+    assert (found.rule, found.severity, found.calls, found.wasted_tokens) == ("tool_loop", "high", 4, 0)
+
+
+def test_a_loop_of_an_agent_inside_a_graph_that_waits_for_a_human_in_between() -> None:
+    """The second half is another run, and the same turn."""
+
+    @tool
+    def approve(text: str) -> str:
+        """Asks."""
+        return str(interrupt(text))
+
+    def twice() -> list[Any]:
+        return [call_tool("get_order", number="o1")] * 2
+
+    model = ScriptedChatModel(script=[*twice(), call_tool("approve", text="?"), *twice(), *twice()])
+    builder = StateGraph(MessagesState)
+    builder.add_node("work", create_agent(model, [get_order, approve]))
+    builder.add_edge(START, "work")
+    app = builder.compile(checkpointer=InMemorySaver())
+    handler = TokenSentinelHandler(mode="block")
+    config: Any = {"callbacks": [handler], "configurable": {"thread_id": "t"}}
+    app.invoke({"messages": [HumanMessage("go")]}, config)
+    with pytest.raises(WasteBlocked):
+        app.invoke(Command(resume="yes"), config)
+    assert model.calls == 6
+    assert len({i.turn for i in handler.sentinel.incidents()}) == 1
