@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from agents import ASK, DONE, LOOP, agent, graph
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
 from langchain_core.tracers.langchain import LangChainTracer
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
 from recorder import Wire, recorded, replay_of
 from scenes import SCENES
 
@@ -20,7 +24,7 @@ from ts_langchain import Sentinel, TokenSentinelHandler
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Replay, Run
-from ts_langchain.testing import call_tool
+from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,3 +143,32 @@ def test_scenes_of_a_day(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     imported = sorted((i.id, i.wasted_nano, i.avoidable_nano, i.overlaps) for i in ledger.incidents(history))
     assert imported == sorted((i.id, i.wasted_nano, i.avoidable_nano, i.overlaps) for i in live.incidents())
     assert sorted(call.id for call in ledger.calls(history)) == sorted(call.id for call in live.seen)
+
+
+def test_what_waits_for_a_human_while_its_session_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a tool has waited is known after a checkpoint, too: what a human allows each time is no loop."""
+
+    @tool
+    def pay(to: str) -> str:
+        """Pays."""
+        return f"paid: {interrupt('May I?')}"
+
+    live, handler = recorded()
+    client = Wire()
+    app = create_agent(
+        ScriptedChatModel(script=[*[call_tool("pay", to="acme")] * 3, AIMessage("done")]),
+        [pay],
+        checkpointer=InMemorySaver(),
+    )
+    for n in range(4):
+        config: Any = {"callbacks": [handler, LangChainTracer(client=client)], "configurable": {"thread_id": "t"}}
+        app.invoke(Command(resume="yes") if n else {"messages": [("user", "Pay three bills.")]}, config)
+        # another session, so that this one is stored
+        ScriptedChatModel(script=["no"]).invoke(f"{n}?", {**config, "configurable": {"thread_id": str(n)}})
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 1)
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps(row) for row in client.sent()))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger, checkpoint_runs=1, sessions_in_memory=1).run()
+    assert [c.pending for c in ledger.calls(history) if c.kind == "tool"] == [True] * 3
+    assert (live.incidents(), list(ledger.incidents(history))) == ([], [])

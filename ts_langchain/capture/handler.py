@@ -710,6 +710,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             session = self.sentinel.get(started.origin.session_id)
             with session.lock:
                 Memory.of(session.state).wait(started.tool_call_id)
+                self.sentinel.changed(session)
             return
         if name in _HANDOFFS:
             self._tool_end(started, run_id, Output(name_hash(name), 0))
