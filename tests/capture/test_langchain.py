@@ -31,7 +31,7 @@ from recorder import Recorder, Wire, recorded
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_usage
-from ts_langchain.capture.handler import _tasks
+from ts_langchain.capture.tasks import begun_in
 from ts_langchain.capture.tools import _TOOLSETS
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
@@ -412,7 +412,7 @@ def test_calls_of_a_long_task_are_not_kept() -> None:
     async def serve() -> int:
         for n in range(200):
             await ScriptedChatModel(script=["yes"]).ainvoke(f"{n}", {"callbacks": [handler]})
-        return sum(map(len, _tasks.values()))
+        return sum(map(len, begun_in.values()))
 
     assert asyncio.run(serve()) < 100
     clean(recorder, handler)

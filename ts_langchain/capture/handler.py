@@ -7,7 +7,6 @@ import functools
 import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import BaseCallbackHandler
 
@@ -29,6 +28,7 @@ from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
+from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 MAX_ROOTS = 100_000
 MAX_NODES = 1_000
-MANY_CALLS = 64
 
 # Control flow of LangGraph, raised through tools and nodes: no errors.
 _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
@@ -286,16 +285,13 @@ class TokenSentinelHandler(BaseCallbackHandler):
         inside = begun.get()
         if inside is not None:
             inside.append(run_id)
-        try:
-            task = None if tells_itself else asyncio.current_task()
-        except RuntimeError:  # no event loop runs here
-            task = None
+        task = None if tells_itself else current_task()
         if task is not None:
             started = started._replace(in_task=True)
         if not self.sentinel.in_flight.keep(run_id, started):
             self.sentinel.faults.record("handler: call never ended", TimeoutError())
         if task is not None:
-            _note_task(task, self, run_id)
+            note(task, self, run_id)
 
     def is_under_way(self, run_id: Any) -> bool:
         """True for a call that has begun and not ended."""
@@ -855,30 +851,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=started.task,
             )
         )
-
-
-_Begun = tuple[TokenSentinelHandler, Any]
-_tasks: WeakKeyDictionary[asyncio.Task[Any], list[_Begun]] = WeakKeyDictionary()
-"""Calls that have begun in each of asyncio's tasks, of all handlers; some of them may have ended."""
-
-
-def _note_task(task: asyncio.Task[Any], handler: TokenSentinelHandler, run_id: Any) -> None:
-    """Remembers which task a call has begun in: it does not outlive it."""
-    calls = _tasks.get(task)
-    if calls is None:
-        calls = _tasks[task] = []
-        task.add_done_callback(functools.partial(_task_done, calls))
-    calls.append((handler, run_id))
-    many = len(calls)
-    if many >= MANY_CALLS and not many & (many - 1):  # from time to time those that have ended go
-        calls[:] = [(h, i) for h, i in calls if h.is_under_way(i)]
-
-
-def _task_done(calls: list[_Begun], _task: object) -> None:
-    """Ends the calls that the task has left behind."""
-    for handler, run_id in calls:
-        handler.abandon(run_id)
-    calls.clear()
 
 
 reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
