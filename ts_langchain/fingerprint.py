@@ -79,7 +79,7 @@ def answer_hash(text: str) -> int:
     """`text_hash` of what a tool answered, without ids of the request and times that it took."""
     if len(text) > ANSWER_LIMIT:
         text = cut(text, ANSWER_LIMIT)
-    if any(name in text for name in _TECHNICAL):
+    if any(map(text.__contains__, _TECHNICAL)):
         text = f"{_TECHNICAL_FIELD.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}"
     return text_hash(text, len(text))
 
