@@ -705,7 +705,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if name in _INTERRUPTS:  # waits for a human; it will run again under the same tool_call_id
             session = self.sentinel.get(started.origin.session_id)
             with session.lock:
-                Memory.of(session.state).wait(started.tool_call_id)
+                Memory.of(session.state).wait(started.tool_call_id, started.name, started.args)
                 self.sentinel.changed(session)
             return
         if name in _HANDOFFS:
@@ -729,8 +729,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if call_id is not None or session.state.capture is not None:
             with session.lock:
                 memory = Memory.of(session.state)
-                if call_id is None and started.args is not None and memory.requested:
-                    call_id = memory.find(started.name, started.args.fingerprint)
+                if call_id is None:
+                    call_id = memory.find(started.name, started.args)
                 if call_id is not None:
                     asked = memory.requested.pop(call_id, None)
                 if output.read is not None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ts_langchain.call import Call
     from ts_langchain.capture.conversation import Reading
+    from ts_langchain.fingerprint import Arguments
     from ts_langchain.session import SessionState
 
 MAX_REQUESTED = 20
@@ -168,20 +169,23 @@ class Memory:
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
 
-    def wait(self, call_id: str | None) -> None:
+    def wait(self, call_id: str | None, name: str, arguments: Arguments | None) -> None:
         """A tool call waits for a human."""
-        asked = self.requested.get(call_id) if call_id is not None else None
-        if call_id is not None and asked is not None:
-            self.requested[call_id] = asked._replace(waited=True)
+        if call_id is None:
+            call_id = self.find(name, arguments)
+        if call_id in self.requested:
+            self.requested[call_id] = self.requested[call_id]._replace(waited=True)
 
-    def find(self, name: str, arguments: int) -> str | None:
+    def find(self, name: str, arguments: Arguments | None) -> str | None:
         """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.
 
         For tool runs whose source does not record the id: most do not where the tool failed. Some write arguments
         down in a form of their own, so that only the tool is the same.
         """
+        if arguments is None or not self.requested:
+            return None
         tool = name_hash(name)
-        about = hash((tool, arguments))
+        about = hash((tool, arguments.fingerprint))
         known = next((i for i, asked in self.requested.items() if asked.about == about), None)
         return known or next((i for i, asked in self.requested.items() if asked.tool == tool), None)
 
