@@ -709,7 +709,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if name in _INTERRUPTS:  # waits for a human; it will run again under the same tool_call_id
             session = self.sentinel.get(started.origin.session_id)
             with session.lock:
-                Memory.of(session.state).wait(started.tool_call_id)
+                memory = Memory.of(session.state)
+                memory.wait(_request_of(started, memory))
             return
         if name in _HANDOFFS:
             self._tool_end(started, run_id, Output(name_hash(name), 0))
@@ -732,8 +733,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if call_id is not None or session.state.capture is not None:
             with session.lock:
                 memory = Memory.of(session.state)
-                if call_id is None and started.args is not None and memory.requested:
-                    call_id = memory.find(started.name, started.args.fingerprint)
+                call_id = _request_of(started, memory)
                 if call_id is not None:
                     asked = memory.requested.pop(call_id, None)
                 if output.read is not None:
@@ -889,6 +889,13 @@ begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=N
 def estimated_input(chars: int, toolset: Toolset | None) -> int:
     """Estimated tokens of a request, from its characters and its tool definitions."""
     return (chars + (toolset.total_bytes if toolset is not None else 0)) // CHARS_PER_TOKEN + 1
+
+
+def _request_of(started: Started, memory: Memory) -> str | None:
+    """The id of the model's request that a tool runs for; None if it is not known."""
+    if started.tool_call_id is not None or started.args is None:
+        return started.tool_call_id
+    return memory.find(started.name, started.args.fingerprint)
 
 
 def _unseen_tool_call(

@@ -169,8 +169,8 @@ class Memory:
             del requested[next(iter(requested))]
 
     def wait(self, call_id: str | None) -> None:
-        """A tool call waits for a human."""
-        asked = self.requested.get(call_id) if call_id is not None else None
+        """A tool call waits for a human: behind those that have not run at all, of which one may be the same."""
+        asked = self.requested.pop(call_id, None) if call_id is not None else None
         if call_id is not None and asked is not None:
             self.requested[call_id] = asked._replace(waited=True)
 
