@@ -127,6 +127,18 @@ def test_a_broken_file_among_others_is_named(tmp_path: Path) -> None:
         FileImporter([tmp_path / "a.jsonl", tmp_path / "none.jsonl"])
 
 
+@pytest.mark.parametrize("given", [["."], ["monday", "tuesday"], ["monday/a.jsonl", "tuesday/a.jsonl"]])
+def test_files_of_the_same_name_are_not_the_same(tmp_path: Path, given: list[str]) -> None:
+    """As folders of days hold them. Their rows have no ids but their places."""
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        write(tmp_path / day / "a.jsonl", lines([{"messages": CHAT["messages"]}]) + b"not json\n")
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter([tmp_path / name for name in given]), ledger).run()
+    assert (history.runs, history.skipped, ledger.session_count(history)) == (14, 2, 2)
+    assert set(dict(ledger.skipped(history))) == {"monday/a.jsonl line 2", "tuesday/a.jsonl line 2"}
+
+
 @pytest.mark.parametrize("odd", [b'{"run_type": "llm", "x": NaN}', b'{"run_type": "llm", "x": "\\ud800"}'])
 def test_an_element_of_a_list_that_is_no_json_is_named(tmp_path: Path, odd: bytes) -> None:
     data = b"[" + b",\n".join([odd, *lines(ROWS).splitlines(), odd]) + b"]"
@@ -370,7 +382,7 @@ def test_several_files_are_one_history_in_order_of_time(tmp_path: Path, monkeypa
         f"{folder}: 1 files with other endings were left out",
         "a.jsonl: detected: LangSmith runs",
         "b.jsonl.gz: detected: LangSmith runs",
-        "c.json: detected: LangSmith runs",
+        "deeper/c.json: detected: LangSmith runs",
     ]
     pages = list(by_folder.pages())
     for number, page in enumerate(pages):
