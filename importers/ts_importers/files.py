@@ -40,6 +40,8 @@ MAX_PREFIXES = 20
 MAX_SCOPE = 400
 CONTINUED = ("exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
+TIMELESS = ("exchanges", "litellm")
+"""Formats of which a row is read though it does not say when it was."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
 TABLES = (".csv", ".tsv")
@@ -228,7 +230,9 @@ class FileImporter:
     def _say_without_calls(self, rows: int) -> None:
         names = ["otlp" if f.spans else f.name for _, f in self._files]
         why = "; ".join(dict.fromkeys(WITHOUT_CALLS[n] for n in names if n in WITHOUT_CALLS))
-        notice = f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else "")
+        self._say(f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else ""))
+
+    def _say(self, notice: str) -> None:
         if notice not in self.notices:
             self.notices.append(notice)
 
@@ -276,6 +280,11 @@ class FileImporter:
         read = found.form.runs(found.row, setting)
         if not read:
             page.ignored += 1
+        elif found.form.name in TIMELESS and found.form.key(found.row).started is None:
+            self._say(
+                "requests that do not say when they were: each is taken to be a second after the one before, the first "
+                f"to be of {self.day}"
+            )
         for run in read:
             if isinstance(run, Skipped):
                 page.skipped.append(Skipped(found.where, run.why))

@@ -320,6 +320,17 @@ def test_a_request_without_an_end_ends_before_the_next_of_its_conversation(tmp_p
     assert [i.rule for i in ledger.incidents(history)] == ["tool_loop"]
 
 
+@pytest.mark.parametrize(
+    ("time", "said"), [(1_788_000_000, False), ("1788000000.5", False), ("last Tuesday", True), (None, True)]
+)
+def test_a_time_that_is_made_up_is_told(tmp_path: Path, time: object, said: bool) -> None:
+    row = {"timestamp": time, "request": ASKED, "response": {**COMPLETION, "created": None}}
+    source = FileImporter(write(tmp_path / "a.jsonl", row))
+    [page] = source.pages()
+    assert len(page.runs) == 1
+    assert any("do not say when they were" in notice for notice in source.notices) is said
+
+
 @pytest.mark.parametrize("kept", [100, 4])
 def test_a_prompt_whose_beginning_was_trimmed_away_is_read(tmp_path: Path, kept: int) -> None:
     """It opens with a message that only asks for tools: that is not nothing."""
