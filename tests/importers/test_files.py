@@ -330,6 +330,17 @@ def test_runs_within_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert rest == [r for p in pages[3:] for r in p.runs]
 
 
+def test_what_is_none_among_the_rows_within_a_row_is_named(tmp_path: Path) -> None:
+    source = FileImporter(write(tmp_path / "a.jsonl", lines([{**ROWS[0], "child_runs": [ROWS[1], "x", None]}])))
+    [page] = source.pages()
+    assert [s.why for s in page.skipped] == ["no run_type"] * 2
+    assert source.total == len(page.runs) + page.ignored + 2
+    known = {"id": "o", "traceId": "t", "type": "GENERATION", "startTime": "2026-09-01T10:00:00Z", "output": "Hi"}
+    path = write(tmp_path / "b.jsonl", lines([{"id": "t", "observations": [known, "x", None]}]))
+    [page] = FileImporter(path).pages()
+    assert ([r.id for r in page.runs], [s.why for s in page.skipped]) == (["o"], ["no type"] * 2)
+
+
 def test_nested_fields_as_json_strings(tmp_path: Path) -> None:
     """As a table of runs keeps them that was written to lines."""
     fields = ("inputs", "outputs", "extra", "tags")
