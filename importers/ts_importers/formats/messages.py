@@ -10,7 +10,7 @@ from ts_importers.base import Skipped
 from ts_importers.bodies import mapping, text
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.values import timestamp
-from ts_langchain.capture.messages import read_message, unwrap
+from ts_langchain.capture.messages import label, read_message, unwrap
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class Conversations:
                     )
                 )
             elif read.role == "tool" and str(fields.get("role")) != "user":  # Anthropic's are read out of the prompts
-                call_id = str(fields.get("tool_call_id"))
-                name, args = asked.get(call_id, (str(fields.get("name") or "tool"), None))
+                call_id = label(fields.get("tool_call_id"))
+                name, args = asked.get(call_id, (label(fields.get("name")) or "tool", None))
                 runs.append(
                     Run(
                         run_id,
@@ -96,7 +96,7 @@ class Conversations:
                         inputs=arguments(args),
                         outputs={"output": message},
                         metadata=about | _model(row, {}, setting),
-                        tool_call_id=call_id,
+                        tool_call_id=call_id or None,
                     )
                 )
         return runs
