@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import tempfile
+import tracemalloc
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -267,6 +268,17 @@ def test_langchains_messages(tmp_path: Path, shape: str, wrapped: str) -> None:
     [spend] = [s for s in ledger.spend(history) if s.model]
     assert (spend.provider, spend.model, spend.input_tokens, spend.output_tokens) == ("openai", "gpt-4o", 4000, 80)
     assert spend.unpriced_calls == 0
+
+
+def test_a_long_conversation_is_not_held_once_for_each_answer(tmp_path: Path) -> None:
+    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    source = FileImporter(write(tmp_path / "a.jsonl", lines([{"messages": turn * 3_000}])))
+    tracemalloc.start()
+    [page] = source.pages()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000_000  # the prompts together would take 72 MB
+    assert page.runs[-1].inputs == {"messages": (turn * 3_000)[:-1]}
 
 
 def test_bare_lists_of_messages_are_conversations(tmp_path: Path) -> None:

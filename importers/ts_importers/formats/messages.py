@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,7 +15,7 @@ from ts_langchain.capture.messages import label, read_message, unwrap
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 _NOTHING: Mapping[str, object] = {}
 _SESSION = ("session_id", "thread_id", "conversation_id", "id")
@@ -76,7 +77,7 @@ class Conversations:
                         at,
                         at + 0.5,
                         trace,
-                        inputs={"messages": messages[:number]},
+                        inputs=_Prompt(messages, number),
                         outputs={"message": message, "usage": fields.get("usage") or _NOTHING},
                         metadata=metadata,
                         invocation_params=params,
@@ -100,6 +101,31 @@ class Conversations:
                     )
                 )
         return runs
+
+
+class _Prompt(Mapping[str, Any]):
+    """What was said before an answer, copied only when it is asked for: the prompts of a long talk hold it many times.
+
+    Args:
+        messages: The whole conversation.
+        length: How many of its messages came before.
+    """
+
+    __slots__ = ("_length", "_messages")
+
+    def __init__(self, messages: list[Any], length: int) -> None:
+        self._messages, self._length = messages, length
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name != "messages":
+            raise KeyError(name)
+        return self._messages[: self._length]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("messages",))
+
+    def __len__(self) -> int:
+        return 1
 
 
 def _messages(row: Row) -> object:
