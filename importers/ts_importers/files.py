@@ -319,8 +319,8 @@ class _Found(NamedTuple):
 def _files(given: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
     """The files that were given, folders replaced by the files in them; and what was left out.
 
-    Each has a name of its own, by which its rows are known: the way to it from what all have in common. Folders of
-    days hold files of the same names.
+    Each has a name of its own, by which its rows are known and files are ordered: the way to it from what all have in
+    common. Folders of days hold files of the same names.
 
     Raises:
         UnreadableSource: There is none.
@@ -342,7 +342,7 @@ def _files(given: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
         files |= {p: _shown(os.path.relpath(path.resolve() / p.relative_to(path), common)) for p in wanted}
         if len(wanted) < len(inside):
             notices.append(f"{path}: {len(inside) - len(wanted)} files with other endings were left out")
-    return files, notices
+    return dict(sorted(files.items(), key=lambda file: file[1])), notices
 
 
 def _scope(given: Sequence[Path]) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import tracemalloc
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 ROWS = sorted(agent_rows(30), key=lambda r: (r["start_time"], r["id"]))
+DAY = date(2026, 9, 1)
 CALLS = [r["id"] for r in ROWS if r["run_type"] != "chain"]
 
 
@@ -411,6 +412,12 @@ def test_several_files_are_one_history_in_order_of_time(tmp_path: Path, monkeypa
     for number, page in enumerate(pages):
         rest = [r.id for p in FileImporter(folder).pages(page.position) for r in p.runs]
         assert rest == [r.id for p in pages[number:] for r in p.runs]
+
+
+def test_the_order_in_which_files_are_given_does_not_matter(tmp_path: Path) -> None:
+    """Not even where nothing in them says when it was."""
+    one, two = (write(tmp_path / name, lines([{"messages": CHAT["messages"]}])) for name in ("a.jsonl", "b.jsonl"))
+    assert list(FileImporter([two, one], day=DAY).pages()) == list(FileImporter([one, two], day=DAY).pages())
 
 
 def test_files_of_several_formats(tmp_path: Path) -> None:
