@@ -239,9 +239,12 @@ def _half_a_stream(config: Config) -> None:
 
 
 def _approval(config: Config) -> None:
-    app = with_tools([call_tool("approve", x="a"), DONE], approve, checkpointer=InMemorySaver())
+    twice: Any = [{"name": "approve", "args": {"x": "b"}, "id": call_id} for call_id in ("one", "other")]
+    script = [call_tool("approve", x="a"), AIMessage("", tool_calls=twice), DONE]
+    app = with_tools(script, approve, checkpointer=InMemorySaver())
     app.invoke(ASK, config)
     app.invoke(Command(resume="yes"), config)
+    app.invoke(Command(resume={i.id: "yes" for i in app.get_state(config).interrupts}), config)
 
 
 class _Topics(TypedDict):

@@ -39,10 +39,25 @@ def chat() -> dict[str, Any]:
     return {"id": "chat", "model": "gpt-4o", "messages": messages}
 
 
-def test_nothing_said_is_in_the_ledger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def misplaced() -> dict[str, Any]:
+    """A chat in which ids and names are objects that hold what was said."""
+    told = chat()
+    for message in told["messages"]:
+        for call in message.get("tool_calls", ()):
+            call["id"] = {"said": SECRETS[3]}
+        if message["role"] == "tool":
+            message["tool_call_id"], message["name"] = {"said": SECRETS[3]}, [SECRETS[0]]
+    call = {"id": [SECRETS[0]], "type": "function", "function": {"name": {"said": SECRETS[1]}, "arguments": "{}"}}
+    told["tools"] = [{"type": "function", "function": {"name": {"said": SECRETS[2]}, "description": "d"}}]
+    told["messages"].append({"role": "assistant", "content": "", "tool_calls": [call]})
+    return told
+
+
+@pytest.mark.parametrize("told", [chat, misplaced])
+def test_nothing_said_is_in_the_ledger(told: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     path = tmp_path / "chat.jsonl"
-    path.write_text(json.dumps(chat()) + "\n")
+    path.write_text(json.dumps(told()) + "\n")
     ledger = Ledger(tmp_path / "ledger.sqlite")
     imported = Import(FileImporter(path), ledger, checkpoint_runs=2)
     history = imported.run()

@@ -163,13 +163,17 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
             if isinstance(part, dict):
                 function = mapping(part.get("function"))
                 call = calls.setdefault(_index(part), {"id": "", "name": "", "arguments": ""})
-                call["id"] += str(part.get("id") or "")
-                call["name"] += str(function.get("name") or "")
+                call["id"] += text(part.get("id")) or ""
+                call["name"] += text(function.get("name")) or ""
                 call["arguments"] += str(function.get("arguments") or "")
         reason = choice.get("finish_reason") or reason
         if kind == "content_block_start" and mapping(piece.get("content_block")).get("type") == "tool_use":
             block = piece["content_block"]
-            calls[_index(piece)] = {"id": str(block.get("id")), "name": str(block.get("name")), "arguments": ""}
+            calls[_index(piece)] = {
+                "id": text(block.get("id")) or "",
+                "name": text(block.get("name")) or "",
+                "arguments": "",
+            }
         elif kind == "content_block_delta":
             change = mapping(piece.get("delta"))
             if text(change.get("text")):

@@ -42,6 +42,7 @@ class Documents:
 
     Args:
         path: The file.
+        name: What it is called among several, if not as itself.
 
     Attributes:
         gzipped: It is gzipped.
@@ -54,8 +55,9 @@ class Documents:
         UnreadableSource: It is not there; once it is read, also for a list that is too large or broken.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         self.path = path
+        self.name = path.name if name is None else name
         try:
             self.size = path.stat().st_size
             if not path.is_file():

@@ -40,6 +40,8 @@ MAX_PREFIXES = 20
 MAX_SCOPE = 400
 CONTINUED = ("exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
+TIMELESS = ("exchanges", "litellm")
+"""Formats of which a row is read though it does not say when it was."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
 TABLES = (".csv", ".tsv")
@@ -93,13 +95,13 @@ class FileImporter:
         self.scope = _scope(given)
         self._several = len(given) > 1 or given[0].is_dir()
         self._files: list[tuple[Documents, Format]] = []
-        for file in files:
+        for file, name in files.items():
             try:
-                self._look_at(file, format)
+                self._look_at(file, name, format)
             except UnreadableSource as error:
                 if not self._several or not file.exists():
                     raise
-                self.notices.append(f"{file.name}: left out: {error}")
+                self.notices.append(f"{name}: left out: {error}")
         if not self._files:
             msg = f"{', '.join(map(str, given))}: none of the files can be read: {'; '.join(self.notices)}"
             raise UnreadableSource(msg)
@@ -136,9 +138,9 @@ class FileImporter:
 
     # --- finding out -------------------------------------------------------------------------------
 
-    def _look_at(self, file: Path, format: str | None) -> None:  # noqa: A002
+    def _look_at(self, file: Path, name: str, format: str | None) -> None:  # noqa: A002
         """Adds a file, if it is of a format that is known."""
-        documents = Documents(file)
+        documents = Documents(file, name)
         form = self._detect(documents) if format is None else _given(documents, FORMATS[format])
         if form is not None:
             self._files.append((documents, form))
@@ -150,7 +152,7 @@ class FileImporter:
 
     def _detect(self, documents: Documents) -> Format | None:
         """The format of a file; None, with a notice, if it is empty or, among several, not known."""
-        about = f"{documents.path.name}: " if self._several else ""
+        about = f"{documents.name}: " if self._several else ""
         seen = 0
         for _, raw, _ in documents.read():
             if not raw.strip():
@@ -228,7 +230,9 @@ class FileImporter:
     def _say_without_calls(self, rows: int) -> None:
         names = ["otlp" if f.spans else f.name for _, f in self._files]
         why = "; ".join(dict.fromkeys(WITHOUT_CALLS[n] for n in names if n in WITHOUT_CALLS))
-        notice = f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else "")
+        self._say(f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else ""))
+
+    def _say(self, notice: str) -> None:
         if notice not in self.notices:
             self.notices.append(notice)
 
@@ -252,7 +256,7 @@ class FileImporter:
             return
         for place in self._order.read(line):
             documents, form = self._files[place.file]
-            where = f"{_shown(documents.path.name)} {place.where}" if self._several else place.where
+            where = f"{documents.name} {place.where}" if self._several else place.where
             yield _Found(form, place.row, where, place.why, place.number, 0, place.size, place)
 
     def _take(self, found: _Found, clock: float, page: Page) -> float:
@@ -276,6 +280,11 @@ class FileImporter:
         read = found.form.runs(found.row, setting)
         if not read:
             page.ignored += 1
+        elif found.form.name in TIMELESS and found.form.key(found.row).started is None:
+            self._say(
+                "requests that do not say when they were: each is taken to be a second after the one before, the first "
+                f"to be of {self.day}"
+            )
         for run in read:
             if isinstance(run, Skipped):
                 page.skipped.append(Skipped(found.where, run.why))
@@ -307,17 +316,21 @@ class _Found(NamedTuple):
     place: Place | None = None
 
 
-def _files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def _files(given: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
     """The files that were given, folders replaced by the files in them; and what was left out.
+
+    Each has a name of its own, by which its rows are known and files are ordered: the way to it from what all have in
+    common. Folders of days hold files of the same names.
 
     Raises:
         UnreadableSource: There is none.
     """
-    files: dict[Path, None] = {}
+    common = os.path.commonpath([p.resolve() if p.is_dir() else p.resolve().parent for p in given])
+    files: dict[Path, str] = {}
     notices = []
     for path in given:
         if not path.is_dir():
-            files[path] = None
+            files[path] = _shown(os.path.relpath(path.resolve(), common))
             continue
         inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         wanted = [p for p in inside if p.suffix in SUFFIXES]
@@ -326,10 +339,10 @@ def _files(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
             if any(p.suffix == ".parquet" for p in inside):
                 msg += "; for Parquet there is ts-langchain import parquet"
             raise UnreadableSource(msg)
-        files.update(dict.fromkeys(wanted))
+        files |= {p: _shown(os.path.relpath(path.resolve() / p.relative_to(path), common)) for p in wanted}
         if len(wanted) < len(inside):
             notices.append(f"{path}: {len(inside) - len(wanted)} files with other endings were left out")
-    return list(files), notices
+    return dict(sorted(files.items(), key=lambda file: file[1])), notices
 
 
 def _scope(given: Sequence[Path]) -> str:

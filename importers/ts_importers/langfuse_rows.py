@@ -8,6 +8,7 @@ from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, messages_of
 from ts_importers.values import MAX_USD, number, parsed, query_of, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
+from ts_langchain.capture.answers import MAX_TOKENS
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -166,7 +167,10 @@ def _tool_call_id(made: object) -> str | None:
 
 
 def _count(value: object) -> int:
-    return value if type(value) is int and 0 < value <= 1_000_000_000 else 0
+    """A count of tokens; exports from its database write whole numbers as strings."""
+    if type(value) is int:
+        return value if 0 < value <= MAX_TOKENS else 0
+    return int(number(value, MAX_TOKENS) or 0) if value else 0
 
 
 def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LONGEST_CALL = 3_600.0
 NEAR = 2.0  # seconds between two beginnings, or two ends, of what nobody counted
+HOOKS = 0.5  # seconds between two that hear of the same event one after the other
 SIDE_BY_SIDE = 64  # spans that are looked at: those that begin last before one does
 STREAM = " (stream)"  # behind the name of a teller that tells of a stream once more when it has ended
 _VERSION = re.compile(r"(?:[-@:](?:latest|preview|exp|v\d|\d{3,})[\w.:-]*)?")
@@ -173,12 +174,12 @@ class Tellings:
         return [o for o in found if span.started <= o.ended + NEAR]
 
     def _same_counts(self, span: _Span) -> list[_Span]:
-        """Tellings around it that count the same tokens."""
+        """Tellings around it, or beside it, that count the same tokens."""
         if not span.sent and not span.got:
             return []
         earliest = span.started - LONGEST_CALL
         found = self._others(span, _SAME_COUNTS, span.sent, span.got, earliest, span.started)
-        return [o for o in found if _around(o, span)]
+        return [o for o in found if _around(o, span) or _beside(o, span)]
 
     def _under_way(self, span: _Span) -> list[_Span]:
         """Tellings around it, of which one does not count all tokens, that begin or end when it does."""
@@ -236,12 +237,21 @@ def _around(outer: _Span, inner: _Span) -> bool:
     return outer.started <= inner.started and inner.ended <= outer.ended
 
 
+def _beside(one: _Span, other: _Span) -> bool:
+    """True if two listened to LangChain, which tells one after the other: both begin together and end together."""
+    if not one.framework or not other.framework or other.started > one.ended:
+        return False
+    return other.started - one.started <= HOOKS and abs(other.ended - one.ended) <= HOOKS
+
+
 def _about(outer: _Span, inner: _Span) -> bool:
     if outer.sent and outer.got and inner.sent and inner.got:
         return False
     if inner.teller == outer.teller + STREAM:
         return abs(inner.started - outer.ended) <= NEAR
     near = inner.started - outer.started <= NEAR
+    if _beside(outer, inner):
+        return True
     if _around(outer, inner):
         return near or abs(outer.ended - inner.ended) <= NEAR
     # of a stream some end their span with its first piece, and count nothing

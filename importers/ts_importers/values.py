@@ -12,23 +12,34 @@ from ts_langchain.fingerprint import canonical
 
 # beyond these a number is a mistake of whoever wrote it, not a fact about a call
 LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+EPOCH = 1970
+UNITS = (1, 1_000, 1_000_000, 1_000_000_000)
+MOST_SECONDS = 1e11
 
 
 def timestamp(value: object) -> float | None:
-    """Seconds since the epoch from an ISO string (naive is UTC) or a number of seconds or milliseconds."""
+    """Seconds since the epoch from an ISO string (naive is UTC), or from a number, which may be a string.
+
+    Numbers are seconds, milli-, micro- or nanoseconds: whichever makes a time after 1973.
+    """
     if type(value) is str:
         try:
             at = datetime.fromisoformat(value)
         except ValueError:
-            return None
+            return _since_epoch(value)
+        if at.year < EPOCH:  # digits may read as a date
+            return _since_epoch(value)
     elif isinstance(value, datetime):
         at = value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < LATEST * 1000:
-        return float(value) / 1000 if value > 1e11 else float(value)
     else:
-        return None
+        return _since_epoch(value)
     seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
     return seconds if 0 < seconds < LATEST else None
+
+
+def _since_epoch(value: object) -> float | None:
+    found = number(value, LATEST * 1e9)
+    return next((found / unit for unit in UNITS if found <= MOST_SECONDS * unit), None) if found else None
 
 
 def number(value: object, most: float) -> float | None:

@@ -321,6 +321,35 @@ def test_a_request_without_an_end_ends_before_the_next_of_its_conversation(tmp_p
 
 
 @pytest.mark.parametrize(
+    ("time", "said"), [(1_788_000_000, False), ("1788000000.5", False), ("last Tuesday", True), (None, True)]
+)
+def test_a_time_that_is_made_up_is_told(tmp_path: Path, time: object, said: bool) -> None:
+    row = {"timestamp": time, "request": ASKED, "response": {**COMPLETION, "created": None}}
+    source = FileImporter(write(tmp_path / "a.jsonl", row))
+    [page] = source.pages()
+    assert len(page.runs) == 1
+    assert any("do not say when they were" in notice for notice in source.notices) is said
+
+
+@pytest.mark.parametrize("kept", [100, 4])
+def test_a_prompt_whose_beginning_was_trimmed_away_is_read(tmp_path: Path, kept: int) -> None:
+    """It opens with a message that only asks for tools: that is not nothing."""
+    rows = []
+    messages: list[Any] = list(ASKED["messages"])  # type: ignore[call-overload]
+    for n in range(8):
+        message = {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": f"c{n}"}]}
+        answer = {**COMPLETION, "id": f"r{n}", "choices": [{"message": message, "finish_reason": "tool_calls"}]}
+        request = {**ASKED, "messages": messages[-kept:]}
+        rows.append({"timestamp": 1_788_000_000 + n, "duration": 0.5, "request": request, "response": answer})
+        messages += [message, {"role": "tool", "tool_call_id": f"c{n}", "content": f"not at {n}"}]
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(write(tmp_path / "a.jsonl", *rows)), ledger).run()
+    found = list(ledger.calls(history))
+    assert {call.session_id for call in found} == {"r0"}
+    assert [call.tool_call_id for call in found if call.kind == "tool"] == [f"c{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize(
     "row",
     [
         {"trace_id": "t", "request": ASKED, "response": COMPLETION, "spans": []},

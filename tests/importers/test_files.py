@@ -6,7 +6,8 @@ import gzip
 import json
 import os
 import tempfile
-from datetime import datetime
+import tracemalloc
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 ROWS = sorted(agent_rows(30), key=lambda r: (r["start_time"], r["id"]))
+DAY = date(2026, 9, 1)
 CALLS = [r["id"] for r in ROWS if r["run_type"] != "chain"]
 
 
@@ -125,6 +127,18 @@ def test_a_broken_file_among_others_is_named(tmp_path: Path) -> None:
     assert set(ids(source)) == set(ids(FileImporter(write(tmp_path / "half", half))))
     with pytest.raises(UnreadableSource, match="No such file"):
         FileImporter([tmp_path / "a.jsonl", tmp_path / "none.jsonl"])
+
+
+@pytest.mark.parametrize("given", [["."], ["monday", "tuesday"], ["monday/a.jsonl", "tuesday/a.jsonl"]])
+def test_files_of_the_same_name_are_not_the_same(tmp_path: Path, given: list[str]) -> None:
+    """As folders of days hold them. Their rows have no ids but their places."""
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        write(tmp_path / day / "a.jsonl", lines([{"messages": CHAT["messages"]}]) + b"not json\n")
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter([tmp_path / name for name in given]), ledger).run()
+    assert (history.runs, history.skipped, ledger.session_count(history)) == (14, 2, 2)
+    assert set(dict(ledger.skipped(history))) == {"monday/a.jsonl line 2", "tuesday/a.jsonl line 2"}
 
 
 @pytest.mark.parametrize("odd", [b'{"run_type": "llm", "x": NaN}', b'{"run_type": "llm", "x": "\\ud800"}'])
@@ -257,6 +271,17 @@ def test_langchains_messages(tmp_path: Path, shape: str, wrapped: str) -> None:
     assert spend.unpriced_calls == 0
 
 
+def test_a_long_conversation_is_not_held_once_for_each_answer(tmp_path: Path) -> None:
+    turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    source = FileImporter(write(tmp_path / "a.jsonl", lines([{"messages": turn * 3_000}])))
+    tracemalloc.start()
+    [page] = source.pages()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000_000  # the prompts together would take 72 MB
+    assert page.runs[-1].inputs == {"messages": (turn * 3_000)[:-1]}
+
+
 def test_bare_lists_of_messages_are_conversations(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", lines([CHAT["messages"], [1, 2], CHAT["messages"], []]))
     [page] = FileImporter(path).pages()
@@ -318,6 +343,17 @@ def test_runs_within_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert rest == [r for p in pages[3:] for r in p.runs]
 
 
+def test_what_is_none_among_the_rows_within_a_row_is_named(tmp_path: Path) -> None:
+    source = FileImporter(write(tmp_path / "a.jsonl", lines([{**ROWS[0], "child_runs": [ROWS[1], "x", None]}])))
+    [page] = source.pages()
+    assert [s.why for s in page.skipped] == ["no run_type"] * 2
+    assert source.total == len(page.runs) + page.ignored + 2
+    known = {"id": "o", "traceId": "t", "type": "GENERATION", "startTime": "2026-09-01T10:00:00Z", "output": "Hi"}
+    path = write(tmp_path / "b.jsonl", lines([{"id": "t", "observations": [known, "x", None]}]))
+    [page] = FileImporter(path).pages()
+    assert ([r.id for r in page.runs], [s.why for s in page.skipped]) == (["o"], ["no type"] * 2)
+
+
 def test_nested_fields_as_json_strings(tmp_path: Path) -> None:
     """As a table of runs keeps them that was written to lines."""
     fields = ("inputs", "outputs", "extra", "tags")
@@ -370,12 +406,18 @@ def test_several_files_are_one_history_in_order_of_time(tmp_path: Path, monkeypa
         f"{folder}: 1 files with other endings were left out",
         "a.jsonl: detected: LangSmith runs",
         "b.jsonl.gz: detected: LangSmith runs",
-        "c.json: detected: LangSmith runs",
+        "deeper/c.json: detected: LangSmith runs",
     ]
     pages = list(by_folder.pages())
     for number, page in enumerate(pages):
         rest = [r.id for p in FileImporter(folder).pages(page.position) for r in p.runs]
         assert rest == [r.id for p in pages[number:] for r in p.runs]
+
+
+def test_the_order_in_which_files_are_given_does_not_matter(tmp_path: Path) -> None:
+    """Not even where nothing in them says when it was."""
+    one, two = (write(tmp_path / name, lines([{"messages": CHAT["messages"]}])) for name in ("a.jsonl", "b.jsonl"))
+    assert list(FileImporter([two, one], day=DAY).pages()) == list(FileImporter([one, two], day=DAY).pages())
 
 
 def test_files_of_several_formats(tmp_path: Path) -> None:

@@ -227,6 +227,8 @@ ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_t
         ({"usageDetails": ANTHROPIC}, (100, 7, 80, 10, 0)),
         ({"usage": {"input": 9, "output": 3, "unit": "TOKENS"}}, (9, 3, 0, 0, 0)),
         ({"usage": {"input": 9, "output": 3, "unit": "CHARACTERS"}}, None),
+        ({"usageDetails": {k: str(v) for k, v in CACHED.items()}}, (100, 10, 40, 0, 5)),
+        ({"usageDetails": {k: float(v) for k, v in CACHED.items()}}, (100, 10, 40, 0, 5)),
         ({"usageDetails": {"input": "many"}, "usage": None}, None),
         ({}, None),
     ],

@@ -113,6 +113,15 @@ def test_what_failed_was_searched_or_embedded(tmp_path: Path) -> None:
     assert page.runs[1].inputs == {"query": "where"}
 
 
+def test_spans_without_ids_are_named_and_not_taken_for_one(tmp_path: Path) -> None:
+    spans = [{k: v for k, v in told.items() if k != "span_id"} for told in looping(3)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([trace(spans)]))
+    [page] = FileImporter(path).pages()
+    assert page.runs == []
+    assert [s.why for s in page.skipped] == ["no span id or no trace id"] * 6
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 4), st.sampled_from(sorted(span(0, "LLM", "Hi"))), odd, st.booleans())
 def test_one_field_of_any_type(number: int, field: str, value: Any, inside: bool) -> None:

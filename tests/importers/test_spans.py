@@ -536,6 +536,7 @@ def test_documents_of_any_type(value: Any) -> None:
         {"resourceSpans": value},
         {"resourceSpans": [{"scopeSpans": value}]},
         request({"attributes": value}),
+        request({"attributes": [{"key": value, "value": {"stringValue": "a"}}]}),
     ):
         form.recognises(document)
         for row in form.rows(document):

@@ -96,6 +96,17 @@ def test_a_stream_whose_span_ends_too_early_has_the_counts_of_the_other(tmp_path
     assert begun(imported(tmp_path, outer, tell(CLIENT, 0.02, 0.5, {**CLAUDE, **COUNTS}))) == [0, 0.02]
 
 
+@pytest.mark.parametrize("told", [{"attributes": COUNTS}, {"attributes": {}, "status": FAILED}])
+def test_two_that_listen_to_langchain_tell_of_one_call(tmp_path: Path, told: dict[str, Any]) -> None:
+    """It calls them one after the other, at the beginning and at the end: neither lies within the other."""
+    told = {**told, "attributes": {**LANGCHAIN, **told["attributes"]}}
+    calls = [(scope, n + later) for n in (0.0, 1.0) for later, scope in ((0.0, FRAMEWORK), (0.01, "openinference"))]
+    spans = [tell(scope, begin, begin + 0.6, **told) for scope, begin in calls]
+    assert begun(imported(tmp_path, *spans)) == [0, 1]
+    beside = tell("openinference", 0.55, 1.15, **told)  # begins before the first ends, but not with it
+    assert begun(imported(tmp_path, spans[0], beside)) == [0, 0.55]
+
+
 def test_a_failure_is_told_once(tmp_path: Path) -> None:
     outer = tell(FRAMEWORK, 0, 0.5, LANGCHAIN, status=FAILED)
     nameless = {k: v for k, v in CLAUDE.items() if k != "gen_ai.request.model"}

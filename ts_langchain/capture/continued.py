@@ -311,8 +311,8 @@ def _opening(messages: Sequence[object], who: Sequence[str | None], read: Callab
 
 def _read_anew(message: object) -> _Read:
     read = read_message(message)
-    blank = read.content == _EMPTY or (not read.images and is_redacted(plain_text(message)))
-    return _Read(read.role, read.digest, blank)
+    empty = read.content == _EMPTY or (not read.images and is_redacted(plain_text(message)))
+    return _Read(read.role, read.digest, empty and not read.tool_calls)
 
 
 def is_redacted(text: str) -> bool:

@@ -170,11 +170,12 @@ class Memory:
             del requested[next(iter(requested))]
 
     def wait(self, call_id: str | None, name: str, arguments: Arguments | None) -> None:
-        """A tool call waits for a human."""
+        """A tool call waits for a human: behind those that have not run at all, of which one may be the same."""
         if call_id is None:
             call_id = self.find(name, arguments)
-        if call_id in self.requested:
-            self.requested[call_id] = self.requested[call_id]._replace(waited=True)
+        asked = self.requested.pop(call_id, None) if call_id is not None else None
+        if call_id is not None and asked is not None:
+            self.requested[call_id] = asked._replace(waited=True)
 
     def find(self, name: str, arguments: Arguments | None) -> str | None:
         """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.

@@ -138,7 +138,7 @@ def read_message(message: object) -> Message:
     if result_id is not None and role == "tool":
         pending = is_pending(content)
         failed = status == "error" or (type(content) is str and reads_failed(content))
-        tool_results = (ToolResult(str(result_id), _answer(content, body), chars, pending, failed),)
+        tool_results = (ToolResult(label(result_id), _answer(content, body), chars, pending, failed),)
     elif tool_results:
         role = "tool"
     return Message(role, digest, body, chars, tool_calls, tool_results, images)
@@ -183,7 +183,7 @@ def _read_content(content: object) -> Text:
             text_ = Text(text_hash(inner), len(inner)) if isinstance(inner, str) else _read_content(inner)
             results.append(
                 ToolResult(
-                    str(block.get("tool_use_id") or ""),
+                    label(block.get("tool_use_id")),
                     _answer(inner, text_.digest),
                     text_.chars,
                     is_pending(inner),
@@ -243,13 +243,14 @@ def _asked(call_id: object, name: object, args: object) -> Asked:
         except ValueError:
             value = args
     digest, chars = value_digest(value)
-    return Asked(
-        call_id if type(call_id) is str else str(call_id or ""),
-        name if type(name) is str else str(name or ""),
-        value,
-        digest,
-        chars,
-    )
+    return Asked(label(call_id), label(name), value, digest, chars)
+
+
+def label(value: object) -> str:
+    """An id or a name as text, which may be kept; empty for objects and lists: those may hold what was said."""
+    if type(value) is str:
+        return value
+    return "" if not value or isinstance(value, (Mapping, list, tuple)) else str(value)
 
 
 def is_pending(content: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeGuard
 
 from ts_langchain.call import Toolset
-from ts_langchain.capture.messages import Message, is_mapping, is_pending, read_message, reads_failed, unwrap
+from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
 from ts_langchain.fingerprint import answer_hash, canonical, mix, name_hash, text_hash, value_hash
 from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
@@ -78,7 +78,7 @@ def _tool_field(tool: object, field: str) -> object:
 
 def _tool_name(tool: object) -> str:
     name = _tool_field(tool, "name") or (tool.get("type") if isinstance(tool, Mapping) else None)
-    return str(name or "?")
+    return label(name) or "?"
 
 
 class Output(NamedTuple):

@@ -50,6 +50,7 @@ def _is_observation(row: Row) -> bool:
 
 
 def _inside(document: Row) -> list[Row]:
-    """The observations of a trace."""
+    """The observations of a trace, of which what is none is a row that says nothing; lists of traces hold ids there."""
     found = document.get("observations")
-    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    rows = [row if isinstance(row, dict) else {} for row in found] if isinstance(found, list) else []
+    return rows if any(rows) else []

@@ -53,5 +53,5 @@ def _flat(document: Row) -> Iterator[Row]:
             "thread_id": run.get("thread_id") or thread,
         }
         yield flat
-        if isinstance(inside, list):
-            waiting += [(child, run.get("id"), flat["thread_id"]) for child in inside if isinstance(child, dict)]
+        if isinstance(inside, list):  # what is no run is a row of which nothing can be read
+            waiting += [(c if isinstance(c, dict) else {}, run.get("id"), flat["thread_id"]) for c in inside]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -10,11 +11,11 @@ from ts_importers.base import Skipped
 from ts_importers.bodies import mapping, text
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.values import timestamp
-from ts_langchain.capture.messages import read_message, unwrap
+from ts_langchain.capture.messages import label, read_message, unwrap
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 _NOTHING: Mapping[str, object] = {}
 _SESSION = ("session_id", "thread_id", "conversation_id", "id")
@@ -76,15 +77,15 @@ class Conversations:
                         at,
                         at + 0.5,
                         trace,
-                        inputs={"messages": messages[:number]},
+                        inputs=_Prompt(messages, number),
                         outputs={"message": message, "usage": fields.get("usage") or _NOTHING},
                         metadata=metadata,
                         invocation_params=params,
                     )
                 )
             elif read.role == "tool" and str(fields.get("role")) != "user":  # Anthropic's are read out of the prompts
-                call_id = str(fields.get("tool_call_id"))
-                name, args = asked.get(call_id, (str(fields.get("name") or "tool"), None))
+                call_id = label(fields.get("tool_call_id"))
+                name, args = asked.get(call_id, (label(fields.get("name")) or "tool", None))
                 runs.append(
                     Run(
                         run_id,
@@ -96,10 +97,35 @@ class Conversations:
                         inputs=arguments(args),
                         outputs={"output": message},
                         metadata=about | _model(row, {}, setting),
-                        tool_call_id=call_id,
+                        tool_call_id=call_id or None,
                     )
                 )
         return runs
+
+
+class _Prompt(Mapping[str, Any]):
+    """What was said before an answer, copied only when it is asked for: the prompts of a long talk hold it many times.
+
+    Args:
+        messages: The whole conversation.
+        length: How many of its messages came before.
+    """
+
+    __slots__ = ("_length", "_messages")
+
+    def __init__(self, messages: list[Any], length: int) -> None:
+        self._messages, self._length = messages, length
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name != "messages":
+            raise KeyError(name)
+        return self._messages[: self._length]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("messages",))
+
+    def __len__(self) -> int:
+        return 1
 
 
 def _messages(row: Row) -> object:

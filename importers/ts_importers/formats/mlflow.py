@@ -89,6 +89,8 @@ def _run(row: Row, setting: Setting) -> Run | Skipped | None:
     kind = _kind(tree)
     if kind is None:
         return None
+    if not hexadecimal(row.get("trace_id")) or not hexadecimal(row.get("span_id")):
+        return Skipped(setting.place, "no span id or no trace id")
     started, ended = _seconds(row.get("start_time_unix_nano")), _seconds(row.get("end_time_unix_nano"))
     if started is None:
         return Skipped(setting.place, "no start time")

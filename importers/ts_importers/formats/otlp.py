@@ -43,7 +43,7 @@ class OtlpSpans:
         if not isinstance(first(document, *_SPANS), list):
             return None
         rows = islice(self.rows(document), PROBE_SPANS)
-        seen = {p.get("key") for row in rows for p in _objects(row.get("attributes"))}
+        seen = {str(p.get("key")) for row in rows for p in _objects(row.get("attributes"))}
         return next((title for key, title in _OWN.items() if key in seen), self.title)
 
     def rows(self, document: Row) -> Iterator[Row]:
