@@ -89,3 +89,14 @@ def test_importing_the_library_is_cheap_and_opens_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("key", ["session_id", "user_id"])
+@pytest.mark.parametrize("thing", [{"said": SECRETS[0]}, [SECRETS[0]]])
+def test_an_object_is_no_id(key: str, thing: Any) -> None:
+    handler = TokenSentinelHandler()
+    app, _ = agent(["done"])
+    app.invoke({"messages": [("user", "go")]}, {"callbacks": [handler], "metadata": {key: thing}})
+    [state] = handler.sentinel.states()
+    assert SECRETS[0].encode() not in pickle.dumps(state)
+    assert state.totals.calls == 1

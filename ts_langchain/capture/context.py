@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -12,11 +13,14 @@ from langchain_core.runnables.config import var_child_runnable_config
 from ts_langchain.fingerprint import mix, text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Iterator
     from types import TracebackType
 
 SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
 USER_KEYS = ("user_id", "ls_user_id", "langgraph_auth_user_id")
+OBJECTS = (Mapping, list, tuple)
+"""What is no id, and may hold what was said."""
+ID_CHARS = 200
 UUID_CHARS = 36
 T = TypeVar("T")
 
@@ -145,7 +149,10 @@ def session_of(metadata: Mapping[str, object], configured: Mapping[str, object] 
         if value is None or value == "":
             value = configured.get(key)
         if value is not None and value != "":
-            return value if type(value) is str else str(value)[:200]
+            if type(value) is str:
+                return value
+            if not isinstance(value, OBJECTS):
+                return str(value)[:ID_CHARS]
     return None
 
 
@@ -155,8 +162,8 @@ def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _
         value = metadata.get(key)
         if value is None or value == "":
             value = configured.get(key)
-        if value is not None and value != "":
-            return str(value)[:200]
+        if value is not None and value != "" and not isinstance(value, OBJECTS):
+            return str(value)[:ID_CHARS]
     return None
 
 
