@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
@@ -303,14 +304,91 @@ def test_what_a_user_asks_again_is_no_loop_of_a_guarded_model(config: Any) -> No
     assert {i.severity for i in guarded.sentinel.incidents()} <= {"low", "medium"}
 
 
-def test_structured_output_of_a_guarded_model() -> None:
-    class Answer(BaseModel):
-        text: str
+class Answer(BaseModel):
+    """An answer."""
 
+    text: str
+
+
+def test_structured_output_of_a_guarded_model() -> None:
     model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
     guarded = guard_model(model, policy=STOP)
     assert guarded.with_structured_output(Answer).invoke([HumanMessage("?")]) == Answer(text="forty-two")
     assert guarded.sentinel.health().calls == 1
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_structured_output_is_streamed_as_without_a_guard(include_raw: bool) -> None:
+    model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
+
+    def pieces(model: Any) -> list[Any]:
+        chunks = list(model.with_structured_output(Answer, include_raw=include_raw).stream("?"))
+        return [sorted(c) if isinstance(c, dict) else c for c in chunks]
+
+    assert pieces(guard_model(model, Sentinel(policy={}))) == pieces(model) != []
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+def test_after_a_stop_there_is_no_structured_answer(way: str, include_raw: bool) -> None:
+    model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
+    guarded = guard_model(model, policy={"budgets": [{"calls": 1}]})
+    chain = guarded.with_structured_output(Answer, include_raw=include_raw)
+    config: Any = {"metadata": {"thread_id": "t"}}
+
+    async def ask() -> Any:
+        if way == "invoke":
+            return chain.invoke("?", config)
+        if way == "ainvoke":
+            return await chain.ainvoke("?", config)
+        if way == "stream":
+            return list(chain.stream("?", config))[-1]
+        return [chunk async for chunk in chain.astream("?", config)][-1]
+
+    asyncio.run(ask())
+    said = asyncio.run(ask())
+    assert model.calls == 1
+    if include_raw:
+        assert said["parsed"] is None
+        assert said["raw"].content.startswith("I stopped here")
+    else:
+        assert said is None
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_a_downgrade_keeps_the_schema(include_raw: bool) -> None:
+    class Binding(ScriptedChatModel):
+        """Answers in the schema it is given."""
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+            bound.append([t["function"]["name"] for t in kwargs.get("tools", ())])
+            return super()._generate(messages, stop, run_manager)
+
+    bound: list[list[str]] = []
+    script = [call_tool("Answer", text="forty-two")]
+    cheap = Binding(script=script, model_name="gpt-4o-mini")
+    policy = {"budgets": [{"calls": 1, "do": "downgrade"}], "downgrade": {"gpt-4o-20*": "cheap"}}
+    guarded = guard_model(ScriptedChatModel(script=script), policy=policy, models={"cheap": cheap})
+    chain = guarded.bind_tools([fetch_page]).with_structured_output(Answer, include_raw=include_raw)
+    for _ in range(2):
+        said = chain.invoke("?", {"metadata": {"thread_id": "t"}})
+    assert (said["parsed"] if include_raw else said) == Answer(text="forty-two")
+    assert bound == [["Answer"]]
+
+
+def test_a_structured_call_is_one_of_its_run() -> None:
+    """The chain around the model and its parser is the run, also for budgets."""
+    sentinel = Sentinel(policy={"budgets": [{"per": "run", "calls": 2}]})
+    chain = guard_model(ScriptedChatModel(script=[call_tool("Answer", text="x")]), sentinel)
+    said: list[Any] = [HumanMessage("?")]
+    for _ in range(4):
+        answer = chain.with_structured_output(Answer, include_raw=True).invoke(said)["raw"]
+        if not answer.tool_calls:
+            break
+        said += [answer, ToolMessage("no", tool_call_id=answer.tool_calls[0]["id"])]
+    assert answer.content.startswith("I stopped here")
+    assert sentinel.health().calls == 3  # two of the model, and the tool call between them
+    assert sentinel.in_flight.reservations == {}
 
 
 def test_what_is_no_graph_or_has_no_policy_is_refused() -> None:
