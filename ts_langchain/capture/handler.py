@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -27,7 +27,7 @@ from ts_langchain.capture.context import (
 )
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import error_hash, error_name
-from ts_langchain.capture.in_flight import Origin, Reported, Started
+from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_declared, read_traits
@@ -117,7 +117,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
         self._continued = flight.continued
-        self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
+        self.model_nodes = flight.model_nodes
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -399,8 +399,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-        if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
-            self.model_nodes.add(origin.node)
         # numbers only: before Python 3.12 the hash of None is another one in each process
         warmth = -1.0 if temperature is None else temperature
         request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
@@ -411,6 +409,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
         if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
             max_tokens = None
+        if type(provider) is not str:
+            provider = None
+        if origin.node is not None and (origin.node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
+            self.model_nodes[origin.node] = Called(model, provider, toolset, max_tokens)
         above = parent_run_id
         if above is not None and above not in self._roots:  # it is told with the run around it that it is cancelled
             above = traced_parent(above, self._roots)
@@ -431,7 +433,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 at,
                 name,
                 model,
-                provider if type(provider) is str else None,
+                provider,
                 prompt,
                 toolset,
                 request,
@@ -457,8 +459,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """Holds a call back that a handler which only observes has let pass."""
         try:
             self._veto(seen.origin, seen.turn, seen.request, seen.started_at)
-            reservation = reserved.get()
-            let_through = reservation is not None and reservation.taken == run_id
+            reservation = reserved_by(self.sentinel)
+            let_through = reservation is not None and reservation.take(run_id)
             if self.sentinel.governed and not let_through:
                 self._admit_again(run_id, seen)
         except Intervention:
@@ -500,15 +502,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         origin: Origin,
         at: float,
         model: str | None,
-        provider: Any,
+        provider: str | None,
         prompt: Prompt,
         toolset: Toolset | None,
         max_tokens: int | None,
     ) -> None:
         """Reserves what the call may use, unless a middleware has done so; vetoes it in mode `block`."""
-        reservation = reserved.get()
-        if reservation is not None and reservation.taken in (None, run_id):
-            reservation.taken = run_id
+        reservation = reserved_by(self.sentinel)
+        if reservation is not None and reservation.take(run_id):
             self._reservations[run_id] = reservation
             return
         asked = Request(
@@ -516,7 +517,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             origin.root_id,
             at,
             model,
-            provider if type(provider) is str else None,
+            provider,
             estimated_input(prompt.chars, toolset),
             max_tokens,
             origin.user_id,
@@ -880,10 +881,26 @@ def _task_done(calls: list[_Begun], _task: object) -> None:
     calls.clear()
 
 
-reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
-"""What a middleware has reserved for the model call inside."""
+class Reserved(NamedTuple):
+    """What a door has reserved for the model call inside, and what doors around it have."""
+
+    sentinel: Sentinel
+    reservation: Reservation
+    around: Reserved | None
+
+
+reserved: ContextVar[Reserved | None] = ContextVar("ts_langchain_reserved", default=None)
+"""What the doors around have reserved, the innermost first."""
 begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=None)
 """Run ids of the calls that began behind the innermost door."""
+
+
+def reserved_by(sentinel: Sentinel) -> Reservation | None:
+    """What the innermost door of this Sentinel has reserved; those of others keep other accounts."""
+    found = reserved.get()
+    while found is not None and found.sentinel is not sentinel:
+        found = found.around
+    return found.reservation if found is not None else None
 
 
 def estimated_input(chars: int, toolset: Toolset | None) -> int:

@@ -19,7 +19,7 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels, inside_run, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
-from ts_langchain.capture.handler import begun, estimated_input, reserved
+from ts_langchain.capture.handler import Reserved, begun, estimated_input, reserved, reserved_by
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
+    from ts_langchain.call import Toolset
+    from ts_langchain.capture.in_flight import Called
     from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Admission
 
@@ -77,6 +79,7 @@ class Turn:
         model_name: Its name, None if unknown.
         provider: Its provider.
         max_tokens: Bound on the output.
+        toolset: What is known of the tools where this door cannot see them.
         wait: Seconds to wait before it is sent.
         final: Set if nothing is to be sent: the message that ends the run.
         applied: Decisions carried out on it.
@@ -89,6 +92,7 @@ class Turn:
     model_name: str | None = None
     provider: str | None = None
     max_tokens: int | None = None
+    toolset: Toolset | None = None
     wait: float = 0.0
     final: AIMessage | None = None
     applied: list[Decision] = field(default_factory=list)
@@ -204,22 +208,28 @@ class Interventions:
     @contextmanager
     def let_through(self, admission: Admission | None) -> Iterator[None]:
         """The first model call inside takes this reservation; it is given back if no call takes it."""
-        reservation = None
-        if admission is not None:  # without a budget an empty one: the call has been let through, none asks again
-            reservation = admission.reservation if admission.reservation is not None else Reservation(())
-        token = reserved.set(reservation)
+        if admission is None:
+            yield
+            return
+        # without a budget an empty one: the call has been let through, none asks again
+        reservation = admission.reservation if admission.reservation is not None else Reservation(())
+        token = reserved.set(Reserved(self.sentinel, reservation, reserved.get()))
         try:
             yield
         finally:
             reserved.reset(token)
-            if reservation is not None and not reservation.taken and self.sentinel.budgets is not None:
-                self.sentinel.budgets.settle(reservation, None)
+            self._give_back(reservation)
+
+    def _give_back(self, reservation: Reservation | None) -> None:
+        """Settles what was reserved if no call has taken it; none will."""
+        if reservation is not None and reservation.take(self) and self.sentinel.budgets is not None:
+            self.sentinel.budgets.settle(reservation, None)
 
     # --- before a model call -----------------------------------------------------------------------
 
-    def calls_models(self, node: str) -> bool:
-        """True if the node has called a model before."""
-        return node in self.handler.model_nodes
+    def called_by(self, node: str) -> Called | None:
+        """The model that the node has called last, None if it has called none."""
+        return self.handler.model_nodes.get(node)
 
     def prepare(self, here: Here, turn: Turn, can: frozenset[str], *, last_door: bool = True) -> Admission | None:
         """Does to a request what is due, and asks the budgets. Fails open.
@@ -231,7 +241,7 @@ class Interventions:
             last_door: False leaves the other actions to a door further in.
 
         Returns:
-            What it is let through with.
+            What it is let through with; None if it is to ask for itself.
 
         Raises:
             WasteBlocked: An incident is to be answered with `block`.
@@ -256,7 +266,7 @@ class Interventions:
                     return None
             if steering:
                 self._guarded(steering, lambda: self._steer(turn, steering))
-        return self._admit(here, turn, can) if self.sentinel.governed else ADMITTED
+        return self._admit(here, turn, can, last_door) if self.sentinel.governed else ADMITTED
 
     def _carry_out(
         self, decision: Decision, here: Here, turn: Turn, can: frozenset[str], steering: list[Decision]
@@ -345,7 +355,11 @@ class Interventions:
             self._steer(turn, [copy.copy(decision)], advice)
         self.sentinel.forgive(decision)
 
-    def _admit(self, here: Here, turn: Turn, can: frozenset[str]) -> Admission | None:
+    def _admit(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
+        self._give_back(reserved_by(self.sentinel))  # a door around has asked for the same call
+        budgets = self.sentinel.budgets
+        if not last_door and budgets is not None and any(b.do == "downgrade" for b in budgets.in_force):
+            return None  # a door further in may know a cheaper model
         asked = self._request(here, turn)
         admission = self.sentinel.admit(asked)
         refused = admission.refused
@@ -368,7 +382,7 @@ class Interventions:
         return self.sentinel.admit(asked, force=True)  # a human said go on
 
     def _request(self, here: Here, turn: Turn) -> Request:
-        toolset = read_toolset(turn.tools) if turn.tools else None
+        toolset = read_toolset(turn.tools) if turn.tools else turn.toolset
         return Request(
             here.session_id,
             here.root_id,

@@ -176,9 +176,16 @@ class GuardedNode(Runnable[Any, Any]):
         if _asks_for_tools(messages):
             self._reuse(ready, here, messages)
             return ready
-        if not self.interventions.calls_models(here.node or self.name or ""):
+        called = self.interventions.called_by(here.node or self.name or "")
+        if called is None:
             return ready
-        turn = Turn(messages)
+        turn = Turn(
+            messages,
+            model_name=called.model,
+            provider=called.provider,
+            max_tokens=called.max_tokens,
+            toolset=called.toolset,
+        )
         ready.admission = self.interventions.prepare(here, turn, NODE_ACTIONS, last_door=False)
         ready.wait = turn.wait
         if turn.final is not None:
