@@ -9,8 +9,10 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
+from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
@@ -221,6 +223,47 @@ def test_some_tool_calls_reused_some_run() -> None:
     assert sorted(a[:20] for a in answers.values()) == ["The same call was ma", "now 1"]
     assert sentinel.health().faults == {}
     assert model.calls == 5
+
+
+@pytest.mark.parametrize("inlined", [False, True])
+def test_tool_calls_sent_one_by_one_are_reused_too(inlined: bool) -> None:
+    """`create_agent` sends each tool call to a task of its own; earlier versions sent the state along."""
+    runs: list[str] = []
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches a web page."""
+        runs.append(url)
+        return "the same page, as ever"
+
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    model, sentinel = ScriptedChatModel(script=[LOOP] * 6 + [DONE]), Sentinel(policy=policy)
+    if inlined:
+        bound = model.bind_tools([fetch_page])
+
+        def route(state: MessagesState) -> Any:
+            calls = getattr(state["messages"][-1], "tool_calls", ())
+            sent = [{"__type": "tool_call_with_context", "tool_call": c, "state": state} for c in calls]
+            return [Send("tools", s) for s in sent] or END
+
+        builder = StateGraph(MessagesState)
+        builder.add_node("think", lambda state: {"messages": [bound.invoke(state["messages"])]})
+        builder.add_node("tools", ToolNode([fetch_page]))
+        builder.add_edge(START, "think")
+        builder.add_conditional_edges("think", route, ["tools", END])
+        builder.add_edge("tools", "think")
+        app: Any = builder.compile()
+    else:
+        app = create_agent(model, [fetch_page])
+    messages = guard(app, sentinel).invoke(ASK)["messages"]
+    assert (len(runs), model.calls) == (3, 7)
+    assert [m.response_metadata.get("ts_langchain") for m in messages if isinstance(m, ToolMessage)][3:] == [
+        "reuse"
+    ] * 3
+    assert sentinel.health().ok
 
 
 def test_a_guarded_node_alone() -> None:
