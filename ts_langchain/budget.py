@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 RESERVATION_SECONDS = 900.0
 """A reservation that nobody settles is given back after that long: its process is gone."""
 
+LANGCHAIN_TAGS = ("seq:step:", "map:key:", "branch:", "condition:", "retry:attempt:", "graph:step:", "langsmith:")
+"""How the tags begin that LangChain and LangGraph give to the parts of a chain or graph: nobody's budget."""
+
 MAX_ACCOUNTS = 100_000
 MAX_UNSETTLED = 10_000
 RETRY_SECONDS = 2.0
@@ -380,7 +383,8 @@ def _checks(budget: Budget, request: Request, amounts: dict[str, int]) -> list[C
     elif budget.per == "user":
         scopes = [request.user_id or "-"]
     elif budget.per == "tag":
-        scopes = [t for t in dict.fromkeys(request.tags) if budget.tag in (None, t)]
+        tags = dict.fromkeys(request.tags)
+        scopes = [t for t in tags if (budget.tag == t if budget.tag is not None else not t.startswith(LANGCHAIN_TAGS))]
     elif budget.per == "day":
         scopes, seconds = [str(int(request.at // DAY))], 2.0 * DAY
     else:

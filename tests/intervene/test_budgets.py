@@ -13,6 +13,7 @@ import pytest
 from agents import ASK, DONE, agent
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
@@ -460,6 +461,34 @@ def test_200_branches_cannot_overspend_together() -> None:
     assert sum(made) == model.calls == 10
     assert spent <= 100
     assert sentinel.health().faults == {}
+
+
+def test_tags_that_langchain_gives_have_no_budgets() -> None:
+    """`seq:step:1` and the like say which part of a chain or graph it is: all apps have them."""
+    sentinel = Sentinel(policy={"budgets": [{"per": "tag", "calls": 1, "do": "block"}]})
+    handler = TokenSentinelHandler(sentinel, mode="block")
+    model = ScriptedChatModel(script=["yes"])
+    chain = RunnableLambda(lambda text: text) | model.with_retry(stop_after_attempt=2)
+    for tag in ("a", "b"):
+        app, _ = agent([DONE])
+        app.invoke(ASK, {"callbacks": [handler], "tags": [f"agent {tag}"]})
+        chain.invoke("well?", {"callbacks": [handler], "tags": [tag]})
+    with pytest.raises(CallRefused):
+        chain.invoke("well?", {"callbacks": [handler], "tags": ["a"]})
+    assert model.calls == 2
+
+
+@pytest.mark.parametrize("door", ["handler", "middleware", "model"])
+def test_the_tags_of_a_model_count(door: str) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "tag", "tag": "dear", "calls": 1, "do": "block"}]})
+    model = ScriptedChatModel(script=["yes"], tags=["dear"])
+    config: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]} if door == "handler" else {}
+    middleware = [TokenSentinelMiddleware(sentinel)] if door == "middleware" else []
+    app: Any = guard_model(model, sentinel) if door == "model" else create_agent(model, [], middleware=middleware)
+    app.invoke("hi" if door == "model" else ASK, config)
+    with pytest.raises(CallRefused):
+        app.invoke("hi" if door == "model" else ASK, config)
+    assert model.calls == 1
 
 
 @pytest.mark.parametrize("known", [False, True])

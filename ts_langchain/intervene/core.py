@@ -392,7 +392,7 @@ class Interventions:
             estimated_input(turn.chars(), toolset),
             turn.max_tokens,
             here.user_id,
-            here.tags,
+            (*here.tags, *(getattr(turn.model, "tags", None) or ())),
         )
 
     # --- what was held back inside -----------------------------------------------------------------
