@@ -547,6 +547,22 @@ def test_two_doors_around_one_call_reserve_for_it_once() -> None:
     assert model.calls == 3
 
 
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_guarded_model_with_fallbacks_is_of_the_run_that_its_calls_are_of(bound: bool) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "run", "calls": 2, "do": "block"}]})
+    model = ScriptedChatModel(script=walker())
+    guarded: Any = guard_model(model, sentinel).bind_tools([step] if bound else [])
+    chain = guarded.with_fallbacks([ScriptedChatModel(script=["?"])], exceptions_to_handle=(ConnectionError,))
+    config: Any = {"callbacks": [TokenSentinelHandler(sentinel)]}
+    said: list[Any] = [HumanMessage("go")]
+    for _ in range(2):
+        said.append(chain.invoke(said, config))
+        said.append(step.invoke(said[-1].tool_calls[0]))
+    with pytest.raises(CallRefused):
+        chain.invoke(said, config)
+    assert model.calls == 2
+
+
 @pytest.mark.parametrize("allowed", [2, 4])
 def test_each_sentinel_holds_its_own_budgets(allowed: int) -> None:
     inner = Sentinel(policy={"budgets": [{"per": "project", "calls": 3}]})

@@ -17,7 +17,7 @@ from langgraph.errors import GraphBubbleUp
 
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
-from ts_langchain.capture.context import current_labels, inside_run, session_of, user_of
+from ts_langchain.capture.context import current_labels, inside_run, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.handler import Reserved, begun, estimated_input, reserved, reserved_by
 from ts_langchain.capture.tools import read_toolset
@@ -159,7 +159,7 @@ class Interventions:
         """
         metadata = config.get("metadata") or {}
         configurable = config.get("configurable") or {}
-        parent = getattr(config.get("callbacks"), "parent_run_id", None)
+        parent = getattr(config.get("callbacks"), "parent_run_id", None) or run_around()
         labels = current_labels()
         named = session_of(metadata, configurable) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
