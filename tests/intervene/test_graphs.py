@@ -11,6 +11,7 @@ import pytest
 from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
 from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
@@ -223,6 +224,91 @@ def test_some_tool_calls_reused_some_run() -> None:
     assert sorted(a[:20] for a in answers.values()) == ["The same call was ma", "now 1"]
     assert sentinel.health().faults == {}
     assert model.calls == 5
+
+
+PAUSE = {"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "pause"}]}}}
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+
+
+def answered(app: Any, answer: Any) -> list[AnyMessage]:
+    """Gives the same answer to all that wait for one."""
+    waiting = [i for task in app.get_state(THREAD).tasks for i in task.interrupts]
+    return list(app.invoke(Command(resume={i.id: answer for i in waiting}), THREAD)["messages"])
+
+
+@pytest.mark.parametrize(("answer", "calls"), [("stop", 3), ("approve", 6)])
+def test_each_branch_that_waits_for_a_human_takes_the_answer(answer: str, calls: int) -> None:
+    model, sentinel = ScriptedChatModel(script=[LOOP, LOOP, LOOP, DONE]), Sentinel(policy=PAUSE)
+
+    def route(state: MessagesState) -> Any:
+        if sum(isinstance(m, ToolMessage) for m in state["messages"]) < 3:
+            return "think"
+        return [Send("think", {"messages": [HumanMessage(f"part {n}")]}) for n in range(3)]
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", lambda state: {"messages": [model.invoke(state["messages"])]})
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_conditional_edges("tools", route, ["think"])
+    app = guard(builder, sentinel).compile(checkpointer=InMemorySaver())
+    app.invoke(ASK, THREAD)
+    assert model.calls == 3
+    said = [m.content for m in answered(app, answer)[-3:]]
+    assert model.calls == calls
+    assert sum(str(text).startswith("I stopped here") for text in said) == (3 if answer == "stop" else 0)
+    assert [(d.outcome, d.why) for d in sentinel.decisions()] == [("done", answer)]
+
+
+def test_an_answer_is_not_taken_for_that_to_the_users_own_question() -> None:
+    """LangGraph does a node again for each answer, and gives the answers out in order."""
+    model, sentinel = ScriptedChatModel(script=[LOOP, LOOP, LOOP, DONE]), Sentinel(policy=PAUSE)
+    guarded = guard_model(model, sentinel).bind_tools([fetch_page])
+    approved: list[Any] = []
+
+    def think(state: MessagesState) -> dict[str, Any]:
+        answer = guarded.invoke(state["messages"])
+        if not answer.tool_calls:
+            approved.append(interrupt("publish?"))
+        return {"messages": [answer]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    app = builder.compile(checkpointer=InMemorySaver())
+    app.invoke(ASK, THREAD)
+    answered(app, "approve")
+    assert approved == []
+    answered(app, "no, wait")
+    assert approved == ["no, wait"]
+    assert sentinel.health().ok
+
+
+@pytest.mark.parametrize("door", ["graph", "model"])
+@pytest.mark.parametrize(("answer", "calls"), [("stop", 1), ("approve", 2)])
+def test_an_answer_counts_though_the_budget_has_room_by_then(door: str, answer: str, calls: int) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"tokens_per_minute": 2000, "do": "pause"}]})
+    usage = UsageMetadata(input_tokens=1500, output_tokens=1, total_tokens=1501)
+    model = ScriptedChatModel(script=[AIMessage("done", usage_metadata=usage)])
+    guarded: Any = guard_model(model, sentinel) if door == "model" else model
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", lambda state: {"messages": [guarded.invoke(state["messages"])]})
+    builder.add_edge(START, "think")
+    app: Any = builder.compile(checkpointer=InMemorySaver())
+    app = app if door == "model" else guard(app, sentinel)
+    app.invoke(ASK, THREAD)
+    app.invoke(ASK, THREAD)
+    assert model.calls == 1
+    assert sentinel.budgets is not None
+    sentinel.budgets = type(sentinel.budgets)(
+        sentinel.budgets.policy, sentinel.prices, sentinel.faults
+    )  # an hour later
+    assert str(answered(app, answer)[-1].content).startswith("I stopped here") == (answer == "stop")
+    assert model.calls == calls
+    assert sentinel.health().ok
 
 
 @pytest.mark.parametrize("inlined", [False, True])

@@ -25,6 +25,7 @@ from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, W
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import DoorHandler, blocked
 from ts_langchain.policy import ENDING, Policy, matches
+from ts_langchain.recent import Recent
 from ts_langchain.sentinel import ADMITTED, Sentinel
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ T = TypeVar("T")
 # LangGraph's own keys in `configurable`
 CHECKPOINTER = "__pregel_checkpointer"
 RESUMING = "__pregel_resuming"
+MAX_ASKED = 10_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
 
 
@@ -56,6 +58,7 @@ class Here(NamedTuple):
         node: LangGraph node.
         resumable: True if an interrupt can be resumed: there is a checkpointer.
         resuming: True if the run goes on after an interrupt.
+        task: The task of LangGraph, the same before and after an interrupt; None outside.
     """
 
     session_id: str
@@ -65,6 +68,7 @@ class Here(NamedTuple):
     node: str | None
     resumable: bool
     resuming: bool
+    task: str | None = None
 
 
 @dataclass
@@ -136,6 +140,7 @@ class Interventions:
         self.handler = DoorHandler(sentinel)
         self._models = dict(models or {})
         self._read_only: set[str] = set()
+        self._asked: Recent[tuple[str, int, int], Decision] = Recent()  # what humans were asked, by place
 
     def safely(self, place: str, work: Callable[[], T], otherwise: T) -> T:
         """What `work` gives; `otherwise` if it raises, which is counted. Only interventions get through."""
@@ -177,7 +182,10 @@ class Interventions:
             origin = self.handler.in_turn(origin, conversation, by_hand)
         resumable = configurable.get(CHECKPOINTER) not in (None, False)
         resuming = configurable.get(RESUMING) is True
-        return Here(origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming)
+        task = metadata.get("langgraph_checkpoint_ns")
+        return Here(
+            origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming, task
+        )
 
     @contextmanager
     def watching(self, here: Here | None) -> Iterator[None]:
@@ -257,6 +265,9 @@ class Interventions:
             lambda: self.sentinel.due(here.session_id, here.root_id, self.handler.clock(), resuming=here.resuming),
             nothing,
         )
+        waiting = self._waiting(here, turn)
+        if waiting is not None and waiting.rule != "budget" and waiting not in due:
+            due = [*due, waiting]  # it was answered elsewhere, or here before the node was interrupted once more
         if due:
             steering: list[Decision] = []
             for decision in sorted(due, key=lambda d: _ORDER.index(d.action)):
@@ -347,6 +358,9 @@ class Interventions:
             return
         from langgraph.types import interrupt
 
+        if here.task is not None:
+            self._asked[_place(here.task, turn)] = decision
+            self._asked.limit(MAX_ASKED)
         answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
         self.sentinel.settle(decision, "done", answer)
         if answer == "stop":
@@ -355,12 +369,24 @@ class Interventions:
             self._steer(turn, [copy.copy(decision)], advice)
         self.sentinel.forgive(decision)
 
+    def _waiting(self, here: Here, turn: Turn) -> Decision | None:
+        """The decision that a human was asked about at this place, where the task is done again with the answer.
+
+        LangGraph knows answers by their order: what was asked once is asked each time.
+        """
+        if here.task is None or not here.resuming:
+            return None
+        return self._asked.get(_place(here.task, turn))
+
     def _admit(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
         self._give_back(reserved_by(self.sentinel))  # a door around has asked for the same call
         budgets = self.sentinel.budgets
         if not last_door and budgets is not None and any(b.do == "downgrade" for b in budgets.in_force):
             return None  # a door further in may know a cheaper model
         asked = self._request(here, turn)
+        waiting = self._waiting(here, turn)
+        if waiting is not None and waiting.rule == "budget":  # the answer counts, even if the call fits by now
+            return self._ask(waiting, asked, here, turn)
         admission = self.sentinel.admit(asked)
         refused = admission.refused
         if refused is not None and refused.action == "downgrade":
@@ -375,6 +401,10 @@ class Interventions:
         if refused.action == "block" or refused.action not in can:
             self.sentinel.settle(refused, "done")
             raise CallRefused(refused)
+        return self._ask(refused, asked, here, turn)
+
+    def _ask(self, refused: Decision, asked: Request, here: Here, turn: Turn) -> Admission | None:
+        """Ends the run over a budget, or asks a human whether to go on."""
         before = turn.final
         self._guarded([refused], lambda: self._do(refused, here, turn))
         if turn.final is not None and turn.final is not before:
@@ -453,6 +483,11 @@ class Interventions:
 
     def _safe(self, name: str) -> bool:
         return name in self._read_only or matches(name, self.policy.safe_tools)
+
+
+def _place(task: str, turn: Turn) -> tuple[str, int, int]:
+    """Names a request in a task of LangGraph, each time the task is done."""
+    return task, len(turn.messages), turn.chars()
 
 
 def describe_model(model: Any) -> tuple[str | None, str | None]:
