@@ -325,8 +325,9 @@ class Interventions:
         elif action == "downgrade":
             if decision.classifying and not turn.asks_for_label():
                 return  # the cheaper model is for the other kind of request
-            if not self._downgrade(turn):
-                self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
+            if not any(d.action == "downgrade" for d in turn.applied) and not self._downgrade(turn):
+                if decision.outcome == "due":  # what was done for another model of the run stays in force
+                    self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
                 return
         self._applied(turn, decision)
 
