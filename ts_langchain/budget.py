@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 RESERVATION_SECONDS = 900.0
 """A reservation that nobody settles is given back after that long: its process is gone."""
 
+LANGCHAIN_TAGS = ("seq:step:", "map:key:", "branch:", "condition:", "retry:attempt:", "graph:step:", "langsmith:")
+"""How the tags begin that LangChain and LangGraph give to the parts of a chain or graph: nobody's budget."""
+
 MAX_ACCOUNTS = 100_000
 MAX_UNSETTLED = 10_000
 RETRY_SECONDS = 2.0
@@ -169,14 +172,14 @@ class MemoryStore:
 
 
 class Reservation:
-    """What a call was let through with. To be settled once.
+    """What a call was let through with. To be taken by one call, and settled once.
 
     Attributes:
         checks: What was reserved.
         exhausted: Budgets that it did not fit into and that keep no call back: `warn` and `downgrade`.
     """
 
-    __slots__ = ("checks", "exhausted", "id", "settled", "store", "taken")
+    __slots__ = ("_taken", "checks", "exhausted", "id", "settled", "store")
 
     def __init__(self, checks: Sequence[Check]) -> None:
         self.id = uuid4().hex
@@ -184,7 +187,11 @@ class Reservation:
         self.exhausted: list[Budget] = []
         self.store: Store | None = None
         self.settled = False
-        self.taken: object = None  # the run id of the call it was made for, once that has begun
+        self._taken: dict[None, object] = {}
+
+    def take(self, whose: object) -> bool:
+        """True for the first who asks, and whenever he asks again. Atomic."""
+        return self._taken.setdefault(None, whose) == whose
 
 
 class Refusal(NamedTuple):
@@ -241,6 +248,11 @@ class Budgets:
         self._unsettled: deque[tuple[Reservation, list[int], float]] = deque(maxlen=MAX_UNSETTLED)
         self.remote: Callable[[], tuple[Budget, ...]] = tuple
 
+    @property
+    def in_force(self) -> tuple[Budget, ...]:
+        """The policy's budgets, and those of the remote policy."""
+        return (*self.policy.budgets, *self.remote())
+
     def after_fork(self) -> None:
         """Has locks of its own in a forked process."""
         self._memory.after_fork()
@@ -257,7 +269,7 @@ class Budgets:
         rates = self.prices.rates(request.model, request.provider, request.at, request.input_tokens)
         nano = round((request.input_tokens * rates.input + output * rates.output) * 1000) if rates else 0
         amounts = {"usd": nano, "tokens": tokens, "calls": 1}
-        accounts = _accounts((*self.policy.budgets, *self.remote()), request, amounts, force=force)
+        accounts = _accounts(self.in_force, request, amounts, force=force)
         reservation = Reservation([check for check, _ in accounts])
         if not accounts:
             return reservation
@@ -371,7 +383,8 @@ def _checks(budget: Budget, request: Request, amounts: dict[str, int]) -> list[C
     elif budget.per == "user":
         scopes = [request.user_id or "-"]
     elif budget.per == "tag":
-        scopes = [t for t in dict.fromkeys(request.tags) if budget.tag in (None, t)]
+        tags = dict.fromkeys(request.tags)
+        scopes = [t for t in tags if (budget.tag == t if budget.tag is not None else not t.startswith(LANGCHAIN_TAGS))]
     elif budget.per == "day":
         scopes, seconds = [str(int(request.at // DAY))], 2.0 * DAY
     else:

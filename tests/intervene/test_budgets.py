@@ -6,16 +6,28 @@ import asyncio
 import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import ASK, DONE, agent
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from servers.redis import RedisServer, needs_redis
 
-from ts_langchain import CallRefused, Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard_model
+from ts_langchain import (
+    CallRefused,
+    Policy,
+    Sentinel,
+    TokenSentinelHandler,
+    TokenSentinelMiddleware,
+    guard,
+    guard_model,
+)
 from ts_langchain.budget import RESERVATION_SECONDS, Budgets, Check, MemoryStore, Refusal, Request, Reservation
 from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import Call, Usage
@@ -449,6 +461,152 @@ def test_200_branches_cannot_overspend_together() -> None:
     assert sum(made) == model.calls == 10
     assert spent <= 100
     assert sentinel.health().faults == {}
+
+
+def test_tags_that_langchain_gives_have_no_budgets() -> None:
+    """`seq:step:1` and the like say which part of a chain or graph it is: all apps have them."""
+    sentinel = Sentinel(policy={"budgets": [{"per": "tag", "calls": 1, "do": "block"}]})
+    handler = TokenSentinelHandler(sentinel, mode="block")
+    model = ScriptedChatModel(script=["yes"])
+    chain = RunnableLambda(lambda text: text) | model.with_retry(stop_after_attempt=2)
+    for tag in ("a", "b"):
+        app, _ = agent([DONE])
+        app.invoke(ASK, {"callbacks": [handler], "tags": [f"agent {tag}"]})
+        chain.invoke("well?", {"callbacks": [handler], "tags": [tag]})
+    with pytest.raises(CallRefused):
+        chain.invoke("well?", {"callbacks": [handler], "tags": ["a"]})
+    assert model.calls == 2
+
+
+@pytest.mark.parametrize("door", ["handler", "middleware", "model"])
+def test_the_tags_of_a_model_count(door: str) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "tag", "tag": "dear", "calls": 1, "do": "block"}]})
+    model = ScriptedChatModel(script=["yes"], tags=["dear"])
+    config: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]} if door == "handler" else {}
+    middleware = [TokenSentinelMiddleware(sentinel)] if door == "middleware" else []
+    app: Any = guard_model(model, sentinel) if door == "model" else create_agent(model, [], middleware=middleware)
+    app.invoke("hi" if door == "model" else ASK, config)
+    with pytest.raises(CallRefused):
+        app.invoke("hi" if door == "model" else ASK, config)
+    assert model.calls == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_branches_of_a_guarded_graph_cannot_overspend_together(known: bool) -> None:
+    """The guard knows no model: of a node that has called one it reserves for that one, of others the call asks."""
+    gate = asyncio.Event()
+
+    class Slow(ScriptedChatModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+            await gate.wait()
+            return self._generate(*args)
+
+    # 1 dollar a token: input is estimated as 2, output bounded by 8
+    prices = {"slow": {"input": 1e6, "output": 1e6}}
+    sentinel = Sentinel(policy={"budgets": [{"usd": 100, "per": "project", "do": "block"}]}, prices=prices)
+    model = Slow(script=[AIMessage("eight!!!")], model_name="slow")
+    bound = model.bind(max_tokens=8)
+
+    async def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [await bound.ainvoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    app = guard(builder, sentinel).compile()
+
+    async def all_branches() -> list[Any]:
+        if known:
+            gate.set()
+            await app.ainvoke({"messages": [("user", "hello")]})
+            gate.clear()
+        tasks = [asyncio.create_task(app.ainvoke({"messages": [("user", "hello")]})) for _ in range(50)]
+        await asyncio.sleep(0.5)
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    refused = [m for m in asyncio.run(all_branches()) if isinstance(m, CallRefused)]
+    assert 9 <= model.calls <= 11
+    assert len(refused) == 50 + known - model.calls
+    assert sum(state.totals.nano for state in sentinel.states()) <= 100e9
+    assert sentinel.in_flight.reservations == {}
+
+
+def test_two_doors_around_one_call_reserve_for_it_once() -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "run", "calls": 3}]})
+    model = ScriptedChatModel(script=walker())
+    guarded = guard_model(model, sentinel).bind_tools([step])
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", lambda state: {"messages": [guarded.invoke(state["messages"])]})
+    builder.add_node("tools", ToolNode([step]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda state: "tools" if state["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    messages = guard(builder, sentinel).compile().invoke(ASK)["messages"]
+    assert messages[-1].content.startswith("I stopped here")
+    assert model.calls == 3
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_guarded_model_with_fallbacks_is_of_the_run_that_its_calls_are_of(bound: bool) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "run", "calls": 2, "do": "block"}]})
+    model = ScriptedChatModel(script=walker())
+    guarded: Any = guard_model(model, sentinel).bind_tools([step] if bound else [])
+    chain = guarded.with_fallbacks([ScriptedChatModel(script=["?"])], exceptions_to_handle=(ConnectionError,))
+    config: Any = {"callbacks": [TokenSentinelHandler(sentinel)]}
+    said: list[Any] = [HumanMessage("go")]
+    for _ in range(2):
+        said.append(chain.invoke(said, config))
+        said.append(step.invoke(said[-1].tool_calls[0]))
+    with pytest.raises(CallRefused):
+        chain.invoke(said, config)
+    assert model.calls == 2
+
+
+@pytest.mark.parametrize("allowed", [2, 4])
+def test_each_sentinel_holds_its_own_budgets(allowed: int) -> None:
+    inner = Sentinel(policy={"budgets": [{"per": "project", "calls": 3}]})
+    outer = Sentinel(policy={"budgets": [{"per": "project", "calls": allowed, "do": "block"}]})
+    app, model = agent(walker(), middleware=[TokenSentinelMiddleware(inner)])
+    handler = TokenSentinelHandler(outer, mode="block")
+    if allowed < 3:
+        with pytest.raises(CallRefused, match="2 calls per project"):
+            app.invoke(ASK, {"callbacks": [handler]})
+    else:
+        assert "I stopped here" in app.invoke(ASK, {"callbacks": [handler]})["messages"][-1].content
+    assert model.calls == min(allowed, 3)
+    assert outer.in_flight.reservations == inner.in_flight.reservations == {}
+
+
+def test_what_was_given_back_lets_nothing_through() -> None:
+    """A task that a node leaves behind asks for itself, though its context is the node's."""
+    sentinel = Sentinel(policy={"budgets": [{"per": "project", "calls": 2}]})
+    model = ScriptedChatModel(script=["one"])
+    left: list[Context] = []
+
+    def think(state: MessagesState) -> dict[str, Any]:
+        if model.calls:
+            left.append(copy_context())
+            return {"messages": []}
+        return {"messages": [model.invoke("hi")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    app = guard(builder, sentinel).compile()
+    app.invoke(ASK)
+    app.invoke(ASK)
+    left[0].run(model.invoke, "hi")
+    with pytest.raises(CallRefused):
+        left[0].run(model.invoke, "hi")
+    assert model.calls == 2
+
+
+def test_a_reservation_is_taken_by_one_call() -> None:
+    reservation = Reservation(())
+    assert reservation.take("a")
+    assert reservation.take("a")
+    assert not reservation.take("b")
 
 
 def test_a_call_that_fails_gives_its_reservation_back() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
 
 import pytest
 from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
+from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
@@ -222,6 +226,132 @@ def test_some_tool_calls_reused_some_run() -> None:
     assert model.calls == 5
 
 
+PAUSE = {"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "pause"}]}}}
+THREAD: Any = {"configurable": {"thread_id": "t"}}
+
+
+def answered(app: Any, answer: Any) -> list[AnyMessage]:
+    """Gives the same answer to all that wait for one."""
+    waiting = [i for task in app.get_state(THREAD).tasks for i in task.interrupts]
+    return list(app.invoke(Command(resume={i.id: answer for i in waiting}), THREAD)["messages"])
+
+
+@pytest.mark.parametrize(("answer", "calls"), [("stop", 3), ("approve", 6)])
+def test_each_branch_that_waits_for_a_human_takes_the_answer(answer: str, calls: int) -> None:
+    model, sentinel = ScriptedChatModel(script=[LOOP, LOOP, LOOP, DONE]), Sentinel(policy=PAUSE)
+
+    def route(state: MessagesState) -> Any:
+        if sum(isinstance(m, ToolMessage) for m in state["messages"]) < 3:
+            return "think"
+        return [Send("think", {"messages": [HumanMessage(f"part {n}")]}) for n in range(3)]
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", lambda state: {"messages": [model.invoke(state["messages"])]})
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_conditional_edges("tools", route, ["think"])
+    app = guard(builder, sentinel).compile(checkpointer=InMemorySaver())
+    app.invoke(ASK, THREAD)
+    assert model.calls == 3
+    said = [m.content for m in answered(app, answer)[-3:]]
+    assert model.calls == calls
+    assert sum(str(text).startswith("I stopped here") for text in said) == (3 if answer == "stop" else 0)
+    assert [(d.outcome, d.why) for d in sentinel.decisions()] == [("done", answer)]
+
+
+def test_an_answer_is_not_taken_for_that_to_the_users_own_question() -> None:
+    """LangGraph does a node again for each answer, and gives the answers out in order."""
+    model, sentinel = ScriptedChatModel(script=[LOOP, LOOP, LOOP, DONE]), Sentinel(policy=PAUSE)
+    guarded = guard_model(model, sentinel).bind_tools([fetch_page])
+    approved: list[Any] = []
+
+    def think(state: MessagesState) -> dict[str, Any]:
+        answer = guarded.invoke(state["messages"])
+        if not answer.tool_calls:
+            approved.append(interrupt("publish?"))
+        return {"messages": [answer]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    app = builder.compile(checkpointer=InMemorySaver())
+    app.invoke(ASK, THREAD)
+    answered(app, "approve")
+    assert approved == []
+    answered(app, "no, wait")
+    assert approved == ["no, wait"]
+    assert sentinel.health().ok
+
+
+@pytest.mark.parametrize("door", ["graph", "model"])
+@pytest.mark.parametrize(("answer", "calls"), [("stop", 1), ("approve", 2)])
+def test_an_answer_counts_though_the_budget_has_room_by_then(door: str, answer: str, calls: int) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"tokens_per_minute": 2000, "do": "pause"}]})
+    usage = UsageMetadata(input_tokens=1500, output_tokens=1, total_tokens=1501)
+    model = ScriptedChatModel(script=[AIMessage("done", usage_metadata=usage)])
+    guarded: Any = guard_model(model, sentinel) if door == "model" else model
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", lambda state: {"messages": [guarded.invoke(state["messages"])]})
+    builder.add_edge(START, "think")
+    app: Any = builder.compile(checkpointer=InMemorySaver())
+    app = app if door == "model" else guard(app, sentinel)
+    app.invoke(ASK, THREAD)
+    app.invoke(ASK, THREAD)
+    assert model.calls == 1
+    assert sentinel.budgets is not None
+    sentinel.budgets = type(sentinel.budgets)(
+        sentinel.budgets.policy, sentinel.prices, sentinel.faults
+    )  # an hour later
+    assert str(answered(app, answer)[-1].content).startswith("I stopped here") == (answer == "stop")
+    assert model.calls == calls
+    assert sentinel.health().ok
+
+
+@pytest.mark.parametrize("inlined", [False, True])
+def test_tool_calls_sent_one_by_one_are_reused_too(inlined: bool) -> None:
+    """`create_agent` sends each tool call to a task of its own; earlier versions sent the state along."""
+    runs: list[str] = []
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches a web page."""
+        runs.append(url)
+        return "the same page, as ever"
+
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    model, sentinel = ScriptedChatModel(script=[LOOP] * 6 + [DONE]), Sentinel(policy=policy)
+    if inlined:
+        bound = model.bind_tools([fetch_page])
+
+        def route(state: MessagesState) -> Any:
+            calls = getattr(state["messages"][-1], "tool_calls", ())
+            sent = [{"__type": "tool_call_with_context", "tool_call": c, "state": state} for c in calls]
+            return [Send("tools", s) for s in sent] or END
+
+        builder = StateGraph(MessagesState)
+        builder.add_node("think", lambda state: {"messages": [bound.invoke(state["messages"])]})
+        builder.add_node("tools", ToolNode([fetch_page]))
+        builder.add_edge(START, "think")
+        builder.add_conditional_edges("think", route, ["tools", END])
+        builder.add_edge("tools", "think")
+        app: Any = builder.compile()
+    else:
+        app = create_agent(model, [fetch_page])
+    messages = guard(app, sentinel).invoke(ASK)["messages"]
+    assert (len(runs), model.calls) == (3, 7)
+    assert [m.response_metadata.get("ts_langchain") for m in messages if isinstance(m, ToolMessage)][3:] == [
+        "reuse"
+    ] * 3
+    assert sentinel.health().ok
+
+
 def test_a_guarded_node_alone() -> None:
     sentinel = Sentinel(policy=STOP)
     model = ScriptedChatModel(script=[LOOP])
@@ -303,14 +433,91 @@ def test_what_a_user_asks_again_is_no_loop_of_a_guarded_model(config: Any) -> No
     assert {i.severity for i in guarded.sentinel.incidents()} <= {"low", "medium"}
 
 
-def test_structured_output_of_a_guarded_model() -> None:
-    class Answer(BaseModel):
-        text: str
+class Answer(BaseModel):
+    """An answer."""
 
+    text: str
+
+
+def test_structured_output_of_a_guarded_model() -> None:
     model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
     guarded = guard_model(model, policy=STOP)
     assert guarded.with_structured_output(Answer).invoke([HumanMessage("?")]) == Answer(text="forty-two")
     assert guarded.sentinel.health().calls == 1
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_structured_output_is_streamed_as_without_a_guard(include_raw: bool) -> None:
+    model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
+
+    def pieces(model: Any) -> list[Any]:
+        chunks = list(model.with_structured_output(Answer, include_raw=include_raw).stream("?"))
+        return [sorted(c) if isinstance(c, dict) else c for c in chunks]
+
+    assert pieces(guard_model(model, Sentinel(policy={}))) == pieces(model) != []
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+def test_after_a_stop_there_is_no_structured_answer(way: str, include_raw: bool) -> None:
+    model = ScriptedChatModel(script=[call_tool("Answer", text="forty-two")])
+    guarded = guard_model(model, policy={"budgets": [{"calls": 1}]})
+    chain = guarded.with_structured_output(Answer, include_raw=include_raw)
+    config: Any = {"metadata": {"thread_id": "t"}}
+
+    async def ask() -> Any:
+        if way == "invoke":
+            return chain.invoke("?", config)
+        if way == "ainvoke":
+            return await chain.ainvoke("?", config)
+        if way == "stream":
+            return list(chain.stream("?", config))[-1]
+        return [chunk async for chunk in chain.astream("?", config)][-1]
+
+    asyncio.run(ask())
+    said = asyncio.run(ask())
+    assert model.calls == 1
+    if include_raw:
+        assert said["parsed"] is None
+        assert said["raw"].content.startswith("I stopped here")
+    else:
+        assert said is None
+
+
+@pytest.mark.parametrize("include_raw", [False, True])
+def test_a_downgrade_keeps_the_schema(include_raw: bool) -> None:
+    class Binding(ScriptedChatModel):
+        """Answers in the schema it is given."""
+
+        def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+            bound.append([t["function"]["name"] for t in kwargs.get("tools", ())])
+            return super()._generate(messages, stop, run_manager)
+
+    bound: list[list[str]] = []
+    script = [call_tool("Answer", text="forty-two")]
+    cheap = Binding(script=script, model_name="gpt-4o-mini")
+    policy = {"budgets": [{"calls": 1, "do": "downgrade"}], "downgrade": {"gpt-4o-20*": "cheap"}}
+    guarded = guard_model(ScriptedChatModel(script=script), policy=policy, models={"cheap": cheap})
+    chain = guarded.bind_tools([fetch_page]).with_structured_output(Answer, include_raw=include_raw)
+    for _ in range(2):
+        said = chain.invoke("?", {"metadata": {"thread_id": "t"}})
+    assert (said["parsed"] if include_raw else said) == Answer(text="forty-two")
+    assert bound == [["Answer"]]
+
+
+def test_a_structured_call_is_one_of_its_run() -> None:
+    """The chain around the model and its parser is the run, also for budgets."""
+    sentinel = Sentinel(policy={"budgets": [{"per": "run", "calls": 2}]})
+    chain = guard_model(ScriptedChatModel(script=[call_tool("Answer", text="x")]), sentinel)
+    said: list[Any] = [HumanMessage("?")]
+    for _ in range(4):
+        answer = chain.with_structured_output(Answer, include_raw=True).invoke(said)["raw"]
+        if not answer.tool_calls:
+            break
+        said += [answer, ToolMessage("no", tool_call_id=answer.tool_calls[0]["id"])]
+    assert answer.content.startswith("I stopped here")
+    assert sentinel.health().calls == 3  # two of the model, and the tool call between them
+    assert sentinel.in_flight.reservations == {}
 
 
 def test_what_is_no_graph_or_has_no_policy_is_refused() -> None:

@@ -124,6 +124,19 @@ def test_a_graph_answers_all_tool_calls_of_the_node_that_was_stopped() -> None:
 
 
 @pytest.mark.parametrize("way", ["invoke", "ainvoke"])
+def test_a_graph_answers_tool_calls_that_were_sent_one_by_one(way: str) -> None:
+    """`create_agent` sends each tool call to a task of its own: that is all the guarded node is given."""
+    office = Office(loops("stop"))
+    app = guard(create_agent(office.model, office.tools), office.sentinel)
+    messages = run(app, way)
+    assert office.asked.calls == 3
+    assert [type(m) for m in messages[1:3]] == [AIMessage, ToolMessage]
+    assert messages[2].tool_call_id == messages[1].tool_calls[0]["id"]
+    assert str(messages[2].content).startswith(STOPPED)
+    assert office.sentinel.health().ok
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke"])
 def test_an_agent_inside_a_node_is_stopped_and_the_graph_goes_on_from_there(way: str) -> None:
     inner, model = graph(LOOPS)
     sentinel = Sentinel(policy=loops("stop"))

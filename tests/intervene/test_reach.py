@@ -7,6 +7,7 @@ import contextvars
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from agents import count_up, fetch_page
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ASK = {"messages": [HumanMessage("go")]}
 IN_THREAD: Any = {"configurable": {"thread_id": "t"}}
+
+
 CHEAPER = {
     "rules": {"model_misroute": {"steps": [{"at": 1, "do": "downgrade"}]}},
     "downgrade": {"gpt-4o-20*": "cheap"},
@@ -54,6 +57,36 @@ def test_an_agent_whose_system_prompt_classifies_is_downgraded_too() -> None:
     for mail in ("win a prize", "the minutes of Monday"):
         agent.invoke({"messages": [HumanMessage(mail)]}, {"metadata": {"thread_id": "t"}})
     assert (model.calls, cheap.calls) == (1, 1)
+
+
+def test_two_incidents_downgrade_a_request_once() -> None:
+    policy = {"rules": {"tool_loop": {"steps": [{"at": 1, "do": "downgrade"}]}}, "downgrade": {"gpt-4o-20*": "cheap"}}
+    both = AIMessage(
+        "", tool_calls=[*call_tool("fetch_page", url="a").tool_calls, *call_tool("count_up", n=1).tool_calls]
+    )
+    cheap = ScriptedChatModel(script=["done"], model_name="gpt-4o-mini")
+    sentinel = Sentinel(rules=["tool_loop"], policy=policy)
+    middleware = TokenSentinelMiddleware(sentinel, models={"cheap": cheap})
+    create_agent(ScriptedChatModel(script=[both]), [fetch_page, count_up], middleware=[middleware]).invoke(ASK)
+    assert [(d.action, d.outcome) for d in sentinel.decisions()] == [("downgrade", "done")] * 2
+    assert cheap.calls == 1
+
+
+def test_a_downgrade_stays_in_force_beside_a_model_that_has_no_cheaper_one() -> None:
+    policy = {"rules": {"tool_loop": {"steps": [{"at": 1, "do": "downgrade"}]}}, "downgrade": {"gpt-4o-20*": "cheap"}}
+    cheap = ScriptedChatModel(script=["cheap"], model_name="gpt-4o-mini")
+    sentinel = Sentinel(policy=policy)
+    dear = guard_model(ScriptedChatModel(script=[call_tool("fetch_page", url="a")]), sentinel, models={"cheap": cheap})
+    other = guard_model(ScriptedChatModel(script=["other"], model_name="claude-sonnet-4-5"), sentinel)
+    config: Any = {"callbacks": [TokenSentinelHandler(sentinel, session_id="s")]}
+    said: list[Any] = [HumanMessage("go")]
+    with sentinel.session("s"):
+        for _ in range(2):
+            said.append(dear.invoke(said, config))
+            said.append(fetch_page.invoke(said[-1].tool_calls[0], config))
+        answers = [m.invoke(said, config).content for m in (dear, other, dear)]
+    assert answers == ["cheap", "other", "cheap"]
+    assert [(d.action, d.outcome) for d in sentinel.decisions()] == [("downgrade", "done")]
 
 
 def test_an_unsafe_tool_does_not_end_the_reuse_of_a_safe_one() -> None:

@@ -142,6 +142,15 @@ def configurable() -> Mapping[str, Any]:
     return _NOTHING if config is None else config.get("configurable") or _NOTHING
 
 
+def run_around() -> UUID | None:
+    """The run around this code, None if there is none.
+
+    `with_fallbacks` hands its own config on, not its child's; a model with tools bound finds the run all the same.
+    """
+    config = var_child_runnable_config.get()
+    return getattr(config.get("callbacks"), "parent_run_id", None) if config is not None else None
+
+
 def session_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
     """The conversation that a run's metadata, or else its `configurable`, names; None if they name none."""
     for key in SESSION_KEYS:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from ts_langchain.budget import Request, Reservation
+from ts_langchain.budget import Request
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
 from ts_langchain.capture.context import (
@@ -25,8 +24,9 @@ from ts_langchain.capture.context import (
     user_of,
 )
 from ts_langchain.capture.continued import family_of
+from ts_langchain.capture.doors import begun, reserved_by
 from ts_langchain.capture.errors import error_hash, error_name
-from ts_langchain.capture.in_flight import Origin, Reported, Started
+from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
@@ -116,7 +116,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
         self._continued = flight.continued
-        self.model_nodes = flight.model_nodes  # LangGraph nodes that have called a model
+        self.model_nodes = flight.model_nodes
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -395,8 +395,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-        if origin.node is not None and origin.node not in self.model_nodes and len(self.model_nodes) < MAX_NODES:
-            self.model_nodes.add(origin.node)
         # numbers only: before Python 3.12 the hash of None is another one in each process
         warmth = -1.0 if temperature is None else temperature
         request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
@@ -407,6 +405,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
         if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
             max_tokens = None
+        if type(provider) is not str:
+            provider = None
+        if origin.node is not None and (origin.node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
+            self.model_nodes[origin.node] = Called(model, provider, toolset, max_tokens)
         above = parent_run_id
         if above is not None and above not in self._roots:  # it is told with the run around it that it is cancelled
             above = traced_parent(above, self._roots)
@@ -427,7 +429,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 at,
                 name,
                 model,
-                provider if type(provider) is str else None,
+                provider,
                 prompt,
                 toolset,
                 request,
@@ -453,8 +455,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """Holds a call back that a handler which only observes has let pass."""
         try:
             self._veto(seen.origin, seen.turn, seen.request, seen.started_at)
-            reservation = reserved.get()
-            let_through = reservation is not None and reservation.taken == run_id
+            reservation = reserved_by(self.sentinel)
+            let_through = reservation is not None and reservation.take(run_id)
             if self.sentinel.governed and not let_through:
                 self._admit_again(run_id, seen)
         except Intervention:
@@ -496,15 +498,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         origin: Origin,
         at: float,
         model: str | None,
-        provider: Any,
+        provider: str | None,
         prompt: Prompt,
         toolset: Toolset | None,
         max_tokens: int | None,
     ) -> None:
         """Reserves what the call may use, unless a middleware has done so; vetoes it in mode `block`."""
-        reservation = reserved.get()
-        if reservation is not None and reservation.taken in (None, run_id):
-            reservation.taken = run_id
+        reservation = reserved_by(self.sentinel)
+        if reservation is not None and reservation.take(run_id):
             self._reservations[run_id] = reservation
             return
         asked = Request(
@@ -512,7 +513,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             origin.root_id,
             at,
             model,
-            provider if type(provider) is str else None,
+            provider,
             estimated_input(prompt.chars, toolset),
             max_tokens,
             origin.user_id,
@@ -851,12 +852,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=started.task,
             )
         )
-
-
-reserved: ContextVar[Reservation | None] = ContextVar("ts_langchain_reserved", default=None)
-"""What a middleware has reserved for the model call inside."""
-begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=None)
-"""Run ids of the calls that began behind the innermost door."""
 
 
 def estimated_input(chars: int, toolset: Toolset | None) -> int:

@@ -77,6 +77,15 @@ class Reported(NamedTuple):
     cached: bool = False
 
 
+class Called(NamedTuple):
+    """The model that a node has called last, as far as budgets ask for it."""
+
+    model: str | None
+    provider: str | None
+    toolset: Toolset | None
+    max_tokens: int | None
+
+
 class InFlight:
     """Shared by all handlers of a Sentinel: a call that several of them see is recorded once.
 
@@ -86,7 +95,7 @@ class InFlight:
         left: Outermost run of the chains and tools cancelled last: what a thread has begun there goes on.
         reported: What a history's source says of calls that have not ended.
         reservations: What calls under way were let through with.
-        model_nodes: LangGraph nodes that have called a model.
+        model_nodes: LangGraph nodes that have called a model, and the last one of each.
         continued: Tells the conversations that nothing names.
     """
 
@@ -98,7 +107,7 @@ class InFlight:
         self.left: dict[Any, str] = {}
         self.reported: dict[Any, Reported] = {}
         self.reservations: dict[Any, Reservation] = {}
-        self.model_nodes: set[str] = set()
+        self.model_nodes: dict[str, Called] = {}
         self.continued = Continued()
 
     def leave(self, run_id: Any) -> None:

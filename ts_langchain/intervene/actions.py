@@ -151,19 +151,6 @@ def stopped(said: AIMessage, call: Mapping[str, Any]) -> ToolMessage:
     )
 
 
-def answers_to_open_calls(messages: Sequence[BaseMessage], decision: Decision) -> list[ToolMessage]:
-    """Answers to tool calls that would stay open, so that the next turn on the thread is valid."""
-    if not messages or not isinstance(messages[-1], (AIMessage, ToolMessage)):
-        return []
-    answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-    last = next((m for m in reversed(messages) if isinstance(m, AIMessage)), None)
-    return [
-        ToolMessage(f"Not run: {decision.summary}", tool_call_id=str(c["id"]), name=c["name"], status="error")
-        for c in (last.tool_calls if last is not None else ())
-        if c["id"] not in answered
-    ]
-
-
 def pause_question(decision: Decision) -> dict[str, Any]:
     """What a human is asked. Names and numbers, no content."""
     return {

@@ -17,14 +17,16 @@ from langgraph.errors import GraphBubbleUp
 
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active
-from ts_langchain.capture.context import current_labels, inside_run, session_of, user_of
+from ts_langchain.capture.context import current_labels, inside_run, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
-from ts_langchain.capture.handler import begun, estimated_input, reserved
+from ts_langchain.capture.doors import Reserved, begun, reserved, reserved_by
+from ts_langchain.capture.handler import estimated_input
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import DoorHandler, blocked
 from ts_langchain.policy import ENDING, Policy, matches
+from ts_langchain.recent import Recent
 from ts_langchain.sentinel import ADMITTED, Sentinel
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
+    from ts_langchain.call import Toolset
+    from ts_langchain.capture.in_flight import Called
     from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Admission
 
@@ -40,6 +44,7 @@ T = TypeVar("T")
 # LangGraph's own keys in `configurable`
 CHECKPOINTER = "__pregel_checkpointer"
 RESUMING = "__pregel_resuming"
+MAX_ASKED = 10_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
 
 
@@ -54,6 +59,7 @@ class Here(NamedTuple):
         node: LangGraph node.
         resumable: True if an interrupt can be resumed: there is a checkpointer.
         resuming: True if the run goes on after an interrupt.
+        task: The task of LangGraph, the same before and after an interrupt; None outside.
     """
 
     session_id: str
@@ -63,6 +69,7 @@ class Here(NamedTuple):
     node: str | None
     resumable: bool
     resuming: bool
+    task: str | None = None
 
 
 @dataclass
@@ -77,6 +84,7 @@ class Turn:
         model_name: Its name, None if unknown.
         provider: Its provider.
         max_tokens: Bound on the output.
+        toolset: What is known of the tools where this door cannot see them.
         wait: Seconds to wait before it is sent.
         final: Set if nothing is to be sent: the message that ends the run.
         applied: Decisions carried out on it.
@@ -89,6 +97,7 @@ class Turn:
     model_name: str | None = None
     provider: str | None = None
     max_tokens: int | None = None
+    toolset: Toolset | None = None
     wait: float = 0.0
     final: AIMessage | None = None
     applied: list[Decision] = field(default_factory=list)
@@ -132,6 +141,7 @@ class Interventions:
         self.handler = DoorHandler(sentinel)
         self._models = dict(models or {})
         self._read_only: set[str] = set()
+        self._asked: Recent[tuple[str, int, int], Decision] = Recent()  # what humans were asked, by place
 
     def safely(self, place: str, work: Callable[[], T], otherwise: T) -> T:
         """What `work` gives; `otherwise` if it raises, which is counted. Only interventions get through."""
@@ -155,7 +165,7 @@ class Interventions:
         """
         metadata = config.get("metadata") or {}
         configurable = config.get("configurable") or {}
-        parent = getattr(config.get("callbacks"), "parent_run_id", None)
+        parent = getattr(config.get("callbacks"), "parent_run_id", None) or run_around()
         labels = current_labels()
         named = session_of(metadata, configurable) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
@@ -173,7 +183,10 @@ class Interventions:
             origin = self.handler.in_turn(origin, conversation, by_hand)
         resumable = configurable.get(CHECKPOINTER) not in (None, False)
         resuming = configurable.get(RESUMING) is True
-        return Here(origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming)
+        task = metadata.get("langgraph_checkpoint_ns")
+        return Here(
+            origin.session_id, origin.root_id, origin.user_id, origin.tags, origin.node, resumable, resuming, task
+        )
 
     @contextmanager
     def watching(self, here: Here | None) -> Iterator[None]:
@@ -204,22 +217,28 @@ class Interventions:
     @contextmanager
     def let_through(self, admission: Admission | None) -> Iterator[None]:
         """The first model call inside takes this reservation; it is given back if no call takes it."""
-        reservation = None
-        if admission is not None:  # without a budget an empty one: the call has been let through, none asks again
-            reservation = admission.reservation if admission.reservation is not None else Reservation(())
-        token = reserved.set(reservation)
+        if admission is None:
+            yield
+            return
+        # without a budget an empty one: the call has been let through, none asks again
+        reservation = admission.reservation if admission.reservation is not None else Reservation(())
+        token = reserved.set(Reserved(self.sentinel, reservation, reserved.get()))
         try:
             yield
         finally:
             reserved.reset(token)
-            if reservation is not None and not reservation.taken and self.sentinel.budgets is not None:
-                self.sentinel.budgets.settle(reservation, None)
+            self._give_back(reservation)
+
+    def _give_back(self, reservation: Reservation | None) -> None:
+        """Settles what was reserved if no call has taken it; none will."""
+        if reservation is not None and reservation.take(self) and self.sentinel.budgets is not None:
+            self.sentinel.budgets.settle(reservation, None)
 
     # --- before a model call -----------------------------------------------------------------------
 
-    def calls_models(self, node: str) -> bool:
-        """True if the node has called a model before."""
-        return node in self.handler.model_nodes
+    def called_by(self, node: str) -> Called | None:
+        """The model that the node has called last, None if it has called none."""
+        return self.handler.model_nodes.get(node)
 
     def prepare(self, here: Here, turn: Turn, can: frozenset[str], *, last_door: bool = True) -> Admission | None:
         """Does to a request what is due, and asks the budgets. Fails open.
@@ -231,7 +250,7 @@ class Interventions:
             last_door: False leaves the other actions to a door further in.
 
         Returns:
-            What it is let through with.
+            What it is let through with; None if it is to ask for itself.
 
         Raises:
             WasteBlocked: An incident is to be answered with `block`.
@@ -247,6 +266,9 @@ class Interventions:
             lambda: self.sentinel.due(here.session_id, here.root_id, self.handler.clock(), resuming=here.resuming),
             nothing,
         )
+        waiting = self._waiting(here, turn)
+        if waiting is not None and waiting.rule != "budget" and waiting not in due:
+            due = [*due, waiting]  # it was answered elsewhere, or here before the node was interrupted once more
         if due:
             steering: list[Decision] = []
             for decision in sorted(due, key=lambda d: _ORDER.index(d.action)):
@@ -256,7 +278,7 @@ class Interventions:
                     return None
             if steering:
                 self._guarded(steering, lambda: self._steer(turn, steering))
-        return self._admit(here, turn, can) if self.sentinel.governed else ADMITTED
+        return self._admit(here, turn, can, last_door) if self.sentinel.governed else ADMITTED
 
     def _carry_out(
         self, decision: Decision, here: Here, turn: Turn, can: frozenset[str], steering: list[Decision]
@@ -304,8 +326,9 @@ class Interventions:
         elif action == "downgrade":
             if decision.classifying and not turn.asks_for_label():
                 return  # the cheaper model is for the other kind of request
-            if not self._downgrade(turn):
-                self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
+            if not any(d.action == "downgrade" for d in turn.applied) and not self._downgrade(turn):
+                if decision.outcome == "due":  # what was done for another model of the run stays in force
+                    self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
                 return
         self._applied(turn, decision)
 
@@ -337,6 +360,9 @@ class Interventions:
             return
         from langgraph.types import interrupt
 
+        if here.task is not None:
+            self._asked[_place(here.task, turn)] = decision
+            self._asked.limit(MAX_ASKED)
         answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
         self.sentinel.settle(decision, "done", answer)
         if answer == "stop":
@@ -345,8 +371,24 @@ class Interventions:
             self._steer(turn, [copy.copy(decision)], advice)
         self.sentinel.forgive(decision)
 
-    def _admit(self, here: Here, turn: Turn, can: frozenset[str]) -> Admission | None:
+    def _waiting(self, here: Here, turn: Turn) -> Decision | None:
+        """The decision that a human was asked about at this place, where the task is done again with the answer.
+
+        LangGraph knows answers by their order: what was asked once is asked each time.
+        """
+        if here.task is None or not here.resuming:
+            return None
+        return self._asked.get(_place(here.task, turn))
+
+    def _admit(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
+        self._give_back(reserved_by(self.sentinel))  # a door around has asked for the same call
+        budgets = self.sentinel.budgets
+        if not last_door and budgets is not None and any(b.do == "downgrade" for b in budgets.in_force):
+            return None  # a door further in may know a cheaper model
         asked = self._request(here, turn)
+        waiting = self._waiting(here, turn)
+        if waiting is not None and waiting.rule == "budget":  # the answer counts, even if the call fits by now
+            return self._ask(waiting, asked, here, turn)
         admission = self.sentinel.admit(asked)
         refused = admission.refused
         if refused is not None and refused.action == "downgrade":
@@ -361,6 +403,10 @@ class Interventions:
         if refused.action == "block" or refused.action not in can:
             self.sentinel.settle(refused, "done")
             raise CallRefused(refused)
+        return self._ask(refused, asked, here, turn)
+
+    def _ask(self, refused: Decision, asked: Request, here: Here, turn: Turn) -> Admission | None:
+        """Ends the run over a budget, or asks a human whether to go on."""
         before = turn.final
         self._guarded([refused], lambda: self._do(refused, here, turn))
         if turn.final is not None and turn.final is not before:
@@ -368,7 +414,7 @@ class Interventions:
         return self.sentinel.admit(asked, force=True)  # a human said go on
 
     def _request(self, here: Here, turn: Turn) -> Request:
-        toolset = read_toolset(turn.tools) if turn.tools else None
+        toolset = read_toolset(turn.tools) if turn.tools else turn.toolset
         return Request(
             here.session_id,
             here.root_id,
@@ -378,7 +424,7 @@ class Interventions:
             estimated_input(turn.chars(), toolset),
             turn.max_tokens,
             here.user_id,
-            here.tags,
+            (*here.tags, *(getattr(turn.model, "tags", None) or ())),
         )
 
     # --- what was held back inside -----------------------------------------------------------------
@@ -439,6 +485,11 @@ class Interventions:
 
     def _safe(self, name: str) -> bool:
         return name in self._read_only or matches(name, self.policy.safe_tools)
+
+
+def _place(task: str, turn: Turn) -> tuple[str, int, int]:
+    """Names a request in a task of LangGraph, each time the task is done."""
+    return task, len(turn.messages), turn.chars()
 
 
 def describe_model(model: Any) -> tuple[str | None, str | None]:

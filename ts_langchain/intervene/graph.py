@@ -11,6 +11,7 @@ import asyncio
 import copy
 import dataclasses
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from langchain_core.messages import ToolCall
+
     from ts_langchain.policy import Policy
     from ts_langchain.sentinel import Admission, Sentinel
 
 G = TypeVar("G")
+READ = "__pregel_read"  # LangGraph's own key in `configurable`
 NODE_ACTIONS = frozenset({"warn", "steer", "trim", "backoff", *ENDING})
 
 
@@ -157,28 +161,33 @@ class GuardedNode(Runnable[Any, Any]):
 
     def _stopped(self, ready: _Ready, refused: CallRefused) -> Any:
         """What the node returns where an agent inside it was held back."""
-        state, messages = ready.input, _messages_of(ready.input)
-        asking = messages[-1] if messages and _asks_for_tools(messages) else None
-        said = self.interventions.stopped_inside(refused, ready.here, answers=asking is None)
-        if isinstance(asking, AIMessage):
-            return _update(state, [actions.stopped(said, call) for call in asking.tool_calls])
-        return _update(state, [said])
+        calls = _calls_for(ready.input)
+        said = self.interventions.stopped_inside(refused, ready.here, answers=not calls)
+        return _update(ready.input, [actions.stopped(said, call) for call in calls] or [said])
 
     def _ready(self, state: Any, config: RunnableConfig) -> _Ready:
         return self.interventions.safely("guard: node", lambda: self._prepare(state, config), _Ready(state))
 
     def _prepare(self, state: Any, config: RunnableConfig) -> _Ready:
         here = self.interventions.here(config)
-        messages = _messages_of(state)
         ready = _Ready(state, here)
+        calls = _calls_for(state)
+        if calls:
+            self._reuse(ready, here, calls, config)
+            return ready
+        messages = _messages_of(state)
         if not messages:
             return ready
-        if _asks_for_tools(messages):
-            self._reuse(ready, here, messages)
+        called = self.interventions.called_by(here.node or self.name or "")
+        if called is None:
             return ready
-        if not self.interventions.calls_models(here.node or self.name or ""):
-            return ready
-        turn = Turn(messages)
+        turn = Turn(
+            messages,
+            model_name=called.model,
+            provider=called.provider,
+            max_tokens=called.max_tokens,
+            toolset=called.toolset,
+        )
         ready.admission = self.interventions.prepare(here, turn, NODE_ACTIONS, last_door=False)
         ready.wait = turn.wait
         if turn.final is not None:
@@ -187,13 +196,13 @@ class GuardedNode(Runnable[Any, Any]):
             ready.input = _with_messages(state, turn.messages)
         return ready
 
-    def _reuse(self, ready: _Ready, here: Here, messages: Sequence[BaseMessage]) -> None:
+    def _reuse(self, ready: _Ready, here: Here, calls: Sequence[ToolCall], config: RunnableConfig) -> None:
         """Answers what can be answered from earlier results, and leaves the rest to the node."""
-        asking = messages[-1]
-        assert isinstance(asking, AIMessage)  # noqa: S101 - `_asks_for_tools` said so
+        sent = _sent(ready.input)
+        messages = _messages_around(ready.input, config) if sent else _messages_of(ready.input)
         answers: list[ToolMessage] = []
         left = []
-        for call in asking.tool_calls:
+        for call in calls:
             answer = self.interventions.reuse(here, cast("dict[str, Any]", call), None, messages)
             if answer is None:
                 left.append(call)
@@ -202,8 +211,10 @@ class GuardedNode(Runnable[Any, Any]):
         if not answers:
             return
         ready.reused = answers
-        if left:
-            rest = asking.model_copy(update={"tool_calls": left})
+        if left and sent:
+            ready.input = left
+        elif left:
+            rest = messages[-1].model_copy(update={"tool_calls": left})
             ready.input = _with_messages(ready.input, [*messages[:-1], rest])
         else:
             ready.answer = _update(ready.input, answers)
@@ -229,8 +240,32 @@ def _messages_of(state: Any) -> list[BaseMessage]:
     return [m for m in found if isinstance(m, BaseMessage)] if isinstance(found, list) else []
 
 
-def _asks_for_tools(messages: Sequence[BaseMessage]) -> bool:
-    return isinstance(messages[-1], AIMessage) and bool(messages[-1].tool_calls)
+def _calls_for(state: Any) -> Sequence[ToolCall]:
+    """The tool calls that a node is to answer: those it was sent, or those its last message asks for."""
+    sent = _sent(state)
+    if sent:
+        return sent
+    messages = _messages_of(state)
+    return messages[-1].tool_calls if messages and isinstance(messages[-1], AIMessage) else ()
+
+
+def _sent(state: Any) -> Sequence[ToolCall]:
+    """Tool calls that are all a node is given: agents made by `create_agent` send each to a task of its own."""
+    if isinstance(state, dict) and state.get("__type") == "tool_call_with_context":
+        return [state["tool_call"]]
+    if isinstance(state, list) and state and all(isinstance(c, dict) and c.get("type") == "tool_call" for c in state):
+        return state
+    return ()
+
+
+def _messages_around(state: Any, config: RunnableConfig) -> list[BaseMessage]:
+    """The conversation around tool calls that were sent to a node: given with them, or read from the graph."""
+    if isinstance(state, dict):
+        return _messages_of(state.get("state"))
+    read = (config.get("configurable") or {}).get(READ)
+    with suppress(KeyError):  # its messages have another name
+        return _messages_of(read("messages")) if read is not None else []
+    return []
 
 
 def _with_messages(state: Any, messages: Sequence[BaseMessage]) -> Any:
@@ -246,7 +281,7 @@ def _with_messages(state: Any, messages: Sequence[BaseMessage]) -> Any:
 
 def _update(state: Any, messages: Sequence[BaseMessage]) -> Any:
     """What a node returns to add messages to its state."""
-    return list(messages) if isinstance(state, list) else {"messages": list(messages)}
+    return list(messages) if isinstance(state, list) and not _sent(state) else {"messages": list(messages)}
 
 
 def _with_reused(output: Any, reused: Sequence[ToolMessage]) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.capture.activate import active
-from ts_langchain.capture.handler import TokenSentinelHandler, reserved
+from ts_langchain.capture.doors import reserved_by
+from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
 from ts_langchain.policy import ENDING
 
@@ -75,11 +76,8 @@ class DoorHandler(TokenSentinelHandler):
 
     def _let_through(self, run_id: Any) -> bool:
         """True for the call that a door has let through."""
-        reservation = reserved.get()
-        if reservation is None or reservation.taken not in (None, run_id):
-            return False
-        reservation.taken = run_id
-        return True
+        reservation = reserved_by(self.sentinel)
+        return reservation is not None and reservation.take(run_id)
 
     def _ending(self, origin: Origin) -> Decision | None:
         """The decision in force that ends the run."""

@@ -6,9 +6,10 @@ import asyncio
 import time
 from contextlib import aclosing, closing, nullcontext
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
 from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
@@ -53,21 +54,19 @@ def guard_model(
     return GuardedModel(model, Interventions(make_sentinel(sentinel, policy), models))
 
 
-class GuardedModel(Runnable[Any, AIMessage]):
-    """A chat model with a guard in front of it. Made by `guard_model`."""
+class _Guarded(Runnable[Any, Any]):
+    """A runnable that calls a model, with a guard in front of it."""
 
     def __init__(
         self,
         model: BaseChatModel,
         interventions: Interventions,
         tools: Sequence[Any] = (),
-        tool_kwargs: Mapping[str, Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.interventions = interventions
         self._tools = list(tools)
-        self._tool_kwargs = dict(tool_kwargs or {})
         self._kwargs = dict(kwargs or {})
         self._bound = self._bind(model, self._tools)
 
@@ -76,42 +75,49 @@ class GuardedModel(Runnable[Any, AIMessage]):
         """The Sentinel that watches."""
         return self.interventions.sentinel
 
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> GuardedModel:
-        """The same model with tools, guarded."""
-        return GuardedModel(self.model, self.interventions, tools, kwargs, self._kwargs)
-
-    def bind(self, **kwargs: Any) -> GuardedModel:
-        """The same model with parameters, guarded."""
-        merged = {**self._kwargs, **kwargs}
-        return GuardedModel(self.model, self.interventions, self._tools, self._tool_kwargs, merged)
-
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[Any, Any]:
-        """As the model does it; the model call in it is guarded where the model puts it first."""
-        chain = self.model.with_structured_output(schema, **kwargs)
-        if not isinstance(chain, RunnableSequence):
-            return chain
-        first = _Guarded(chain.first, self)
-        return cast("Runnable[Any, Any]", RunnableSequence(first, *chain.steps[1:]))
-
     def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:
-        bound = model.bind_tools(tools, **self._tool_kwargs) if tools else model
-        return cast("Runnable[Any, Any]", bound.bind(**self._kwargs) if self._kwargs else bound)
+        """What is called, with this model and these tools."""
+        raise NotImplementedError
+
+    def _said(self, final: AIMessage) -> Any:
+        """What is answered where nothing is sent."""
+        return final
+
+    def _streamed(self, final: AIMessage) -> Any:
+        """The same as the only piece of a stream."""
+        return AIMessageChunk(content=final.content, response_metadata=final.response_metadata)
+
+    def _placed(self, config: RunnableConfig) -> tuple[RunnableConfig, str | None]:
+        """The config for what is called, and the id of the run that it will be, where that is the outermost one."""
+        return config, None
 
     # --- calling -----------------------------------------------------------------------------------
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:  # noqa: A002
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """Calls the model, unless what is due is something else."""
-        return cast("AIMessage", self._invoke(self._bound, input, config, kwargs))
+        call = self._prepare(input, config)
+        if call.final is not None:
+            return self._said(call.final)
+        if call.wait:
+            time.sleep(call.wait)
+        with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+            return call.runnable.invoke(call.input, call.config, **kwargs)
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AIMessage:  # noqa: A002
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
-        return cast("AIMessage", await self._ainvoke(self._bound, input, config, kwargs))
+        call = self._prepare(input, config)
+        if call.final is not None:
+            return self._said(call.final)
+        if call.wait:
+            await asyncio.sleep(call.wait)
+        with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+            return await call.runnable.ainvoke(call.input, call.config, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         """As `invoke`, in pieces."""
-        call = self._prepare(self._bound, input, config)
+        call = self._prepare(input, config)
         if call.final is not None:
-            yield AIMessageChunk(content=call.final.content, response_metadata=call.final.response_metadata)
+            yield self._streamed(call.final)
             return
         if call.wait:
             time.sleep(call.wait)
@@ -131,9 +137,9 @@ class GuardedModel(Runnable[Any, AIMessage]):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As `invoke`, in pieces."""
-        call = self._prepare(self._bound, input, config)
+        call = self._prepare(input, config)
         if call.final is not None:
-            yield AIMessageChunk(content=call.final.content, response_metadata=call.final.response_metadata)
+            yield self._streamed(call.final)
             return
         if call.wait:
             await asyncio.sleep(call.wait)
@@ -146,31 +152,14 @@ class GuardedModel(Runnable[Any, AIMessage]):
                 async for chunk in chunks:
                     yield chunk
 
-    def _invoke(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig | None, kwargs: Any) -> Any:
-        call = self._prepare(bound, given, config)
-        if call.final is not None:
-            return call.final
-        if call.wait:
-            time.sleep(call.wait)
-        with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
-            return call.runnable.invoke(call.input, call.config, **kwargs)
-
-    async def _ainvoke(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig | None, kwargs: Any) -> Any:
-        call = self._prepare(bound, given, config)
-        if call.final is not None:
-            return call.final
-        if call.wait:
-            await asyncio.sleep(call.wait)
-        with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
-            return await call.runnable.ainvoke(call.input, call.config, **kwargs)
-
-    def _prepare(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig | None) -> _Call:
+    def _prepare(self, given: Any, config: RunnableConfig | None) -> _Call:
         config = ensure_config(config)
-        untouched = _Call(bound, given, config)
-        return self.interventions.safely("guard: model", lambda: self._guard(bound, given, config), untouched)
+        untouched = _Call(self._bound, given, config)
+        return self.interventions.safely("guard: model", lambda: self._guard(given, config), untouched)
 
-    def _guard(self, bound: Runnable[Any, Any], given: Any, config: RunnableConfig) -> _Call:
-        call = _Call(bound, given, config)
+    def _guard(self, given: Any, config: RunnableConfig) -> _Call:
+        config, run_key = self._placed(config)
+        call = _Call(self._bound, given, config)
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
         max_tokens = self._kwargs.get("max_tokens") or getattr(self.model, "max_tokens", None)
@@ -183,7 +172,7 @@ class GuardedModel(Runnable[Any, AIMessage]):
             provider,
             max_tokens if isinstance(max_tokens, int) else None,
         )
-        call.here = here = self.interventions.here(config, turn=turn)
+        call.here = here = self.interventions.here(config, run_key, turn)
         call.admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         call.final, call.wait = turn.final, turn.wait
         if turn.applied:
@@ -193,18 +182,61 @@ class GuardedModel(Runnable[Any, AIMessage]):
         return call
 
 
-class _Guarded(Runnable[Any, Any]):
-    """The model step inside a chain that the model built itself."""
+class GuardedModel(_Guarded):
+    """A chat model with a guard in front of it. Made by `guard_model`."""
 
-    def __init__(self, inner: Runnable[Any, Any], guarded: GuardedModel) -> None:
-        self.inner = inner
-        self.guarded = guarded
+    def __init__(
+        self,
+        model: BaseChatModel,
+        interventions: Interventions,
+        tools: Sequence[Any] = (),
+        tool_kwargs: Mapping[str, Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._tool_kwargs = dict(tool_kwargs or {})
+        super().__init__(model, interventions, tools, kwargs)
 
-    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        return self.guarded._invoke(self.inner, input, config, kwargs)  # noqa: SLF001
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> GuardedModel:
+        """The same model with tools, guarded."""
+        return GuardedModel(self.model, self.interventions, tools, kwargs, self._kwargs)
 
-    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        return await self.guarded._ainvoke(self.inner, input, config, kwargs)  # noqa: SLF001
+    def bind(self, **kwargs: Any) -> GuardedModel:
+        """The same model with parameters, guarded."""
+        merged = {**self._kwargs, **kwargs}
+        return GuardedModel(self.model, self.interventions, self._tools, self._tool_kwargs, merged)
+
+    def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[Any, Any]:
+        """As the model does it, guarded. After a `stop` there is no structured answer: None."""
+        return _Structured(self.model, self.interventions, schema, kwargs)
+
+    def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:
+        bound = model.bind_tools(tools, **self._tool_kwargs) if tools else model
+        return cast("Runnable[Any, Any]", bound.bind(**self._kwargs) if self._kwargs else bound)
+
+
+class _Structured(_Guarded):
+    """A chat model that answers in a schema, the parsing included, with a guard in front of it."""
+
+    def __init__(
+        self, model: BaseChatModel, interventions: Interventions, schema: Any, kwargs: Mapping[str, Any]
+    ) -> None:
+        self._schema = schema
+        super().__init__(model, interventions, (), kwargs)
+
+    def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:  # noqa: ARG002 - the schema is all
+        return cast("Runnable[Any, Any]", model.with_structured_output(self._schema, **self._kwargs))
+
+    def _said(self, final: AIMessage) -> Any:
+        return {"raw": final, "parsed": None, "parsing_error": None} if self._kwargs.get("include_raw") else None
+
+    def _streamed(self, final: AIMessage) -> Any:
+        return self._said(final)
+
+    def _placed(self, config: RunnableConfig) -> tuple[RunnableConfig, str | None]:
+        if getattr(config.get("callbacks"), "parent_run_id", None) is not None:
+            return config, None
+        run_id = config.get("run_id") or uuid4()  # of the chain that the model and its parser are in
+        return {**config, "run_id": run_id}, str(run_id)
 
 
 class _Call:

@@ -1,0 +1,32 @@
+"""What the doors around a call (middleware, guards) and the handlers behind them tell each other."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ts_langchain.budget import Reservation
+    from ts_langchain.sentinel import Sentinel
+
+
+class Reserved(NamedTuple):
+    """What a door has reserved for the model call inside, and what doors around it have."""
+
+    sentinel: Sentinel
+    reservation: Reservation
+    around: Reserved | None
+
+
+reserved: ContextVar[Reserved | None] = ContextVar("ts_langchain_reserved", default=None)
+"""What the doors around have reserved, the innermost first."""
+begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=None)
+"""Run ids of the calls that began behind the innermost door."""
+
+
+def reserved_by(sentinel: Sentinel) -> Reservation | None:
+    """What the innermost door of this Sentinel has reserved; those of others keep other accounts."""
+    found = reserved.get()
+    while found is not None and found.sentinel is not sentinel:
+        found = found.around
+    return found.reservation if found is not None else None
