@@ -7,12 +7,12 @@ import contextvars
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agents import count_up, fetch_page
+from agents import LOOP, count_up, fetch_page
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
-from ts_langchain import Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard_model
+from ts_langchain import Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard, guard_model
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels
 from ts_langchain.intervene import actions
@@ -258,3 +258,26 @@ def test_a_handler_that_only_watches_says_so_of_a_kill_switch(tmp_path: Path) ->
     model.invoke("hi", {"callbacks": [TokenSentinelHandler(sentinel)]})
     assert model.calls == 1
     assert [(d.rule, d.outcome) for d in sentinel.decisions()] == [("kill_switch", "skipped")]
+
+
+class Another(TokenSentinelMiddleware):
+    """`create_agent` takes one middleware of a name."""
+
+
+@pytest.mark.parametrize("whose", [0, 1])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_doors_of_two_sentinels_see_the_same_and_each_holds_its_budget(guarded: bool, whose: int) -> None:
+    """One of the team and one of the company, say: whichever is further out."""
+    sentinels = [Sentinel(policy={"budgets": [{"per": "session", "calls": 2 if n == whose else 99}]}) for n in (0, 1)]
+    outer, inner = sentinels
+    model = ScriptedChatModel(script=[LOOP])
+    if guarded:
+        app: Any = guard(create_agent(model, [fetch_page], middleware=[Another(inner)]), outer)
+    else:
+        app = create_agent(model, [fetch_page], middleware=[TokenSentinelMiddleware(outer), Another(inner)])
+    out = app.invoke(ASK, {"configurable": {"thread_id": "t"}, "recursion_limit": 30})
+    assert "I stopped here" in out["messages"][-1].content
+    assert model.calls == 2
+    for sentinel in sentinels:
+        assert (sentinel.health().calls, sentinel.health().faults) == (4, {})
+        assert (sentinel.in_flight.started, sentinel.in_flight.reservations) == ({}, {})

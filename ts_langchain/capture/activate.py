@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from ts_langchain.sentinel import Mode, Sentinel
 
 active: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler", default=None)
+"""The handler of the innermost door or `token_sentinel` block."""
+around: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler_around", default=None)
+"""That of the door around it that belongs to another Sentinel, which is to see the same."""
 # registered once: LangChain keeps every registered hook for good
 register_configure_hook(active, inheritable=True)
+register_configure_hook(around, inheritable=True)
 
 
 @contextmanager

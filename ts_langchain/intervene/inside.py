@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ts_langchain.capture.activate import active
+from ts_langchain.capture.activate import active, around
 from ts_langchain.capture.doors import reserved_by
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class DoorHandler(TokenSentinelHandler):
     """The handler of a door. Watches, and vetoes what the door cannot see.
 
-    Only while it is the innermost door around a call: that door catches what is raised and ends the run as decided.
-    Notes, reuse and other models are for a call's own door.
+    Only while it is its Sentinel's innermost door around a call: that door catches what is raised and ends the run as
+    decided. Notes, reuse and other models are for a call's own door.
 
     Args:
         sentinel: The `Sentinel` to feed.
@@ -38,7 +38,7 @@ class DoorHandler(TokenSentinelHandler):
 
     @property
     def vetoes(self) -> bool:
-        return active.get() is self
+        return self in (active.get(), around.get())
 
     def _model_start(
         self,
