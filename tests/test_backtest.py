@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from agents import ASK, DONE, LOOP, agent
+from agents import ASK, DONE, LOOP, agent, graph
 from histories import START, Script
 from langchain_core.tracers.langchain import LangChainTracer
 from recorder import Wire
 from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
-from ts_langchain import Policy, Sentinel, TokenSentinelHandler
+from ts_langchain import Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard
 from ts_langchain.backtest import Backtest
 from ts_langchain.call import Prompt
 from ts_langchain.cli.app import app
+from ts_langchain.errors import Intervention
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
+from ts_langchain.testing import call_tool
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessage
 
 TAU = Path(__file__).parent.parent / "ts_langchain" / "demo_data" / "tau_bench_airline.jsonl.gz"
 
@@ -108,6 +114,103 @@ def test_behind_a_soft_budget_the_hard_one_ends_the_run() -> None:
         assert found["stop"] == saved, found
 
 
+def test_a_call_that_a_budget_refuses_is_in_nobody_elses_budget() -> None:
+    """Two calls a run, four in the project: the third call of the first run is not made, and counts nowhere."""
+    runs = [loop(5, ends_well=True, session=s).calls for s in ("a", "b", "c")]
+    calls = [
+        c._replace(started_at=c.started_at + 60 * n, ended_at=c.ended_at + 60 * n)
+        for n, r in enumerate(runs)
+        for c in r
+    ]
+    given = [{"per": "run", "calls": 2}, {"per": "project", "calls": 4}]
+    result = Backtest(policy(budgets=given)).run(calls)
+    assert (result.nano - result.saved_nano) == 4 * (1000 * 2.5 + 20 * 10) * 1000
+
+
+class Listening(Sentinel):
+    """Keeps the calls it sees."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.seen: list[Any] = []
+
+    def observe(self, call: Any) -> None:
+        self.seen.append(call)
+        super().observe(call)
+
+
+def scripted_runs(chance: random.Random) -> list[tuple[str, str, list[Any]]]:
+    """Session, user and the model's script of each run."""
+
+    def step() -> AIMessage:
+        sent, got = chance.choice([50, 500, 5000]), chance.choice([5, 50])
+        message = chance.choice(
+            [
+                call_tool("fetch_page", url="a"),
+                call_tool("fetch_page", url=chance.choice("abc")),
+                call_tool("count_up", n=chance.randint(0, 3)),
+            ]
+        )
+        usage = {"input_tokens": sent, "output_tokens": got, "total_tokens": sent + got}
+        return message.model_copy(update={"usage_metadata": usage})
+
+    runs = []
+    for session in range(chance.randint(1, 3)):
+        for _ in range(chance.choice([1, 1, 2])):
+            usual = step()
+            steps = [usual if chance.random() < 0.6 else step() for _ in range(chance.randint(0, 9))]
+            runs.append((f"s{session}", f"u{session % 2}", [*steps, DONE]))
+    return runs
+
+
+def any_policy(chance: random.Random) -> dict[str, Any]:
+    """Rules that stop or block, and budgets of all kinds."""
+    budgets = []
+    for _ in range(chance.choice([0, 1, 2])):
+        limit = chance.choice(
+            [{"calls": chance.randint(1, 8)}, {"tokens": chance.choice([2000, 30_000])}, {"usd": 0.01}, {"usd": 0.03}]
+        )
+        per = chance.choice(["session", "run", "user", "project", "day", "tag"])
+        budgets.append({"per": per, "do": chance.choice(["stop", "stop", "block", "warn"]), **limit})
+    rules = {}
+    for rule in chance.sample(["tool_loop", "ping_pong", "context_bloat"], chance.choice([0, 1, 2])):
+        steps = [{"at": chance.choice([1, 1, 2]), "do": chance.choice(["stop", "block"])}]
+        rules[rule] = {"min_severity": chance.choice(["low", "medium", "high"]), "steps": steps}
+    quiet = {"steps": [{"at": 99, "do": "warn"}]}
+    return {"default": quiet, "rules": rules, "budgets": budgets, "assumed_output_tokens": 20}
+
+
+@pytest.mark.parametrize("door", ["middleware", "guard", "handler"])
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_said_to_be_saved_is_saved_live(door: str, seed: int) -> None:
+    """The same agents run without the policy, and under it: what the backtest left of the bill is what is spent."""
+    chance = random.Random(f"{door} {seed}")
+    runs, given = scripted_runs(chance), Policy.from_dict(any_policy(chance))
+
+    def live(policy: Policy | None) -> Listening:
+        sentinel = Listening(policy=policy)
+        for session, user, script in runs:
+            handler = TokenSentinelHandler(sentinel, mode="block" if policy and door == "handler" else "observe")
+            config: Any = {
+                "callbacks": [handler],
+                "metadata": {"thread_id": session, "user_id": user},
+                "tags": [f"tag-{session}"],
+            }
+            inside = {"middleware": [TokenSentinelMiddleware(sentinel)]} if policy and door == "middleware" else {}
+            app, _ = agent(script, **inside) if door == "middleware" else graph(script)
+            try:
+                (guard(app, sentinel) if policy and door == "guard" else app).invoke(ASK, config)
+            except Intervention:
+                assert policy is not None
+        assert sentinel.health().faults == {}
+        return sentinel
+
+    free, held = live(None), live(given)
+    spent = sum(t.nano for s in {r[0] for r in runs} if (t := held.totals(s)) is not None)
+    result = Backtest(given).run(free.seen)
+    assert result.nano - result.saved_nano == spent
+
+
 def test_the_same_decisions_as_live_on_recorded_agents(tmp_path: Path) -> None:
     """τ-bench: imported under the policy, and backtested from what the ledger kept."""
     ledger = Ledger(tmp_path / "l.sqlite")
@@ -123,18 +226,11 @@ def test_the_same_decisions_as_live_on_recorded_agents(tmp_path: Path) -> None:
 
 
 def test_the_same_decisions_as_a_live_agent(tmp_path: Path) -> None:
-    seen = []
-
-    class Listening(Sentinel):
-        def observe(self, call: Any) -> None:
-            seen.append(call)
-            super().observe(call)
-
     live = Listening(policy=MIXED)
     looping, _ = agent([LOOP] * 7 + [DONE])
     looping.invoke(ASK, {"callbacks": [TokenSentinelHandler(live)], "configurable": {"thread_id": "t"}})
     tested = Backtest(MIXED, follow=False)
-    tested.run(seen)
+    tested.run(live.seen)
     assert decisions(tested.sentinel) == decisions(live)
     assert [d.action for d in live.decisions()] == ["steer", "reuse", "stop", "stop", "stop"]
 

@@ -214,7 +214,9 @@ class Backtest:
         )
         admission = self.sentinel.admit(request)
         if admission.reservation is not None and self.sentinel.budgets is not None:
-            self.sentinel.budgets.settle(admission.reservation, call, self.sentinel.prices.cost(call))
+            made = not self._follow or call.root_id not in self._ended
+            cost = self.sentinel.prices.cost(call) if made else None
+            self.sentinel.budgets.settle(admission.reservation, call if made else None, cost)
 
     def _decided(self, decision: Decision) -> None:
         self._result.decisions.append(decision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import pytest
@@ -763,6 +764,26 @@ def test_a_new_run_begins_a_new_circle() -> None:
     for answer, name in zip("yxy", "bab", strict=True):
         script.tool(f"tool_{name}", {}, answer)
     assert script.run(rules=["ping_pong"]).incidents() == []
+
+
+@pytest.mark.parametrize("orders", list(itertools.product("xy", repeat=3)))
+def test_calls_side_by_side_make_the_same_circle_in_whatever_order_they_end(orders: tuple[str, ...]) -> None:
+    """Three turns that ask for both tools at once; the one that ends first is another one each time."""
+    script, sentinel = Script(), Sentinel(rules=["ping_pong"])
+    for turn, first in enumerate(orders):
+        asked = f"turn-{turn}"
+        script.say("", got=20)
+        script.calls[-1] = script.calls[-1]._replace(id=asked)
+        for answer in sorted("xy", key=lambda a: a != first):
+            script.tool(f"tool_{answer}", {}, answer, asked=False)
+            script.calls[-1] = script.calls[-1]._replace(requested_by=asked, siblings=2)
+    for call in script.calls[:-1]:
+        sentinel.observe(call)
+    assert sentinel.incidents() == []  # not before all of the turn have ended
+    sentinel.observe(script.calls[-1])
+    [found] = sentinel.incidents()
+    assert (found.findings, found.calls, found.evidence["rounds"]) == (1, 4, 3)
+    assert (found.wasted_input_tokens, found.wasted_output_tokens) == (2 * 1000, 2 * 20)
 
 
 def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:

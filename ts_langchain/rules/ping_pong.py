@@ -22,11 +22,13 @@ MAX_PERIOD = 6
 class Steps:
     """The latest tool calls of a run."""
 
-    __slots__ = ("reported", "root_id", "steps")
+    __slots__ = ("arrived", "asked_by", "reported", "root_id", "steps")
 
     def __init__(self) -> None:
         self.root_id = ""
-        self.reported = 0
+        self.reported = 0  # calls told of, from the first finding on
+        self.asked_by: str | None = None
+        self.arrived = 0  # how many of the calls that this model call asked for have ended
         # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task, tool
         self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int]] = []
 
@@ -35,7 +37,8 @@ class PingPong(Rule[Steps]):
     """Two or more tools are called in turn, round after round, and each brings back what it brought before.
 
     Fires when the latest tool calls of one run are `min_rounds` rounds of the same circle of 2 to 6 different
-    tools, each with the same answer as in the round before, whatever was looked for.
+    tools, each with the same answer as in the round before, whatever was looked for. Calls that one model call asks
+    for side by side count once all of them have ended, and in whatever order.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
@@ -73,6 +76,9 @@ class PingPong(Rule[Steps]):
         if call.root_id != state.root_id:
             state.root_id, state.reported = call.root_id, 0
             state.steps.clear()
+        if call.requested_by is None or call.requested_by != state.asked_by:
+            state.asked_by, state.arrived = call.requested_by, 0
+        state.arrived += 1
         if call.status == "cancelled" or is_meant_again(call.name) or (self._leaves_handoffs and is_handoff(call.name)):
             return None
         if call.pending or not call.answer or asks_a_person(call.name):
@@ -86,6 +92,14 @@ class PingPong(Rule[Steps]):
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, call.step, call.task, tool))
+        together = 1
+        if call.siblings > 1:
+            if state.arrived < call.siblings:
+                return None
+            together = next(
+                (n for n, s in enumerate(reversed(state.steps)) if s[2] != call.requested_by), len(state.steps)
+            )
+            state.steps[-together:] = sorted(state.steps[-together:])
         rounds = self.settings.min_rounds
         del state.steps[: -MAX_PERIOD * rounds]
         period = self._period([s[0] for s in state.steps])
@@ -93,10 +107,10 @@ class PingPong(Rule[Steps]):
         if period is None or tools < 2:  # one tool alone is no circle of several
             state.reported = 0
             return None
-        # the first time all rounds but the first one; from then on, each call as it comes
-        new = state.steps[-1:] if state.reported else state.steps[-period * (rounds - 1) :]
-        calls = state.reported + period * rounds
-        state.reported += 1
+        # the first time all rounds but the first one; from then on, each turn's calls as they come
+        new = state.steps[-together:] if state.reported else state.steps[-period * (rounds - 1) :]
+        state.reported += len(new) if state.reported else period * rounds
+        calls = state.reported
         return Finding(
             mix(*sorted({s[0] for s in state.steps[-period:]})),
             f"{tools} tools, {call.name} among them, were called in turn for {calls // period} rounds; nothing new "
