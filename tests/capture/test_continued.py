@@ -477,6 +477,27 @@ def test_questions_in_batches_are_no_conversation() -> None:
     assert len({call.session_id for call in recorder.seen}) == 100
 
 
+def test_a_request_that_goes_on_from_a_response_is_in_its_conversation() -> None:
+    """With what was said before kept by the provider, a prompt is only what is new."""
+    seen = []
+
+    class Listening(Sentinel):
+        def observe(self, call: Any) -> None:
+            seen.append(call)
+            super().observe(call)
+
+    handler = TokenSentinelHandler(Listening())
+    answers = [AIMessage("Go on?", response_metadata={"id": f"resp_{n}"}) for n in range(6)]
+    model = ScriptedChatModel(script=[*answers])
+    for user in ("ada", "bob"):
+        model.invoke("hi", {"callbacks": [handler], "metadata": {"user_id": user}})
+    for previous in (0, 1, 2, 3):
+        model.invoke("yes", {"callbacks": [handler]}, previous_response_id=f"resp_{previous}")
+    assert [seen.index(next(c for c in seen if c.id == s.session_id)) for s in seen] == [0, 1, 0, 1, 0, 1]
+    assert len({c.request for c in seen[2:]}) == 4
+    assert handler.sentinel.incidents() == []
+
+
 def test_what_a_tool_asks_that_is_run_by_hand_belongs_to_its_conversation() -> None:
     recorder, handler = recorded()
     helper = ScriptedChatModel(script=[AIMessage("SSO is in the business plan.")])

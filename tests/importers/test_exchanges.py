@@ -280,6 +280,26 @@ def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path)
     assert "goes on from an earlier prompt" in FileImporter(path).notices[-1]
 
 
+def test_a_request_that_names_its_previous_response_goes_on_from_that(tmp_path: Path) -> None:
+    """The provider keeps what was said: `yes` is sent by two users and, in one conversation, twice."""
+
+    def row(number: str, said: str, previous: str | None = None) -> dict[str, Any]:
+        output = [{"type": "message", "content": [{"type": "output_text", "text": "Shall I?"}]}]
+        answer = {
+            "id": f"resp_{number}",
+            "object": "response",
+            "output": output,
+            "created_at": 1_788_000_000 + int(number),
+        }
+        return {"request": {"model": "gpt-4o", "input": said, "previous_response_id": previous}, "response": answer}
+
+    rows = [row("1", "one"), row("2", "two"), row("3", "yes", "resp_1"), row("4", "yes", "resp_2"),
+            row("5", "yes", "resp_3"), row("6", "yes", "resp_5"), row("7", "yes", "resp_from_before")]  # fmt: skip
+    found = calls(write(tmp_path / "a.jsonl", *rows))
+    assert [c.session_id for c in found] == [f"resp_{n}" for n in (1, 2, 1, 2, 1, 1, 7)]
+    assert len({c.request for c in found}) == len(found)  # none of them is another one sent again
+
+
 def test_a_script_that_runs_every_hour_is_no_loop(tmp_path: Path) -> None:
     asked = [{"role": "user", "content": "Look and report."}]
     message = COMPLETION["choices"][0]["message"]  # type: ignore[index]

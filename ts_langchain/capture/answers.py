@@ -31,6 +31,7 @@ class Answer(NamedTuple):
         tier: How the provider processed the request, where that has a price of its own.
         cached: True if LangChain's cache of responses answered: nothing was sent, and nothing billed.
         cost: What was charged for it, where the answer itself says so.
+        response_id: By which the next request can go on from it (OpenAI's responses API), None of all others.
     """
 
     digest: int = 0
@@ -45,6 +46,7 @@ class Answer(NamedTuple):
     tier: str | None = None
     cached: bool = False
     cost: SourceCost | None = None
+    response_id: str | None = None
 
 
 def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
@@ -85,6 +87,7 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         reason = extra.get("finish_reason") or extra.get("stop_reason")
     if reason is None:  # OpenAI's responses API names one only where the answer is incomplete
         reason = mapping(meta.get("incomplete_details")).get("reason")
+    own_id = meta.get("id") or extra.get("id")
     model = meta.get("model_name") or meta.get("model") or extra.get("model") or llm_output.get("model_name")
     return Answer(
         read.digest,
@@ -100,6 +103,7 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         # what LangChain's cache returns says so by a cost of nothing
         is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
         _charged(meta, counted or extra.get("usage")),
+        own_id if type(own_id) is str and own_id.startswith("resp") else None,
     )
 
 

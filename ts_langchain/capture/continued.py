@@ -80,7 +80,8 @@ class Continued:
 
     A request belongs to the conversation whose last prompt it begins with, or whose last prompt it sends again
     within 10 minutes of its failure: a retry. Where it is known by neither, since its past was rewritten, to the one
-    that asked for the tool call whose result it ends with. Every other begins one. Of prompts alike, the one counts
+    that asked for the tool call whose result it ends with. Every other begins one. A request that names the response it
+    goes on from belongs to that response's conversation, and goes on from no other. Of prompts alike, the one counts
     whose tool call, or else whose answer, came back in the new prompt, else the latest that has not failed. Prompts are
     known by the user's first message, by their length and by their last message.
     """
@@ -88,7 +89,8 @@ class Continued:
     def __init__(self) -> None:
         self._last: Recent[int, tuple[_Last, ...]] = Recent()
         self._lengths: Recent[int, None] = Recent()  # of these prompts: what has another length need not be read
-        self._requested: Recent[int, str] = Recent()  # tool calls of these conversations, by id and by arguments
+        # tool calls of these conversations, by id and by arguments, and responses, by id
+        self._requested: Recent[int, str] = Recent()
         self._runs: Recent[str, str] = Recent()  # outermost runs that models were asked in
         self._number = 0
         self._messages: Recent[int, tuple[weakref.ReferenceType[Any], _Read]] = Recent()  # read a moment ago
@@ -112,7 +114,13 @@ class Continued:
     # --- model calls -------------------------------------------------------------------------------
 
     def begin(
-        self, root_id: str, messages: Sequence[object], who: Sequence[str | None], at: float, around: str | None = None
+        self,
+        root_id: str,
+        messages: Sequence[object],
+        who: Sequence[str | None],
+        at: float,
+        around: str | None = None,
+        previous: str | None = None,
     ) -> Asked | None:
         """A request is about to be sent. To be asked in order of time.
 
@@ -122,10 +130,13 @@ class Continued:
             who: Whatever tells callers apart: user, family of models.
             at: Event time.
             around: The outermost run around it, if there is one. Its first request tells the conversation of all.
+            previous: Id of the response that it goes on from, where the provider keeps what was said before.
 
         Returns:
             Its conversation; None if the prompt says nothing.
         """
+        if previous is not None:
+            who = (*who, previous)
         with self._lock:
             opening = _opening(messages, who, self._read)
             if opening is None:
@@ -138,6 +149,8 @@ class Continued:
                 self._forget(*found)
             self._number += 1
             conversation = self._runs.get(around) if around is not None else None
+            if conversation is None and previous is not None:
+                conversation = self._requested.get(_response(previous))
             if conversation is None:
                 conversation = found[1].conversation if found is not None else self._answered(messages, opening)
             now = _Last(conversation or root_id, self._number, at)
@@ -160,7 +173,14 @@ class Continued:
             return found[1].conversation if found is not None else self._answered(messages, opening)
 
     def end(
-        self, asked: Asked, ended: float, answer: int | None, tool_calls: Sequence[ToolCall] = (), *, failed: bool
+        self,
+        asked: Asked,
+        ended: float,
+        answer: int | None,
+        tool_calls: Sequence[ToolCall] = (),
+        response_id: str | None = None,
+        *,
+        failed: bool,
     ) -> None:
         """The request was answered, has failed, or was not sent.
 
@@ -169,6 +189,7 @@ class Continued:
             ended: Event time.
             answer: Fingerprint of the message that answered, None without one.
             tool_calls: What it asks for.
+            response_id: By which another request may go on from it.
             failed: It failed, or was not sent.
         """
         with self._lock:
@@ -182,6 +203,8 @@ class Continued:
                     self._requested[text_hash(call.id)] = asked.conversation
                     self._requested[_request(asked.caller, call.id, call.name, call.args)] = asked.conversation
                 self._requested[_run(call.name, call.args)] = asked.conversation
+            if response_id is not None:
+                self._requested[_response(response_id)] = asked.conversation
             self._requested.limit(MAX_REQUESTED)
 
     def named(self, conversation: str, tool_calls: Sequence[ToolCall]) -> None:
@@ -330,6 +353,11 @@ def family_of(model: str | None) -> str | None:
 def _request(caller: int, call_id: str, name: str, arguments: int) -> int:
     """A caller's request for a tool call."""
     return hash((caller, text_hash(call_id), name_hash(name), arguments))
+
+
+def _response(response_id: str) -> int:
+    """A response that another request may go on from."""
+    return hash((text_hash(response_id), 0))
 
 
 def _run(name: str, arguments: int) -> int:

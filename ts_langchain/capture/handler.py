@@ -32,7 +32,7 @@ from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
-from ts_langchain.fingerprint import arguments, mix, name_hash
+from ts_langchain.fingerprint import arguments, mix, name_hash, text_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
@@ -371,12 +371,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
             temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
         toolset = read_toolset(tools) if tools else None
-        alone, asked = None, None
+        alone, asked, previous = None, None, get("previous_response_id")
+        if type(previous) is not str:
+            previous = None
         if origin.node is None:  # no graph: a call by hand, or a chain
             alone = str(run_id) if parent_run_id is None else self._run_around(parent_run_id)
             if not origin.named:
                 who, around = (origin.user_id, family_of(model)), None if parent_run_id is None else alone
-                asked = self._continued.begin(origin.root_id, messages, who, at, around)
+                asked = self._continued.begin(origin.root_id, messages, who, at, around, previous)
                 if asked is not None:
                     origin = origin._replace(session_id=asked.conversation)
         session = self.sentinel.get(origin.session_id)
@@ -398,6 +400,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         # numbers only: before Python 3.12 the hash of None is another one in each process
         warmth = -1.0 if temperature is None else temperature
         request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
+        if previous is not None:  # what was said before is kept by the provider
+            request = mix(request, text_hash(previous))
         if not prompt.messages:
             request = 0  # not recorded: it may be any
         for call in unseen:
@@ -616,7 +620,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
             budgets.settle(reservation, call, self.sentinel.prices.cost(call))
         if started.asked is not None:
             said = answer.read.digest if answer.read is not None else None
-            self._continued.end(started.asked, ended_at, said, answer.tool_calls, failed=error is not None)
+            self._continued.end(
+                started.asked, ended_at, said, answer.tool_calls, answer.response_id, failed=error is not None
+            )
         elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
             self._continued.named(origin.session_id, answer.tool_calls)
         if answer.read is not None and error is None:
