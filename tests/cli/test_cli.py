@@ -79,6 +79,12 @@ def test_help_teaches(tmp_path: Path, command: str) -> None:
     assert "Usage" in done.stdout
 
 
+def test_help_lists_what_one_needs_first_first(tmp_path: Path) -> None:
+    shown = run(tmp_path, "--help").stdout
+    places = [shown.index(f"│ {name} ") for name in ("demo", "import", "report", "explain", "policy", "backtest")]
+    assert places == sorted(places)
+
+
 def test_import_langsmith_and_report_again(tmp_path: Path, fake: FakeLangSmith) -> None:
     done = langsmith(tmp_path, fake, "--json")
     assert done.exit_code == 0, done.stderr

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from ts_langchain import __version__
 from ts_langchain.cli import files, plugins, policy, rules, services
@@ -19,8 +20,18 @@ from ts_langchain.cli.explain import explain
 from ts_langchain.cli.output import BROKEN_PIPE, FAILED, err, out
 from ts_langchain.cli.report import report
 
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order in which one needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        first = ["demo", "import", "report", "explain", "rules", "policy", "backtest", "annotate", "backfill"]
+        return sorted(super().list_commands(ctx), key=lambda name: first.index(name) if name in first else len(first))
+
+
 app = typer.Typer(
     name="ts-langchain",
+    cls=_InOrder,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
