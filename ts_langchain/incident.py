@@ -107,6 +107,32 @@ class Incident:
         """`avoidable_nano` in USD."""
         return self.avoidable_nano / 1e9
 
+    def as_dict(self) -> dict[str, object]:
+        """For JSON: what it is, what it cost (USD, tokens, seconds) and the evidence. Names and numbers, no content."""
+        return {
+            "id": self.id,
+            "rule": self.rule,
+            "session_id": self.session_id,
+            "severity": self.severity,
+            "confidence": self.confidence,
+            "summary": self.summary,
+            "suggestion": self.suggestion,
+            "opened_at": self.opened_at,
+            "last_seen_at": self.last_seen_at,
+            "findings": self.findings,
+            "calls": self.calls,
+            "wasted_tokens": self.wasted_tokens,
+            "wasted_usd": self.wasted_usd,
+            "avoidable_tokens": self.avoidable_tokens,
+            "avoidable_usd": self.avoidable_usd,
+            "wasted_seconds": self.wasted_seconds,
+            "unpriced_calls": self.unpriced_calls,
+            "estimated": self.estimated,
+            "call_ids": list(self.call_ids),
+            "overlaps": list(self.overlaps),
+            "evidence": dict(self.evidence),
+        }
+
     def is_hot(self, at: float) -> bool:
         """True if its last severe finding is 30 s old at most. After that it may be tried whether things are better."""
         return at - self.severe_at <= RETRY_AFTER

@@ -229,6 +229,25 @@ def test_an_incident_is_explained_and_can_be_silenced(tmp_path: Path, file: Path
         assert "report 1 --incidents" in " ".join(refused.stderr.split())
 
 
+def test_the_costliest_incidents_as_json_and_what_to_do_next(tmp_path: Path, file: Path) -> None:
+    assert "report 1 --incidents 5" in " ".join(run(tmp_path, "import", "file", str(file)).stdout.split())
+    plain = json.loads(run(tmp_path, "report", "--json").stdout)
+    listed = json.loads(run(tmp_path, "report", "--json", "--incidents", "3").stdout)
+    costliest = listed.pop("costliest_incidents")
+    assert listed == plain
+    assert len(costliest) == 3
+    assert costliest == sorted(costliest, key=lambda i: -i["wasted_usd"])
+    explained = json.loads(run(tmp_path, "explain", costliest[0]["id"], "--json").stdout)
+    assert {k: explained[k] for k in costliest[0]} == costliest[0]
+    assert "report 1 --incidents" not in run(tmp_path, "report", "--incidents", "3").stdout
+
+
+def test_a_title_that_is_too_long_for_a_line_is_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 40 + ".jsonl")
+    path.write_text(json.dumps(ROWS[0]) + "\n")
+    assert path.name in run(tmp_path, "import", "file", str(path)).stdout
+
+
 COMMAND = [sys.executable, "-c", "from ts_langchain.cli import main; main()"]
 
 
@@ -338,8 +357,9 @@ def test_a_report_is_about_the_whole_history(tmp_path: Path, fake: FakeLangSmith
     assert "range: 2026-09-25 00:00 to 2026-10-01 00:00 UTC" in again.stderr
     shown = run(tmp_path, "report").stdout
     assert shown.splitlines()[1].startswith("LangSmith project my-agent ")
-    figures = before.splitlines()[:-1]
-    assert shown.splitlines()[: len(figures)] == figures
+    figures, rows = before.split("Rows: ")
+    assert shown.startswith(figures)
+    assert "; 0 of the last" not in rows
     assert "; 0 of the last import are no calls" in shown
 
 

@@ -45,26 +45,8 @@ def explain(
         rule = known_rules().get(incident.rule)
         silencers = rule.silencers(incident.evidence, incident.session_id) if rule is not None else []
         if as_json:
-            print_json(
-                {
-                    "id": incident.id,
-                    "rule": incident.rule,
-                    "session_id": incident.session_id,
-                    "severity": incident.severity,
-                    "confidence": incident.confidence,
-                    "summary": incident.summary,
-                    "suggestion": incident.suggestion,
-                    "opened_at": incident.opened_at,
-                    "last_seen_at": incident.last_seen_at,
-                    "wasted_tokens": incident.wasted_tokens,
-                    "wasted_usd": incident.wasted_usd,
-                    "avoidable_usd": incident.avoidable_usd,
-                    "call_ids": list(incident.call_ids),
-                    "overlaps": list(incident.overlaps),
-                    "evidence": incident.evidence,
-                    "silenced_by": [{"setting": setting, "why": why} for setting, why in silencers],
-                }
-            )
+            told = [{"setting": setting, "why": why} for setting, why in silencers]
+            print_json({**incident.as_dict(), "silenced_by": told})
             return
         print_incident(out, incident)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
@@ -76,7 +58,7 @@ def explain(
             table.add_row(key, escape(str(value)))
         if incident.overlaps:
             table.add_row("overlaps", f"some of its tokens are counted for {', '.join(incident.overlaps)}")
-        table.add_row("calls", escape(", ".join(incident.call_ids)))
+        table.add_row("call ids", escape(", ".join(incident.call_ids)))
         out.print(table)
         if rule is not None:
             out.print(f"\n{escape(paragraphs(rule))}")

@@ -23,7 +23,10 @@ def report(
         typer.Argument(help="Number of the history, see --list. Default: the latest.", show_default=False),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List all imported histories.")] = False,
-    incidents: Annotated[int, typer.Option(min=0, help="Also show so many incidents, the costliest first.")] = 0,
+    incidents: Annotated[
+        int,
+        typer.Option(min=0, help="Also show so many incidents, the costliest first (JSON: costliest_incidents)."),
+    ] = 0,
     ledger: LedgerOption = None,
     as_json: JsonOption = False,
     csv_file: CsvOption = None,
@@ -70,14 +73,22 @@ def show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, i
     summary = summarise(book, history)
     if csv_file is not None:
         _write_csv(book, history, csv_file)
+    costliest = [incident for incident, _ in zip(book.incidents(history), range(incidents), strict=False)]
     if as_json:
-        print_json(summary.as_dict())
+        listed = {"costliest_incidents": [i.as_dict() for i in costliest]} if incidents else {}
+        print_json({**summary.as_dict(), **listed})
         return
     print_summary(out, summary)
-    if incidents:
+    if costliest:
         out.print()
-    for incident, _ in zip(book.incidents(history), range(incidents), strict=False):
+    for incident in costliest:
         print_incident(out, incident)
+    if summary.rules and not incidents:
+        out.print(
+            f"Next: ts-langchain report {history.id} --incidents 5 lists the costliest incidents, ts-langchain explain "
+            "says why one is waste, ts-langchain policy init begins a policy to backtest.",
+            style="dim",
+        )
 
 
 CSV_FIELDS = (

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ts_langchain.incident import Incident
     from ts_langchain.report.summary import Summary
 
+SESSION_CHARS = 40
+RULE_CHARS = 4
 COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
 
@@ -30,7 +32,10 @@ def print_summary(console: Console, summary: Summary) -> None:
     """Prints a report."""
     history = summary.history
     console.print()
-    console.rule(f"[bold]{escape(history.name)}", align="left")
+    if len(history.name) < console.width - RULE_CHARS:
+        console.rule(f"[bold]{escape(history.name)}", align="left")
+    else:  # a rule would cut it off
+        console.print(f"[bold]{escape(history.name)}", soft_wrap=True)
     if not summary.calls:
         console.print("No calls in this history.")
         _print_rows(console, summary)
@@ -58,7 +63,7 @@ def print_incident(console: Console, incident: Incident) -> None:
     console.print(
         f"[{colour}]{incident.severity:>6}[/] [bold]{incident.rule}[/] {escape(incident.summary)} "
         f"Wasted {incident.wasted_tokens:,} tokens, {usd(incident.wasted_nano)}; confidence {incident.confidence:.0%}. "
-        f"[dim]{incident.id}[/]"
+        f"[dim]{incident.id} in session {escape(incident.session_id[:SESSION_CHARS])}[/]"
     )
 
 
@@ -87,7 +92,9 @@ def _worst(summary: Summary) -> Table:
         table.add_column(name, justify="right")
     table.add_column("rules")
     for s in summary.worst:
-        table.add_row(escape(s.session_id[:40]), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules))
+        table.add_row(
+            escape(s.session_id[:SESSION_CHARS]), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules)
+        )
     return table
 
 
