@@ -62,6 +62,9 @@ def test_stop_saves_what_comes_after_it_and_false_stops_are_counted() -> None:
     both = Backtest(policy((1, "stop"))).run(sorted([*bad.calls, *good.calls], key=lambda c: c.ended_at))
     assert figures(both) == {("tool_loop", "stop"): (2, 13, 1)}
     assert [d.session_id for d in both.false_stops] == ["t"]
+    assert (result.lost_nano, both.lost_nano) == (0, both.saved_nano - 5 * per_call)
+    assert both.lost_nano == 2 * per_call  # the fourth turn, and the answer
+    assert both.as_dict()["saved_by_false_stops_usd"] == both.lost_nano / 1e9
 
 
 def test_steer_saves_the_waste_after_it() -> None:

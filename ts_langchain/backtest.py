@@ -9,7 +9,8 @@ they would have live. Only what comes after a decision counts as saved:
   been saved had the model listened, had the trimmed context been left out, had the cheaper model been asked.
 
 A run *succeeded* if its last model call answered without asking for another tool, or, with `success_tag`, if it bears
-that tag. A decision that ends a run which succeeded later on is a false stop.
+that tag. A decision that ends a run which succeeded later on is a false stop: what it would have saved is what that
+success took, and is told apart.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ class Result:
         runs: Its outermost runs.
         succeeded: Runs that succeeded.
         nano: What it cost, as far as prices are known.
+        lost_nano: The part of `saved_nano` that false stops would have saved: what those successes took.
+        unpriced_calls: Calls without a known price.
+        estimated_calls: Calls whose usage is estimated.
         faults: What went wrong inside.
     """
 
@@ -82,6 +86,9 @@ class Result:
     runs: int = 0
     succeeded: int = 0
     nano: int = 0
+    lost_nano: int = 0
+    unpriced_calls: int = 0
+    estimated_calls: int = 0
     faults: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -98,6 +105,9 @@ class Result:
             "succeeded_runs": self.succeeded,
             "spend_usd": self.nano / 1e9,
             "saved_usd": self.saved_nano / 1e9,
+            "saved_by_false_stops_usd": self.lost_nano / 1e9,
+            "unpriced_calls": self.unpriced_calls,
+            "estimated_calls": self.estimated_calls,
             "decisions": len(self.decisions),
             "false_stops": [
                 {"session_id": d.session_id, "run": d.root_id, "rule": d.rule, "action": d.action, "at": d.at}
@@ -166,6 +176,7 @@ class Backtest:
         self._hit: dict[tuple[str, str], set[str]] = {}
         self._first: dict[str, Decision] = {}
         self._ended: dict[str, Decision] = {}
+        self._cut: dict[str, int] = {}  # what the end of each of these runs saves
         self._succeeded: dict[str, bool] = {}
         self._seen_sessions: set[str] = set()
         self.sentinel.on_decision(self._decided)
@@ -188,6 +199,9 @@ class Backtest:
         cost = self.sentinel.prices.cost(call) if call.model is not None or call.source_cost is not None else None
         nano = cost.nano if cost is not None else 0
         result.nano += nano
+        if call.usage.total_tokens:
+            result.unpriced_calls += cost is None
+            result.estimated_calls += call.usage.estimated
         stopped = self._ended.get(call.root_id)
         if stopped is None and call.kind == "model" and self.sentinel.governed:
             self._budget(call)
@@ -197,6 +211,7 @@ class Backtest:
             figures.saved_calls += 1
             figures.saved_tokens += call.usage.total_tokens
             figures.saved_nano += nano
+            self._cut[call.root_id] = self._cut.get(call.root_id, 0) + nano
             return
         self.sentinel.observe(call)
 
@@ -242,6 +257,7 @@ class Backtest:
             if self._succeeded.get(root):
                 self._figures[decision.rule, decision.action].false_stops += 1
                 result.false_stops.append(decision)
+                result.lost_nano += self._cut.get(root, 0)
         for key, figures in self._figures.items():
             figures.sessions = len(self._hit[key])
         result.actions = sorted(

@@ -20,6 +20,9 @@ from ts_langchain.policy import ACTIONS, RECOMMENDED, Policy
 from ts_langchain.report.terminal import usd
 from ts_langchain.rules import rule_classes
 
+SHOWN = 5
+"""False stops that are listed."""
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Policies: what to do about waste, how much may be spent. Write one, check it, then `ts-langchain backtest`.",
@@ -151,8 +154,10 @@ def _print_result(path: Path, result: Result) -> None:
     if not result.actions:
         out.print("It would have done nothing.")
         return
-    table = Table("rule", "action", box=None, header_style="dim")
-    for column in ("decisions", "sessions", "calls saved", "tokens saved", "saved", "false stops"):
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("rule", no_wrap=True, overflow="fold")
+    table.add_column("action")
+    for column in ("taken", "sessions", "calls saved", "tokens saved", "saved", "false stops"):
         table.add_column(column, justify="right")
     for a in result.actions:
         stops = f"[red]{a.false_stops}[/]" if a.false_stops else "0"
@@ -162,19 +167,29 @@ def _print_result(path: Path, result: Result) -> None:
         )  # fmt: skip
     out.print(table)
     share = f" ({result.saved_nano / result.nano:.1%})" if result.nano else ""
-    out.print(f"It would have saved {usd(result.saved_nano)}{share}.")
-    for decision in result.false_stops[:5]:
+    lost = f", of it {usd(result.lost_nano)} in runs that succeeded later on" if result.lost_nano else ""
+    out.print(f"It would have saved {usd(result.saved_nano)}{share}{lost}.")
+    if result.unpriced_calls:
+        out.print(f"{result.unpriced_calls:,} calls have no known price: --price MODEL=INPUT,OUTPUT.", style="yellow")
+    if result.estimated_calls:
+        out.print(f"{result.estimated_calls:,} calls came without usage; it is estimated.")
+    for decision in result.false_stops[:SHOWN]:
         out.print(
             f"  false stop: session {escape(decision.session_id)}: {decision.action} by {decision.rule}", style="red"
         )
+    if len(result.false_stops) > SHOWN:
+        out.print(f"  and {len(result.false_stops) - SHOWN:,} more: --json lists them", style="red")
 
 
 def _print_comparison(results: list[tuple[Path, Result]]) -> None:
     table = Table("policy", box=None, header_style="dim", title="Side by side", title_justify="left")
-    for column in ("decisions", "saved", "share", "false stops"):
+    for column in ("decisions", "saved", "share", "by false stops", "false stops"):
         table.add_column(column, justify="right")
     for path, r in results:
         share = f"{r.saved_nano / r.nano:.1%}" if r.nano else "-"
-        table.add_row(escape(str(path)), f"{len(r.decisions):,}", usd(r.saved_nano), share, f"{len(r.false_stops):,}")
+        table.add_row(
+            escape(str(path)), f"{len(r.decisions):,}", usd(r.saved_nano), share, usd(r.lost_nano),
+            f"{len(r.false_stops):,}",
+        )  # fmt: skip
     out.print()
     out.print(table)
