@@ -71,7 +71,8 @@ def test_steer_saves_the_waste_after_it() -> None:
     result = Backtest(policy((1, "steer"))).run(loop(8, ends_well=False).calls)
     [action] = result.actions
     assert (action.action, action.decisions, action.saved_calls) == ("steer", 6, 0)
-    assert action.saved_nano == 5 * (1000 * 2.5 + 20 * 10) * 1000
+    assert action.saved_nano == 5 * (1000 * 2.5 + 20 * 10) * 1000 == result.hoped_nano
+    assert Backtest(policy((1, "stop"))).run(loop(8, ends_well=False).calls).hoped_nano == 0
     assert result.saved_nano <= result.nano
 
 

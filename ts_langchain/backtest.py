@@ -6,7 +6,8 @@ they would have live. Only what comes after a decision counts as saved:
 - `stop`, `block`, `pause`, and budgets end the run they are taken in: its later calls are saved, in full, and are taken
   out of what the rules see from then on. For `pause` that is the most it can save: a human may have let it go on.
 - For all other actions, it is the waste of the same incident in calls begun after its first decision: what would have
-  been saved had the model listened, had the trimmed context been left out, had the cheaper model been asked.
+  been saved had the trimmed context been left out, had the cheaper model been asked, or, for `steer`, `reuse` and
+  `backoff`, had the model listened. The last is an assumption, and is told apart.
 
 A run *succeeded* if its last model call answered without asking for another tool, or, with `success_tag`, if it bears
 that tag. A decision that ends a run which succeeded later on is a false stop: what it would have saved is what that
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ts_langchain.policy import Policy
 
 MAX_SESSIONS = 50_000
+HOPED_FOR = frozenset({"steer", "reuse", "backoff"})
+"""Actions that save only if the model, or what it asks for, does better than it did."""
 
 
 @dataclass(slots=True)
@@ -96,6 +99,11 @@ class Result:
         """Savings of all actions."""
         return sum(a.saved_nano for a in self.actions)
 
+    @property
+    def hoped_nano(self) -> int:
+        """The part of `saved_nano` that is saved only if the model does better once it is told: `HOPED_FOR`."""
+        return sum(a.saved_nano for a in self.actions if a.action in HOPED_FOR)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; money in USD."""
         return {
@@ -105,6 +113,7 @@ class Result:
             "succeeded_runs": self.succeeded,
             "spend_usd": self.nano / 1e9,
             "saved_usd": self.saved_nano / 1e9,
+            "saved_if_heeded_usd": self.hoped_nano / 1e9,
             "saved_by_false_stops_usd": self.lost_nano / 1e9,
             "unpriced_calls": self.unpriced_calls,
             "estimated_calls": self.estimated_calls,

@@ -167,8 +167,11 @@ def _print_result(path: Path, result: Result) -> None:
         )  # fmt: skip
     out.print(table)
     share = f" ({result.saved_nano / result.nano:.1%})" if result.nano else ""
-    lost = f", of it {usd(result.lost_nano)} in runs that succeeded later on" if result.lost_nano else ""
-    out.print(f"It would have saved {usd(result.saved_nano)}{share}{lost}.")
+    out.print(f"It would have saved {usd(result.saved_nano)}{share}.")
+    if result.hoped_nano:
+        out.print(f"  {usd(result.hoped_nano)} of it only if the model does better once it is told.")
+    if result.lost_nano:
+        out.print(f"  {usd(result.lost_nano)} of it in runs that succeeded later on, and would not have.", style="red")
     if result.unpriced_calls:
         out.print(f"{result.unpriced_calls:,} calls have no known price: --price MODEL=INPUT,OUTPUT.", style="yellow")
     if result.estimated_calls:
