@@ -127,6 +127,26 @@ def test_gateway_and_cloud_names(name: str, provider: str | None, bare: str) -> 
     assert (found.input, found.output) == (expected.input, expected.output)
 
 
+@pytest.mark.parametrize(
+    ("name", "bare", "provider"),
+    [
+        ("openai:gpt-4o-mini", "gpt-4o-mini", "openai"),
+        ("anthropic:claude-sonnet-4-5", "claude-sonnet-4-5", "anthropic"),
+        ("google_genai:gemini-2.5-flash", "gemini-2.5-flash", "google_genai"),
+        (
+            "bedrock:us.anthropic.claude-3-5-haiku-20241022-v1:0",
+            "us.anthropic.claude-3-5-haiku-20241022-v1:0",
+            "bedrock",
+        ),
+    ],
+)
+def test_names_as_init_chat_model_takes_them(name: str, bare: str, provider: str) -> None:
+    rates = Prices().rates(name, None, 1_790_000_000.0)
+    assert rates is not None
+    assert rates == Prices().rates(bare, provider, 1_790_000_000.0)
+    assert Prices().rates("ollama:llama3.1:8b", None, 1_790_000_000.0) is None
+
+
 def test_a_regional_endpoint_has_its_own_price() -> None:
     prices, at = Prices(), DAY.timestamp()
     name = "anthropic.claude-sonnet-4-5-20250929-v1:0"

@@ -5,9 +5,11 @@ they would have live. Only what comes after a decision counts as saved:
 
 - `stop`, `block`, `pause`, and budgets end the run they are taken in: its later calls are saved, in full, and are taken
   out of what the rules see from then on. For `pause` that is the most it can save: a human may have let it go on.
+- `downgrade` saves what the cheaper model that the policy names would have charged less for the calls it is in force
+  for, the same tokens assumed. From then on the rules and the budgets see that model.
 - For all other actions, it is the waste of the same incident in calls begun after its first decision: what would have
-  been saved had the trimmed context been left out, had the cheaper model been asked, or, for `steer`, `reuse` and
-  `backoff`, had the model listened. The last is an assumption, and is told apart.
+  been saved had the trimmed context been left out, or, for `steer`, `reuse` and `backoff`, had the model listened. The
+  last is an assumption, and is told apart.
 
 A run *succeeded* if its last model call answered without asking for another tool, or, with `success_tag`, if it bears
 that tag. A decision that ends a run which succeeded later on is a false stop: what it would have saved is what that
@@ -176,7 +178,7 @@ class Backtest:
     def __init__(
         self, policy: Policy, *, prices: Any = None, success_tag: str | None = None, follow: bool = True
     ) -> None:
-        self._kept = _Kept()
+        self._kept, self._policy = _Kept(), policy
         self.sentinel = Sentinel(policy=policy.dry_run(), prices=prices, max_sessions=MAX_SESSIONS, store=self._kept)
         self._tag = success_tag
         self._follow = follow
@@ -185,6 +187,7 @@ class Backtest:
         self._hit: dict[tuple[str, str], set[str]] = {}
         self._first: dict[str, Decision] = {}
         self._ended: dict[str, Decision] = {}
+        self._dear = False  # the call at hand did not fit into a budget that asks for a cheaper model
         self._cut: dict[str, int] = {}  # what the end of each of these runs saves
         self._succeeded: dict[str, bool] = {}
         self._seen_sessions: set[str] = set()
@@ -212,8 +215,8 @@ class Backtest:
             result.unpriced_calls += cost is None
             result.estimated_calls += call.usage.estimated
         stopped = self._ended.get(call.root_id)
-        if stopped is None and call.kind == "model" and self.sentinel.governed:
-            self._budget(call)
+        if stopped is None and call.kind == "model":
+            call = self._let_through(call)
             stopped = self._ended.get(call.root_id)
         if stopped is not None and call.started_at >= stopped.at and self._follow:
             figures = self._figures[stopped.rule, stopped.action]
@@ -224,7 +227,33 @@ class Backtest:
             return
         self.sentinel.observe(call)
 
-    def _budget(self, call: Call) -> None:
+    def _let_through(self, call: Call) -> Call:
+        """Asks for a model call what a door asks for it. Gives the call as it would have been made."""
+        asked, rule = call, ""
+        for decision in self.sentinel.due(call.session_id, call.root_id, call.started_at, dry=True):
+            labels = call.prompt is not None and call.prompt.classification
+            if decision.action == "downgrade" and (labels or not decision.classifying):
+                asked, rule = self._cheaper(call), decision.rule
+                break
+        if self.sentinel.governed:
+            budget = self._admit(asked)
+            if self._follow and call.root_id in self._ended:
+                return call
+            if budget:
+                asked, rule = self._cheaper(asked), "budget"
+        if asked is not call:
+            before, after = self.sentinel.prices.cost(call), self.sentinel.prices.cost(asked)
+            if before is not None and after is not None:
+                self._figures[rule, "downgrade"].saved_nano += before.nano - after.nano
+        return asked if self._follow else call
+
+    def _cheaper(self, call: Call) -> Call:
+        """The call by the model that the policy names for it; the same where it names none."""
+        name = self._policy.cheaper(call.model or "")
+        return call if name is None else call._replace(model=name, provider=None, source_cost=None)
+
+    def _admit(self, call: Call) -> bool:
+        """Asks the budgets, and settles what the call used. True if it is to go to a cheaper model."""
         request = Request(
             call.session_id,
             call.root_id,
@@ -236,11 +265,14 @@ class Backtest:
             call.user_id,
             call.tags,
         )
+        self._dear = False
         admission = self.sentinel.admit(request)
         if admission.reservation is not None and self.sentinel.budgets is not None:
             made = not self._follow or call.root_id not in self._ended
-            cost = self.sentinel.prices.cost(call) if made else None
-            self.sentinel.budgets.settle(admission.reservation, call if made else None, cost)
+            sent = self._cheaper(call) if self._dear and self._follow else call
+            cost = self.sentinel.prices.cost(sent) if made else None
+            self.sentinel.budgets.settle(admission.reservation, sent if made else None, cost)
+        return self._dear
 
     def _decided(self, decision: Decision) -> None:
         self._result.decisions.append(decision)
@@ -251,6 +283,7 @@ class Backtest:
         figures.decisions += 1
         self._hit.setdefault(key, set()).add(decision.session_id)
         self._first.setdefault(decision.incident_id, decision)
+        self._dear |= decision.rule == "budget" and decision.action == "downgrade"
         if decision.action in ENDING:
             self._ended.setdefault(decision.root_id, decision)
 
@@ -258,7 +291,7 @@ class Backtest:
         result = self._result
         for incident in {i.id: i for i in (*self._kept.incidents, *self.sentinel.incidents())}.values():
             decision = self._first.get(incident.id)
-            if decision is not None and decision.action not in ENDING and decision.action != "warn":
+            if decision is not None and decision.action not in (*ENDING, "downgrade", "warn"):
                 figures = self._figures[decision.rule, decision.action]
                 figures.saved_nano += incident.after_nano
                 figures.saved_tokens += incident.after_tokens

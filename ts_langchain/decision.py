@@ -83,6 +83,13 @@ class Standing:
             return None
         return decision
 
+    @property
+    def tried(self) -> Decision | None:
+        """The sustained decision that would be in force, were this no dry run."""
+        decision = self.decision
+        dry = decision is not None and decision.outcome == "dry run" and decision.action in SUSTAINED
+        return decision if dry else None
+
 
 def decide(policy: Policy, standing: Standing, incident: Incident, finding: Finding, call: Call) -> Decision | None:
     """What the policy does about a finding. Depends on the finding, the call and the strikes so far alone."""

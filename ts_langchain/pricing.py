@@ -32,6 +32,7 @@ MAX_RATE = 1_000_000
 PROVIDERS: Mapping[str, str | None] = {
     "amazon_bedrock": "aws",
     "bedrock": "aws",
+    "bedrock_converse": "aws",
     "anthropic_bedrock": "aws",
     "azure_openai": "azure",
     "azure_ai": "azure",
@@ -48,6 +49,12 @@ PROVIDERS: Mapping[str, str | None] = {
     "mlx": None,
     "vllm": None,
 }
+
+# What `init_chat_model` takes in front of a model's name, beside the above: `openai:gpt-4o`.
+_PREFIXES = frozenset(PROVIDERS) | {
+    "anthropic", "cohere", "deepseek", "fireworks", "groq", "openai", "openrouter", "perplexity",
+    "together",
+}  # fmt: skip
 
 # How providers process a request for another price, and what genai-prices calls it. OpenAI: service tiers and the batch
 # API; Anthropic: message batches and the fast mode; Google: flex, priority and batch.
@@ -276,6 +283,9 @@ def _find(model: str, provider: str | None) -> _Model | None:
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import ModelPrice, TieredPrices, TimeOfDateConstraint
 
+    before, _, rest = model.partition(":")
+    if rest and before.strip().lower() in _PREFIXES:
+        model, provider = rest, before.strip()
     if provider and PROVIDERS.get(provider.lower(), "") is None:
         return None
     snapshot = get_snapshot()

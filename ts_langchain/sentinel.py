@@ -575,7 +575,9 @@ class Sentinel:
             decision.outcome = "done"
         self._decisions.append(decision)
 
-    def due(self, session_id: str, root_id: str, at: float, *, resuming: bool = False) -> list[Decision]:
+    def due(
+        self, session_id: str, root_id: str, at: float, *, resuming: bool = False, dry: bool = False
+    ) -> list[Decision]:
         """Decisions in force for the next call of a run. Each one is to be reported back with `settle`.
 
         Args:
@@ -583,25 +585,27 @@ class Sentinel:
             root_id: The outermost run.
             at: Event time. One that was raised as an exception holds until the incident has been silent for 30 s.
             resuming: The run goes on after an interrupt: a `pause` decided in the run before is asked about again.
+            dry: Those that would be in force, were this no dry run; nothing is to be reported back.
         """
         session = self._sessions.get(session_id)
         if session is None or not session.state.standing:
             return []
         return [
             d
-            for d in self._in_force(session, at)
+            for d in self._in_force(session, at, dry=dry)
             if d.root_id == root_id
             or d.action in SESSION_WIDE
             or (d.action == "downgrade" and d.classifying)
             or (d.action == "pause" and resuming)
         ]
 
-    def _in_force(self, session: Session, at: float) -> list[Decision]:
+    def _in_force(self, session: Session, at: float, *, dry: bool = False) -> list[Decision]:
         """Decisions in force for some of a session's calls."""
         found = []
         with session.lock:
             for key, standing in session.state.standing.items():
-                due, incident = standing.due, session.state.incidents.get(key)
+                due = standing.tried if dry else standing.due
+                incident = session.state.incidents.get(key)
                 if due is not None and not (due.raised and (incident is None or not incident.is_hot(at))):
                     found.append(due)
         return found
