@@ -60,25 +60,6 @@ def answer_of(body: object) -> dict[str, Any]:
     return _answer_of_items(found) if isinstance(found.get("output"), list) else found
 
 
-def usage_of(answer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Token counts of an answer of the responses API in LangChain's shape; None where the counts can be read as is."""
-    usage = answer.get("usage")
-    if not isinstance(usage, dict) or not ({"input_tokens_details", "output_tokens_details"} & usage.keys()):
-        return None
-    sent, got = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
-    return {
-        "input_tokens": usage.get("input_tokens"),
-        "output_tokens": usage.get("output_tokens"),
-        "total_tokens": usage.get("total_tokens"),
-        "input_token_details": {
-            "cache_read": sent.get("cached_tokens"),
-            "cache_creation": sent.get("cache_write_tokens"),
-            "audio": sent.get("audio_tokens"),
-        },
-        "output_token_details": {"reasoning": got.get("reasoning_tokens"), "audio": got.get("audio_tokens")},
-    }
-
-
 # --- OpenAI's responses API ------------------------------------------------------------------------
 
 
@@ -152,7 +133,8 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         started = mapping(piece.get("message"))
         model = text(piece.get("model")) or text(started.get("model")) or model
         tier = text(piece.get("service_tier")) or tier
-        usage |= {k: v for k, v in (mapping(started.get("usage")) | mapping(piece.get("usage"))).items() if v}
+        counted = mapping(started.get("usage")) | mapping(mapping(piece.get("x_groq")).get("usage"))
+        usage |= {k: v for k, v in (counted | mapping(piece.get("usage"))).items() if v}
         choices = piece.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         delta = mapping(choice.get("delta"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.redacted import without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
@@ -99,7 +99,7 @@ class Exchanges:
                 error=failed,
                 metadata=metadata,
                 invocation_params=params_of(request),
-                usage=usage_of(answer) or (answer.get("usage") if embeds else None),
+                usage=answer.get("usage") if embeds else None,
                 cost=_cost(row),
                 cached=str(row.get("cache_hit")).lower() == "true",
             )
