@@ -1,10 +1,15 @@
-"""Bodies of requests and answers as they went over the wire: OpenAI (chat, responses), Anthropic; streamed or whole."""
+"""Bodies of requests and answers as they went over the wire: OpenAI (chat, responses), Anthropic, Gemini, Bedrock's
+Converse; streamed or whole.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from ts_importers.converse import answer_of_converse, calls_tools, messages_of_blocks, params_of_converse
+from ts_importers.gemini import answer_of_gemini, is_gemini, messages_of_contents, params_of_gemini
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +34,8 @@ def text(value: object) -> str | None:
 
 def messages_of(request: Mapping[str, Any]) -> Any:
     """The messages of a request, a system prompt that stands apart first."""
+    if "contents" in request:
+        return messages_of_contents(request)
     messages = request.get("messages", request.get("input", request.get("prompt")))
     if isinstance(messages, list):
         messages = _messages_of_items(messages)
@@ -41,7 +48,11 @@ def messages_of(request: Mapping[str, Any]) -> Any:
 
 def params_of(request: Mapping[str, Any]) -> dict[str, Any]:
     """What a request says besides its messages: model, tools, temperature, `max_tokens`."""
+    if "contents" in request:
+        return params_of_gemini(request)
     params = {k: v for k, v in request.items() if k not in _CONTENT}
+    if "toolConfig" in params or "inferenceConfig" in params:
+        params |= params_of_converse(request)
     if "max_tokens" not in params and "max_output_tokens" in params:
         params["max_tokens"] = params["max_output_tokens"]
     return params
@@ -57,6 +68,10 @@ def answer_of(body: object) -> dict[str, Any]:
         pieces = _events(pieces)
     if isinstance(pieces, list):
         return assembled([p for p in pieces if isinstance(p, dict)])
+    if is_gemini(found):
+        return answer_of_gemini([found])
+    if isinstance(mapping(found.get("output")).get("message"), dict):
+        return answer_of_converse(found)
     return _answer_of_items(found) if isinstance(found.get("output"), list) else found
 
 
@@ -77,6 +92,8 @@ def _messages_of_items(items: list[Any]) -> list[Any]:
                 messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         elif kind == "function_call_output":
             messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
+        elif isinstance(item, dict) and calls_tools(blocks := item.get("content")):
+            messages += messages_of_blocks(item.get("role"), blocks)
         elif kind != "reasoning":
             messages.append(item)
     return messages
@@ -122,6 +139,8 @@ def _events(stream: str) -> list[dict[str, Any]]:
 
 def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """One answer from OpenAI's chunks or events or from Anthropic's events, in the shape of a chat completion."""
+    if any(map(is_gemini, pieces)):
+        return answer_of_gemini(pieces)
     texts: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
     reason = model = tier = None

@@ -38,9 +38,9 @@ PROBE_DOCUMENTS = 50
 PROBE_SPANS = 1_000
 MAX_PREFIXES = 20
 MAX_SCOPE = 400
-CONTINUED = ("exchanges", "helicone", "litellm")
+CONTINUED = ("bedrock", "exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
-TIMELESS = ("exchanges", "litellm")
+TIMELESS = ("bedrock", "exchanges", "litellm")
 """Formats of which a row is read though it does not say when it was."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""

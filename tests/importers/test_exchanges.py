@@ -143,7 +143,7 @@ def test_each_api_in_each_wrapping(tmp_path: Path, request_: Any, response: Any,
         "helicone": {"request_body": request_, "response_body": response},
     }[wrapped]
     source = FileImporter(write(tmp_path / "a.jsonl", {**about, **row}))
-    assert source.notices[0] == "detected: OpenAI or Anthropic requests and responses"
+    assert source.notices[0] == "detected: OpenAI, Anthropic, Gemini or Bedrock requests and responses"
     [call] = calls(tmp_path / "a.jsonl")
     assert (call.session_id, call.status) == ("s1", "ok")
     assert call.ended_at - call.started_at == 1.5

@@ -218,8 +218,8 @@ def _count(*values: object) -> int:
 def read_usage(reported: object) -> Usage | None:
     """Reads token usage: LangChain's `usage_metadata`, or the raw one of OpenAI, Anthropic or Bedrock's Converse.
 
-    Anthropic's and Bedrock's raw input leaves the cached tokens out; they are added. LiteLLM puts Anthropic's fields beside
-    OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
+    Anthropic's and Bedrock's raw input leaves the cached tokens out; they are added. LiteLLM puts Anthropic's fields
+    beside OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
     """
     if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
         return None

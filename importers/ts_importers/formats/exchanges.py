@@ -1,8 +1,12 @@
-"""Logs of requests and their answers: OpenAI's chat completions and responses, Anthropic's messages, batch output."""
+"""Logs of requests and their answers: OpenAI's chat completions and responses, Anthropic's messages, Gemini's and
+Bedrock's, batch output.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import unquote
 
 from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
@@ -15,13 +19,16 @@ from ts_langchain.replay import Run
 
 _REQUEST = ("request", "request_body", "req")
 _RESPONSE = ("response", "response_body", "res", "resp")
-_START = ("timestamp", "start_time", "started_at", "created_at", "request_created_at", "time", "created")
+_START = ("timestamp", "start_time", "started_at", "created_at", "request_created_at", "time", "created", "ts")
 _END = ("end_time", "ended_at", "response_created_at", "completed_at")
 _SESSION = ("session_id", "thread_id", "conversation_id")
 _SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
 _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
-_ASKED = frozenset({"model", "messages", "input", "prompt"})
+_ASKED = frozenset({"model", "messages", "input", "prompt", "contents"})
 _ANSWERED = frozenset({"choices", "usage", "output", "data"})
+_ADDRESS = ("url", "path", "uri", "endpoint")
+_IN_ADDRESS = re.compile(r"/models?/([^/:?]+)(?::|/(converse|invoke))")
+"""Gemini and Bedrock name the model there, and nowhere in the request."""
 _INSTANT = 0.001
 _DAY = 86_400.0
 
@@ -30,7 +37,7 @@ class Exchanges:
     """A request and its answer a row: a model call, or an embedding."""
 
     name = "exchanges"
-    title = "OpenAI or Anthropic requests and responses"
+    title = "OpenAI, Anthropic, Gemini or Bedrock requests and responses"
     expects = "request, response"
     spans = False
 
@@ -75,9 +82,13 @@ class Exchanges:
         user = text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id"))
         session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else None)
         session = session if isinstance(session, str) and session else None
+        addressed, bedrock = _addressed(row, asked)
+        model = text(request.get("model")) or addressed or text(answer.get("model")) or setting.model
         metadata: dict[str, Any] = {
-            "ls_model_name": text(request.get("model")) or text(answer.get("model")) or setting.model,
-            "ls_provider": text(row.get("provider")) or setting.provider or _provider(request, answer),
+            "ls_model_name": model,
+            "ls_provider": text(row.get("provider"))
+            or setting.provider
+            or ("amazon_bedrock" if bedrock else _provider(model or "", request, answer)),
         }
         if session is not None:
             metadata["session_id"] = session
@@ -126,7 +137,7 @@ def _started(row: Row) -> float | None:
         if found is not None:
             return found
     body = _body(first(row, *_RESPONSE))
-    return timestamp(body.get("created")) or timestamp(body.get("created_at"))
+    return next((at for n in ("created", "created_at", "createTime") if (at := timestamp(body.get(n)))), None)
 
 
 def _ended(row: Row, started: float) -> float | None:
@@ -167,11 +178,21 @@ def _session(row: Row, request: dict[str, Any]) -> str | None:
     return str(found)[:200] if isinstance(found, (str, int)) else None
 
 
-def _provider(request: dict[str, Any], answer: dict[str, Any]) -> str | None:
+def _addressed(row: Row, asked: object) -> tuple[str | None, bool]:
+    """The model that the address of a request names, and whether it is Bedrock's."""
+    for place in (row, mapping(asked)):
+        found = _IN_ADDRESS.search(str(first(place, *_ADDRESS) or ""))
+        if found is not None:
+            return unquote(found[1]), found[2] is not None
+    return None, False
+
+
+def _provider(model: str, request: dict[str, Any], answer: dict[str, Any]) -> str | None:
     """Told by the shape of the answer, where there is one; other providers speak OpenAI's language too."""
     if answer.get("type") == "message" or "stop_reason" in answer or "anthropic_version" in request:
         return "anthropic"
-    model = str(request.get("model") or answer.get("model") or "")
+    if "contents" in request:
+        return "google_genai"
     return "openai" if model.startswith(("gpt-", "o1", "o3", "o4", "text-embedding-", "chatgpt-", "ft:")) else None
 
 
