@@ -51,9 +51,9 @@ WITHOUT_CALLS = {
     "messages": "only messages of an assistant or a tool are",
     "otlp": "only spans of model, tool, retriever and embedding calls are",
 }
-PAGES = ("data", "runs")
-"""Where APIs put the rows of a page."""
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
+PAGES = ("data", "runs", "simulations")
+"""Where APIs, and τ²-bench, put the rows of a page."""
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".traj", ".gz", ".log", ".txt")
 _START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')
 _NESTED = re.compile(rb'"(?:child_runs|observations)"\s*:\s*\[\s*\{')
 
