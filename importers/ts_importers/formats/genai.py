@@ -69,7 +69,8 @@ def node_of(tree: Attributes) -> str | None:
 
 def tool_name(tree: Attributes, span_name: str) -> str:
     """The name of a tool; older spans have it in their own name only."""
-    found = named(at(tree, "gen_ai", "tool", "name"), at(tree, "tool", "name"), at(tree, "traceloop", "entity", "name"))
+    places = ("gen_ai", "tool", "name"), ("tool", "name"), ("traceloop", "entity", "name"), ("ai", "toolCall", "name")
+    found = named(*(at(tree, *place) for place in places))
     return found or span_name.removeprefix("execute_tool ").removesuffix(".tool")
 
 
