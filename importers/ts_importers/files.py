@@ -378,6 +378,19 @@ def _hint(documents: Documents) -> str | None:
             "is a table as text, in which nested values are lost; save it as JSON lines "
             '(pandas: to_json(path, orient="records", lines=True)) and import that'
         )
+    seen = (loads(document.raw) for document in islice(documents.read(), PROBE_DOCUMENTS))
+    return next((why for row in seen if isinstance(row, dict) and (why := _stranger(row)) is not None), None)
+
+
+def _stranger(row: Row) -> str | None:
+    """What a row is that is known, and cannot be read."""
+    if {"custom_id", "body"} <= row.keys():
+        return "is the input of a batch, before anything was answered: import its output"
+    if {"sessionId", "message"} <= row.keys() or ("payload" in row and row.get("type") == "session_meta"):
+        return (
+            "is a session of a coding agent (Claude Code, Codex), which tells of one answer in many lines and is not "
+            "read; what LangSmith, Langfuse or OpenTelemetry recorded of it is"
+        )
     return None
 
 

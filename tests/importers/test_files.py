@@ -510,6 +510,25 @@ def test_a_page_of_something_else_is_refused(tmp_path: Path) -> None:
             FileImporter(write(tmp_path / f"{number}.json", lines([{"data": rows}])))
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}},
+            "import its output",
+        ),
+        (
+            {"type": "user", "uuid": "u", "sessionId": "s", "message": {"role": "user", "content": "?"}},
+            "a coding agent",
+        ),
+        ({"timestamp": "2026-09-01", "type": "session_meta", "payload": {"id": "s"}}, "a coding agent"),
+    ],
+)
+def test_what_is_known_and_not_read_says_what_to_do(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnreadableSource, match=said):
+        FileImporter(write(tmp_path / "a.jsonl", lines([{"type": "summary"}, row])))
+
+
 def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
     def observation(number: int, kind: str, **more: Any) -> dict[str, Any]:
         at = f"2026-09-01T10:00:{number:02d}Z"
