@@ -216,6 +216,35 @@ def test_anthropic_counts_what_was_thought(tmp_path: Path, streamed: bool) -> No
     assert call.usage == Usage(21_023, 489, 20_443, 574, 77)
 
 
+@pytest.mark.parametrize(
+    ("url", "provider"),
+    [
+        ("https://api.groq.com/openai/v1/chat/completions", "groq"),
+        ("https://openrouter.ai/api/v1/chat/completions", "openrouter"),
+        ("https://api.openai.com/v1/chat/completions", "openai"),
+        ("/v1/chat/completions", "openai"),
+    ],
+)
+def test_who_was_asked(tmp_path: Path, url: str, provider: str) -> None:
+    rows = [{"url": url, "request": ASKED, "response": COMPLETION},
+            {"request": {"url": url, "body": ASKED}, "response": {**COMPLETION, "id": "chatcmpl-2"}}]  # fmt: skip
+    assert [call.provider for call in calls(write(tmp_path / "a.jsonl", *rows))] == [provider, provider]
+
+
+def test_a_servers_own_idea_of_the_time_is_not_believed(tmp_path: Path) -> None:
+    source = FileImporter(
+        write(tmp_path / "a.jsonl", {"request": ASKED, "response": {**COMPLETION, "created": 444_647}})
+    )
+    [page] = source.pages()
+    assert page.runs[0].started_at > COMPLETION["created"]
+
+
+def test_a_log_may_call_its_time_ts(tmp_path: Path) -> None:
+    row = {"ts": "2026-09-01T10:00:00Z", "request_body": ASKED, "response_body": COMPLETION}
+    [call] = calls(write(tmp_path / "a.jsonl", row))
+    assert call.started_at == 1_788_256_800
+
+
 def test_groq_counts_a_streams_tokens_beside(tmp_path: Path) -> None:
     stream = [
         {"model": "llama-3.1-8b-instant", "choices": [{"index": 0, "delta": {"content": "Hello"}}]},

@@ -29,6 +29,19 @@ _ANSWERED = frozenset({"choices", "usage", "output", "data"})
 _ADDRESS = ("url", "path", "uri", "endpoint")
 _IN_ADDRESS = re.compile(r"/models?/([^/:?]+)(?::|/(converse|invoke))")
 """Gemini and Bedrock name the model there, and nowhere in the request."""
+_HOSTS = {
+    "api.groq.com": "groq",
+    "openrouter.ai": "openrouter",
+    "api.mistral.ai": "mistralai",
+    "api.deepseek.com": "deepseek",
+    "api.cerebras.ai": "cerebras",
+    "api.together.xyz": "together",
+    "api.fireworks.ai": "fireworks",
+    "api.x.ai": "xai",
+}
+"""Others who speak OpenAI's language, and have models of the same names at prices of their own."""
+_FIRST = 1_400_000_000
+"""Before any such API: servers of one's own fill in some number."""
 _INSTANT = 0.001
 _DAY = 86_400.0
 
@@ -82,13 +95,14 @@ class Exchanges:
         user = text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id"))
         session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else None)
         session = session if isinstance(session, str) and session else None
-        addressed, bedrock = _addressed(row, asked)
+        addressed, host = _addressed(row, asked)
         model = text(request.get("model")) or addressed or text(answer.get("model")) or setting.model
         metadata: dict[str, Any] = {
             "ls_model_name": model,
             "ls_provider": text(row.get("provider"))
             or setting.provider
-            or ("amazon_bedrock" if bedrock else _provider(model or "", request, answer)),
+            or host
+            or _provider(model or "", request, answer),
         }
         if session is not None:
             metadata["session_id"] = session
@@ -137,7 +151,8 @@ def _started(row: Row) -> float | None:
         if found is not None:
             return found
     body = _body(first(row, *_RESPONSE))
-    return next((at for n in ("created", "created_at", "createTime") if (at := timestamp(body.get(n)))), None)
+    told = (timestamp(body.get(n)) for n in ("created", "created_at", "createTime"))
+    return next((at for at in told if at is not None and at > _FIRST), None)
 
 
 def _ended(row: Row, started: float) -> float | None:
@@ -178,13 +193,16 @@ def _session(row: Row, request: dict[str, Any]) -> str | None:
     return str(found)[:200] if isinstance(found, (str, int)) else None
 
 
-def _addressed(row: Row, asked: object) -> tuple[str | None, bool]:
-    """The model that the address of a request names, and whether it is Bedrock's."""
+def _addressed(row: Row, asked: object) -> tuple[str | None, str | None]:
+    """The model and the provider that the address of a request names."""
     for place in (row, mapping(asked)):
-        found = _IN_ADDRESS.search(str(first(place, *_ADDRESS) or ""))
-        if found is not None:
-            return unquote(found[1]), found[2] is not None
-    return None, False
+        address = str(first(place, *_ADDRESS) or "")
+        host = next((name for h, name in _HOSTS.items() if f"//{h}/" in address), None)
+        if (found := _IN_ADDRESS.search(address)) is not None:
+            return unquote(found[1]), "amazon_bedrock" if found[2] is not None else host
+        if host is not None:
+            return None, host
+    return None, None
 
 
 def _provider(model: str, request: dict[str, Any], answer: dict[str, Any]) -> str | None:
