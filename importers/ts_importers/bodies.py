@@ -72,7 +72,21 @@ def answer_of(body: object) -> dict[str, Any]:
         return answer_of_gemini([found])
     if isinstance(mapping(found.get("output")).get("message"), dict):
         return answer_of_converse(found)
-    return _answer_of_items(found) if isinstance(found.get("output"), list) else found
+    return _answer_of_items(found) if isinstance(found.get("output"), list) else _counted(found)
+
+
+def _counted(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer with its tokens where others have them: Cohere bills some of them, Ollama has them beside it."""
+    billed = mapping(mapping(body.get("usage")).get("billed_units"))
+    if billed:
+        return {
+            **body,
+            "usage": {"input_tokens": billed.get("input_tokens"), "output_tokens": billed.get("output_tokens")},
+        }
+    if "eval_count" in body and "usage" not in body:
+        counts = {"prompt_tokens": body.get("prompt_eval_count"), "completion_tokens": body["eval_count"]}
+        return {**body, "usage": counts, "finish_reason": body.get("done_reason")}
+    return body
 
 
 # --- OpenAI's responses API ------------------------------------------------------------------------

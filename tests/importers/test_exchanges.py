@@ -245,6 +245,20 @@ def test_a_log_may_call_its_time_ts(tmp_path: Path) -> None:
     assert call.started_at == 1_788_256_800
 
 
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"usage": {"billed_units": {"input_tokens": 7, "output_tokens": 88}, "tokens": {"input_tokens": 69}}},
+        {"done": True, "done_reason": "stop", "prompt_eval_count": 7, "eval_count": 88},
+    ],
+    ids=["Cohere", "Ollama"],
+)
+def test_what_others_count(tmp_path: Path, counted: dict[str, Any]) -> None:
+    answer = {"message": {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]}, **counted}
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": {**ASKED, "model": "command-r"}, "response": answer}))
+    assert (call.usage, call.answer_chars) == (Usage(7, 88), 6)
+
+
 def test_groq_counts_a_streams_tokens_beside(tmp_path: Path) -> None:
     stream = [
         {"model": "llama-3.1-8b-instant", "choices": [{"index": 0, "delta": {"content": "Hello"}}]},
