@@ -1,10 +1,15 @@
-"""Bodies of requests and answers as they went over the wire: OpenAI (chat, responses), Anthropic; streamed or whole."""
+"""Bodies of requests and answers as they went over the wire: OpenAI (chat, responses), Anthropic, Gemini, Bedrock's
+Converse; streamed or whole.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from ts_importers.converse import answer_of_converse, calls_tools, messages_of_blocks, params_of_converse
+from ts_importers.gemini import answer_of_gemini, is_gemini, messages_of_contents, params_of_gemini
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +34,8 @@ def text(value: object) -> str | None:
 
 def messages_of(request: Mapping[str, Any]) -> Any:
     """The messages of a request, a system prompt that stands apart first."""
+    if "contents" in request:
+        return messages_of_contents(request)
     messages = request.get("messages", request.get("input", request.get("prompt")))
     if isinstance(messages, list):
         messages = _messages_of_items(messages)
@@ -41,7 +48,11 @@ def messages_of(request: Mapping[str, Any]) -> Any:
 
 def params_of(request: Mapping[str, Any]) -> dict[str, Any]:
     """What a request says besides its messages: model, tools, temperature, `max_tokens`."""
+    if "contents" in request:
+        return params_of_gemini(request)
     params = {k: v for k, v in request.items() if k not in _CONTENT}
+    if "toolConfig" in params or "inferenceConfig" in params:
+        params |= params_of_converse(request)
     if "max_tokens" not in params and "max_output_tokens" in params:
         params["max_tokens"] = params["max_output_tokens"]
     return params
@@ -57,26 +68,25 @@ def answer_of(body: object) -> dict[str, Any]:
         pieces = _events(pieces)
     if isinstance(pieces, list):
         return assembled([p for p in pieces if isinstance(p, dict)])
-    return _answer_of_items(found) if isinstance(found.get("output"), list) else found
+    if is_gemini(found):
+        return answer_of_gemini([found])
+    if isinstance(mapping(found.get("output")).get("message"), dict):
+        return answer_of_converse(found)
+    return _answer_of_items(found) if isinstance(found.get("output"), list) else _counted(found)
 
 
-def usage_of(answer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Token counts of an answer of the responses API in LangChain's shape; None where the counts can be read as is."""
-    usage = answer.get("usage")
-    if not isinstance(usage, dict) or not ({"input_tokens_details", "output_tokens_details"} & usage.keys()):
-        return None
-    sent, got = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
-    return {
-        "input_tokens": usage.get("input_tokens"),
-        "output_tokens": usage.get("output_tokens"),
-        "total_tokens": usage.get("total_tokens"),
-        "input_token_details": {
-            "cache_read": sent.get("cached_tokens"),
-            "cache_creation": sent.get("cache_write_tokens"),
-            "audio": sent.get("audio_tokens"),
-        },
-        "output_token_details": {"reasoning": got.get("reasoning_tokens"), "audio": got.get("audio_tokens")},
-    }
+def _counted(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer with its tokens where others have them: Cohere bills some of them, Ollama has them beside it."""
+    billed = mapping(mapping(body.get("usage")).get("billed_units"))
+    if billed:
+        return {
+            **body,
+            "usage": {"input_tokens": billed.get("input_tokens"), "output_tokens": billed.get("output_tokens")},
+        }
+    if "eval_count" in body and "usage" not in body:
+        counts = {"prompt_tokens": body.get("prompt_eval_count"), "completion_tokens": body["eval_count"]}
+        return {**body, "usage": counts, "finish_reason": body.get("done_reason")}
+    return body
 
 
 # --- OpenAI's responses API ------------------------------------------------------------------------
@@ -96,6 +106,8 @@ def _messages_of_items(items: list[Any]) -> list[Any]:
                 messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         elif kind == "function_call_output":
             messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")})
+        elif isinstance(item, dict) and calls_tools(blocks := item.get("content")):
+            messages += messages_of_blocks(item.get("role"), blocks)
         elif kind != "reasoning":
             messages.append(item)
     return messages
@@ -141,6 +153,8 @@ def _events(stream: str) -> list[dict[str, Any]]:
 
 def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """One answer from OpenAI's chunks or events or from Anthropic's events, in the shape of a chat completion."""
+    if any(map(is_gemini, pieces)):
+        return answer_of_gemini(pieces)
     texts: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
     reason = model = tier = None
@@ -152,7 +166,8 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
         started = mapping(piece.get("message"))
         model = text(piece.get("model")) or text(started.get("model")) or model
         tier = text(piece.get("service_tier")) or tier
-        usage |= {k: v for k, v in (mapping(started.get("usage")) | mapping(piece.get("usage"))).items() if v}
+        counted = mapping(started.get("usage")) | mapping(mapping(piece.get("x_groq")).get("usage"))
+        usage |= {k: v for k, v in (counted | mapping(piece.get("usage"))).items() if v}
         choices = piece.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         delta = mapping(choice.get("delta"))

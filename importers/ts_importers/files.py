@@ -38,9 +38,9 @@ PROBE_DOCUMENTS = 50
 PROBE_SPANS = 1_000
 MAX_PREFIXES = 20
 MAX_SCOPE = 400
-CONTINUED = ("exchanges", "helicone", "litellm")
+CONTINUED = ("bedrock", "exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
-TIMELESS = ("exchanges", "litellm")
+TIMELESS = ("bedrock", "exchanges", "litellm")
 """Formats of which a row is read though it does not say when it was."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
@@ -51,9 +51,9 @@ WITHOUT_CALLS = {
     "messages": "only messages of an assistant or a tool are",
     "otlp": "only spans of model, tool, retriever and embedding calls are",
 }
-PAGES = ("data", "runs")
-"""Where APIs put the rows of a page."""
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".gz", ".log", ".txt")
+PAGES = ("data", "runs", "simulations")
+"""Where APIs, and τ²-bench, put the rows of a page."""
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".traj", ".gz", ".log", ".txt")
 _START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')
 _NESTED = re.compile(rb'"(?:child_runs|observations)"\s*:\s*\[\s*\{')
 
@@ -377,6 +377,19 @@ def _hint(documents: Documents) -> str | None:
         return (
             "is a table as text, in which nested values are lost; save it as JSON lines "
             '(pandas: to_json(path, orient="records", lines=True)) and import that'
+        )
+    seen = (loads(document.raw) for document in islice(documents.read(), PROBE_DOCUMENTS))
+    return next((why for row in seen if isinstance(row, dict) and (why := _stranger(row)) is not None), None)
+
+
+def _stranger(row: Row) -> str | None:
+    """What a row is that is known, and cannot be read."""
+    if {"custom_id", "body"} <= row.keys():
+        return "is the input of a batch, before anything was answered: import its output"
+    if {"sessionId", "message"} <= row.keys() or ("payload" in row and row.get("type") == "session_meta"):
+        return (
+            "is a session of a coding agent (Claude Code, Codex), which tells of one answer in many lines and is not "
+            "read; what LangSmith, Langfuse or OpenTelemetry recorded of it is"
         )
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
 from ts_importers.values import MAX_USD, number, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
 from ts_langchain.capture.answers import read_usage
@@ -71,7 +71,7 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
         error=f"HTTP {status}" if failed else None,
         metadata=metadata,
         invocation_params=params_of(request),
-        usage=usage_of(response) or (None if read_usage(response.get("usage")) else _usage(row, provider)),
+        usage=None if read_usage(response.get("usage")) else _usage(row, provider),
         cost=_cost(row),
         cached=bool(text(row.get("cache_reference_id"))) and row["cache_reference_id"] != _NO_REFERENCE,
     )

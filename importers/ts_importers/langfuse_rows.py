@@ -22,14 +22,32 @@ _CACHE_READ = (
     "input_cache_read", "input_cached_tokens", "cache_read_input_tokens", "input_cached",
     "input_flex_cache_read", "input_priority_cache_read",
 )  # fmt: skip
-_CACHE_WRITE = ("input_cache_creation", "cache_creation_input_tokens", "input_cache_write")
+_CACHE_WRITE = (
+    "input_cache_creation", "cache_creation_input_tokens", "input_cache_write", "input_cache_creation_5m",
+    "input_cache_creation_1h",
+)  # fmt: skip
 _MINUTES = (
     "cache_creation_ephemeral_5m_input_tokens", "input_ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens",
 )  # fmt: skip
-_HOUR = ("cache_creation_ephemeral_1h_input_tokens", "input_ephemeral_1h_input_tokens", "ephemeral_1h_input_tokens")
+_HOUR = (
+    "input_cache_creation_1h",
+    "cache_creation_ephemeral_1h_input_tokens",
+    "input_ephemeral_1h_input_tokens",
+    "ephemeral_1h_input_tokens",
+)
 _REASONING = (
     "output_reasoning", "output_reasoning_tokens", "output_flex_reasoning", "output_priority_reasoning",
 )  # fmt: skip
+# until the autumn of 2025 what spans count apart kept its name, and was left within the whole
+_READ_WITHIN = (
+    "prompt_details.cache_read", "cache_read.input_tokens", "cache_read_tokens", "details.cache_read_tokens",
+    "details.cache_read_input_tokens",
+)  # fmt: skip
+_WRITTEN_WITHIN = (
+    "prompt_details.cache_write", "cache_creation.input_tokens", "cache_write_tokens", "details.cache_write_tokens",
+    "details.cache_creation_input_tokens",
+)  # fmt: skip
+_REASONING_WITHIN = ("completion_details.reasoning", "reasoning.output_tokens", "reasoning_tokens")
 _ITEMS = ("message", "function_call", "reasoning")
 _INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
 
@@ -189,13 +207,18 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
     if total != sent + got:  # else the parts are within the whole already
         sent, got = sent + parts_in, got + parts_out
     hour = max(_count(details.get(k)) for k in _HOUR)
-    written = sum(_count(details.get(k)) for k in _CACHE_WRITE)
+    read = sum(_count(details.get(k)) for k in _CACHE_READ)
+    written = sum(_count(details.get(k)) for k in _CACHE_WRITE) or hour + max(_count(details.get(k)) for k in _MINUTES)
+    if not read and not written:
+        read, written = (max(_count(details.get(k)) for k in names) for names in (_READ_WITHIN, _WRITTEN_WITHIN))
+        if read + written > sent:
+            sent += read + written
     return usage_metadata(
         sent,
         got,
-        sum(_count(details.get(k)) for k in _CACHE_READ),
-        written or hour + max(_count(details.get(k)) for k in _MINUTES),
-        sum(_count(details.get(k)) for k in _REASONING),
+        read,
+        written,
+        sum(_count(details.get(k)) for k in _REASONING) or max(_count(details.get(k)) for k in _REASONING_WITHIN),
         _count(details.get("input_audio")) + _count(details.get("input_audio_tokens")),
         _count(details.get("output_audio")) + _count(details.get("output_audio_tokens")),
         hour,

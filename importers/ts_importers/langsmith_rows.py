@@ -64,7 +64,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
     tags = parsed(row.get("tags"))
     usage = cost = None
     if run_type in ("llm", "embedding"):
-        usage = _usage(row, metadata)
+        usage = _usage(row, metadata, outputs)
         cost = _cost(row)
         if "ls_model_name" not in metadata and not params:
             model = extra.get("model") or row.get("ls_model_name")
@@ -129,11 +129,14 @@ def _answered_id(outputs: dict[str, Any]) -> object:
     return output.get("tool_call_id") or _dict(output.get("kwargs")).get("tool_call_id")
 
 
-def _usage(row: Mapping[str, Any], metadata: dict[str, Any]) -> dict[str, Any] | None:
-    """The row's token counts in the shape of LangChain's usage metadata, None if it has none."""
-    own = metadata.get("usage_metadata")
-    if isinstance(own, dict) and own:
-        return own
+def _usage(row: Mapping[str, Any], metadata: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The row's token counts in the shape of LangChain's usage metadata, None if it has none.
+
+    LangSmith's wrappers of the clients put theirs into the outputs, where a server has not counted yet.
+    """
+    for own in (metadata.get("usage_metadata"), outputs.get("usage_metadata")):
+        if isinstance(own, dict) and own:
+            return own
     sent, got = number(row.get("prompt_tokens"), MAX_TOKENS), number(row.get("completion_tokens"), MAX_TOKENS)
     if not sent and not got:
         return None

@@ -502,6 +502,15 @@ def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
          Usage(100, 9, 0, 30)),
         # a proxy that calls Anthropic's count OpenAI's
         ({"prompt_tokens": 10, "completion_tokens": 9, "cache_read_input_tokens": 90}, Usage(100, 9, 90)),
+        # OpenAI's responses API
+        ({"input_tokens": 100, "input_tokens_details": {"cached_tokens": 60}, "output_tokens": 9,
+          "output_tokens_details": {"reasoning_tokens": 5}, "total_tokens": 109}, Usage(100, 9, 60, 0, 5)),
+        # Anthropic, where it counts what was thought
+        ({"input_tokens": 10, "output_tokens": 9, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30,
+          "output_tokens_details": {"thinking_tokens": 7}}, Usage(100, 9, 60, 30, 7)),
+        # Bedrock's Converse
+        ({"inputTokens": 10, "outputTokens": 9, "totalTokens": 109, "cacheReadInputTokens": 60,
+          "cacheWriteInputTokens": 30}, Usage(100, 9, 60, 30)),
     ],
 )  # fmt: skip
 def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:

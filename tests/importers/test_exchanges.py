@@ -143,7 +143,7 @@ def test_each_api_in_each_wrapping(tmp_path: Path, request_: Any, response: Any,
         "helicone": {"request_body": request_, "response_body": response},
     }[wrapped]
     source = FileImporter(write(tmp_path / "a.jsonl", {**about, **row}))
-    assert source.notices[0] == "detected: OpenAI or Anthropic requests and responses"
+    assert source.notices[0] == "detected: OpenAI, Anthropic, Gemini or Bedrock requests and responses"
     [call] = calls(tmp_path / "a.jsonl")
     assert (call.session_id, call.status) == ("s1", "ok")
     assert call.ended_at - call.started_at == 1.5
@@ -161,8 +161,7 @@ def test_what_the_responses_api_says(tmp_path: Path) -> None:
     assert [m["role"] for m in run.inputs["messages"]] == ["system", "user", "assistant", "tool"]  # type: ignore[attr-defined]
     assert run.metadata["session_id"] == "conv_1"
     assert run.started_at == 1_788_000_000
-    assert run.usage is not None
-    assert run.usage["output_token_details"]["reasoning"] == 5  # type: ignore[index]
+    assert calls(tmp_path / "a.jsonl")[0].usage == Usage(100, 20, 60, reasoning_tokens=5)
     cut = {**RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     [call] = calls(write(tmp_path / "b.jsonl", {"request": RESPONSES_REQUEST, "response": cut}))
     assert call.finish_reason == "length"
@@ -196,6 +195,78 @@ def test_streams(tmp_path: Path) -> None:
     assert third.usage.input_tokens == 100
     assert [c.provider for c in (first, second, third, fourth)] == ["openai", "anthropic", "openai", "openai"]
     assert fourth.answer == first.answer
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_anthropic_counts_what_was_thought(tmp_path: Path, streamed: bool) -> None:
+    usage = {
+        "input_tokens": 6,
+        "cache_creation_input_tokens": 574,
+        "cache_read_input_tokens": 20_443,
+        "cache_creation": {"ephemeral_5m_input_tokens": 574, "ephemeral_1h_input_tokens": 0},
+        "output_tokens": 489,
+        "output_tokens_details": {"thinking_tokens": 77},
+    }
+    events = [
+        {"type": "message_start", "message": {"model": "claude-sonnet-5", "usage": {**usage, "output_tokens": 1}}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+    ]
+    answer = events if streamed else {**ANTHROPIC, "usage": usage}
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": ANTHROPIC_REQUEST, "response": answer}))
+    assert call.usage == Usage(21_023, 489, 20_443, 574, 77)
+
+
+@pytest.mark.parametrize(
+    ("url", "provider"),
+    [
+        ("https://api.groq.com/openai/v1/chat/completions", "groq"),
+        ("https://openrouter.ai/api/v1/chat/completions", "openrouter"),
+        ("https://api.openai.com/v1/chat/completions", "openai"),
+        ("/v1/chat/completions", "openai"),
+    ],
+)
+def test_who_was_asked(tmp_path: Path, url: str, provider: str) -> None:
+    rows = [{"url": url, "request": ASKED, "response": COMPLETION},
+            {"request": {"url": url, "body": ASKED}, "response": {**COMPLETION, "id": "chatcmpl-2"}}]  # fmt: skip
+    assert [call.provider for call in calls(write(tmp_path / "a.jsonl", *rows))] == [provider, provider]
+
+
+def test_a_servers_own_idea_of_the_time_is_not_believed(tmp_path: Path) -> None:
+    source = FileImporter(
+        write(tmp_path / "a.jsonl", {"request": ASKED, "response": {**COMPLETION, "created": 444_647}})
+    )
+    [page] = source.pages()
+    assert page.runs[0].started_at > COMPLETION["created"]
+
+
+def test_a_log_may_call_its_time_ts(tmp_path: Path) -> None:
+    row = {"ts": "2026-09-01T10:00:00Z", "request_body": ASKED, "response_body": COMPLETION}
+    [call] = calls(write(tmp_path / "a.jsonl", row))
+    assert call.started_at == 1_788_256_800
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"usage": {"billed_units": {"input_tokens": 7, "output_tokens": 88}, "tokens": {"input_tokens": 69}}},
+        {"done": True, "done_reason": "stop", "prompt_eval_count": 7, "eval_count": 88},
+    ],
+    ids=["Cohere", "Ollama"],
+)
+def test_what_others_count(tmp_path: Path, counted: dict[str, Any]) -> None:
+    answer = {"message": {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]}, **counted}
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": {**ASKED, "model": "command-r"}, "response": answer}))
+    assert (call.usage, call.answer_chars) == (Usage(7, 88), 6)
+
+
+def test_groq_counts_a_streams_tokens_beside(tmp_path: Path) -> None:
+    stream = [
+        {"model": "llama-3.1-8b-instant", "choices": [{"index": 0, "delta": {"content": "Hello"}}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+         "x_groq": {"id": "r", "usage": {"prompt_tokens": 18, "completion_tokens": 73, "total_tokens": 91}}},
+    ]  # fmt: skip
+    [call] = calls(write(tmp_path / "a.jsonl", {"request": ASKED, "response": stream}))
+    assert call.usage == Usage(18, 73)
 
 
 @pytest.mark.parametrize("hit", [True, "True", False, None])

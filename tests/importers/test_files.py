@@ -510,6 +510,25 @@ def test_a_page_of_something_else_is_refused(tmp_path: Path) -> None:
             FileImporter(write(tmp_path / f"{number}.json", lines([{"data": rows}])))
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "m"}},
+            "import its output",
+        ),
+        (
+            {"type": "user", "uuid": "u", "sessionId": "s", "message": {"role": "user", "content": "?"}},
+            "a coding agent",
+        ),
+        ({"timestamp": "2026-09-01", "type": "session_meta", "payload": {"id": "s"}}, "a coding agent"),
+    ],
+)
+def test_what_is_known_and_not_read_says_what_to_do(tmp_path: Path, row: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnreadableSource, match=said):
+        FileImporter(write(tmp_path / "a.jsonl", lines([{"type": "summary"}, row])))
+
+
 def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
     def observation(number: int, kind: str, **more: Any) -> dict[str, Any]:
         at = f"2026-09-01T10:00:{number:02d}Z"
@@ -529,7 +548,9 @@ def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
     [page] = flat.pages()
     assert [(r.id, r.run_type, r.thread_id) for r in page.runs] == [("o1", "llm", None), ("o2", "tool", None)]
     assert page.ignored == 2
-    for name, data in (("b.jsonl", lines([trace])), ("c.json", json.dumps({"data": [trace]}).encode())):
+    apart = {"trace": {k: v for k, v in trace.items() if k != "observations"}, "observations": rows}
+    wrapped = lines([trace]), json.dumps({"data": [trace]}).encode(), json.dumps(apart, indent=2).encode()
+    for name, data in zip(("b.jsonl", "c.json", "d.json"), wrapped, strict=True):
         [page] = FileImporter(write(tmp_path / name, data)).pages()
         assert [(r.id, r.trace_id, r.thread_id, r.metadata["user_id"]) for r in page.runs] == [
             ("o1", "t", "s", "ada"),
@@ -537,6 +558,33 @@ def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
         ]
         assert page.runs[0].usage is not None
         assert page.runs[0].usage["input_tokens"] == 100
+
+
+def test_a_call_that_two_of_langfuses_observations_tell_is_billed_once(tmp_path: Path) -> None:
+    """A framework's generation around that of the client library, which counts what was sent."""
+
+    def told(run_id: str, parent: str | None, tokens: int, kind: str = "GENERATION") -> dict[str, Any]:
+        at = {"startTime": "2026-09-01T10:00:00Z", "endTime": "2026-09-01T10:00:01Z"}
+        used = {"usageDetails": {"input": tokens, "output": 10, "total": tokens + 10}} if tokens else {}
+        return {
+            **at,
+            "id": run_id,
+            "traceId": "t",
+            "type": kind,
+            "parentObservationId": parent,
+            "model": "gpt-4o",
+            **used,
+        }
+
+    rows = [
+        told("agent", None, 0, "AGENT"),
+        told("outer", "agent", 300),
+        told("inner", "outer", 100),
+        told("alone", "agent", 50),
+    ]
+    [page] = FileImporter(write(tmp_path / "a.json", lines([{"id": "t", "observations": rows}]))).pages()
+    assert sorted(r.id for r in page.runs) == ["alone", "inner"]
+    assert page.ignored == 2
 
 
 @pytest.mark.parametrize("data", [lines(ROWS), json.dumps(ROWS).encode(), json.dumps(ROWS[0], indent=2).encode()])

@@ -225,6 +225,46 @@ ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_t
         ({"usageDetails": CACHED}, (100, 10, 40, 0, 5)),
         ({"usageDetails": {"input": 100, "input_cached_tokens": 40, "output": 10, "total": 110}}, (100, 10, 40, 0, 0)),
         ({"usageDetails": ANTHROPIC}, (100, 7, 80, 10, 0)),
+        # what spans counted apart kept its name, within the whole
+        (
+            {
+                "usageDetails": {
+                    "input": 100,
+                    "prompt_details.cache_read": 40,
+                    "prompt_details.audio": 0,
+                    "output": 10,
+                    "completion_details.reasoning": 5,
+                    "total": 110,
+                }
+            },
+            (100, 10, 40, 0, 5),
+        ),
+        (
+            {
+                "usageDetails": {
+                    "input": 10,
+                    "cache_read.input_tokens": 80,
+                    "cache_creation.input_tokens": 10,
+                    "output": 7,
+                }
+            },
+            (100, 7, 80, 10, 0),
+        ),
+        # Vercel's SDK: what is written, by how long it is kept
+        (
+            {
+                "usageDetails": {
+                    "input": 10,
+                    "input_cached_tokens": 50,
+                    "input_cache_creation": 0,
+                    "input_cache_creation_5m": 30,
+                    "input_cache_creation_1h": 10,
+                    "output": 7,
+                    "total": 107,
+                }
+            },
+            (100, 7, 50, 40, 0),
+        ),
         ({"usage": {"input": 9, "output": 3, "unit": "TOKENS"}}, (9, 3, 0, 0, 0)),
         ({"usage": {"input": 9, "output": 3, "unit": "CHARACTERS"}}, None),
         ({"usageDetails": {k: str(v) for k, v in CACHED.items()}}, (100, 10, 40, 0, 5)),

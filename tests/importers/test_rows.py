@@ -353,8 +353,9 @@ ITEMS = [
         ),
     ],
 )  # fmt: skip
-def test_a_client_that_langsmith_has_wrapped(inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-    """`wrap_openai` records the request and the response as they were, and usage in the metadata."""
+@pytest.mark.parametrize("place", ["metadata", "outputs"])
+def test_a_client_that_langsmith_has_wrapped(inputs: dict[str, Any], outputs: dict[str, Any], place: str) -> None:
+    """`wrap_openai` records the request and the response as they were, and usage in the metadata or the outputs."""
     used = {
         "input_tokens": 2000,
         "output_tokens": 120,
@@ -362,7 +363,11 @@ def test_a_client_that_langsmith_has_wrapped(inputs: dict[str, Any], outputs: di
         "input_token_details": {"flex_cache_read": 1024, "flex": 976},
         "output_token_details": {"flex_reasoning": 64, "flex": 56},
     }
-    metadata = {"thread_id": "t", "ls_provider": "openai", "ls_model_name": "gpt-5", "usage_metadata": used}
+    metadata: dict[str, Any] = {"thread_id": "t", "ls_provider": "openai", "ls_model_name": "gpt-5"}
+    if place == "metadata":
+        metadata["usage_metadata"] = used
+    else:
+        outputs = {**outputs, "usage_metadata": used}
     row = {k: v for k, v in GOOD.items() if not k.endswith(("_tokens", "_cost", "_details"))}
     run = run_from_row({**row, "inputs": inputs, "outputs": outputs, "extra": {"metadata": metadata}})
     assert isinstance(run, Run)

@@ -220,16 +220,17 @@ def _count(*values: object) -> int:
 
 
 def read_usage(reported: object) -> Usage | None:
-    """Reads token usage: LangChain's `usage_metadata`, OpenAI's or Anthropic's raw usage.
+    """Reads token usage: LangChain's `usage_metadata`, or the raw one of OpenAI, Anthropic or Bedrock's Converse.
 
-    Anthropic's raw `input_tokens` leaves the cached tokens out; they are added. LiteLLM puts Anthropic's fields beside
-    OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
+    Anthropic's and Bedrock's raw input leaves the cached tokens out; they are added. LiteLLM puts Anthropic's fields
+    beside OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
     """
     if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
         return None
     get = cast("Mapping[str, object]", reported).get
     details, out = get("input_token_details"), get("output_token_details")
-    if details is None and out is None and "total_tokens" in reported and "input_tokens" in reported:
+    counted = "total_tokens" in reported and "input_tokens" in reported and "input_tokens_details" not in reported
+    if counted and details is None and out is None:
         # LangChain's without details: the way of many calls, and the shortest
         usage = Usage(_count(get("input_tokens")), _count(get("output_tokens")))
         return usage if usage.input_tokens or usage.output_tokens else None
@@ -248,8 +249,10 @@ def read_usage(reported: object) -> Usage | None:
             cache_write_1h_tokens=hour,
         )
     else:
-        ins, outs = mapping(get("prompt_tokens_details")), mapping(get("completion_tokens_details"))
-        read, written = _count(get("cache_read_input_tokens")), _count(get("cache_creation_input_tokens"))
+        ins = mapping(get("prompt_tokens_details") or get("input_tokens_details"))
+        outs = mapping(get("completion_tokens_details") or get("output_tokens_details"))
+        read = _count(get("cache_read_input_tokens"), get("cacheReadInputTokens"))
+        written = _count(get("cache_creation_input_tokens"), get("cacheWriteInputTokens"))
         lives = get("cache_creation") or ins.get("cache_creation_token_details")
         hour = _count(mapping(lives).get("ephemeral_1h_input_tokens")) if lives else 0
         input_tokens = _count(get("prompt_tokens"))
@@ -260,7 +263,7 @@ def read_usage(reported: object) -> Usage | None:
             _count(get("output_tokens"), get("completion_tokens"), get("outputTokens")),
             read or _count(ins.get("cached_tokens")),
             written or _count(ins.get("cache_write_tokens"), ins.get("cache_creation_tokens")),
-            _count(outs.get("reasoning_tokens")),
+            _count(outs.get("reasoning_tokens"), outs.get("thinking_tokens")),
             _count(ins.get("audio_tokens")),
             _count(outs.get("audio_tokens")),
             cache_write_1h_tokens=hour,

@@ -230,7 +230,7 @@ def read_tool_calls(calls: object) -> tuple[Asked, ...]:
         if function is not None and isinstance(function, Mapping):
             read.append(_asked(call.get("id"), function.get("name"), function.get("arguments")))
         else:
-            read.append(_asked(call.get("id"), call.get("name"), call.get("args")))
+            read.append(_asked(call.get("id"), call.get("name"), call.get("args", call.get("arguments"))))
     return tuple(read)
 
 

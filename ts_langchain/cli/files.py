@@ -30,8 +30,8 @@ def import_file(
         str | None,
         typer.Option(
             "--format",
-            help="langsmith, otlp, openinference, otel, mlflow, litellm, langfuse, helicone, exchanges or messages. "
-            "Default: detected, file by file.",
+            help="langsmith, otlp, openinference, otel, mlflow, litellm, bedrock, langfuse, helicone, exchanges or "
+            "messages. Default: detected, file by file.",
             show_default=False,
         ),
     ] = None,

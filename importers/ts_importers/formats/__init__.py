@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ts_importers.formats.bedrock import BedrockLogs
 from ts_importers.formats.exchanges import Exchanges
 from ts_importers.formats.flat_spans import FlatSpans, OpenInferenceSpans
 from ts_importers.formats.helicone import HeliconeRequests
@@ -24,6 +25,7 @@ _ALL: tuple[Format, ...] = (
     FlatSpans(),
     MlflowTraces(),
     LiteLlmLogs(),
+    BedrockLogs(),
     LangfuseObservations(),
     HeliconeRequests(),
     Exchanges(),

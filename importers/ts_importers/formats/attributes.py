@@ -39,6 +39,13 @@ CONTENT = (
     "langfuse.observation.output",
     "tool_arguments",
     "tool_response",
+    "ai.prompt",
+    "ai.response.text",
+    "ai.response.object",
+    "ai.response.toolCalls",
+    "ai.toolCall.args",
+    "ai.toolCall.result",
+    "ai.embedding",
 )
 ANSWERS = (
     "gen_ai.output",
@@ -47,6 +54,9 @@ ANSWERS = (
     "output.",
     "traceloop.entity.output",
     "langfuse.observation.output",
+    "ai.response.text",
+    "ai.response.object",
+    "ai.response.toolCalls",
 )
 
 

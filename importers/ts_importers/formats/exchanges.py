@@ -1,11 +1,15 @@
-"""Logs of requests and their answers: OpenAI's chat completions and responses, Anthropic's messages, batch output."""
+"""Logs of requests and their answers: OpenAI's chat completions and responses, Anthropic's messages, Gemini's and
+Bedrock's, batch output.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import unquote
 
 from ts_importers.base import Skipped
-from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text, usage_of
+from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.redacted import without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
@@ -15,13 +19,29 @@ from ts_langchain.replay import Run
 
 _REQUEST = ("request", "request_body", "req")
 _RESPONSE = ("response", "response_body", "res", "resp")
-_START = ("timestamp", "start_time", "started_at", "created_at", "request_created_at", "time", "created")
+_START = ("timestamp", "start_time", "started_at", "created_at", "request_created_at", "time", "created", "ts")
 _END = ("end_time", "ended_at", "response_created_at", "completed_at")
 _SESSION = ("session_id", "thread_id", "conversation_id")
 _SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
 _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
-_ASKED = frozenset({"model", "messages", "input", "prompt"})
+_ASKED = frozenset({"model", "messages", "input", "prompt", "contents"})
 _ANSWERED = frozenset({"choices", "usage", "output", "data"})
+_ADDRESS = ("url", "path", "uri", "endpoint")
+_IN_ADDRESS = re.compile(r"/models?/([^/:?]+)(?::|/(converse|invoke))")
+"""Gemini and Bedrock name the model there, and nowhere in the request."""
+_HOSTS = {
+    "api.groq.com": "groq",
+    "openrouter.ai": "openrouter",
+    "api.mistral.ai": "mistralai",
+    "api.deepseek.com": "deepseek",
+    "api.cerebras.ai": "cerebras",
+    "api.together.xyz": "together",
+    "api.fireworks.ai": "fireworks",
+    "api.x.ai": "xai",
+}
+"""Others who speak OpenAI's language, and have models of the same names at prices of their own."""
+_FIRST = 1_400_000_000
+"""Before any such API: servers of one's own fill in some number."""
 _INSTANT = 0.001
 _DAY = 86_400.0
 
@@ -30,7 +50,7 @@ class Exchanges:
     """A request and its answer a row: a model call, or an embedding."""
 
     name = "exchanges"
-    title = "OpenAI or Anthropic requests and responses"
+    title = "OpenAI, Anthropic, Gemini or Bedrock requests and responses"
     expects = "request, response"
     spans = False
 
@@ -75,9 +95,14 @@ class Exchanges:
         user = text(request.get("user")) or text(mapping(request.get("metadata")).get("user_id"))
         session = _session(row, request) or (row.get("custom_id") if "custom_id" in row else None)
         session = session if isinstance(session, str) and session else None
+        addressed, host = _addressed(row, asked)
+        model = text(request.get("model")) or addressed or text(answer.get("model")) or setting.model
         metadata: dict[str, Any] = {
-            "ls_model_name": text(request.get("model")) or text(answer.get("model")) or setting.model,
-            "ls_provider": text(row.get("provider")) or setting.provider or _provider(request, answer),
+            "ls_model_name": model,
+            "ls_provider": text(row.get("provider"))
+            or setting.provider
+            or host
+            or _provider(model or "", request, answer),
         }
         if session is not None:
             metadata["session_id"] = session
@@ -99,7 +124,7 @@ class Exchanges:
                 error=failed,
                 metadata=metadata,
                 invocation_params=params_of(request),
-                usage=usage_of(answer) or (answer.get("usage") if embeds else None),
+                usage=answer.get("usage") if embeds else None,
                 cost=_cost(row),
                 cached=str(row.get("cache_hit")).lower() == "true",
             )
@@ -126,7 +151,8 @@ def _started(row: Row) -> float | None:
         if found is not None:
             return found
     body = _body(first(row, *_RESPONSE))
-    return timestamp(body.get("created")) or timestamp(body.get("created_at"))
+    told = (timestamp(body.get(n)) for n in ("created", "created_at", "createTime"))
+    return next((at for at in told if at is not None and at > _FIRST), None)
 
 
 def _ended(row: Row, started: float) -> float | None:
@@ -167,11 +193,24 @@ def _session(row: Row, request: dict[str, Any]) -> str | None:
     return str(found)[:200] if isinstance(found, (str, int)) else None
 
 
-def _provider(request: dict[str, Any], answer: dict[str, Any]) -> str | None:
+def _addressed(row: Row, asked: object) -> tuple[str | None, str | None]:
+    """The model and the provider that the address of a request names."""
+    for place in (row, mapping(asked)):
+        address = str(first(place, *_ADDRESS) or "")
+        host = next((name for h, name in _HOSTS.items() if f"//{h}/" in address), None)
+        if (found := _IN_ADDRESS.search(address)) is not None:
+            return unquote(found[1]), "amazon_bedrock" if found[2] is not None else host
+        if host is not None:
+            return None, host
+    return None, None
+
+
+def _provider(model: str, request: dict[str, Any], answer: dict[str, Any]) -> str | None:
     """Told by the shape of the answer, where there is one; other providers speak OpenAI's language too."""
     if answer.get("type") == "message" or "stop_reason" in answer or "anthropic_version" in request:
         return "anthropic"
-    model = str(request.get("model") or answer.get("model") or "")
+    if "contents" in request:
+        return "google_genai"
     return "openai" if model.startswith(("gpt-", "o1", "o3", "o4", "text-embedding-", "chatgpt-", "ft:")) else None
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ts_importers.bodies import mapping
 from ts_importers.formats.attributes import Attributes, nested
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.formats.otlp import hexadecimal
 from ts_importers.formats.span import Span, key_of, run_from_span
-from ts_importers.values import parsed, timestamp
+from ts_importers.values import LATEST, number, parsed, timestamp
 
 if TYPE_CHECKING:
     from ts_importers.base import Skipped
     from ts_langchain.replay import Run
 
+_FAILED = 2
+_PAIR = 2
 # of OpenInference; OpenTelemetry has a `kind` of its own
 _KINDS = ("LLM", "CHAIN", "AGENT", "TOOL", "RETRIEVER", "RERANKER", "EMBEDDING", "GUARDRAIL", "EVALUATOR", "PROMPT")
 
@@ -55,11 +58,41 @@ class OpenInferenceSpans(FlatSpans):
 def _is_span(document: Row) -> bool:
     context = document.get("context")
     named = "context.span_id" in document or (isinstance(context, dict) and "span_id" in context)
-    return named and "start_time" in document
+    return (named and "start_time" in document) or _is_of_javascript(document)
+
+
+def _is_of_javascript(document: Row) -> bool:
+    """True for a span as OpenTelemetry's JavaScript SDK holds it, times in seconds and nanoseconds."""
+    context = document.get("spanContext")
+    return isinstance(context, dict) and "spanId" in context and isinstance(document.get("startTime"), list)
+
+
+def _of_python(row: Row) -> Row:
+    """The same under the names of Python's SDK."""
+    context, around = mapping(row.get("spanContext")), mapping(row.get("parentSpanContext"))
+    status = mapping(row.get("status"))
+    return {
+        **row,
+        "context": {"trace_id": context.get("traceId"), "span_id": context.get("spanId")},
+        "parent_id": first(row, "parentSpanId") or around.get("spanId"),
+        "start_time": _seconds(row.get("startTime")),
+        "end_time": _seconds(row.get("endTime")),
+        "status": {"code": "ERROR" if status.get("code") == _FAILED else "OK", "message": status.get("message")},
+        "scope": first(row, "instrumentationScope", "instrumentationLibrary"),
+    }
+
+
+def _seconds(value: object) -> float | None:
+    pair = [number(v, LATEST) for v in value] if isinstance(value, list) else []
+    if len(pair) != _PAIR or pair[0] is None or pair[1] is None:
+        return None
+    return round(pair[0] + pair[1] / 1e9, 6)
 
 
 def span_of(row: Row) -> Span:
     """A span as one object; columns of a data frame (`context.span_id`, `attributes.llm.model_name`) too."""
+    if _is_of_javascript(row):
+        row = _of_python(row)
     context = row.get("context")
     if not isinstance(context, dict):
         context = {k: row.get(f"context.{k}") for k in ("trace_id", "span_id")}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from ts_importers.converse import as_text, asked_for, is_converse, joined, messages_of_blocks
 from ts_importers.formats.attributes import Attributes, at, named, objects
 from ts_importers.formats.call import SpanCall, count, provider_of, usage
 from ts_importers.told_twice import LONGEST_CALL
@@ -70,7 +69,8 @@ def node_of(tree: Attributes) -> str | None:
 
 def tool_name(tree: Attributes, span_name: str) -> str:
     """The name of a tool; older spans have it in their own name only."""
-    found = named(at(tree, "gen_ai", "tool", "name"), at(tree, "tool", "name"), at(tree, "traceloop", "entity", "name"))
+    places = ("gen_ai", "tool", "name"), ("tool", "name"), ("traceloop", "entity", "name"), ("ai", "toolCall", "name")
+    found = named(*(at(tree, *place) for place in places))
     return found or span_name.removeprefix("execute_tool ").removesuffix(".tool")
 
 
@@ -124,7 +124,7 @@ def call_of(kind: RunType, tree: Attributes, span_name: str, events: list[tuple[
         found = at(ai, "retrieval", "documents")
         call.outputs = {"documents": [_document(d) for d in objects(found)]} if found is not None else None
     elif kind == "embedding":
-        texts = [_content(at(m, "content")) for m in objects(at(ai, "prompt"))]
+        texts = [as_text(at(m, "content")) for m in objects(at(ai, "prompt"))]
         call.inputs = {"texts": texts or parsed(at(ai, "input", "texts")) or []}
         call.usage = usage_of(tree)
     else:
@@ -257,10 +257,10 @@ def _of_parts(item: dict[str, Any]) -> list[dict[str, Any]]:
         if kind == "text":
             blocks.append({"type": "text", "text": str(part.get("content") or "")})
         elif kind == "tool_call":
-            calls.append(_asked(part.get("id"), part.get("name"), part.get("arguments")))
+            calls.append(asked_for(part.get("id"), part.get("name"), part.get("arguments")))
         elif kind == "tool_call_response":
             answer = part.get("response", part.get("result"))
-            results.append({"role": "tool", "tool_call_id": part.get("id"), "content": _content(answer)})
+            results.append({"role": "tool", "tool_call_id": part.get("id"), "content": as_text(answer)})
         elif kind == "reasoning":
             blocks.append({"type": "reasoning", "reasoning": part.get("content")})
         elif part.get("modality") == "image":
@@ -279,50 +279,10 @@ def _of_parts(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [*results, message]
 
 
-def _asked(call_id: object, name: object, args: object) -> dict[str, Any]:
-    return {"id": call_id or "", "type": "function", "function": {"name": name, "arguments": args}}
-
-
-def _content(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return orjson.dumps(value).decode() if value is not None else ""
-    except TypeError:
-        return str(value)
-
-
 def _messages_of(role: object, item: dict[str, Any]) -> list[dict[str, Any]]:
     """The messages of one in OpenAI's shape, or in that of Bedrock's Converse, where blocks answer tool calls."""
     blocks = parsed(item.get("content"))
-    if not isinstance(blocks, list) or not _is_converse(blocks):
-        return [_numbered(role, item)]
-    asked, results = [], []
-    for block in blocks:
-        if isinstance(call := block.get("toolUse"), dict):
-            asked.append(_asked(call.get("toolUseId"), call.get("name"), call.get("input")))
-        elif isinstance(result := block.get("toolResult"), dict):
-            content = _joined(result.get("content"))
-            results.append({"role": "tool", "tool_call_id": result.get("toolUseId"), "content": content})
-    rest = [b for b in blocks if not {"toolUse", "toolResult"} & b.keys()]
-    if results and not rest and not asked:
-        return results
-    message: dict[str, Any] = {"role": role, "content": _joined(rest)}
-    return [*results, {**message, "tool_calls": asked} if asked else message]
-
-
-def _is_converse(blocks: list[Any]) -> bool:
-    """True for blocks that say what they are by their only key, and not by a type."""
-    return bool(blocks) and all(
-        isinstance(b, dict) and "type" not in b and {"text", "json", "toolUse", "toolResult"} & b.keys() for b in blocks
-    )
-
-
-def _joined(blocks: object) -> str:
-    texts = [at(b, "text") for b in blocks] if isinstance(blocks, list) else [None]
-    return (
-        "".join(t for t in texts if isinstance(t, str)) if all(isinstance(t, str) for t in texts) else _content(blocks)
-    )
+    return messages_of_blocks(role, blocks) if is_converse(blocks) else [_numbered(role, item)]
 
 
 def _numbered(role: object, item: dict[str, Any]) -> dict[str, Any]:
@@ -335,7 +295,7 @@ def _numbered(role: object, item: dict[str, Any]) -> dict[str, Any]:
     for call in objects(item.get("tool_calls")):
         function = call.get("function")
         source = function if isinstance(function, dict) else call
-        calls.append(_asked(call.get("id"), source.get("name"), source.get("arguments")))
+        calls.append(asked_for(call.get("id"), source.get("name"), source.get("arguments")))
     if calls:
         message["tool_calls"] = calls
     if answered := named(item.get("tool_call_id")):
@@ -402,8 +362,8 @@ def _tool(call: SpanCall, tree: Attributes, span_name: str, events: list[tuple[s
         given = next((parsed(given[k]) for k in ("inputs", "input_str") if given.get(k)), None)
     call.inputs = given if isinstance(given, dict) else {"input": given} if given is not None else {}
     made = next((parsed(m) for m in mades if m is not None), None)
-    if isinstance(made, list) and _is_converse(made):
-        made = _joined(made)
+    if is_converse(made):
+        made = joined(made)
     if isinstance(made, dict) and "output" in made and not made.keys() - {"output", "kwargs"}:
         made = parsed(made["output"])
     call.outputs = {"output": made} if made is not None else None

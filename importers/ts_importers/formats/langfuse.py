@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ts_importers.bodies import mapping
 from ts_importers.formats.base import Key, Row, Setting
 from ts_importers.langfuse_rows import run_from_observation
 from ts_importers.values import timestamp
@@ -32,8 +33,9 @@ class LangfuseObservations:
     def rows(self, document: Row) -> Iterable[Row]:
         if not (inside := _inside(document)):
             return (document,)
-        trace = {k: document.get(k) for k in _OF_TRACE}
-        return [{"traceId": document.get("id"), **row, "trace": trace} for row in inside]
+        about = mapping(document.get("trace")) or document  # what the web page downloads keeps the trace apart
+        trace = {k: about.get(k) for k in _OF_TRACE}
+        return [{"traceId": about.get("id"), **row, "trace": trace} for row in _told_once(inside)]
 
     def key(self, row: Row) -> Key:
         return Key(timestamp(row.get("startTime")))
@@ -43,6 +45,16 @@ class LangfuseObservations:
         trace = row.get("trace")
         run = run_from_observation(row, trace if isinstance(trace, dict) else None)
         return [run] if run is not None else []
+
+
+def _told_once(rows: list[Row]) -> list[Row]:
+    """Generations that hold others are no calls of their own: a framework's telling of what its client tells, too."""
+    holding = {row.get("parentObservationId") for row in rows if _is_generation(row)}
+    return [{**row, "type": "SPAN"} if _is_generation(row) and row.get("id") in holding else row for row in rows]
+
+
+def _is_generation(row: Row) -> bool:
+    return str(row.get("type")).upper() == "GENERATION"
 
 
 def _is_observation(row: Row) -> bool:

@@ -10,7 +10,8 @@ import orjson
 from ts_importers.base import Skipped
 from ts_importers.bodies import mapping, text
 from ts_importers.formats.base import Key, Row, Setting, first
-from ts_importers.values import timestamp
+from ts_importers.values import MAX_USD, number, timestamp
+from ts_langchain.call import SourceCost
 from ts_langchain.capture.messages import label, read_message, unwrap
 from ts_langchain.replay import Run
 
@@ -59,16 +60,18 @@ class Conversations:
         params: dict[str, object] = {"tools": tools} if isinstance(tools, list) and tools else {}
         row_id = f"{session}#{setting.place.removeprefix('line ')}"
         trace = row_id
+        messages = [_answering(m) for m in messages]
         runs: list[Run | Skipped] = []
         asked: dict[str, tuple[str, object]] = {}
-        for number, message in enumerate(messages):
+        for index, message in enumerate(messages):
             read, fields = read_message(message), unwrap(message)
-            at, run_id = clock + number, f"{row_id}/{number}"
+            at, run_id = clock + index, f"{row_id}/{index}"
             if read.role == "human":
                 trace = run_id
-            elif read.role == "ai":
+            elif read.role == "ai" and not fields.get("is_demo"):
                 asked |= {call.id: (call.name or "tool", call.args) for call in read.tool_calls}
-                metadata = about | _model(row, fields, setting)
+                answer, cost = _recorded(fields)
+                metadata = about | _model(row, {**fields, **answer}, setting)
                 runs.append(
                     Run(
                         run_id,
@@ -77,10 +80,11 @@ class Conversations:
                         at,
                         at + 0.5,
                         trace,
-                        inputs=_Prompt(messages, number),
-                        outputs={"message": message, "usage": fields.get("usage") or _NOTHING},
+                        inputs=_Prompt(messages, index),
+                        outputs={"message": message, "usage": fields.get("usage") or answer.get("usage") or _NOTHING},
                         metadata=metadata,
                         invocation_params=params,
+                        cost=cost,
                     )
                 )
             elif read.role == "tool" and str(fields.get("role")) != "user":  # Anthropic's are read out of the prompts
@@ -129,9 +133,32 @@ class _Prompt(Mapping[str, Any]):
 
 
 def _messages(row: Row) -> object:
-    """The messages; of a LangGraph thread's state those in its values."""
+    """The messages; of a LangGraph thread's state those in its values; of SWE-agent's and τ-bench's files theirs."""
     messages = row.get("messages")
-    return mapping(row.get("values")).get("messages") if messages is None else messages
+    if messages is None:
+        messages = mapping(row.get("values")).get("messages")
+    if messages is None:
+        messages = next((found for n in ("history", "traj") if _are_messages(found := row.get(n))), None)
+    return messages
+
+
+def _are_messages(found: object) -> bool:
+    return isinstance(found, list) and bool(found) and all(isinstance(m, dict) and "role" in m for m in found)
+
+
+def _answering(message: Row) -> Row:
+    """A message that says which call it answers: SWE-agent lists the one."""
+    answered = message.get("tool_call_ids")
+    if not isinstance(answered, list) or len(answered) != 1 or "tool_call_id" in message:
+        return message
+    return {**message, "tool_call_id": answered[0]}
+
+
+def _recorded(fields: Mapping[str, object]) -> tuple[dict[str, Any], SourceCost | None]:
+    """The provider's answer that mini-swe-agent keeps with a message, and what the message cost."""
+    extra = mapping(fields.get("extra"))
+    cost = number(fields.get("cost"), MAX_USD) or number(extra.get("cost"), MAX_USD)
+    return mapping(extra.get("response")), SourceCost(total_usd=cost) if cost else None
 
 
 def _session(row: Row) -> str | None:
@@ -146,7 +173,10 @@ def _model(row: Row, fields: Mapping[str, object], setting: Setting) -> dict[str
     """The model and provider that the row names, or LangChain has noted with the message."""
     told = mapping(fields.get("response_metadata"))
     return {
-        "ls_model_name": text(row.get("model")) or text(first(told, "model_name", "model")) or setting.model,
+        "ls_model_name": text(row.get("model"))
+        or text(first(told, "model_name", "model"))
+        or text(fields.get("model"))
+        or setting.model,
         "ls_provider": row.get("provider") or text(told.get("model_provider")) or setting.provider,
     }
 

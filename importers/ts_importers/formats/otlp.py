@@ -28,6 +28,7 @@ _OWN = {
     "openinference.span.kind": "OpenInference spans (OTLP)",
     "langsmith.span.kind": "LangSmith's spans (OTLP)",
     "langfuse.observation.type": "Langfuse's spans (OTLP)",
+    "ai.operationId": "spans of Vercel's AI SDK (OTLP)",
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from ts_importers.base import Skipped
-from ts_importers.formats import genai, langfuse_spans, langsmith_spans, openinference
+from ts_importers.formats import genai, langfuse_spans, langsmith_spans, openinference, vercel
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
 from ts_importers.formats.call import count
@@ -121,12 +121,19 @@ def _teller(span: Span, framework: bool) -> str:
 
 
 def _content(tree: Attributes) -> int:
-    said = ("gen_ai", "input", "messages"), ("gen_ai", "prompt"), ("llm", "input_messages"), ("input", "value")
+    said = (
+        ("gen_ai", "input", "messages"),
+        ("gen_ai", "prompt"),
+        ("llm", "input_messages"),
+        ("input", "value"),
+        ("ai", "prompt"),
+    )
     answered = (
         ("gen_ai", "output", "messages"),
         ("gen_ai", "completion"),
         ("llm", "output_messages"),
         ("output", "value"),
+        ("ai", "response", "text"),
     )
     return sum(any(at(tree, *place) is not None for place in places) for places in (said, answered))
 
@@ -204,12 +211,14 @@ def _spoken(tree: Attributes) -> _Spoken:
         return openinference
     if langsmith_spans.speaks(tree):
         return langsmith_spans
-    return langfuse_spans if langfuse_spans.speaks(tree) else genai
+    if langfuse_spans.speaks(tree):
+        return langfuse_spans
+    return vercel if vercel.speaks(tree) else genai
 
 
 def _session(tree: Attributes) -> str | None:
     found = openinference.session_of(tree) or langsmith_spans.session_of(tree) or genai.session_of(tree)
-    return found or langfuse_spans.session_of(tree)
+    return found or langfuse_spans.session_of(tree) or vercel.session_of(tree)
 
 
 def _node(tree: Attributes) -> str | None:
@@ -225,6 +234,8 @@ def _call(kind: RunType, span: Span) -> SpanCall:
         return langsmith_spans.call_of(kind, tree, span.name)
     if _spoken(tree) is langfuse_spans:
         return langfuse_spans.call_of(tree, span.name, span.status if span.failed else None)
+    if _spoken(tree) is vercel:
+        return vercel.call_of(kind, tree)
     return genai.call_of(kind, tree, span.name, _messages(span))
 
 
