@@ -61,7 +61,7 @@ def inside_run(root_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _labels.reset(token)
+        put_back(_labels, token)
 
 
 class SessionContext:
