@@ -119,6 +119,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._continued = flight.continued
         self.model_nodes = flight.model_nodes
 
+    def __getstate__(self) -> tuple[Sentinel, Mode, str | None, Callable[[], float]]:
+        return self.sentinel, self.mode, self.session_id, self.clock
+
+    def __setstate__(self, state: tuple[Sentinel, Mode, str | None, Callable[[], float]]) -> None:
+        """Copies watch for the same Sentinel, and know what it knows."""
+        sentinel, mode, session_id, clock = state
+        TokenSentinelHandler.__init__(self, sentinel, mode=mode, session_id=session_id, clock=clock)
+
     @property
     def ignore_custom_event(self) -> bool:
         return True
