@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 import pytest
+from agents import ASK, DONE, LOOP, agent
 from langchain_core.messages import HumanMessage
 
-from ts_langchain import TokenSentinelHandler
+from ts_langchain import Incident, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked
 
 
 class Unprintable:
@@ -72,3 +73,20 @@ def test_a_call_at_the_end_of_the_stack_goes_on() -> None:
             deep(depth)
     assert sum(handler.sentinel.health().faults.values()) > 0
     assert len(broke) <= 2  # where the hook itself cannot be entered
+
+
+@pytest.mark.parametrize("door", ["handler", "middleware"])
+def test_an_intervention_in_a_callback_is_not_about_the_call(door: str) -> None:
+    """A callback may have a model of its own write to somebody, which may be held back."""
+    sentinel = Sentinel(policy={"mode": "observe", "rules": {"tool_loop": {"steps": [{"at": 1, "do": "warn"}]}}})
+
+    def tell(incident: Incident) -> None:
+        raise WasteBlocked(incident)
+
+    sentinel.on_incident(tell)
+    middleware = [TokenSentinelMiddleware(sentinel)] if door == "middleware" else []
+    callbacks = [TokenSentinelHandler(sentinel, mode="block")] if door == "handler" else []
+    app, model = agent([*[LOOP] * 5, DONE], middleware=middleware)
+    assert app.invoke(ASK, {"callbacks": callbacks})["messages"][-1].content == "done"
+    assert model.calls == 6
+    assert sentinel.health().faults["on_incident callback: WasteBlocked"] >= 1

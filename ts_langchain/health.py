@@ -8,8 +8,6 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ts_langchain.errors import Intervention
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -61,11 +59,12 @@ class Faults:
 
     @contextmanager
     def fail_open(self, where: str) -> Iterator[None]:
-        """Swallows and counts every exception but interventions and the ones that end the program."""
+        """Swallows and counts every exception but the ones that end the program.
+
+        Interventions as well: what a user's callback calls itself may be held back, which is not about the app's call.
+        """
         try:
             yield
-        except Intervention:
-            raise
         except Exception as error:  # noqa: BLE001 - the one place that fails open
             self.record(where, error)
 
