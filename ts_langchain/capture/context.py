@@ -155,29 +155,34 @@ def run_around() -> UUID | None:
 
 def session_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
     """The conversation that a run's metadata, or else its `configurable`, names; None if they name none."""
-    for key in SESSION_KEYS:
-        found = _id_in(metadata.get(key)) or _id_in(configured.get(key))
+    return _first_id(SESSION_KEYS, metadata, configured)
+
+
+def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
+    """The user that a run's metadata, or else its `configurable`, names; None if they name none."""
+    found = _first_id(USER_KEYS, metadata, configured)
+    return found[:ID_CHARS] if found is not None else None
+
+
+def _first_id(keys: tuple[str, ...], metadata: Mapping[str, object], configured: Mapping[str, object]) -> str | None:
+    for key in keys:
+        value = metadata.get(key)
+        found = _id_in(value) if value is not None else None
+        if found is None:
+            value = configured.get(key)
+            found = _id_in(value) if value is not None else None
         if found is not None:
             return found
     return None
 
 
-def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
-    """The user that a run's metadata, or else its `configurable`, names; None if they name none."""
-    for key in USER_KEYS:
-        found = _id_in(metadata.get(key)) or _id_in(configured.get(key))
-        if found is not None:
-            return found[:ID_CHARS]
-    return None
-
-
 def _id_in(value: object) -> str | None:
-    """The id that a value is, as text; None for nothing, and for objects that hold more than an id.
+    """The id that a value is, as text; None for empty text, and for objects that hold more than an id.
 
     Of those, a user with name and address for example, the text has blanks, quotes or brackets.
     """
-    if value is None:
-        return None
+    if type(value) is str:
+        return value or None
     if isinstance(value, str):
         return str.__str__(value) or None
     if isinstance(value, OBJECTS):

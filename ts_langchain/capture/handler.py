@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
@@ -50,6 +50,7 @@ _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
 _HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
 _CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt"})
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Hook = TypeVar("Hook", bound="Callable[..., None]")
 
@@ -313,16 +314,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
             if started is not None and not started.streams:
                 self.cancelled([run_id], asyncio.CancelledError())
 
-    def _readable(self, what: str, read: Callable[[], T], otherwise: T) -> T:
-        """What was read of what the app hands over; `otherwise`, and counted, where that cannot be read.
+    def _readable(self, what: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What `read` makes of what the app hands over; None, and counted, where that cannot be read.
 
         The call counts all the same: somebody is billed for it.
         """
         try:
-            return read()
+            return read(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - fails open, see health.Faults
             self.sentinel.faults.record(f"handler: {what}", error)
-            return otherwise
+            return None
 
     # --- models ------------------------------------------------------------------------------------
 
@@ -397,7 +398,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if type(temperature) is not float:
             temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
-        toolset = self._readable("tool definitions", lambda: read_toolset(tools), None) if tools else None
+        toolset = self._readable("tool definitions", read_toolset, tools) if tools else None
         alone, asked = None, None
         if origin.node is None:  # no graph: a call by hand, or a chain
             alone = str(run_id) if parent_run_id is None else self._run_around(parent_run_id)
@@ -591,7 +592,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started is None or started.prompt is None:
             return
         chars, known = started.prompt.chars, reported.usage if reported is not None else None
-        answer = self._readable("answer", lambda: read_answer(response, chars, known), None)
+        answer = self._readable("answer", read_answer, response, chars, known)
         if answer is None:
             answer = Answer(usage=known or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
         usage, cost = answer.usage, answer.cost
@@ -688,7 +689,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
         given = inputs if inputs is not None else input_str
         recorded = given or inputs is not None
-        args = self._readable("tool arguments", lambda: arguments(given), None) if recorded else None
+        args = self._readable("tool arguments", arguments, given) if recorded else None
         tool_call_id = kwargs.get("tool_call_id")
         tool_call_id = str(tool_call_id) if tool_call_id else None
         if parent_run_id is None and not origin.named and args is not None:
@@ -721,7 +722,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         self._roots.pop(run_id, None)
         if started is not None:
-            read = self._readable("tool output", lambda: read_tool_output(output), NOT_RECORDED)
+            read = self._readable("tool output", read_tool_output, output) or NOT_RECORDED
             self._tool_end(started, run_id, read, message=output)
 
     @_fail_open
@@ -746,7 +747,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         elif name in _CANCELLED:
             self._tool_end(started, run_id, Output(0, 0), "cancelled", name)
         else:
-            about = self._readable("tool error", lambda: error_hash(error), name_hash(name))
+            about = self._readable("tool error", error_hash, error) or name_hash(name)
             self._tool_end(started, run_id, Output(about, 0, failed=True), "error", name)
 
     def _tool_end(
@@ -858,7 +859,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         if started is not None:
             name = error_name(error)
-            about = self._readable("retriever error", lambda: error_hash(error), name_hash(name))
+            about = self._readable("retriever error", error_hash, error) or name_hash(name)
             self._retriever_end(started, run_id, about, (), name)
 
     def _retriever_end(
