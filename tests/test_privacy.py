@@ -7,13 +7,17 @@ import logging
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from agents import agent
+from pydantic import BaseModel
 
 from ts_importers.files import FileImporter
 from ts_langchain import TokenSentinelHandler, WasteBlocked
+from ts_langchain.capture.context import session_of, user_of
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.testing import call_tool
@@ -91,12 +95,48 @@ def test_importing_the_library_is_cheap_and_opens_nothing() -> None:
     assert done.stdout.strip() == "[]"
 
 
+class User(BaseModel):
+    name: str
+
+
+@dataclass
+class Account:
+    owner: str
+
+
+class Unprintable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @pytest.mark.parametrize("key", ["session_id", "user_id"])
-@pytest.mark.parametrize("thing", [{"said": SECRETS[0]}, [SECRETS[0]]])
+@pytest.mark.parametrize(
+    "thing",
+    [{"said": SECRETS[0]}, [SECRETS[0]], {SECRETS[0]}, User(name=SECRETS[0]), Account(SECRETS[0]), Unprintable()],
+    ids=lambda thing: type(thing).__name__,
+)
 def test_an_object_is_no_id(key: str, thing: Any) -> None:
     handler = TokenSentinelHandler()
     app, _ = agent(["done"])
     app.invoke({"messages": [("user", "go")]}, {"callbacks": [handler], "metadata": {key: thing}})
     [state] = handler.sentinel.states()
     assert SECRETS[0].encode() not in pickle.dumps(state)
+    assert SECRETS[0] not in str(user_of({key: thing}))
+    assert SECRETS[0] not in str(session_of({key: thing}))
     assert state.totals.calls == 1
+
+
+class ObjectId:
+    def __str__(self) -> str:
+        return "64b0c0ffee"
+
+
+@pytest.mark.parametrize("thing", [7, UUID(int=7), "any words", ObjectId()])
+def test_what_reads_like_an_id_is_one(thing: Any) -> None:
+    assert session_of({"thread_id": thing}) == str(thing)
+    assert user_of({"user_id": ""}, {"user_id": thing}) == str(thing)

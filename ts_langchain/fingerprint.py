@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple, cast
 
@@ -22,6 +23,7 @@ ANSWER_LIMIT = 1_048_576
 ITEM_LIMIT = 4_096
 DEPTH_LIMIT = 16
 SAMPLE_LIMIT = 512
+MAX_BITS = 8_192
 
 _JSON = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _PLAIN = frozenset({int, float, bool, type(None)})
@@ -129,20 +131,29 @@ def value_hash(value: object) -> int:
 
 
 def bounded(value: object, depth: int = 0) -> object:
-    """The value itself where it is small, a cut copy of it otherwise."""
+    """The value itself where it is small, a cut copy of it otherwise.
+
+    Of classes made from `str`, `dict`, `list` and `tuple` what is stored counts: their own methods may run a query, or
+    use up what they give.
+    """
     if isinstance(value, str):
-        return value if len(value) <= TEXT_LIMIT else cut(value)
+        text = value if type(value) is str else str.__str__(value)
+        return text if len(text) <= TEXT_LIMIT else cut(text)
     if isinstance(value, (bytes, bytearray)):
         return f"{bytes(value[:TEXT_LIMIT])!r}\0{len(value)}"
     if isinstance(value, dict):
         if depth >= DEPTH_LIMIT:
-            return f"<dict of {len(value)}>"
+            return f"<dict of {dict.__len__(value)}>"
+        if type(value) is not dict:
+            value = dict(dict.items(value))
         if len(value) > ITEM_LIMIT:
             value = dict(zip(range(ITEM_LIMIT), value.items(), strict=False)) | {"": len(value)}
         if all(type(v) in _PLAIN or (type(v) is str and len(v) <= TEXT_LIMIT) for v in value.values()):
             return value
         return {k: bounded(v, depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
+        if type(value) is not list:
+            value = list(list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value))
         if depth >= DEPTH_LIMIT:
             return f"<list of {len(value)}>"
         if len(value) > ITEM_LIMIT:
@@ -157,7 +168,8 @@ def _foreign(value: object) -> str:
         return ",".join(sorted(str(v)[:SAMPLE_LIMIT] for v in value))
     dump = getattr(value, "model_dump_json", None)
     if callable(dump):
-        return str(dump())[:TEXT_LIMIT]
+        with suppress(TypeError, ValueError):  # a field that is no JSON, or not what it was declared to be
+            return str(dump(warnings=False))[:TEXT_LIMIT]
     text = str(value)
     # `<Thing object at 0x7f…>` would make equal arguments look different
     return type(value).__name__ if " at 0x" in text else text[:TEXT_LIMIT]
@@ -168,6 +180,8 @@ def _stringly(value: object) -> object:
         return {str(k): _stringly(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_stringly(v) for v in value]
+    if type(value) is int and value.bit_length() > MAX_BITS:
+        return hex(value)  # Python writes no more than 4 300 digits
     return value
 
 

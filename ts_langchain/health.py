@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-from ts_langchain.errors import Intervention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +29,17 @@ class Faults:
         self._lock = threading.RLock()
 
     def record(self, where: str, error: BaseException) -> None:
-        """Counts an exception; the first of its kind at this place is logged, without its message.
+        """Counts an exception; the first of its kind at this place is logged, at level DEBUG with where it came from.
 
-        The message is left out because it may quote a prompt.
+        Its message is left out: it may quote a prompt. Never raises, whatever the app has made of its logging, and if
+        there is no room left on the stack.
         """
+        try:  # noqa: SIM105 - `suppress` takes room, too
+            self._record(where, error)
+        except Exception:  # noqa: BLE001, S110 - there is nobody left to tell
+            pass
+
+    def _record(self, where: str, error: BaseException) -> None:
         key = f"{where}: {type(error).__name__}"
         with self._lock:
             self.total += 1
@@ -46,16 +52,19 @@ class Faults:
                 "app is not affected. Further ones are only counted, see sentinel.health().",
                 type(error).__name__,
                 where,
-                exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
             )
+            if logger.isEnabledFor(logging.DEBUG):
+                frames = "".join(traceback.format_tb(error.__traceback__))
+                logger.debug("ts-langchain: %s came from\n%s", type(error).__name__, frames)
 
     @contextmanager
     def fail_open(self, where: str) -> Iterator[None]:
-        """Swallows and counts every exception but interventions and the ones that end the program."""
+        """Swallows and counts every exception but the ones that end the program.
+
+        Interventions as well: what a user's callback calls itself may be held back, which is not about the app's call.
+        """
         try:
             yield
-        except Intervention:
-            raise
         except Exception as error:  # noqa: BLE001 - the one place that fails open
             self.record(where, error)
 

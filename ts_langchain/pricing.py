@@ -159,6 +159,9 @@ class Prices:
         self._models: dict[tuple[str, str | None], _Model | None] = {}
         self._rates: dict[tuple[str, str | None, int, int, str | None], Rates] = {}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._overrides,)
+
     def cost(self, call: Call) -> Cost | None:
         """What the call cost, None where nobody knows."""
         usage = call.usage

@@ -128,6 +128,12 @@ class Admission(NamedTuple):
 ADMITTED = Admission(None, None)
 
 
+def _revived(configuration: tuple[Any, ...]) -> Sentinel:
+    """A Sentinel with the configuration of one that was pickled."""
+    rules, settings, prices, policy, max_sessions = configuration
+    return Sentinel(rules, settings, prices, policy=policy, max_sessions=max_sessions)
+
+
 class Sentinel:
     """Watches calls, recognises waste, keeps the accounts. Thread-safe.
 
@@ -169,6 +175,7 @@ class Sentinel:
         classes = rule_classes(rules)
         given = as_mapping(settings or {}, "settings: expected a mapping of rule.param to value")
         self.policy = as_policy(policy, {*known_rules(), *classes})
+        self._configuration = (tuple(classes.values()), dict(given), self.prices, self.policy, max_sessions)
         self.rules = build_rules(classes, {**(self.policy.settings if self.policy else {}), **given}, self.prices)
         self.faults = Faults()
         self.in_flight = InFlight()
@@ -198,6 +205,21 @@ class Sentinel:
         self._calls = 0
         self._evicted = 0
         survives_fork(self)
+
+    def __copy__(self) -> Sentinel:
+        """The same Sentinel: what is copied with it (a model, a graph, a config) goes on being watched by it."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Sentinel:
+        """As `__copy__`."""
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled, it is its configuration: another process watches by the same settings, and begins with nothing.
+
+        Callbacks and the store stay behind.
+        """
+        return _revived, (self._configuration,)
 
     def after_fork(self) -> None:
         """Has locks of its own in a forked process, and only then threads again, which may need them."""

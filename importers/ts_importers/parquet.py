@@ -402,10 +402,11 @@ def _micros(name: str, kind: str) -> str:
 
 
 def _without_secrets(address: str) -> str:
-    """An address without user, password and query: signed addresses carry a key there."""
+    """An address without user, password and query: signed addresses carry a key there, DuckDB takes one there."""
     scheme, _, rest = address.partition("://")
-    if not scheme.startswith("http"):
-        return address
+    if not scheme.startswith("http"):  # where a question mark may stand for any character
+        plain, _, query = address.partition("?")
+        return plain if "=" in query else address
     host, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 

@@ -749,3 +749,18 @@ def test_a_worker_that_runs_for_ever_keeps_no_handlers() -> None:
         return len(alive)
 
     assert asyncio.run(work()) <= 64
+
+
+def test_a_handler_that_does_not_run_inline_leaves_others_the_start_of_a_completion() -> None:
+    """What docs/live.md advises against langchain-core's issue 39633."""
+    model = FakeListLLM(responses=["done"])
+
+    async def events(*callbacks: TokenSentinelHandler) -> list[str]:
+        found = model.astream_events("go", {"callbacks": list(callbacks)}, version="v2")
+        return [event["event"] async for event in found]
+
+    recorder, handler = recorded()
+    handler.run_inline = False
+    assert asyncio.run(events(handler)) == asyncio.run(events()) != []
+    assert recorder.kinds() == ["model"]
+    clean(recorder, handler)

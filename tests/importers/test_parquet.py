@@ -247,3 +247,5 @@ def test_a_signed_address_keeps_its_key_to_itself() -> None:
     signed = "https://user:pass@store.example.com/a/b.parquet?X-Amz-Signature=secret"
     assert _without_secrets(signed) == "https://store.example.com/a/b.parquet"
     assert _without_secrets("s3://bucket/export") == "s3://bucket/export"
+    assert _without_secrets("s3://bucket/a.parquet?s3_secret_access_key=k/&s=1") == "s3://bucket/a.parquet"
+    assert _without_secrets("s3://bucket/run-?.parquet") == "s3://bucket/run-?.parquet"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import pytest
 from agents import ASK, DONE, LOOP, count_up, fetch_page, graph
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.runnables import RunnableConfig  # noqa: TC002 - LangGraph reads the annotation
+from langchain_core.runnables import RunnableConfig, RunnableGenerator, RunnableLambda
+from langchain_core.runnables.utils import AddableDict
 from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
@@ -24,6 +26,9 @@ from pydantic import BaseModel
 from ts_langchain import Sentinel, TokenSentinelHandler, guard, guard_model, guard_node
 from ts_langchain.errors import ConfigurationError, WasteBlocked
 from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
 
 STOP = {"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "stop"}]}}}
 
@@ -527,3 +532,71 @@ def test_what_is_no_graph_or_has_no_policy_is_refused() -> None:
         guard(looping()[0], Sentinel())
     with pytest.raises(ConfigurationError, match="not to both"):
         guard(looping()[0], Sentinel(policy=STOP), policy=STOP)
+
+
+# --- nodes in pieces ---------------------------------------------------------------------------
+
+
+def in_pieces(model: Any) -> StateGraph[Any, Any, Any, Any]:
+    """A graph whose node is a chain that gives its output in pieces."""
+
+    async def told(pieces: AsyncIterator[Any]) -> AsyncIterator[dict[str, Any]]:
+        async for piece in pieces:
+            yield AddableDict(messages=[piece])
+
+    def told_at_once(pieces: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        for piece in pieces:
+            yield AddableDict(messages=[piece])
+
+    chain = RunnableLambda(lambda state: state["messages"]) | model | RunnableGenerator(told_at_once, told)
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", chain)
+    builder.add_edge(START, "think")
+    builder.add_edge("think", END)
+    return builder
+
+
+def events(app: Any) -> list[tuple[str, str]]:
+    async def seen() -> list[tuple[str, str]]:
+        return [(e["event"], e["name"]) async for e in app.astream_events(ASK, version="v2")]
+
+    return asyncio.run(seen())
+
+
+def test_a_node_that_gives_pieces_gives_them_guarded() -> None:
+    script = ["one two three"]
+    plain = events(in_pieces(ScriptedChatModel(script=script)).compile())
+    sentinel = Sentinel(policy={"mode": "enforce", "budgets": [{"per": "session", "usd": 1.0}]})
+    app = guard(in_pieces(ScriptedChatModel(script=script)).compile(), sentinel)
+    guarded = Counter(e for e in events(app) if e[1] != "RunnableSequence")  # a chain in a graph loses its own run
+    assert guarded == Counter(plain)
+    assert guarded["on_chain_stream", "told_at_once"] >= 3
+    assert sentinel.health().calls == 1
+    assert sentinel.in_flight.reservations == {}
+    assert sentinel.health().ok
+
+
+def test_a_node_that_gives_pieces_is_stopped() -> None:
+    builder, model = looping()
+    app = guard(builder.compile(), policy=STOP)
+    assert ("on_chain_end", "LangGraph") in events(app)
+    assert model.calls < 5
+
+
+@pytest.mark.parametrize("mode", ["stream", "astream"])
+def test_a_guarded_node_can_be_asked_for_pieces(mode: str) -> None:
+    def more(given: Iterator[str]) -> Iterator[str]:
+        yield from given
+        yield "more"
+
+    async def amore(given: AsyncIterator[str]) -> AsyncIterator[str]:
+        async for piece in given:
+            yield piece
+        yield "more"
+
+    node = guard_node(policy=STOP)(RunnableGenerator(more, amore))
+
+    async def pieces() -> list[Any]:
+        return [piece async for piece in node.astream("one")]
+
+    assert (list(node.stream("one")) if mode == "stream" else asyncio.run(pieces())) == ["one", "more"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
@@ -22,6 +23,7 @@ OBJECTS = (Mapping, list, tuple)
 """What is no id, and may hold what was said."""
 ID_CHARS = 200
 UUID_CHARS = 36
+_PLAIN_ID = re.compile(r"[\w.:@/+-]+")
 T = TypeVar("T")
 
 
@@ -61,7 +63,7 @@ def inside_run(root_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _labels.reset(token)
+        put_back(_labels, token)
 
 
 class SessionContext:
@@ -153,27 +155,43 @@ def run_around() -> UUID | None:
 
 def session_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
     """The conversation that a run's metadata, or else its `configurable`, names; None if they name none."""
-    for key in SESSION_KEYS:
-        value = metadata.get(key)
-        if value is None or value == "":
-            value = configured.get(key)
-        if value is not None and value != "":
-            if type(value) is str:
-                return value
-            if not isinstance(value, OBJECTS):
-                return str(value)[:ID_CHARS]
-    return None
+    return _first_id(SESSION_KEYS, metadata, configured)
 
 
 def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
     """The user that a run's metadata, or else its `configurable`, names; None if they name none."""
-    for key in USER_KEYS:
+    found = _first_id(USER_KEYS, metadata, configured)
+    return found[:ID_CHARS] if found is not None else None
+
+
+def _first_id(keys: tuple[str, ...], metadata: Mapping[str, object], configured: Mapping[str, object]) -> str | None:
+    for key in keys:
         value = metadata.get(key)
-        if value is None or value == "":
+        found = _id_in(value) if value is not None else None
+        if found is None:
             value = configured.get(key)
-        if value is not None and value != "" and not isinstance(value, OBJECTS):
-            return str(value)[:ID_CHARS]
+            found = _id_in(value) if value is not None else None
+        if found is not None:
+            return found
     return None
+
+
+def _id_in(value: object) -> str | None:
+    """The id that a value is, as text; None for empty text, and for objects that hold more than an id.
+
+    Of those, a user with name and address for example, the text has blanks, quotes or brackets.
+    """
+    if type(value) is str:
+        return value or None
+    if isinstance(value, str):
+        return str.__str__(value) or None
+    if isinstance(value, OBJECTS):
+        return None
+    try:
+        text = str(value)[:ID_CHARS]
+    except Exception:  # noqa: BLE001 - whatever it is, it is no id
+        return None
+    return text if _PLAIN_ID.fullmatch(text) else None
 
 
 def agent_of(metadata: Mapping[str, object]) -> int:

@@ -232,7 +232,11 @@ class Conversation:
         images: list[Image] = []
         results: list[tuple[ToolResult, str, object]] = []
         if branch.count < total:
-            self._extend(branch, messages, total, results, images)
+            try:
+                self._extend(branch, messages, total, results, images)
+            except Exception:
+                self.branches.pop(branch.key, None)  # it was read in part
+                raise
         asks = branch.chars <= CLASSIFIABLE_CHARS and is_classification(messages, branch.chars)
         prompt = Prompt(
             branch.chain,

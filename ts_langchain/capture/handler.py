@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.budget import Request
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
-from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, read_answer
+from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, Answer, read_answer
 from ts_langchain.capture.context import (
     agent_of,
     as_id,
@@ -29,7 +29,7 @@ from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.tasks import current_task, note
-from ts_langchain.capture.tools import Output, document_hash, read_tool_output, read_toolset
+from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.fingerprint import arguments, mix, name_hash, text_hash
@@ -50,6 +50,8 @@ _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
 _HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
 _CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt"})
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Hook = TypeVar("Hook", bound="Callable[..., None]")
 
 
@@ -117,6 +119,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._reported, self._reservations = flight.reported, flight.reservations
         self._continued = flight.continued
         self.model_nodes = flight.model_nodes
+
+    def __getstate__(self) -> tuple[Sentinel, Mode, str | None, Callable[[], float]]:
+        return self.sentinel, self.mode, self.session_id, self.clock
+
+    def __setstate__(self, state: tuple[Sentinel, Mode, str | None, Callable[[], float]]) -> None:
+        """Copies watch for the same Sentinel, and know what it knows."""
+        sentinel, mode, session_id, clock = state
+        TokenSentinelHandler.__init__(self, sentinel, mode=mode, session_id=session_id, clock=clock)
 
     @property
     def ignore_custom_event(self) -> bool:
@@ -304,6 +314,17 @@ class TokenSentinelHandler(BaseCallbackHandler):
             if started is not None and not started.streams:
                 self.cancelled([run_id], asyncio.CancelledError())
 
+    def _readable(self, what: str, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """What `read` makes of what the app hands over; None, and counted, where that cannot be read.
+
+        The call counts all the same: somebody is billed for it.
+        """
+        try:
+            return read(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - fails open, see health.Faults
+            self.sentinel.faults.record(f"handler: {what}", error)
+            return None
+
     # --- models ------------------------------------------------------------------------------------
 
     @_fail_open
@@ -319,7 +340,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Reads the request; in mode `block`, vetoes it if the session is in trouble."""
-        self._model_start(serialized, messages[0] if messages else (), run_id, parent_run_id, tags, metadata, kwargs)
+        prompt = messages[0] if messages else ()
+        try:
+            self._model_start(serialized, prompt, run_id, parent_run_id, tags, metadata, kwargs)
+        except Intervention:
+            raise
+        except Exception as error:  # noqa: BLE001 - as if it were not recorded: somebody is billed for it all the same
+            self.sentinel.faults.record("handler: prompt", error)
+            self._model_start(serialized, (), run_id, parent_run_id, tags, metadata, kwargs)
 
     @_fail_open
     def on_llm_start(
@@ -370,7 +398,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if type(temperature) is not float:
             temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
         tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
-        toolset = read_toolset(tools) if tools else None
+        toolset = self._readable("tool definitions", read_toolset, tools) if tools else None
         alone, asked, previous = None, None, get("previous_response_id")
         if type(previous) is not str:
             previous = None
@@ -567,7 +595,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         reservation = self._reservations.pop(run_id, None) if self._reservations else None
         if started is None or started.prompt is None:
             return
-        answer = read_answer(response, started.prompt.chars, reported.usage if reported is not None else None)
+        chars, known = started.prompt.chars, reported.usage if reported is not None else None
+        answer = self._readable("answer", read_answer, response, chars, known)
+        if answer is None:
+            answer = Answer(usage=known or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
         usage, cost = answer.usage, answer.cost
         if cost is None and reported is not None:
             cost = reported.cost
@@ -663,7 +694,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
         given = inputs if inputs is not None else input_str
-        args = arguments(given) if given or inputs is not None else None  # None: not recorded
+        recorded = given or inputs is not None
+        args = self._readable("tool arguments", arguments, given) if recorded else None
         tool_call_id = kwargs.get("tool_call_id")
         tool_call_id = str(tool_call_id) if tool_call_id else None
         if parent_run_id is None and not origin.named and args is not None:
@@ -696,7 +728,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         self._roots.pop(run_id, None)
         if started is not None:
-            self._tool_end(started, run_id, read_tool_output(output), message=output)
+            read = self._readable("tool output", read_tool_output, output) or NOT_RECORDED
+            self._tool_end(started, run_id, read, message=output)
 
     @_fail_open
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
@@ -720,7 +753,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         elif name in _CANCELLED:
             self._tool_end(started, run_id, Output(0, 0), "cancelled", name)
         else:
-            self._tool_end(started, run_id, Output(error_hash(error), 0, failed=True), "error", name)
+            about = self._readable("tool error", error_hash, error) or name_hash(name)
+            self._tool_end(started, run_id, Output(about, 0, failed=True), "error", name)
 
     def _tool_end(
         self,
@@ -830,7 +864,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """A retriever failed."""
         started = self._started.pop(run_id, None)
         if started is not None:
-            self._retriever_end(started, run_id, error_hash(error), (), error_name(error))
+            name = error_name(error)
+            about = self._readable("retriever error", error_hash, error) or name_hash(name)
+            self._retriever_end(started, run_id, about, (), name)
 
     def _retriever_end(
         self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None

@@ -109,9 +109,11 @@ def read_tool_output(output: object) -> Output:
             return _read_update(output["update"])
         is_message = "content" in unwrap(output)
     elif isinstance(output, str):
+        output = output if type(output) is str else str.__str__(output)
         return Output(answer_hash(output), len(output), is_pending(output), reads_failed(output))
     else:
-        is_message = hasattr(output, "content")
+        kind = getattr(output, "type", None)  # a table's column, perhaps
+        is_message = (kind is None or isinstance(kind, str)) and hasattr(output, "content")
     if is_message:
         message = read_message(output)
         if len(message.tool_results) == 1:
@@ -122,8 +124,14 @@ def read_tool_output(output: object) -> Output:
         return Output(message.content, message.chars, is_pending(content), failed)
     if hasattr(output, "update") and hasattr(output, "goto"):
         return _read_update(output.update)
-    size = len(output) if isinstance(output, (list, dict)) else 1
-    return Output(value_hash(output), size if output else 0)
+    return Output(value_hash(output), _size(output))
+
+
+def _size(output: object) -> int:
+    """Items of a list or dict; of anything else 1, unless it is nothing. A table is neither true nor false."""
+    if isinstance(output, (list, dict, tuple)):
+        return len(output)
+    return 1 if type(output) not in (int, float, bool, type(None)) else int(bool(output))
 
 
 def _read_update(update: object) -> Output:

@@ -17,7 +17,7 @@ from langgraph.errors import GraphBubbleUp
 
 from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active, around
-from ts_langchain.capture.context import current_labels, inside_run, run_around, session_of, user_of
+from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Reserved, begun, reserved, reserved_by
 from ts_langchain.capture.handler import estimated_input
@@ -199,7 +199,8 @@ class Interventions:
             with inside_run(here.root_id) if here is not None else nullcontext():
                 yield
         except asyncio.CancelledError as error:
-            self.handler.cancelled(calls, error)
+            with self.sentinel.faults.fail_open("intervene: cancelled"):
+                self.handler.cancelled(calls, error)
             raise
         except WasteBlocked as error:
             self._has_left(error)
@@ -207,9 +208,9 @@ class Interventions:
         finally:
             if outside is not None:
                 outside += calls
-            around.reset(beside)
-            begun.reset(outer)
-            active.reset(token)
+            put_back(around, beside)
+            put_back(begun, outer)
+            put_back(active, token)
 
     def _has_left(self, error: WasteBlocked) -> None:
         """Settles the `block` that was raised inside: until it leaves the door it holds for all calls behind it."""
@@ -231,13 +232,16 @@ class Interventions:
         try:
             yield
         finally:
-            reserved.reset(token)
+            put_back(reserved, token)
             self._give_back(reservation)
 
     def _give_back(self, reservation: Reservation | None) -> None:
         """Settles what was reserved if no call has taken it; none will."""
-        if reservation is not None and reservation.take(self) and self.sentinel.budgets is not None:
-            self.sentinel.budgets.settle(reservation, None)
+        if reservation is None:
+            return
+        with self.sentinel.faults.fail_open("intervene: budget"):
+            if reservation.take(self) and self.sentinel.budgets is not None:
+                self.sentinel.budgets.settle(reservation, None)
 
     # --- before a model call -----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import asyncio
 import copy
 import dataclasses
 import time
-from contextlib import suppress
+from contextlib import aclosing, closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -27,7 +27,7 @@ from ts_langchain.intervene.core import Here, Interventions, Turn, make_sentinel
 from ts_langchain.policy import ENDING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from langchain_core.messages import ToolCall
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ts_langchain.sentinel import Admission, Sentinel
 
 G = TypeVar("G")
+_END: Any = object()
 READ = "__pregel_read"  # LangGraph's own key in `configurable`
 NODE_ACTIONS = frozenset({"warn", "steer", "trim", "backoff", *ENDING})
 
@@ -158,6 +159,56 @@ class GuardedNode(Runnable[Any, Any]):
                 return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
         except CallRefused as refused:
             return _with_reused(self._stopped(ready, refused), ready.reused)
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
+        """As `invoke`, in pieces where the node gives them."""
+        config = ensure_config(config)
+        ready = self._ready(input, config)
+        if ready.answer is not None:
+            yield ready.answer
+            return
+        if ready.wait:
+            time.sleep(ready.wait)
+        admission, piece, ended = ready.admission, None, False
+        pieces: Any = iter(self.inner.stream(ready.input, config, **kwargs))
+        with closing(pieces) if hasattr(pieces, "close") else nullcontext():
+            while not (ended or piece is _END):
+                try:
+                    # what is taken for a piece is not left in the reader's context
+                    with self.interventions.watching(ready.here), self.interventions.let_through(admission):
+                        piece = next(pieces, _END)
+                except CallRefused as refused:
+                    piece, ended = self._stopped(ready, refused), True
+                if piece is not _END:
+                    yield _with_reused(piece, ready.reused)
+                admission, ready.reused = None, []
+
+    async def astream(
+        self,
+        input: Any,  # noqa: A002
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """As `stream`. LangGraph asks for pieces where somebody looks at events (`astream_events`, `astream_log`)."""
+        config = ensure_config(config)
+        ready = self._ready(input, config)
+        if ready.answer is not None:
+            yield ready.answer
+            return
+        if ready.wait:
+            await asyncio.sleep(ready.wait)
+        admission, piece, ended = ready.admission, None, False
+        pieces: Any = aiter(self.inner.astream(ready.input, config, **kwargs))
+        async with aclosing(pieces) if hasattr(pieces, "aclose") else nullcontext():
+            while not (ended or piece is _END):
+                try:
+                    with self.interventions.watching(ready.here), self.interventions.let_through(admission):
+                        piece = await anext(pieces, _END)
+                except CallRefused as refused:
+                    piece, ended = self._stopped(ready, refused), True
+                if piece is not _END:
+                    yield _with_reused(piece, ready.reused)
+                admission, ready.reused = None, []
 
     def _stopped(self, ready: _Ready, refused: CallRefused) -> Any:
         """What the node returns where an agent inside it was held back."""

@@ -36,6 +36,10 @@ class DoorHandler(TokenSentinelHandler):
         super().__init__(sentinel)
         self.raise_error = True  # without it langchain-core logs what a hook raises and goes on
 
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)
+        self.raise_error = True
+
     @property
     def vetoes(self) -> bool:
         return self in (active.get(), around.get())
