@@ -102,7 +102,7 @@ class Replay:
         self._clock = 0.0
         self._watermark = float("-inf")
         self._tied: list[Run] = []
-        self._ends: list[tuple[float, float, str, Run]] = []
+        self._ends: list[tuple[float, float, bool, str, Run]] = []
         self._under_way: dict[str, int] = {}
 
     def _now(self) -> float:
@@ -144,7 +144,8 @@ class Replay:
             return
         tied, self._tied = self._tied, []
         if len(tied) > 1:
-            tied.sort(key=_rank)
+            outer = {run.parent_id for run in tied}
+            tied.sort(key=lambda run: _rank(run, run.id in outer))
         for run in tied:
             self._end_until(run.started_at)
             self._watermark = run.started_at
@@ -153,12 +154,13 @@ class Replay:
     def _end_until(self, at: float) -> None:
         ends = self._ends
         while ends and ends[0][0] <= at:
-            self._end(heapq.heappop(ends)[3])
+            self._end(heapq.heappop(ends)[-1])
 
     def _start(self, run: Run) -> None:
         if run.started_at < self._watermark and run.id not in self.handler.pending():
             self.late += 1
-        heapq.heappush(self._ends, (run.ended_at, -run.started_at, run.id, run))
+        outermost = run.parent_id not in self.handler.pending()
+        heapq.heappush(self._ends, (run.ended_at, -run.started_at, outermost, run.id, run))
         if run.run_type == "embedding" or run.id in self.handler.pending():
             return  # the latter was started before an import was resumed
         faults = self.sentinel.faults.total
@@ -299,13 +301,13 @@ class Replay:
         self.sentinel.in_flight.continued.restore(continued)
 
 
-def _rank(run: Run) -> tuple[int, float, float, str]:
+def _rank(run: Run, encloses: bool) -> tuple[int, float, float, str]:
     """Order of runs that start at the same time: what encloses another one, then the shorter prompt, comes first.
 
-    A retriever that ends with a tool is inside it. Model calls enclose nothing. Of those with prompts of one length the
-    first to end comes first: another try follows.
+    A retriever that ends with a tool is inside it. Model calls enclose only what says so. Of those with prompts of one
+    length the first to end comes first: another try follows.
     """
-    if run.run_type == "llm":
+    if run.run_type == "llm" and not encloses:
         return 1, len(request_messages(run.inputs)), run.ended_at, run.id
     return 0, -run.ended_at, float(run.run_type != "tool"), run.id
 

@@ -582,9 +582,11 @@ def test_a_call_that_two_of_langfuses_observations_tell_is_billed_once(tmp_path:
         told("inner", "outer", 100),
         told("alone", "agent", 50),
     ]
-    [page] = FileImporter(write(tmp_path / "a.json", lines([{"id": "t", "observations": rows}]))).pages()
-    assert sorted(r.id for r in page.runs) == ["alone", "inner"]
-    assert page.ignored == 2
+    for number, saved in enumerate(([{"id": "t", "observations": rows}], rows)):  # with its trace, and row by row
+        book = Ledger(tmp_path / f"{number}.sqlite")
+        history = Import(FileImporter(write(tmp_path / f"{number}.jsonl", lines(saved))), book).run()
+        assert sorted(call.id for call in book.calls(history)) == ["alone", "inner"]
+        assert summarise(book, history).tokens == 110 + 60
 
 
 @pytest.mark.parametrize("data", [lines(ROWS), json.dumps(ROWS).encode(), json.dumps(ROWS[0], indent=2).encode()])

@@ -223,6 +223,42 @@ def test_a_retriever_as_long_as_its_tool_is_part_of_it(ids: tuple[str, str]) -> 
         assert [call.kind for call in replay_of(*order).seen] == ["tool"]
 
 
+COUNTED = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
+
+
+@pytest.mark.parametrize("ids", [("a", "b", "c"), ("c", "b", "a")])
+@pytest.mark.parametrize("same_times", [True, False])
+@pytest.mark.parametrize(
+    ("outer", "inner", "told"),
+    [
+        ({"usage": COUNTED}, [{"usage": COUNTED}], ["inner 1"]),
+        ({}, [{"usage": COUNTED}], ["inner 1"]),
+        ({}, [{"usage": COUNTED}, {"usage": COUNTED}], ["inner 1", "inner 2"]),
+        ({"usage": COUNTED}, [{}], ["outer"]),
+        ({}, [{}], ["outer"]),
+        ({"error": "Boom"}, [{"error": "RateLimitError"}], ["inner 1"]),
+    ],
+)
+def test_a_model_call_inside_a_model_call_is_billed_once(
+    outer: dict[str, Any], inner: list[dict[str, Any]], told: list[str], same_times: bool, ids: tuple[str, ...]
+) -> None:
+    """A function traced as a model call around a traced client; a framework's generation around its client's."""
+
+    def run(number: int, name: str, parent: str | None, said: dict[str, Any]) -> Run:
+        begin, end = (100.0, 101.0) if same_times else (100.0 + number / 10, 102.0 - number / 10)
+        answer = None if "error" in said else {"choices": [{"message": {"role": "assistant", "content": "yes"}}]}
+        messages = [{"role": "user", "content": "Well?"}]
+        inputs: dict[str, Any] = {"messages": messages}
+        return Run(ids[number], "llm", name, begin, end, "t", parent, inputs=inputs, outputs=answer, **said)
+
+    runs = [run(0, "outer", None, outer)]
+    runs += [run(n, f"inner {n}", ids[0], said) for n, said in enumerate(inner, 1)]
+    for order in (runs, runs[::-1]) if same_times else (runs,):
+        recorder = replay_of(*order)
+        assert sorted(call.name for call in recorder.seen) == told
+        assert recorder.totals("t").calls == len(told)
+
+
 def test_a_hundred_megabyte_argument_costs_no_more_than_its_beginning(tmp_path: Any) -> None:
     import tracemalloc
 

@@ -442,7 +442,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if origin.node is not None and (origin.node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
             self.model_nodes[origin.node] = Called(model, provider, toolset, max_tokens)
         above = parent_run_id
-        if above is not None and above not in self._roots:  # it is told with the run around it that it is cancelled
+        if (
+            above is not None and above not in self._roots and above not in self._started
+        ):  # it is told with the run around it that it is cancelled
             above = traced_parent(above, self._roots)
         try:
             if self.mode == "block":
@@ -647,8 +649,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
             task=started.task,
             trace_id=origin.trace_id,
         )
+        told = not started.told_inside and self._tells(call, started.parent)
         if reservation is not None and (budgets := self.sentinel.budgets) is not None:
-            budgets.settle(reservation, call, self.sentinel.prices.cost(call))
+            budgets.settle(reservation, call if told else None, self.sentinel.prices.cost(call) if told else None)
         if started.asked is not None:
             said = answer.read.digest if answer.read is not None else None
             self._continued.end(
@@ -656,6 +659,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             )
         elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
             self._continued.named(origin.session_id, answer.tool_calls)
+        if not told:
+            return
         if answer.read is not None and error is None:
             session = self.sentinel.get(origin.session_id)
             with session.lock:
@@ -663,6 +668,20 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 memory.request(call)
                 memory.conversation.remember(answer.message, answer.read)
         self.sentinel.observe(call)
+
+    def _tells(self, call: Call, parent: Any) -> bool:
+        """True unless another telling of this model call counts.
+
+        What runs inside a model call is the same call, as its client tells it; only one of them is billed: the inner
+        one if it counts its tokens or has failed, else the outer one.
+        """
+        outer = self._started.get(parent) if parent is not None else None
+        if outer is None or outer.kind != "model":
+            return True
+        if call.status == "ok" and call.usage.estimated:
+            return False
+        self._started[parent] = outer._replace(told_inside=True)
+        return True
 
     def _priced_name(self, answered: str, started: Started) -> str:
         """The model that was billed: what the answer names, if that has a price, else what was asked for."""

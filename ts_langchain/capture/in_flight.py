@@ -61,6 +61,8 @@ class Started(NamedTuple):
     """Of model calls: a part of the answer has come."""
     in_task: bool = False
     """It began in one of asyncio's tasks, and may be cancelled with it."""
+    told_inside: bool = False
+    """Of model calls: another one ran inside, which is the same call and has been recorded."""
 
 
 class Reported(NamedTuple):

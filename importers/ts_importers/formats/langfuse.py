@@ -35,7 +35,7 @@ class LangfuseObservations:
             return (document,)
         about = mapping(document.get("trace")) or document  # what the web page downloads keeps the trace apart
         trace = {k: about.get(k) for k in _OF_TRACE}
-        return [{"traceId": about.get("id"), **row, "trace": trace} for row in _told_once(inside)]
+        return [{"traceId": about.get("id"), **row, "trace": trace} for row in inside]
 
     def key(self, row: Row) -> Key:
         return Key(timestamp(row.get("startTime")))
@@ -45,16 +45,6 @@ class LangfuseObservations:
         trace = row.get("trace")
         run = run_from_observation(row, trace if isinstance(trace, dict) else None)
         return [run] if run is not None else []
-
-
-def _told_once(rows: list[Row]) -> list[Row]:
-    """Generations that hold others are no calls of their own: a framework's telling of what its client tells, too."""
-    holding = {row.get("parentObservationId") for row in rows if _is_generation(row)}
-    return [{**row, "type": "SPAN"} if _is_generation(row) and row.get("id") in holding else row for row in rows]
-
-
-def _is_generation(row: Row) -> bool:
-    return str(row.get("type")).upper() == "GENERATION"
 
 
 def _is_observation(row: Row) -> bool:
