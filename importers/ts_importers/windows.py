@@ -47,19 +47,17 @@ class PageSize:
 
     Args:
         fixed: As many, whatever they weigh; None to find out.
-        most: The service's own limit.
     """
 
-    def __init__(self, fixed: int | None = None, most: int = LARGEST_PAGE) -> None:
-        self.rows = fixed or min(FIRST_PAGE, most)
-        self._most = most
+    def __init__(self, fixed: int | None = None) -> None:
+        self.rows = fixed or FIRST_PAGE
         self._fixed = fixed is not None
 
     def seen(self, rows: int, answer_bytes: int) -> None:
         """So many rows weighed so much."""
         if rows and not self._fixed:
             fitting = PAGE_BYTES * rows // max(1, answer_bytes)
-            self.rows = max(SMALLEST_PAGE, min(self._most, fitting))
+            self.rows = max(SMALLEST_PAGE, min(LARGEST_PAGE, fitting))
 
 
 class WindowWalk(ABC):
