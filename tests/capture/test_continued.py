@@ -25,7 +25,7 @@ from recorder import Wire, recorded, replay_of
 from scenes import ask_model
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked, guard_model
+from ts_langchain import CallRefused, Sentinel, TokenSentinelHandler, WasteBlocked, guard_model
 from ts_langchain.call import ToolCall
 from ts_langchain.capture import continued
 from ts_langchain.capture.continued import Continued, family_of
@@ -496,6 +496,21 @@ def test_a_request_that_goes_on_from_a_response_is_in_its_conversation() -> None
     assert [seen.index(next(c for c in seen if c.id == s.session_id)) for s in seen] == [0, 1, 0, 1, 0, 1]
     assert len({c.request for c in seen[2:]}) == 4
     assert handler.sentinel.incidents() == []
+
+
+def test_a_guard_holds_a_conversations_budget_where_the_provider_keeps_what_was_said() -> None:
+    policy = {"budgets": [{"per": "session", "calls": 2, "do": "block"}]}
+    answers = [AIMessage("Go on?", response_metadata={"id": f"resp_{n}"}) for n in range(6)]
+    model = ScriptedChatModel(script=[*answers])
+    guarded = guard_model(model, Sentinel(policy=policy))
+    for user in ("ada", "bob"):
+        guarded.invoke("hi", {"metadata": {"user_id": user}})
+    for previous in (0, 1):
+        guarded.invoke("yes", previous_response_id=f"resp_{previous}")
+    for previous in (2, 3):
+        with pytest.raises(CallRefused):
+            guarded.bind(previous_response_id=f"resp_{previous}").invoke("yes")
+    assert model.calls == 4
 
 
 def test_what_a_tool_asks_that_is_run_by_hand_belongs_to_its_conversation() -> None:

@@ -163,12 +163,18 @@ class Continued:
             self._lengths.limit(MAX_PROMPTS)
         return Asked(now.conversation, prompt, now.number, opening.caller)
 
-    def look(self, messages: Sequence[object], who: Sequence[str | None], at: float) -> str | None:
+    def look(
+        self, messages: Sequence[object], who: Sequence[str | None], at: float, previous: str | None = None
+    ) -> str | None:
         """The conversation that a request goes on with, None if it begins one. Arguments are those of `begin`."""
+        if previous is not None:
+            who = (*who, previous)
         with self._lock:
             opening = _opening(messages, who, self._read)
             if opening is None:
                 return None
+            if previous is not None and (conversation := self._requested.get(_response(previous))) is not None:
+                return conversation
             found = self._found(messages, self._prompt(messages, opening, len(messages)), opening, at)
             return found[1].conversation if found is not None else self._answered(messages, opening)
 

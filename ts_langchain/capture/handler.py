@@ -271,11 +271,16 @@ class TokenSentinelHandler(BaseCallbackHandler):
         return self._origin(parent_run_id, parent_run_id, metadata, tags, configured)
 
     def goes_on_with(
-        self, parent_run_id: Any, messages: Sequence[object], user_id: str | None, model: str | None
+        self,
+        parent_run_id: Any,
+        messages: Sequence[object],
+        user_id: str | None,
+        model: str | None,
+        previous: str | None = None,
     ) -> str | None:
         """The conversation that a request without a name goes on with, None if it begins one."""
         placed = self._continued.of_run(self._run_around(parent_run_id)) if parent_run_id is not None else None
-        return placed or self._continued.look(messages, (user_id, family_of(model)), self.clock())
+        return placed or self._continued.look(messages, (user_id, family_of(model)), self.clock(), previous)
 
     def in_turn(self, origin: Origin, conversation: str | None, messages: Sequence[object]) -> Origin:
         """The origin of a request that no graph makes, in this conversation and the turn that it goes on with."""

@@ -85,6 +85,7 @@ class Turn:
         provider: Its provider.
         max_tokens: Bound on the output.
         toolset: What is known of the tools where this door cannot see them.
+        previous: Id of the response that it goes on from, where the provider keeps what was said before.
         wait: Seconds to wait before it is sent.
         final: Set if nothing is to be sent: the message that ends the run.
         applied: Decisions carried out on it.
@@ -98,6 +99,7 @@ class Turn:
     provider: str | None = None
     max_tokens: int | None = None
     toolset: Toolset | None = None
+    previous: str | None = None
     wait: float = 0.0
     final: AIMessage | None = None
     applied: list[Decision] = field(default_factory=list)
@@ -175,7 +177,7 @@ class Interventions:
         conversation = None
         if turn is not None and by_hand is not None and named is None:
             user_id = (labels.user_id if labels is not None else None) or user_of(metadata, configurable)
-            conversation = self.handler.goes_on_with(parent, by_hand, user_id, turn.model_name)
+            conversation = self.handler.goes_on_with(parent, by_hand, user_id, turn.model_name, turn.previous)
         root = root or conversation or str(parent or uuid4())
         with inside_run(root):
             origin = self.handler.origin(parent, metadata, config.get("tags"), configurable)

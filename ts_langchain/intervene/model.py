@@ -95,7 +95,7 @@ class _Guarded(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """Calls the model, unless what is due is something else."""
-        call = self._prepare(input, config)
+        call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
         if call.wait:
@@ -105,7 +105,7 @@ class _Guarded(Runnable[Any, Any]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
-        call = self._prepare(input, config)
+        call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
         if call.wait:
@@ -115,7 +115,7 @@ class _Guarded(Runnable[Any, Any]):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         """As `invoke`, in pieces."""
-        call = self._prepare(input, config)
+        call = self._prepare(input, config, kwargs)
         if call.final is not None:
             yield self._streamed(call.final)
             return
@@ -137,7 +137,7 @@ class _Guarded(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As `invoke`, in pieces."""
-        call = self._prepare(input, config)
+        call = self._prepare(input, config, kwargs)
         if call.final is not None:
             yield self._streamed(call.final)
             return
@@ -152,17 +152,19 @@ class _Guarded(Runnable[Any, Any]):
                 async for chunk in chunks:
                     yield chunk
 
-    def _prepare(self, given: Any, config: RunnableConfig | None) -> _Call:
+    def _prepare(self, given: Any, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> _Call:
         config = ensure_config(config)
         untouched = _Call(self._bound, given, config)
-        return self.interventions.safely("guard: model", lambda: self._guard(given, config), untouched)
+        return self.interventions.safely("guard: model", lambda: self._guard(given, config, kwargs), untouched)
 
-    def _guard(self, given: Any, config: RunnableConfig) -> _Call:
+    def _guard(self, given: Any, config: RunnableConfig, kwargs: Mapping[str, Any]) -> _Call:
         config, run_key = self._placed(config)
         call = _Call(self._bound, given, config)
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
-        max_tokens = self._kwargs.get("max_tokens") or getattr(self.model, "max_tokens", None)
+        params = {**self._kwargs, **kwargs}
+        max_tokens = params.get("max_tokens") or getattr(self.model, "max_tokens", None)
+        previous = params.get("previous_response_id")
         turn = Turn(
             messages,
             self._tools,
@@ -171,6 +173,7 @@ class _Guarded(Runnable[Any, Any]):
             name,
             provider,
             max_tokens if isinstance(max_tokens, int) else None,
+            previous=previous if isinstance(previous, str) else None,
         )
         call.here = here = self.interventions.here(config, run_key, turn)
         call.admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
