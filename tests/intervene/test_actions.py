@@ -172,6 +172,27 @@ def test_steer(door: str, way: str, tmp_path: Path) -> None:
     bench.fine()
 
 
+def strict(messages: list[AnyMessage]) -> AIMessage:
+    """Mistral's API: after a tool's result only the model may speak (its error 3230). It obeys what it is told there."""
+    roles = [m.type for m in messages]
+    assert ("tool", "human") not in zip(roles, roles[1:], strict=False), "Unexpected role 'user' after role 'tool'"
+    return AIMessage("done") if "Do not repeat" in str(messages[-1].content) else LOOP
+
+
+@every
+@pytest.mark.parametrize("known", [{"provider": "mistral"}, {"model_name": "mistralai/devstral-medium"}])
+def test_steer_tells_models_of_mistral_inside_the_last_result(
+    door: str, way: str, known: dict[str, str], tmp_path: Path
+) -> None:
+    bench = Bench(door, way, tmp_path, [strict], policy((1, "steer")))
+    bench.model = ScriptedChatModel(script=[strict], **known)
+    messages = bench.run()
+    assert (bench.model.calls, len(bench.runs)) == (4, 3)
+    assert messages[-1].content == "done"
+    assert [m.content for m in messages if isinstance(m, ToolMessage)] == [PAGE] * 3  # the thread stays as it was
+    bench.fine()
+
+
 @every
 def test_stop(door: str, way: str, tmp_path: Path) -> None:
     bench = Bench(door, way, tmp_path, [LOOP, LOOP, LOOP, AIMessage("well")], policy((1, "stop")))

@@ -21,6 +21,9 @@ MARK = "ts_langchain"
 REPEAT_CHARS = 500
 """A result up to this length is repeated by `reuse`; a longer one is only referred to."""
 
+MISTRAL = ("mistral", "mixtral", "ministral", "magistral", "codestral", "devstral", "pixtral", "voxtral")
+"""What Mistral's models are called, at other providers, too."""
+
 TRIMMED = "[An earlier result of {name}, {chars:,} characters, left out to save tokens. Call the tool again if needed.]"
 SUPERSEDED = "[Left out: the same call was made again later, see its result there.]"
 
@@ -38,9 +41,23 @@ def steer_text(decisions: Sequence[Decision], advice: str = "") -> str:
     )
 
 
-def steered(messages: Sequence[BaseMessage], text: str) -> list[BaseMessage]:
-    """The messages with a note at the end. A human message: all providers take one after tool results."""
-    return [*messages, HumanMessage(text, additional_kwargs={MARK: "steer"})]
+def steered(messages: Sequence[BaseMessage], text: str, *, inside: bool = False) -> list[BaseMessage]:
+    """The messages with a note at the end: a human message, or `inside` the last one where that is a tool's result."""
+    last = messages[-1] if messages else None
+    if not inside or not isinstance(last, ToolMessage):
+        return [*messages, HumanMessage(text, additional_kwargs={MARK: "steer"})]
+    content = last.content
+    said = f"{content}\n\n{text}" if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+    noted = last.model_copy(
+        update={"content": said, "response_metadata": {**last.response_metadata, MARK: "steer"}},
+    )
+    return [*messages[:-1], noted]
+
+
+def only_model_after_tools(model: str | None, provider: str | None) -> bool:
+    """True for Mistral's models, wherever they run: they refuse a user's message right after a tool's result."""
+    name = (model or "").lower()
+    return (provider or "").lower().startswith("mistral") or any(family in name for family in MISTRAL)
 
 
 def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:

@@ -346,7 +346,8 @@ class Interventions:
         self.sentinel.settle(decision, "done")
 
     def _steer(self, turn: Turn, steering: Sequence[Decision], advice: str = "") -> None:
-        turn.messages = actions.steered(turn.messages, actions.steer_text(steering, advice))
+        inside = actions.only_model_after_tools(turn.model_name, turn.provider)
+        turn.messages = actions.steered(turn.messages, actions.steer_text(steering, advice), inside=inside)
         for decision in steering:
             self._applied(turn, decision)
 
