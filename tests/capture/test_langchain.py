@@ -18,7 +18,8 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool, tool
@@ -30,7 +31,7 @@ from recorder import Recorder, Wire, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
-from ts_langchain.capture.answers import read_usage
+from ts_langchain.capture.answers import read_answer, read_usage
 from ts_langchain.capture.tasks import begun_in
 from ts_langchain.capture.tools import _TOOLSETS
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
-    from langchain_core.outputs import ChatGenerationChunk
 
 
 def clean(recorder: Recorder, handler: TokenSentinelHandler) -> None:
@@ -511,10 +511,61 @@ def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
         # Bedrock's Converse
         ({"inputTokens": 10, "outputTokens": 9, "totalTokens": 109, "cacheReadInputTokens": 60,
           "cacheWriteInputTokens": 30}, Usage(100, 9, 60, 30)),
+        # Anthropic, where it summed the conversation up: top-level counts leave that out
+        ({"input_tokens": 10, "output_tokens": 9, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30,
+          "iterations": [{"type": "compaction", "input_tokens": 5000, "output_tokens": 70},
+                         {"type": "message", "input_tokens": 10, "output_tokens": 9}, None]}, Usage(5100, 79, 60, 30)),
     ],
 )  # fmt: skip
 def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:
     assert read_usage(raw) == usage
+
+
+def test_a_compaction_as_langchain_anthropic_reports_it() -> None:
+    """Its `usage_metadata` holds the answer alone; the provider's own usage stands in `response_metadata`."""
+    recorder, handler = recorded()
+    details = {"cache_read": 60, "cache_creation": 0, "ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}
+    usage: Any = {"input_tokens": 100, "output_tokens": 9, "total_tokens": 109, "input_token_details": details}
+    raw = {
+        "input_tokens": 10,
+        "output_tokens": 9,
+        "cache_read_input_tokens": 60,
+        "cache_creation_input_tokens": 30,
+        "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
+        "iterations": [{"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500}],
+    }
+    answer = AIMessage("hi", usage_metadata=usage, response_metadata={"usage": raw, "model_name": "claude-sonnet-4-5"})
+    ScriptedChatModel(script=[answer]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == Usage(180_100, 3509, 60, 30, cache_write_1h_tokens=20)
+
+
+@pytest.mark.parametrize(
+    ("counted", "usage"),
+    [
+        ({"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 60}}, Usage(100, 9, 60)),
+        ({"prompt_tokens": 100, "prompt_tokens_details": None}, Usage(100, 9)),
+        ({"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 6}}, Usage(100, 9)),  # of something else
+    ],
+)
+def test_cached_tokens_as_langchain_mistralai_reports_them(counted: dict[str, Any], usage: Usage) -> None:
+    """Its `usage_metadata` has no details; the provider's own usage stands in `response_metadata`."""
+    recorder, handler = recorded()
+    total: Any = {"input_tokens": 100, "output_tokens": 9, "total_tokens": 109}
+    meta = {"token_usage": {"completion_tokens": 9, "total_tokens": 109, **counted}}
+    ScriptedChatModel(script=[AIMessage("hi", usage_metadata=total, response_metadata=meta)]).invoke(
+        "q", {"callbacks": [handler]}
+    )
+    assert recorder.seen[0].usage == usage
+
+
+def test_usage_as_langchain_cohere_reports_it_of_a_stream() -> None:
+    """A sync stream has it in `generation_info` alone, as floats."""
+    info = {
+        "finish_reason": "COMPLETE",
+        "token_count": {"total_tokens": 109.0, "input_tokens": 100.0, "output_tokens": 9.0},
+    }
+    told = LLMResult(generations=[[ChatGenerationChunk(message=AIMessageChunk("hi"), generation_info=info)]])
+    assert read_answer(told, 2).usage == Usage(100, 9)
 
 
 def test_each_message_of_the_user_begins_a_turn() -> None:

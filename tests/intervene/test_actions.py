@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +176,7 @@ def test_steer(door: str, way: str, tmp_path: Path) -> None:
 def strict(messages: list[AnyMessage]) -> AIMessage:
     """Mistral's API: after a tool's result only the model may speak (its error 3230). It obeys what it is told there."""
     roles = [m.type for m in messages]
-    assert ("tool", "human") not in zip(roles, roles[1:], strict=False), "Unexpected role 'user' after role 'tool'"
+    assert ("tool", "human") not in itertools.pairwise(roles), "Unexpected role 'user' after role 'tool'"
     return AIMessage("done") if "Do not repeat" in str(messages[-1].content) else LOOP
 
 
