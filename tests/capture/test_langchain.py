@@ -24,16 +24,18 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool, tool
 from langchain_core.tracers.langchain import LangChainTracer
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
+from pydantic import BaseModel
 from recorder import Recorder, Wire, recorded
 
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_answer, read_usage
 from ts_langchain.capture.tasks import begun_in
-from ts_langchain.capture.tools import _TOOLSETS
+from ts_langchain.capture.tools import _TOOLSETS, read_toolset
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -634,6 +636,109 @@ def test_tools_and_parameters_are_read() -> None:
     assert toolset is not None
     assert toolset.names == ("fetch_page", "count_up")
     assert all(80 < size < 1000 for size in toolset.sizes)
+
+
+class Definition(BaseModel):
+    """What `langchain-cohere` sends a tool as: an object, the definition under `function`."""
+
+    class Function(BaseModel):
+        name: str
+        description: str | None = None
+        parameters: dict[str, Any]
+
+    type: str = "function"
+    function: Function
+
+
+def test_tool_definitions_that_are_objects_are_those_that_are_sent() -> None:
+    plain = [
+        {"type": "function", "function": {"name": name, "parameters": {"type": "object", "title": "x" * n}}}
+        for n, name in enumerate(("get_weather", "book_flight"))
+    ]
+    toolset = read_toolset([Definition.model_validate(tool) for tool in plain])
+    assert toolset is not None
+    assert toolset.names == ("get_weather", "book_flight")
+    assert toolset == read_toolset(plain)
+
+
+def test_tools_of_the_provider_are_told_apart() -> None:
+    """Gemini's have no name but their key; what no one names counts by all of it."""
+    search, code, odd = read_toolset([{"google_search": {}}]), read_toolset([{"code_execution": {}}]), {"a": 1, "b": 2}
+    assert search is not None
+    assert code is not None
+    assert (search.names, code.names) == (("google_search",), ("code_execution",))
+    one, other = read_toolset([odd]), read_toolset([{**odd, "c": "much more of it"}])
+    assert one is not None
+    assert other is not None
+    assert one.names == other.names == ("?",)
+    assert one.fingerprint != other.fingerprint
+
+
+def test_the_same_tools_in_another_shape_have_their_own_size() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    long = read_toolset([{"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}])
+    short = read_toolset([{"name": "f", "description": "d", "input_schema": schema}])
+    assert long is not None
+    assert short is not None
+    assert long.names == short.names
+    assert long.total_bytes > short.total_bytes
+
+
+def test_a_mark_of_bedrocks_cache_is_no_tool() -> None:
+    tools = [{"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}, {"cachePoint": {"type": "default"}}]
+    toolset = read_toolset(tools)
+    assert toolset is not None
+    assert toolset.names == ("f",)
+    assert read_toolset(tools[1:]) is None
+
+
+@pytest.mark.parametrize("parameter", ["response_format", "output_config", "response_json_schema", "format"])
+def test_a_request_for_another_structured_answer_is_another_request(parameter: str) -> None:
+    """As langchain-openai, -anthropic and -aws, -google-genai and -ollama name it; langchain-openai gives the class."""
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[DONE])
+    for schema in ({"title": "Invoice"}, {"title": "Invoice"}, {"title": "Address"}, Definition, None):
+        model.bind(**{parameter: schema}).invoke("q", {"callbacks": [handler]})
+    model.invoke("q", {"callbacks": [handler]})
+    invoice, again, address, class_, none, plain = [call.request for call in recorder.seen]
+    assert invoice == again
+    assert none == plain
+    assert len({invoice, address, class_, plain}) == 4
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"])
+def test_the_bound_on_the_output_under_any_name(name: str) -> None:
+    recorder, handler = recorded()
+    for bound in (333, -1, True, None):
+        ScriptedChatModel(script=[DONE]).bind(**{name: bound}).invoke("q", {"callbacks": [handler]})
+    assert [call.max_tokens for call in recorder.seen] == [333, None, None, None]
+
+
+def test_what_nobody_counts_is_estimated_with_the_tool_definitions() -> None:
+    """As langchain-openai's streams from a `base_url` of one's own, which it asks for no usage."""
+    recorder, handler = recorded()
+    told = LLMResult(generations=[[ChatGenerationChunk(message=AIMessageChunk("four"))]])
+    definitions = [convert_to_openai_tool(fetch_page)]
+    handler.on_chat_model_start({}, [["12345678"]], run_id="r", invocation_params={"tools": definitions})
+    handler.on_llm_end(told, run_id="r")
+    toolset = recorder.seen[0].toolset
+    assert toolset is not None
+    assert recorder.seen[0].usage == Usage(-(-(8 + toolset.total_bytes) // 4), 1, estimated=True)
+
+
+def test_streams_of_anthropic_write_for_as_long_as_was_asked() -> None:
+    """langchain-anthropic tells of a stream how much was cached, and not for how long; its middleware asks by this."""
+    recorder, handler = recorded()
+    usage: Any = {
+        "input_tokens": 1000,
+        "output_tokens": 3,
+        "total_tokens": 1003,
+        "input_token_details": {"cache_read": 0, "cache_creation": 400},
+    }
+    model = ScriptedChatModel(script=[AIMessage("hi", usage_metadata=usage)])
+    for control in ({"type": "ephemeral", "ttl": "1h"}, {"type": "ephemeral", "ttl": "5m"}, None):
+        model.bind(cache_control=control).invoke("q", {"callbacks": [handler]})
+    assert [call.usage.cache_write_1h_tokens for call in recorder.seen] == [400, 0, 0]
 
 
 def test_completion_models_and_batches() -> None:

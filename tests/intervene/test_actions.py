@@ -174,7 +174,7 @@ def test_steer(door: str, way: str, tmp_path: Path) -> None:
 
 
 def strict(messages: list[AnyMessage]) -> AIMessage:
-    """Mistral's API: after a tool's result only the model may speak (its error 3230). It obeys what it is told there."""
+    """Mistral's API: after a tool's result only the model may speak (its error 3230). It obeys what stands there."""
     roles = [m.type for m in messages]
     assert ("tool", "human") not in itertools.pairwise(roles), "Unexpected role 'user' after role 'tool'"
     return AIMessage("done") if "Do not repeat" in str(messages[-1].content) else LOOP

@@ -291,8 +291,11 @@ def _compacted(usage: Usage, passes: object) -> Usage:
     for one in passes if isinstance(passes, (list, tuple)) else ():
         more = read_usage(one) if mapping(one).get("type") == "compaction" else None
         if more is not None:
-            usage = Usage(
-                *(a + b for a, b in zip(usage[:7], more[:7], strict=True)),
+            usage = usage._replace(
+                input_tokens=usage.input_tokens + more.input_tokens,
+                output_tokens=usage.output_tokens + more.output_tokens,
+                cache_read_tokens=usage.cache_read_tokens + more.cache_read_tokens,
+                cache_write_tokens=usage.cache_write_tokens + more.cache_write_tokens,
                 cache_write_1h_tokens=usage.cache_write_1h_tokens + more.cache_write_1h_tokens,
             )
     return usage

@@ -61,6 +61,8 @@ class Started(NamedTuple):
     """Of model calls: a part of the answer has come."""
     in_task: bool = False
     """It began in one of asyncio's tasks, and may be cancelled with it."""
+    for_an_hour: bool = False
+    """Of model calls: what it writes to the provider's cache is to be kept for an hour."""
 
 
 class Reported(NamedTuple):

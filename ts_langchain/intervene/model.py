@@ -12,7 +12,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
-from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
+from ts_langchain.intervene.core import (
+    ALL_MODEL_ACTIONS,
+    Here,
+    Interventions,
+    Turn,
+    bound_of,
+    describe_model,
+    make_sentinel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -162,7 +170,6 @@ class _Guarded(Runnable[Any, Any]):
         call = _Call(self._bound, given, config)
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
-        max_tokens = self._kwargs.get("max_tokens") or getattr(self.model, "max_tokens", None)
         turn = Turn(
             messages,
             self._tools,
@@ -170,7 +177,7 @@ class _Guarded(Runnable[Any, Any]):
             self.model,
             name,
             provider,
-            max_tokens if isinstance(max_tokens, int) else None,
+            bound_of(self._kwargs, self.model),
         )
         call.here = here = self.interventions.here(config, run_key, turn)
         call.admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
