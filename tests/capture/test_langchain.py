@@ -29,13 +29,15 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
 from pydantic import BaseModel
-from recorder import Recorder, Wire, recorded
+from recorder import Recorder, Wire, recorded, replay_of
 
+from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_answer, read_usage
 from ts_langchain.capture.tasks import begun_in
 from ts_langchain.capture.tools import _TOOLSETS, read_toolset
+from ts_langchain.replay import Run
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -443,6 +445,17 @@ def test_a_failing_tool_is_an_error() -> None:
     clean(recorder, handler)
 
 
+def test_arguments_that_a_tool_refuses_are_the_same_error_live_and_recorded() -> None:
+    """The `repr` of pydantic's `ValidationError`, which tracers write, does not begin with its name."""
+    recorder, handler = recorded()
+    client = Wire()
+    app = create_agent(ScriptedChatModel(script=[call_tool("count_up", n="many"), DONE]), [count_up])
+    app.invoke(ASK, {"callbacks": [handler, LangChainTracer(client=client)]})
+    assert recorder.seen[1].error == "ValidationError"
+    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
+    assert replay_of(*runs).known() == recorder.known()
+
+
 def test_usage_as_reported_with_cache_reasoning_and_audio() -> None:
     recorder, handler = recorded()
     usage: Any = {
@@ -697,12 +710,17 @@ def test_a_request_for_another_structured_answer_is_another_request(parameter: s
     """As langchain-openai, -anthropic and -aws, -google-genai and -ollama name it; langchain-openai gives the class."""
     recorder, handler = recorded()
     model = ScriptedChatModel(script=[DONE])
+    client = Wire()
+    config: Any = {"callbacks": [handler, LangChainTracer(client=client)]}
     for schema in ({"title": "Invoice"}, {"title": "Invoice"}, {"title": "Address"}, Definition, None):
-        model.bind(**{parameter: schema}).invoke("q", {"callbacks": [handler]})
-    model.invoke("q", {"callbacks": [handler]})
+        model.bind(**{parameter: schema}).invoke("q", config)
+    model.invoke("q", config)
     invoice, again, address, class_, none, plain = [call.request for call in recorder.seen]
     assert invoice == again
     assert none == plain
+    assert (
+        replay_of(*(r for row in client.sent() if isinstance(r := run_from_row(row), Run))).known() == recorder.known()
+    )
     assert len({invoice, address, class_, plain}) == 4
 
 
@@ -831,6 +849,29 @@ def test_embeddings_sync_and_async() -> None:
     assert incident.rule == "embedding_waste"
     assert incident.wasted_input_tokens == 5 + 3 + 5
     assert incident.estimated
+
+
+@pytest.mark.parametrize(
+    ("module", "model", "provider", "nano"),
+    [
+        ("langchain_aws.embeddings.bedrock", "amazon.titan-embed-text-v2:0", "aws", 20),
+        ("langchain_cohere.embeddings", "embed-v4.0", "cohere", 120),
+        ("langchain_openai.embeddings.base", "text-embedding-3-small", "openai", 20),
+        ("langchain_google_genai.embeddings", "models/gemini-embedding-001", "google_genai", 150),
+        ("langchain_ollama.embeddings", "text-embedding-3-small", "ollama", None),
+        ("langchain_community.embeddings.bedrock", "text-embedding-3-small", None, 20),
+        ("app", "embed-v4.0", None, None),
+    ],
+)
+def test_embeddings_have_the_price_of_the_package_they_are_from(
+    module: str, model: str, provider: str | None, nano: int | None
+) -> None:
+    recorder = Recorder()
+    kind: Any = type("Embeds", (HashEmbeddings,), {"__module__": module})
+    SentinelEmbeddings(kind(), recorder, model=model).embed_query("word")
+    cost = recorder.prices.cost(recorder.seen[0])
+    assert (recorder.seen[0].provider, cost and cost.nano) == (provider, nano)
+    assert SentinelEmbeddings(kind(), recorder, provider="mine").provider == "mine"
 
 
 def test_embeddings_that_fail_are_seen_and_raise() -> None:

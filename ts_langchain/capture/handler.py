@@ -437,6 +437,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             request = mix(request, text_hash(previous))
         for parameter in SHAPES:
             if (shape := get(parameter)) is not None:
+                shape = str(shape) if isinstance(shape, type) else shape  # a class is recorded as its name
                 request = mix(request, self._readable("response format", value_hash, shape) or 0)
         if not prompt.messages:
             request = 0  # not recorded: it may be any
