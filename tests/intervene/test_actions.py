@@ -349,6 +349,33 @@ def test_downgrade_and_prune_tools(door: str, way: str, tmp_path: Path) -> None:
     bench.fine()
 
 
+THOUGHT = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "I look."}]
+
+
+@pytest.mark.parametrize(
+    ("provider", "content"),
+    [("cohere", "I look."), ("amazon_bedrock", "I look."), ("anthropic", THOUGHT), ("anthropic-bedrock", THOUGHT)],
+)
+def test_a_stand_in_of_another_provider_gets_words_for_blocks(provider: str, content: Any, tmp_path: Path) -> None:
+    """langchain-cohere raises on Anthropic's blocks, and Anthropic's API refuses Bedrock's; its own it has to have."""
+    thinks = LOOP.model_copy(update={"content": THOUGHT, "response_metadata": {"model_provider": "anthropic"}})
+    given: list[list[AnyMessage]] = []
+
+    def answers(messages: list[AnyMessage]) -> AIMessage:
+        given.append(messages)
+        return AIMessage("cheap")
+
+    cheap = ScriptedChatModel(script=[answers], model_name="cheaper", provider=provider)
+    rule = {"downgrade": {"gpt-4o-20*": "cheap"}}
+    bench = Bench("agent", "invoke", tmp_path, [thinks], policy((1, "downgrade"), **rule), models={"cheap": cheap})
+    messages = bench.run()
+    said = [m for m in given[0] if isinstance(m, AIMessage)]
+    assert [m.content for m in said] == [content] * 3
+    assert all(len(m.tool_calls) == 1 for m in said)
+    assert [m.content for m in messages if isinstance(m, AIMessage)] == [THOUGHT] * 3 + ["cheap"]
+    bench.fine()
+
+
 @every
 def test_escalation_ends_an_agent_that_does_not_listen(door: str, way: str, tmp_path: Path) -> None:
     bench = Bench(

@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from ts_langchain.fingerprint import arguments
 from ts_langchain.policy import matches
+from ts_langchain.pricing import PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,6 +93,32 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
             }
         )
     return shortened
+
+
+def in_words(messages: Sequence[BaseMessage], provider: str | None) -> list[BaseMessage]:
+    """The messages for a model of this provider: what another provider's said in blocks stands in words, calls kept.
+
+    Thoughts and their signatures are for the provider that wrote them; others refuse the blocks they do not know.
+    """
+    return [
+        message.model_copy(update={"content": str(message.text)})
+        if isinstance(message, AIMessage) and isinstance(message.content, list) and _is_of_another(message, provider)
+        else message
+        for message in messages
+    ]
+
+
+def _is_of_another(message: AIMessage, provider: str | None) -> bool:
+    own = message.response_metadata.get("model_provider")
+    if not isinstance(own, str) or provider is None or not (message.tool_calls or message.text):
+        return False
+    return _shape(own) != _shape(provider)
+
+
+def _shape(provider: str) -> str:
+    """Whose messages a provider's are shaped as: Claude's are Anthropic's wherever it runs, Azure's are OpenAI's."""
+    shape = next((family for family in ("anthropic", "openai") if family in provider), None)
+    return shape or ("openai" if "azure" in provider else PROVIDERS.get(provider) or provider)
 
 
 def pruned(tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str]) -> list[Any]:
