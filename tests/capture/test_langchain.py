@@ -697,6 +697,20 @@ def test_the_same_tools_in_another_shape_have_their_own_size() -> None:
     assert long.total_bytes > short.total_bytes
 
 
+def test_definitions_full_of_none_are_what_is_sent_of_them() -> None:
+    """langchain-google-genai makes such ones of all tools once one of Google's own is among them."""
+    nothing = dict.fromkeys(("retrieval", "computer_use", "google_maps", "code_execution", "url_context"))
+    schema = {"type": "OBJECT", "properties": {"city": {"type": "STRING", "title": None}}, "title": None}
+    declared = {"name": "f", "description": "d", "parameters": schema, "response": None}
+    toolset = read_toolset(
+        [{**nothing, "google_search": {"search_types": None}}, {**nothing, "function_declarations": [declared]}]
+    )
+    assert toolset is not None
+    assert toolset.names == ("google_search", "f")
+    assert toolset.sizes[0] == len('{"google_search":{}}')
+    assert toolset.sizes[1] < 110
+
+
 def test_a_mark_of_bedrocks_cache_is_no_tool() -> None:
     tools = [{"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}, {"cachePoint": {"type": "default"}}]
     toolset = read_toolset(tools)

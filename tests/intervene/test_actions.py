@@ -349,6 +349,15 @@ def test_downgrade_and_prune_tools(door: str, way: str, tmp_path: Path) -> None:
     bench.fine()
 
 
+def test_tools_of_the_provider_are_never_pruned() -> None:
+    """Their calls are no tool calls of the model: whether they were used nobody sees."""
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    unused, used = ({"name": name, "input_schema": {}} for name in ("unused", "used"))
+    custom = {"type": "custom", "name": "odd"}
+    asked = AIMessage("", tool_calls=[{"name": "used", "args": {}, "id": "1"}])
+    assert actions.pruned([search, unused, used, custom], [asked], frozenset()) == [search, used]
+
+
 THOUGHT = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "I look."}]
 
 

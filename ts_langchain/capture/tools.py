@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeGuard
 
 from ts_langchain.call import Toolset
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
-from ts_langchain.fingerprint import answer_hash, canonical, mix, name_hash, text_hash, value_hash
+from ts_langchain.fingerprint import DEPTH_LIMIT, answer_hash, canonical, mix, name_hash, text_hash, value_hash
 from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
@@ -81,9 +81,18 @@ def _look(tool: object) -> tuple[str, int, int]:
 
 
 def _plain(tool: object) -> object:
-    """A definition that is an object, as `langchain-cohere` makes them, as what is sent of it."""
+    """What is sent of a definition that is an object (langchain-cohere), or full of None (langchain-google-genai)."""
     dump = None if isinstance(tool, Mapping) or not hasattr(tool, "function") else getattr(tool, "model_dump", None)
-    return dump(mode="json", exclude_none=True) if callable(dump) else tool
+    return _said(dump(mode="json") if callable(dump) else tool)
+
+
+def _said(value: object, depth: int = DEPTH_LIMIT) -> object:
+    """A value without the None in it."""
+    if not depth or not isinstance(value, (dict, list)):
+        return value
+    if isinstance(value, dict):
+        return {key: _said(item, depth - 1) for key, item in value.items() if item is not None}
+    return [_said(item, depth - 1) for item in value]
 
 
 def _tool_field(tool: object, field: str) -> object:
@@ -98,7 +107,8 @@ def _tool_field(tool: object, field: str) -> object:
 def _tool_name(tool: object) -> str:
     name = _tool_field(tool, "name")
     if not name and isinstance(tool, Mapping):  # a provider's own: `{"type": "web_search"}`, `{"google_search": {}}`
-        name = tool.get("type") or (next(iter(tool)) if len(tool) == 1 else None)
+        told = [key for key, value in tool.items() if value is not None]
+        name = tool.get("type") or (told[0] if len(told) == 1 else None)
     return label(name) or NAMELESS
 
 

@@ -132,6 +132,8 @@ def tool_name(tool: Any) -> str | None:
     """Name of a tool, in LangChain's or a provider's shape; None for a provider's built-in ones."""
     if not isinstance(tool, dict):
         return getattr(tool, "name", None)
+    if tool.get("type") not in (None, "function", "custom"):  # Anthropic's have a name; their calls are no tool calls
+        return None
     inner = tool.get("function")
     name = inner.get("name") if isinstance(inner, dict) else tool.get("name")
     return name if isinstance(name, str) else None
