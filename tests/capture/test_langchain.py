@@ -431,6 +431,26 @@ def test_a_failing_model_is_an_error_and_costs_nothing() -> None:
     clean(recorder, handler)
 
 
+class Breaks(ScriptedChatModel):
+    """A stream whose connection breaks, as httpx tells it through all provider packages."""
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for chunk in ("eight ch", "ars"):
+            yield ChatGenerationChunk(message=AIMessageChunk(chunk))
+        raise ConnectionError
+
+
+def test_a_stream_that_breaks_was_billed_until_then() -> None:
+    recorder, handler = recorded()
+    client = Wire()
+    with pytest.raises(ConnectionError):
+        list(Breaks(script=[DONE]).stream("four", {"callbacks": [handler, LangChainTracer(client=client)]}))
+    [call] = recorder.seen
+    assert (call.status, call.error, call.usage) == ("error", "ConnectionError", Usage(1, 3, estimated=True))
+    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
+    assert replay_of(*runs).known() == recorder.known()
+
+
 def test_a_failing_tool_is_an_error() -> None:
     @tool
     def broken(n: int) -> str:
@@ -689,8 +709,10 @@ def test_tools_of_the_provider_are_told_apart() -> None:
 
 def test_the_same_tools_in_another_shape_have_their_own_size() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
-    long = read_toolset([{"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}])
-    short = read_toolset([{"name": "f", "description": "d", "input_schema": schema}])
+    long = read_toolset(
+        [{"type": "function", "function": {"name": "f_shapes", "description": "d", "parameters": schema}}]
+    )
+    short = read_toolset([{"name": "f_shapes", "description": "d", "input_schema": schema}])
     assert long is not None
     assert short is not None
     assert long.names == short.names
@@ -701,21 +723,21 @@ def test_definitions_full_of_none_are_what_is_sent_of_them() -> None:
     """langchain-google-genai makes such ones of all tools once one of Google's own is among them."""
     nothing = dict.fromkeys(("retrieval", "computer_use", "google_maps", "code_execution", "url_context"))
     schema = {"type": "OBJECT", "properties": {"city": {"type": "STRING", "title": None}}, "title": None}
-    declared = {"name": "f", "description": "d", "parameters": schema, "response": None}
+    declared = {"name": "f_google", "description": "d", "parameters": schema, "response": None}
     toolset = read_toolset(
         [{**nothing, "google_search": {"search_types": None}}, {**nothing, "function_declarations": [declared]}]
     )
     assert toolset is not None
-    assert toolset.names == ("google_search", "f")
+    assert toolset.names == ("google_search", "f_google")
     assert toolset.sizes[0] == len('{"google_search":{}}')
     assert toolset.sizes[1] < 110
 
 
 def test_a_mark_of_bedrocks_cache_is_no_tool() -> None:
-    tools = [{"toolSpec": {"name": "f", "inputSchema": {"json": {}}}}, {"cachePoint": {"type": "default"}}]
+    tools = [{"toolSpec": {"name": "f_cached", "inputSchema": {"json": {}}}}, {"cachePoint": {"type": "default"}}]
     toolset = read_toolset(tools)
     assert toolset is not None
-    assert toolset.names == ("f",)
+    assert toolset.names == ("f_cached",)
     assert read_toolset(tools[1:]) is None
 
 

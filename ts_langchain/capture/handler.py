@@ -615,7 +615,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         status: Status = "ok"
         if error is not None:
             status = "cancelled" if error in _CANCELLED else "error"
-            if status == "error" and usage.estimated:
+            if status == "error" and usage.estimated and not answer.chars:
                 usage = NO_USAGE  # nobody says it was billed
             elif status == "cancelled" and usage is NO_USAGE:
                 usage = Usage(-(-chars // CHARS_PER_TOKEN), 0, estimated=True)
