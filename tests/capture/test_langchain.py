@@ -18,28 +18,32 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
 from langchain_core.documents import Document
 from langchain_core.language_models import FakeListLLM
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import create_retriever_tool, tool
 from langchain_core.tracers.langchain import LangChainTracer
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, Send, interrupt
-from recorder import Recorder, Wire, recorded
+from pydantic import BaseModel
+from recorder import Recorder, Wire, recorded, replay_of
 
+from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
 from ts_langchain.call import Usage
-from ts_langchain.capture.answers import read_usage
+from ts_langchain.capture.answers import read_answer, read_usage
 from ts_langchain.capture.tasks import begun_in
-from ts_langchain.capture.tools import _TOOLSETS
+from ts_langchain.capture.tools import _TOOLSETS, read_toolset
+from ts_langchain.replay import Run
 from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from langchain_core.callbacks import CallbackManagerForRetrieverRun
-    from langchain_core.outputs import ChatGenerationChunk
 
 
 def clean(recorder: Recorder, handler: TokenSentinelHandler) -> None:
@@ -427,6 +431,26 @@ def test_a_failing_model_is_an_error_and_costs_nothing() -> None:
     clean(recorder, handler)
 
 
+class Breaks(ScriptedChatModel):
+    """A stream whose connection breaks, as httpx tells it through all provider packages."""
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        for chunk in ("eight ch", "ars"):
+            yield ChatGenerationChunk(message=AIMessageChunk(chunk))
+        raise ConnectionError
+
+
+def test_a_stream_that_breaks_was_billed_until_then() -> None:
+    recorder, handler = recorded()
+    client = Wire()
+    with pytest.raises(ConnectionError):
+        list(Breaks(script=[DONE]).stream("four", {"callbacks": [handler, LangChainTracer(client=client)]}))
+    [call] = recorder.seen
+    assert (call.status, call.error, call.usage) == ("error", "ConnectionError", Usage(1, 3, estimated=True))
+    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
+    assert replay_of(*runs).known() == recorder.known()
+
+
 def test_a_failing_tool_is_an_error() -> None:
     @tool
     def broken(n: int) -> str:
@@ -439,6 +463,17 @@ def test_a_failing_tool_is_an_error() -> None:
         app.invoke(ASK, {"callbacks": [handler]})
     assert [(c.kind, c.status, c.error) for c in recorder.seen][1] == ("tool", "error", "ValueError")
     clean(recorder, handler)
+
+
+def test_arguments_that_a_tool_refuses_are_the_same_error_live_and_recorded() -> None:
+    """The `repr` of pydantic's `ValidationError`, which tracers write, does not begin with its name."""
+    recorder, handler = recorded()
+    client = Wire()
+    app = create_agent(ScriptedChatModel(script=[call_tool("count_up", n="many"), DONE]), [count_up])
+    app.invoke(ASK, {"callbacks": [handler, LangChainTracer(client=client)]})
+    assert recorder.seen[1].error == "ValidationError"
+    runs = [run for row in client.sent() if isinstance(run := run_from_row(row), Run)]
+    assert replay_of(*runs).known() == recorder.known()
 
 
 def test_usage_as_reported_with_cache_reasoning_and_audio() -> None:
@@ -511,10 +546,61 @@ def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
         # Bedrock's Converse
         ({"inputTokens": 10, "outputTokens": 9, "totalTokens": 109, "cacheReadInputTokens": 60,
           "cacheWriteInputTokens": 30}, Usage(100, 9, 60, 30)),
+        # Anthropic, where it summed the conversation up: top-level counts leave that out
+        ({"input_tokens": 10, "output_tokens": 9, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30,
+          "iterations": [{"type": "compaction", "input_tokens": 5000, "output_tokens": 70},
+                         {"type": "message", "input_tokens": 10, "output_tokens": 9}, None]}, Usage(5100, 79, 60, 30)),
     ],
 )  # fmt: skip
 def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:
     assert read_usage(raw) == usage
+
+
+def test_a_compaction_as_langchain_anthropic_reports_it() -> None:
+    """Its `usage_metadata` holds the answer alone; the provider's own usage stands in `response_metadata`."""
+    recorder, handler = recorded()
+    details = {"cache_read": 60, "cache_creation": 0, "ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}
+    usage: Any = {"input_tokens": 100, "output_tokens": 9, "total_tokens": 109, "input_token_details": details}
+    raw = {
+        "input_tokens": 10,
+        "output_tokens": 9,
+        "cache_read_input_tokens": 60,
+        "cache_creation_input_tokens": 30,
+        "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20},
+        "iterations": [{"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500}],
+    }
+    answer = AIMessage("hi", usage_metadata=usage, response_metadata={"usage": raw, "model_name": "claude-sonnet-4-5"})
+    ScriptedChatModel(script=[answer]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == Usage(180_100, 3509, 60, 30, cache_write_1h_tokens=20)
+
+
+@pytest.mark.parametrize(
+    ("counted", "usage"),
+    [
+        ({"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 60}}, Usage(100, 9, 60)),
+        ({"prompt_tokens": 100, "prompt_tokens_details": None}, Usage(100, 9)),
+        ({"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 6}}, Usage(100, 9)),  # of something else
+    ],
+)
+def test_cached_tokens_as_langchain_mistralai_reports_them(counted: dict[str, Any], usage: Usage) -> None:
+    """Its `usage_metadata` has no details; the provider's own usage stands in `response_metadata`."""
+    recorder, handler = recorded()
+    total: Any = {"input_tokens": 100, "output_tokens": 9, "total_tokens": 109}
+    meta = {"token_usage": {"completion_tokens": 9, "total_tokens": 109, **counted}}
+    ScriptedChatModel(script=[AIMessage("hi", usage_metadata=total, response_metadata=meta)]).invoke(
+        "q", {"callbacks": [handler]}
+    )
+    assert recorder.seen[0].usage == usage
+
+
+def test_usage_as_langchain_cohere_reports_it_of_a_stream() -> None:
+    """A sync stream has it in `generation_info` alone, as floats."""
+    info = {
+        "finish_reason": "COMPLETE",
+        "token_count": {"total_tokens": 109.0, "input_tokens": 100.0, "output_tokens": 9.0},
+    }
+    told = LLMResult(generations=[[ChatGenerationChunk(message=AIMessageChunk("hi"), generation_info=info)]])
+    assert read_answer(told, 2).usage == Usage(100, 9)
 
 
 def test_each_message_of_the_user_begins_a_turn() -> None:
@@ -583,6 +669,130 @@ def test_tools_and_parameters_are_read() -> None:
     assert toolset is not None
     assert toolset.names == ("fetch_page", "count_up")
     assert all(80 < size < 1000 for size in toolset.sizes)
+
+
+class Definition(BaseModel):
+    """What `langchain-cohere` sends a tool as: an object, the definition under `function`."""
+
+    class Function(BaseModel):
+        name: str
+        description: str | None = None
+        parameters: dict[str, Any]
+
+    type: str = "function"
+    function: Function
+
+
+def test_tool_definitions_that_are_objects_are_those_that_are_sent() -> None:
+    plain = [
+        {"type": "function", "function": {"name": name, "parameters": {"type": "object", "title": "x" * n}}}
+        for n, name in enumerate(("get_weather", "book_flight"))
+    ]
+    toolset = read_toolset([Definition.model_validate(tool) for tool in plain])
+    assert toolset is not None
+    assert toolset.names == ("get_weather", "book_flight")
+    assert toolset == read_toolset(plain)
+
+
+def test_tools_of_the_provider_are_told_apart() -> None:
+    """Gemini's have no name but their key; what no one names counts by all of it."""
+    search, code, odd = read_toolset([{"google_search": {}}]), read_toolset([{"code_execution": {}}]), {"a": 1, "b": 2}
+    assert search is not None
+    assert code is not None
+    assert (search.names, code.names) == (("google_search",), ("code_execution",))
+    one, other = read_toolset([odd]), read_toolset([{**odd, "c": "much more of it"}])
+    assert one is not None
+    assert other is not None
+    assert one.names == other.names == ("?",)
+    assert one.fingerprint != other.fingerprint
+
+
+def test_the_same_tools_in_another_shape_have_their_own_size() -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    long = read_toolset(
+        [{"type": "function", "function": {"name": "f_shapes", "description": "d", "parameters": schema}}]
+    )
+    short = read_toolset([{"name": "f_shapes", "description": "d", "input_schema": schema}])
+    assert long is not None
+    assert short is not None
+    assert long.names == short.names
+    assert long.total_bytes > short.total_bytes
+
+
+def test_definitions_full_of_none_are_what_is_sent_of_them() -> None:
+    """langchain-google-genai makes such ones of all tools once one of Google's own is among them."""
+    nothing = dict.fromkeys(("retrieval", "computer_use", "google_maps", "code_execution", "url_context"))
+    schema = {"type": "OBJECT", "properties": {"city": {"type": "STRING", "title": None}}, "title": None}
+    declared = {"name": "f_google", "description": "d", "parameters": schema, "response": None}
+    toolset = read_toolset(
+        [{**nothing, "google_search": {"search_types": None}}, {**nothing, "function_declarations": [declared]}]
+    )
+    assert toolset is not None
+    assert toolset.names == ("google_search", "f_google")
+    assert toolset.sizes[0] == len('{"google_search":{}}')
+    assert toolset.sizes[1] < 110
+
+
+def test_a_mark_of_bedrocks_cache_is_no_tool() -> None:
+    tools = [{"toolSpec": {"name": "f_cached", "inputSchema": {"json": {}}}}, {"cachePoint": {"type": "default"}}]
+    toolset = read_toolset(tools)
+    assert toolset is not None
+    assert toolset.names == ("f_cached",)
+    assert read_toolset(tools[1:]) is None
+
+
+@pytest.mark.parametrize("parameter", ["response_format", "output_config", "response_json_schema", "format"])
+def test_a_request_for_another_structured_answer_is_another_request(parameter: str) -> None:
+    """As langchain-openai, -anthropic and -aws, -google-genai and -ollama name it; langchain-openai gives the class."""
+    recorder, handler = recorded()
+    model = ScriptedChatModel(script=[DONE])
+    client = Wire()
+    config: Any = {"callbacks": [handler, LangChainTracer(client=client)]}
+    for schema in ({"title": "Invoice"}, {"title": "Invoice"}, {"title": "Address"}, Definition, None):
+        model.bind(**{parameter: schema}).invoke("q", config)
+    model.invoke("q", config)
+    invoice, again, address, class_, none, plain = [call.request for call in recorder.seen]
+    assert invoice == again
+    assert none == plain
+    assert (
+        replay_of(*(r for row in client.sent() if isinstance(r := run_from_row(row), Run))).known() == recorder.known()
+    )
+    assert len({invoice, address, class_, plain}) == 4
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict"])
+def test_the_bound_on_the_output_under_any_name(name: str) -> None:
+    recorder, handler = recorded()
+    for bound in (333, -1, True, None):
+        ScriptedChatModel(script=[DONE]).bind(**{name: bound}).invoke("q", {"callbacks": [handler]})
+    assert [call.max_tokens for call in recorder.seen] == [333, None, None, None]
+
+
+def test_what_nobody_counts_is_estimated_with_the_tool_definitions() -> None:
+    """As langchain-openai's streams from a `base_url` of one's own, which it asks for no usage."""
+    recorder, handler = recorded()
+    told = LLMResult(generations=[[ChatGenerationChunk(message=AIMessageChunk("four"))]])
+    definitions = [convert_to_openai_tool(fetch_page)]
+    handler.on_chat_model_start({}, [["12345678"]], run_id="r", invocation_params={"tools": definitions})
+    handler.on_llm_end(told, run_id="r")
+    toolset = recorder.seen[0].toolset
+    assert toolset is not None
+    assert recorder.seen[0].usage == Usage(-(-(8 + toolset.total_bytes) // 4), 1, estimated=True)
+
+
+def test_streams_of_anthropic_write_for_as_long_as_was_asked() -> None:
+    """langchain-anthropic tells of a stream how much was cached, and not for how long; its middleware asks by this."""
+    recorder, handler = recorded()
+    usage: Any = {
+        "input_tokens": 1000,
+        "output_tokens": 3,
+        "total_tokens": 1003,
+        "input_token_details": {"cache_read": 0, "cache_creation": 400},
+    }
+    model = ScriptedChatModel(script=[AIMessage("hi", usage_metadata=usage)])
+    for control in ({"type": "ephemeral", "ttl": "1h"}, {"type": "ephemeral", "ttl": "5m"}, None):
+        model.bind(cache_control=control).invoke("q", {"callbacks": [handler]})
+    assert [call.usage.cache_write_1h_tokens for call in recorder.seen] == [400, 0, 0]
 
 
 def test_completion_models_and_batches() -> None:
@@ -675,6 +885,29 @@ def test_embeddings_sync_and_async() -> None:
     assert incident.rule == "embedding_waste"
     assert incident.wasted_input_tokens == 5 + 3 + 5
     assert incident.estimated
+
+
+@pytest.mark.parametrize(
+    ("module", "model", "provider", "nano"),
+    [
+        ("langchain_aws.embeddings.bedrock", "amazon.titan-embed-text-v2:0", "aws", 20),
+        ("langchain_cohere.embeddings", "embed-v4.0", "cohere", 120),
+        ("langchain_openai.embeddings.base", "text-embedding-3-small", "openai", 20),
+        ("langchain_google_genai.embeddings", "models/gemini-embedding-001", "google_genai", 150),
+        ("langchain_ollama.embeddings", "text-embedding-3-small", "ollama", None),
+        ("langchain_community.embeddings.bedrock", "text-embedding-3-small", None, 20),
+        ("app", "embed-v4.0", None, None),
+    ],
+)
+def test_embeddings_have_the_price_of_the_package_they_are_from(
+    module: str, model: str, provider: str | None, nano: int | None
+) -> None:
+    recorder = Recorder()
+    kind: Any = type("Embeds", (HashEmbeddings,), {"__module__": module})
+    SentinelEmbeddings(kind(), recorder, model=model).embed_query("word")
+    cost = recorder.prices.cost(recorder.seen[0])
+    assert (recorder.seen[0].provider, cost and cost.nano) == (provider, nano)
+    assert SentinelEmbeddings(kind(), recorder, provider="mine").provider == "mine"
 
 
 def test_embeddings_that_fail_are_seen_and_raise() -> None:

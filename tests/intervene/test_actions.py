@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,27 @@ def test_steer(door: str, way: str, tmp_path: Path) -> None:
     bench.fine()
 
 
+def strict(messages: list[AnyMessage]) -> AIMessage:
+    """Mistral's API: after a tool's result only the model may speak (its error 3230). It obeys what stands there."""
+    roles = [m.type for m in messages]
+    assert ("tool", "human") not in itertools.pairwise(roles), "Unexpected role 'user' after role 'tool'"
+    return AIMessage("done") if "Do not repeat" in str(messages[-1].content) else LOOP
+
+
+@every
+@pytest.mark.parametrize("known", [{"provider": "mistral"}, {"model_name": "mistralai/devstral-medium"}])
+def test_steer_tells_models_of_mistral_inside_the_last_result(
+    door: str, way: str, known: dict[str, str], tmp_path: Path
+) -> None:
+    bench = Bench(door, way, tmp_path, [strict], policy((1, "steer")))
+    bench.model = ScriptedChatModel(script=[strict], **known)
+    messages = bench.run()
+    assert (bench.model.calls, len(bench.runs)) == (4, 3)
+    assert messages[-1].content == "done"
+    assert [m.content for m in messages if isinstance(m, ToolMessage)] == [PAGE] * 3  # the thread stays as it was
+    bench.fine()
+
+
 @every
 def test_stop(door: str, way: str, tmp_path: Path) -> None:
     bench = Bench(door, way, tmp_path, [LOOP, LOOP, LOOP, AIMessage("well")], policy((1, "stop")))
@@ -324,6 +346,42 @@ def test_downgrade_and_prune_tools(door: str, way: str, tmp_path: Path) -> None:
     assert messages[-1].content == "cheap"
     assert names == [("fetch_page", "count_up")] * 3 + [("fetch_page",)] + [("fetch_page", "count_up")]
     assert bench.outcomes() == [("prune_tools", "done"), ("downgrade", "done")]
+    bench.fine()
+
+
+def test_tools_of_the_provider_are_never_pruned() -> None:
+    """Their calls are no tool calls of the model: whether they were used nobody sees."""
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    unused, used = ({"name": name, "input_schema": {}} for name in ("unused", "used"))
+    custom = {"type": "custom", "name": "odd"}
+    asked = AIMessage("", tool_calls=[{"name": "used", "args": {}, "id": "1"}])
+    assert actions.pruned([search, unused, used, custom], [asked], frozenset()) == [search, used]
+
+
+THOUGHT = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "I look."}]
+
+
+@pytest.mark.parametrize(
+    ("provider", "content"),
+    [("cohere", "I look."), ("amazon_bedrock", "I look."), ("anthropic", THOUGHT), ("anthropic-bedrock", THOUGHT)],
+)
+def test_a_stand_in_of_another_provider_gets_words_for_blocks(provider: str, content: Any, tmp_path: Path) -> None:
+    """langchain-cohere raises on Anthropic's blocks, and Anthropic's API refuses Bedrock's; its own it has to have."""
+    thinks = LOOP.model_copy(update={"content": THOUGHT, "response_metadata": {"model_provider": "anthropic"}})
+    given: list[list[AnyMessage]] = []
+
+    def answers(messages: list[AnyMessage]) -> AIMessage:
+        given.append(messages)
+        return AIMessage("cheap")
+
+    cheap = ScriptedChatModel(script=[answers], model_name="cheaper", provider=provider)
+    rule = {"downgrade": {"gpt-4o-20*": "cheap"}}
+    bench = Bench("agent", "invoke", tmp_path, [thinks], policy((1, "downgrade"), **rule), models={"cheap": cheap})
+    messages = bench.run()
+    said = [m for m in given[0] if isinstance(m, AIMessage)]
+    assert [m.content for m in said] == [content] * 3
+    assert all(len(m.tool_calls) == 1 for m in said)
+    assert [m.content for m in messages if isinstance(m, AIMessage)] == [THOUGHT] * 3 + ["cheap"]
     bench.fine()
 
 

@@ -416,6 +416,29 @@ def test_a_budget_can_downgrade_instead() -> None:
     assert out["messages"][-1].content == "done"
 
 
+class Bounded(ScriptedChatModel):
+    """Bounds its output as langchain-google-genai does."""
+
+    max_output_tokens: int | None = None
+
+
+@pytest.mark.parametrize("door", ["agent", "model"])
+@pytest.mark.parametrize(("bound", "calls"), [(50, 1), (5000, 0), (None, 0)])
+def test_what_is_reserved_is_the_bound_by_whatever_name(door: str, bound: int | None, calls: int) -> None:
+    policy = {"budgets": [{"per": "session", "tokens": 1000, "do": "block"}], "assumed_output_tokens": 2000}
+    model = Bounded(script=[DONE], max_output_tokens=bound)
+    middleware = TokenSentinelMiddleware(policy=policy)
+    app: Any = (
+        create_agent(model, [], middleware=[middleware]) if door == "agent" else guard_model(model, policy=policy)
+    )
+    refused = False
+    try:
+        app.invoke(ASK if door == "agent" else "go")
+    except CallRefused:
+        refused = True
+    assert (model.calls, refused) == (calls, not calls)
+
+
 def test_a_handler_alone_holds_budgets_in_mode_block() -> None:
     sentinel = Sentinel(policy={"budgets": [{"calls": 3}]})
     app, model = agent(walker())

@@ -403,6 +403,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "ranked twice": ("rerank_thrash", ranked(2), Expected("low", 1, TURN, TOOK)),
     "ranked three times": ("rerank_thrash", ranked(3, gap=29.5), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
     "cut off, then whole": ("truncated_output", cut("length", "stop"), Expected("low", 1, (1_000, 50), 1.0)),
+    "cut off by the context window": (
+        "truncated_output",
+        cut("model_context_window_exceeded", "stop"),
+        Expected("low", 1, (1_000, 50), 1.0),
+    ),
     "cut off twice": ("truncated_output", cut("max_tokens", "length"), Expected("medium", 1, (1_000, 50), 1.0)),
     "cut off three times": (
         "truncated_output",

@@ -72,10 +72,10 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
     read = read_message(message)
     counted = meta.get("token_usage") or meta.get("usage")
     tokens = (
-        read_usage(reported)
+        _reported(reported, counted)
         or usage
         or read_usage(counted)
-        or read_usage(extra.get("usage"))
+        or read_usage(extra.get("usage") or extra.get("token_count"))
         or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))
         or Usage(_estimate(prompt_chars), _estimate(read.chars), estimated=True)
     )
@@ -105,6 +105,19 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         _charged(meta, counted or extra.get("usage")),
         own_id if type(own_id) is str and own_id.startswith("resp") else None,
     )
+
+
+def _reported(reported: object, counted: object) -> Usage | None:
+    """LangChain's usage; the provider's own where that alone tells the parts (Mistral) or all passes (Anthropic)."""
+    usage = read_usage(reported)
+    if usage is None or type(counted) is not dict:
+        return usage
+    untold = "prompt_tokens_details" in counted and "input_token_details" not in cast("Mapping[str, object]", reported)
+    if untold or counted.get("iterations"):
+        own = read_usage(counted)
+        if own is not None and own.input_tokens >= usage.input_tokens and own.output_tokens >= usage.output_tokens:
+            return own
+    return usage
 
 
 def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
@@ -222,8 +235,8 @@ def _count(*values: object) -> int:
 def read_usage(reported: object) -> Usage | None:
     """Reads token usage: LangChain's `usage_metadata`, or the raw one of OpenAI, Anthropic or Bedrock's Converse.
 
-    Anthropic's and Bedrock's raw input leaves the cached tokens out; they are added. LiteLLM puts Anthropic's fields
-    beside OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
+    Anthropic's and Bedrock's raw input leaves the cached tokens out, and what a compaction took; they are added.
+    LiteLLM puts Anthropic's fields beside OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
     """
     if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
         return None
@@ -268,7 +281,24 @@ def read_usage(reported: object) -> Usage | None:
             _count(outs.get("audio_tokens")),
             cache_write_1h_tokens=hour,
         )
+        if passes := get("iterations"):
+            usage = _compacted(usage, passes)
     return _consistent(usage) if usage.input_tokens or usage.output_tokens else None
+
+
+def _compacted(usage: Usage, passes: object) -> Usage:
+    """The usage with what Anthropic took to sum the conversation up: billed, and not in the counts around it."""
+    for one in passes if isinstance(passes, (list, tuple)) else ():
+        more = read_usage(one) if mapping(one).get("type") == "compaction" else None
+        if more is not None:
+            usage = usage._replace(
+                input_tokens=usage.input_tokens + more.input_tokens,
+                output_tokens=usage.output_tokens + more.output_tokens,
+                cache_read_tokens=usage.cache_read_tokens + more.cache_read_tokens,
+                cache_write_tokens=usage.cache_write_tokens + more.cache_write_tokens,
+                cache_write_1h_tokens=usage.cache_write_1h_tokens + more.cache_write_1h_tokens,
+            )
+    return usage
 
 
 def _of_tier(details: Mapping[str, object], name: str) -> int:

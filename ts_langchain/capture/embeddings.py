@@ -76,7 +76,7 @@ class SentinelEmbeddings(Embeddings):
         embeddings: What does the work.
         sentinel: The `Sentinel` to feed.
         model: Model name, for the price; read off `embeddings.model` if left out.
-        provider: Provider, for the price.
+        provider: Provider, for the price; that of the `langchain-…` package that `embeddings` is from if left out.
         session_id: The session; else that of `sentinel.session(...)`, else one of this wrapper's own.
         clock: Where event time comes from, seconds since the epoch.
 
@@ -103,7 +103,7 @@ class SentinelEmbeddings(Embeddings):
         self.embeddings = embeddings
         self.sentinel = sentinel
         self.model = model or _model_of(embeddings)
-        self.provider = provider
+        self.provider = provider or _provider_of(embeddings)
         self.session_id = as_id(session_id)
         self.clock = clock
         self._own_session = f"embeddings-{uuid4()}"
@@ -179,4 +179,17 @@ def _model_of(embeddings: Embeddings) -> str | None:
         value = getattr(embeddings, field, None)
         if isinstance(value, str) and value:
             return value
+    return None
+
+
+def _provider_of(embeddings: Embeddings) -> str | None:
+    """`aws` of `langchain_aws.…`; None of classes that are from no package of one provider."""
+    for kind in type(embeddings).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package.startswith("langchain_") and package not in (
+            "langchain_core",
+            "langchain_community",
+            "langchain_classic",
+        ):
+            return package.removeprefix("langchain_")
     return None

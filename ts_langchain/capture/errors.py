@@ -25,9 +25,18 @@ def error_line(error: BaseException | str) -> tuple[str, str]:
         _, found, message = text[-TEXT_LIMIT:].rpartition(f"{name}: ")
         return name, message.partition("\n")[0][:SUMMARY_CHARS] if found else ""
     first, last = text.partition("\n")[0], text[-TEXT_LIMIT:].rpartition("\n")[2]
+    if first != text and (raised := _raised(text[-TEXT_LIMIT:], first)):
+        return raised, first[:SUMMARY_CHARS]
     if line := _ERROR_LINE.match(first) or _ERROR_LINE.match(last):
         return line[1], line[2][:SUMMARY_CHARS]
     return "Error", first[:SUMMARY_CHARS]
+
+
+def _raised(text: str, message: str) -> str | None:
+    """The name in front of this message in a traceback: the `repr` of some (pydantic's) begins with the message."""
+    at = text.rfind(f": {message}\n")
+    name = text[text.rfind("\n", 0, at) + 1 : at].rpartition(".")[2] if at >= 0 else ""
+    return name if name.isidentifier() else None
 
 
 def error_name(error: BaseException | str) -> str:

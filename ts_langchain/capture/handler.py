@@ -28,11 +28,12 @@ from ts_langchain.capture.doors import begun, reserved_by
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
+from ts_langchain.capture.messages import mapping
 from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output, read_toolset
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
-from ts_langchain.fingerprint import arguments, mix, name_hash, text_hash
+from ts_langchain.fingerprint import arguments, mix, name_hash, text_hash, value_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
     from ts_langchain.capture.messages import ToolResult
     from ts_langchain.intervene.core import Here
+
+BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
+# Which structured answer a request asks for, as OpenAI, Anthropic and Bedrock, Gemini, and Ollama name it.
+SHAPES = ("response_format", "output_config", "response_json_schema", "response_schema", "format")
 
 MAX_ROOTS = 100_000
 MAX_NODES = 1_000
@@ -435,13 +440,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
         if previous is not None:  # what was said before is kept by the provider
             request = mix(request, text_hash(previous))
+        for parameter in SHAPES:
+            if (shape := get(parameter)) is not None:
+                shape = str(shape) if isinstance(shape, type) else shape  # a class is recorded as its name
+                request = mix(request, self._readable("response format", value_hash, shape) or 0)
         if not prompt.messages:
             request = 0  # not recorded: it may be any
         for call in unseen:
             self.sentinel.observe(call)
-        max_tokens = get("max_tokens") or get("max_completion_tokens") or meta.get("ls_max_tokens")
-        if type(max_tokens) is not int or not 0 < max_tokens <= MAX_TOKENS:
-            max_tokens = None
+        max_tokens = output_bound(params) or output_bound({"max_tokens": meta.get("ls_max_tokens")})
         if type(provider) is not str:
             provider = None
         if origin.node is not None and (origin.node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
@@ -480,6 +487,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 parent=above,
                 step=step,
                 task=task,
+                for_an_hour=(kept := get("cache_control")) is not None and mapping(kept).get("ttl") == "1h",
             ),
             tells_itself=completes,
         )
@@ -603,6 +611,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started is None or started.prompt is None:
             return
         chars, known = started.prompt.chars, reported.usage if reported is not None else None
+        if started.toolset is not None:
+            chars += started.toolset.total_bytes
         answer = self._readable("answer", read_answer, response, chars, known)
         if answer is None:
             answer = Answer(usage=known or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
@@ -612,12 +622,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         status: Status = "ok"
         if error is not None:
             status = "cancelled" if error in _CANCELLED else "error"
-            if status == "error" and usage.estimated:
+            if status == "error" and usage.estimated and not answer.chars:
                 usage = NO_USAGE  # nobody says it was billed
             elif status == "cancelled" and usage is NO_USAGE:
-                usage = Usage(-(-started.prompt.chars // CHARS_PER_TOKEN), 0, estimated=True)
+                usage = Usage(-(-chars // CHARS_PER_TOKEN), 0, estimated=True)
         elif answer.cached or (reported is not None and reported.cached):
             usage, cost = NO_USAGE, UNBILLED
+        if started.for_an_hour and usage.cache_write_tokens and not usage.cache_write_1h_tokens:
+            # Anthropic does not say at the end of a stream how long it keeps what it wrote
+            usage = usage._replace(cache_write_1h_tokens=usage.cache_write_tokens)
         origin, at = started.origin, started.started_at
         ended_at = self.clock()
         call = Call(
@@ -918,6 +931,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=started.task,
             )
         )
+
+
+def output_bound(params: Mapping[str, Any]) -> int | None:
+    """The bound on its output that a request sets, by whatever name the provider has for it; None if it sets none."""
+    for name in BOUNDS:
+        bound = params.get(name)
+        if type(bound) is int and 0 < bound <= MAX_TOKENS:
+            return bound
+    return None
 
 
 def estimated_input(chars: int, toolset: Toolset | None) -> int:

@@ -63,6 +63,8 @@ class Started(NamedTuple):
     """It began in one of asyncio's tasks, and may be cancelled with it."""
     told_inside: bool = False
     """Of model calls: another one ran inside, which is the same call and has been recorded."""
+    for_an_hour: bool = False
+    """Of model calls: what it writes to the provider's cache is to be kept for an hour."""
 
 
 class Reported(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeGuard
 
 from ts_langchain.call import Toolset
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
-from ts_langchain.fingerprint import answer_hash, canonical, mix, name_hash, text_hash, value_hash
+from ts_langchain.fingerprint import DEPTH_LIMIT, answer_hash, canonical, mix, name_hash, text_hash, value_hash
 from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
@@ -34,10 +34,11 @@ class _Toolsets:
 
 
 _TOOLSETS = _Toolsets()
+NAMELESS = "?"
 
 
 def read_toolset(tools: object) -> Toolset | None:
-    """Reads the tool definitions of a request, in OpenAI's, Anthropic's, Google's or Bedrock's shape.
+    """Reads the tool definitions of a request, in OpenAI's, Anthropic's, Google's, Bedrock's or Cohere's shape.
 
     The lists are rebuilt by the framework at each turn; they are recognised by their names and the lengths
     of their descriptions, so that their JSON is measured only once.
@@ -45,11 +46,13 @@ def read_toolset(tools: object) -> Toolset | None:
     if not _is_list(tools) or not tools:
         return None
     flat = _flatten(tools)
-    key = tuple((_tool_name(t), len(str(_tool_field(t, "description") or ""))) for t in flat)
+    if not flat:
+        return None
+    key = tuple([_look(t) for t in flat])
     known = _TOOLSETS.get(key)
     if known is None:
-        names = tuple(name for name, _ in key)
-        sizes = tuple(len(canonical(t)) for t in flat)
+        names = tuple(name for name, *_ in key)
+        sizes = tuple(len(canonical(_plain(t))) for t in flat)
         known = Toolset(names, sizes, mix(*(mix(name_hash(n), size) for n, size in zip(names, sizes, strict=True))))
         _TOOLSETS.keep(key, known)
     return known
@@ -63,13 +66,38 @@ def _flatten(tools: Sequence[object]) -> list[object]:
     flat: list[object] = []
     for tool in tools:
         declarations = tool.get("function_declarations") if isinstance(tool, Mapping) else None
-        flat.extend(declarations) if _is_list(declarations) else flat.append(tool)
+        if _is_list(declarations):
+            flat.extend(declarations)
+        elif not (isinstance(tool, Mapping) and "cachePoint" in tool):  # Bedrock's mark behind the tools to be cached
+            flat.append(tool)
     return flat
+
+
+def _look(tool: object) -> tuple[str, int, int]:
+    """What a tool is recognised by: its name, its shape, and how long its description is; all of it without a name."""
+    name, shape = _tool_name(tool), len(tool) if isinstance(tool, Mapping) else 0
+    told = canonical(_plain(tool)) if name == NAMELESS else str(_tool_field(tool, "description") or "")
+    return name, shape, len(told)
+
+
+def _plain(tool: object) -> object:
+    """What is sent of a definition that is an object (langchain-cohere), or full of None (langchain-google-genai)."""
+    dump = None if isinstance(tool, Mapping) or not hasattr(tool, "function") else getattr(tool, "model_dump", None)
+    return _said(dump(mode="json") if callable(dump) else tool)
+
+
+def _said(value: object, depth: int = DEPTH_LIMIT) -> object:
+    """A value without the None in it."""
+    if not depth or not isinstance(value, (dict, list)):
+        return value
+    if isinstance(value, dict):
+        return {key: _said(item, depth - 1) for key, item in value.items() if item is not None}
+    return [_said(item, depth - 1) for item in value]
 
 
 def _tool_field(tool: object, field: str) -> object:
     if not isinstance(tool, Mapping):
-        return getattr(tool, field, None)
+        return getattr(getattr(tool, "function", None) or tool, field, None)
     inner = tool.get("function") or tool.get("toolSpec")
     if isinstance(inner, Mapping):
         return inner.get(field)
@@ -77,8 +105,11 @@ def _tool_field(tool: object, field: str) -> object:
 
 
 def _tool_name(tool: object) -> str:
-    name = _tool_field(tool, "name") or (tool.get("type") if isinstance(tool, Mapping) else None)
-    return label(name) or "?"
+    name = _tool_field(tool, "name")
+    if not name and isinstance(tool, Mapping):  # a provider's own: `{"type": "web_search"}`, `{"google_search": {}}`
+        told = [key for key, value in tool.items() if value is not None]
+        name = tool.get("type") or (told[0] if len(told) == 1 else None)
+    return label(name) or NAMELESS
 
 
 class Output(NamedTuple):

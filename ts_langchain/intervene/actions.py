@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from ts_langchain.fingerprint import arguments
 from ts_langchain.policy import matches
+from ts_langchain.pricing import PROVIDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,9 @@ MARK = "ts_langchain"
 
 REPEAT_CHARS = 500
 """A result up to this length is repeated by `reuse`; a longer one is only referred to."""
+
+MISTRAL = ("mistral", "mixtral", "ministral", "magistral", "codestral", "devstral", "pixtral", "voxtral")
+"""What Mistral's models are called, at other providers, too."""
 
 TRIMMED = "[An earlier result of {name}, {chars:,} characters, left out to save tokens. Call the tool again if needed.]"
 SUPERSEDED = "[Left out: the same call was made again later, see its result there.]"
@@ -38,9 +42,23 @@ def steer_text(decisions: Sequence[Decision], advice: str = "") -> str:
     )
 
 
-def steered(messages: Sequence[BaseMessage], text: str) -> list[BaseMessage]:
-    """The messages with a note at the end. A human message: all providers take one after tool results."""
-    return [*messages, HumanMessage(text, additional_kwargs={MARK: "steer"})]
+def steered(messages: Sequence[BaseMessage], text: str, *, inside: bool = False) -> list[BaseMessage]:
+    """The messages with a note at the end: a human message, or `inside` the last one where that is a tool's result."""
+    last = messages[-1] if messages else None
+    if not inside or not isinstance(last, ToolMessage):
+        return [*messages, HumanMessage(text, additional_kwargs={MARK: "steer"})]
+    content = last.content
+    said = f"{content}\n\n{text}" if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+    noted = last.model_copy(
+        update={"content": said, "response_metadata": {**last.response_metadata, MARK: "steer"}},
+    )
+    return [*messages[:-1], noted]
+
+
+def only_model_after_tools(model: str | None, provider: str | None) -> bool:
+    """True for Mistral's models, wherever they run: they refuse a user's message right after a tool's result."""
+    name = (model or "").lower()
+    return (provider or "").lower().startswith("mistral") or any(family in name for family in MISTRAL)
 
 
 def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
@@ -77,6 +95,32 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     return shortened
 
 
+def in_words(messages: Sequence[BaseMessage], provider: str | None) -> list[BaseMessage]:
+    """The messages for a model of this provider: what another provider's said in blocks stands in words, calls kept.
+
+    Thoughts and their signatures are for the provider that wrote them; others refuse the blocks they do not know.
+    """
+    return [
+        message.model_copy(update={"content": str(message.text)})
+        if isinstance(message, AIMessage) and isinstance(message.content, list) and _is_of_another(message, provider)
+        else message
+        for message in messages
+    ]
+
+
+def _is_of_another(message: AIMessage, provider: str | None) -> bool:
+    own = message.response_metadata.get("model_provider")
+    if not isinstance(own, str) or provider is None or not (message.tool_calls or message.text):
+        return False
+    return _shape(own) != _shape(provider)
+
+
+def _shape(provider: str) -> str:
+    """Whose messages a provider's are shaped as: Claude's are Anthropic's wherever it runs, Azure's are OpenAI's."""
+    shape = next((family for family in ("anthropic", "openai") if family in provider), None)
+    return shape or ("openai" if "azure" in provider else PROVIDERS.get(provider) or provider)
+
+
 def pruned(tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str]) -> list[Any]:
     """The tools that were asked for in this conversation, or are to be kept; all of them if that leaves none."""
     used = {c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
@@ -88,6 +132,8 @@ def tool_name(tool: Any) -> str | None:
     """Name of a tool, in LangChain's or a provider's shape; None for a provider's built-in ones."""
     if not isinstance(tool, dict):
         return getattr(tool, "name", None)
+    if tool.get("type") not in (None, "function", "custom"):  # Anthropic's have a name; their calls are no tool calls
+        return None
     inner = tool.get("function")
     name = inner.get("name") if isinstance(inner, dict) else tool.get("name")
     return name if isinstance(name, str) else None

@@ -20,7 +20,7 @@ from ts_langchain.capture.activate import active, around
 from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Reserved, begun, reserved, reserved_by
-from ts_langchain.capture.handler import estimated_input
+from ts_langchain.capture.handler import BOUNDS, estimated_input, output_bound
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
@@ -348,7 +348,8 @@ class Interventions:
         self.sentinel.settle(decision, "done")
 
     def _steer(self, turn: Turn, steering: Sequence[Decision], advice: str = "") -> None:
-        turn.messages = actions.steered(turn.messages, actions.steer_text(steering, advice))
+        inside = actions.only_model_after_tools(turn.model_name, turn.provider)
+        turn.messages = actions.steered(turn.messages, actions.steer_text(steering, advice), inside=inside)
         for decision in steering:
             self._applied(turn, decision)
 
@@ -362,6 +363,7 @@ class Interventions:
             self._models[name] = init_chat_model(name)
         turn.model = self._models[name]
         turn.model_name, turn.provider = describe_model(turn.model)
+        turn.messages = actions.in_words(turn.messages, turn.provider)
         return True
 
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
@@ -512,6 +514,12 @@ def describe_model(model: Any) -> tuple[str | None, str | None]:
     name = params.get("ls_model_name") or getattr(model, "model_name", None) or getattr(model, "model", None)
     provider = params.get("ls_provider")
     return (name if isinstance(name, str) else None), (provider if isinstance(provider, str) else None)
+
+
+def bound_of(settings: Mapping[str, Any], model: Any) -> int | None:
+    """The bound on the output of a request to a chat model: its own, else the model's."""
+    own = {name: getattr(model, name, None) for name in BOUNDS}
+    return output_bound(settings) or output_bound(own)
 
 
 def make_sentinel(sentinel: Sentinel | None, policy: Any) -> Sentinel:

@@ -12,7 +12,15 @@ from langgraph.config import get_config
 
 from ts_langchain.errors import CallRefused
 from ts_langchain.intervene import actions
-from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
+from ts_langchain.intervene.core import (
+    ALL_MODEL_ACTIONS,
+    Here,
+    Interventions,
+    Turn,
+    bound_of,
+    describe_model,
+    make_sentinel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -104,8 +112,6 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         if here is None:
             return _Prepared(request)
         name, provider = describe_model(request.model)
-        settings = request.model_settings
-        max_tokens = settings.get("max_tokens") or getattr(request.model, "max_tokens", None)
         turn = Turn(
             list(request.messages),
             list(request.tools),
@@ -113,7 +119,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             request.model,
             name,
             provider,
-            max_tokens if isinstance(max_tokens, int) else None,
+            bound_of(request.model_settings, request.model),
         )
         admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         if turn.applied:

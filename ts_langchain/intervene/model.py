@@ -12,7 +12,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
-from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn, describe_model, make_sentinel
+from ts_langchain.intervene.core import (
+    ALL_MODEL_ACTIONS,
+    Here,
+    Interventions,
+    Turn,
+    bound_of,
+    describe_model,
+    make_sentinel,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -163,7 +171,6 @@ class _Guarded(Runnable[Any, Any]):
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
         params = {**self._kwargs, **kwargs}
-        max_tokens = params.get("max_tokens") or getattr(self.model, "max_tokens", None)
         previous = params.get("previous_response_id")
         turn = Turn(
             messages,
@@ -172,7 +179,7 @@ class _Guarded(Runnable[Any, Any]):
             self.model,
             name,
             provider,
-            max_tokens if isinstance(max_tokens, int) else None,
+            bound_of(params, self.model),
             previous=previous if isinstance(previous, str) else None,
         )
         call.here = here = self.interventions.here(config, run_key, turn)

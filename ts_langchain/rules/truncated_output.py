@@ -12,7 +12,9 @@ from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
-CUT_OFF = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length"})
+CUT_OFF = frozenset({
+    "length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "model_context_window_exceeded",
+})  # fmt: skip
 MAX_REQUESTS = 6
 
 
