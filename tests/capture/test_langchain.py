@@ -707,6 +707,20 @@ def test_tools_of_the_provider_are_told_apart() -> None:
     assert one.fingerprint != other.fingerprint
 
 
+def test_tools_of_one_name_with_other_parameters_have_their_own_size() -> None:
+    """As the schemas of structured answers have, which agents name alike."""
+
+    def tool_with(*names: str) -> Any:
+        properties = {name: {"type": "string", "description": "what it is " * 20} for name in names}
+        function = {"name": "answer", "description": "d", "parameters": {"type": "object", "properties": properties}}
+        return read_toolset([{"type": "function", "function": function}])
+
+    one, three = tool_with("city"), tool_with("city", "street", "number")
+    assert one.total_bytes < three.total_bytes
+    assert one.fingerprint != three.fingerprint
+    assert tool_with("city") is one
+
+
 def test_the_same_tools_in_another_shape_have_their_own_size() -> None:
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
     long = read_toolset(

@@ -40,8 +40,8 @@ NAMELESS = "?"
 def read_toolset(tools: object) -> Toolset | None:
     """Reads the tool definitions of a request, in OpenAI's, Anthropic's, Google's, Bedrock's or Cohere's shape.
 
-    The lists are rebuilt by the framework at each turn; they are recognised by their names and the lengths
-    of their descriptions, so that their JSON is measured only once.
+    The lists are rebuilt by the framework at each turn; they are recognised by names, the lengths of descriptions
+    and the names of parameters, so that their JSON is measured only once.
     """
     if not _is_list(tools) or not tools:
         return None
@@ -73,11 +73,18 @@ def _flatten(tools: Sequence[object]) -> list[object]:
     return flat
 
 
-def _look(tool: object) -> tuple[str, int, int]:
-    """What a tool is recognised by: its name, its shape, and how long its description is; all of it without a name."""
+def _look(tool: object) -> tuple[str, int, int, object]:
+    """What a tool is recognised by: name, shape, length of its description, parameters; all of it without a name."""
     name, shape = _tool_name(tool), len(tool) if isinstance(tool, Mapping) else 0
     told = canonical(_plain(tool)) if name == NAMELESS else str(_tool_field(tool, "description") or "")
-    return name, shape, len(told)
+    return name, shape, len(told), _parameters(tool)
+
+
+def _parameters(tool: object) -> tuple[object, ...]:
+    """Names of the parameters, as far as a JSON schema tells them."""
+    schema = _tool_field(tool, "parameters") or _tool_field(tool, "input_schema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return tuple(properties) if type(properties) is dict else ()
 
 
 def _plain(tool: object) -> object:
