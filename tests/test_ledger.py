@@ -59,6 +59,67 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     assert path.read_text() == "My notes. " * 100
 
 
+@pytest.mark.parametrize("table", ["orders (id)", "sessions (id, customer)", "schema (name, version)"])
+def test_another_programs_database_is_left_as_it_is(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "shop.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute(f"CREATE TABLE {table}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=rf"{path.name} is no ledger: it holds {table.split()[0]}"):
+        Ledger(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_ledger_whose_making_was_cut_short_is_made_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).close()
+    with sqlite3.connect(path) as db:  # as earlier versions could leave it
+        db.execute("DROP TABLE schema")
+        db.execute("DROP TABLE calls")
+    db.close()
+    ledger = Ledger(path)
+    assert Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger).run().done
+
+
+def test_a_ledger_that_nobody_may_write_to_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "50% of #1?"
+    ledger = Ledger(folder / "ledger.sqlite")
+    history = Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger).run()
+    held = summarise(ledger, history).as_dict()
+    ledger.close()
+    # as for a folder that is read-only, also where the tests' user may write everywhere
+    monkeypatch.setattr("ts_langchain.ledger.os.access", lambda path, _: path != folder)
+    sealed = Ledger(folder / "ledger.sqlite")
+    assert summarise(sealed, sealed.histories()[0]).as_dict() == held
+    assert [p.name for p in folder.iterdir()] == ["ledger.sqlite"]
+    with pytest.raises(LedgerError, match="readonly"):
+        Import(FileImporter(write(tmp_path / "more.jsonl")), sealed).run()
+
+
+def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="is a directory: name a file"):
+        Ledger(tmp_path)
+    with pytest.raises(LedgerError, match="name is empty"):
+        Ledger("")
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        Ledger(tmp_path / "none.sqlite", create=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_langchain.ledger.PATIENCE_MS", 10)
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    held = sqlite3.connect(path, isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    assert Ledger(path).histories() == []
+    with pytest.raises(LedgerError, match=r"locked\. Another program is writing to it: run this again"):
+        Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger)
+    held.close()
+
+
 def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
     rows = agent_rows(2)
     for row in rows:
