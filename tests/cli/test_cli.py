@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,9 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "langsmith", "--project", "x", "--since", "0001-01-01T00:00+05:00"], 2, "2026-09-01"),
         (["import", "plugin", "none"], 2, "langsmith"),
         (["report"], 2, "nothing has been imported"),
-        (["report", "7"], 2, "no history 7"),
+        (["report", "7"], 2, "nothing has been imported"),
+        (["report", "--list", "--csv", "x.csv"], 2, "--list shows all histories"),
+        (["report", "1", "--list"], 2, "--list shows all histories"),
         (["rules", "tool_lop"], 2, "tool_loop"),
         (["report", "--ledger", "nosuch://db"], 1, "ledger"),
         (["frobnicate"], 2, "frobnicate"),
@@ -155,6 +158,37 @@ def test_mistakes_are_told_clearly(tmp_path: Path, file: Path, args: list[str], 
     assert done.exit_code == code, done.output
     assert says in re.sub(r"[\s│]+", " ", done.stderr)
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "args", [["report"], ["explain", "x"], ["backtest", "--policy", "x"], ["annotate"], ["report", "--list"]]
+)
+def test_a_mistyped_ledger_is_named_and_not_made(tmp_path: Path, args: list[str]) -> None:
+    wrong = tmp_path / "no" / "such" / f"{'long-' * 20}ledger.sqlite"
+    done = run(tmp_path, *args, "--ledger", str(wrong))
+    assert done.exit_code == (0 if "--list" in args else 2)
+    assert str(wrong) in done.stderr  # in one piece
+    assert not (tmp_path / "no").exists()
+
+
+def test_json_is_all_there_is_on_stdout(tmp_path: Path, file: Path) -> None:
+    assert json.loads(run(tmp_path, "report", "--list", "--json").stdout) == []
+    assert json.loads(run(tmp_path, "import", "plugin", "--json").stdout) == []
+    for args in (
+        ["report"],
+        ["explain", "x"],
+        ["rules", "x"],
+        ["import", "file", "none.jsonl"],
+        ["policy", "show", "x"],
+    ):
+        failed = run(tmp_path, *args, "--json")
+        assert (failed.exit_code > 0, failed.stdout) == (True, "")
+        assert failed.stderr.startswith("Error: ")
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "ts_langchain", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, version("ts-langchain"))
 
 
 def test_wrong_key_unknown_project_and_server_down(

@@ -11,10 +11,9 @@ from ts_langchain.cli.annotate import progress
 from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.deliver.backfill import Backfill
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import Ledger
 
 
 def backfill(
@@ -52,7 +51,7 @@ def backfill(
         if endpoint is None:
             msg = "which cloud? Name its address with --endpoint or TOKEN_SENTINEL_ENDPOINT"
             raise ConfigurationError(msg)
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         key = "none" if dry_run else secret("TokenSentinel API key", "TOKEN_SENTINEL_API_KEY")
         sink = registered(DELIVERIES, "tokensentinel")(

@@ -11,10 +11,9 @@ from rich.table import Table
 
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import clear_errors, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.cli.rules import paragraphs
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import Ledger
 from ts_langchain.report.terminal import print_incident, usd
 from ts_langchain.rules import known_rules
 
@@ -31,7 +30,7 @@ def explain(
 ) -> None:
     """Explains an incident: what was seen, why it counts as waste, and which setting would have silenced it."""
     with clear_errors():
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         found = [i for i in book.incidents(history) if i.id.startswith(incident_id)]
         if len(found) != 1:

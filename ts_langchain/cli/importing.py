@@ -29,7 +29,7 @@ from ts_langchain.cli.output import INTERRUPTED, err, out, print_json
 from ts_langchain.cli.report import show
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.history import Import
-from ts_langchain.ledger import Ledger
+from ts_langchain.ledger import Ledger, has_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,9 +169,9 @@ def _go_on_after_last(source: Any, ledger: str | None) -> dict[str, Any] | None:
     Returns:
         What an interrupted import had been asked for, which is gone on with; None if there is none.
     """
-    book = Ledger(ledger)
-    last = book.last_call_at(source.source, source.scope)
-    if last is None:
+    book = Ledger(ledger) if has_ledger(ledger) else None
+    last = book.last_call_at(source.source, source.scope) if book is not None else None
+    if book is None or last is None:
         err.print("Nothing of this history has been imported yet: the last 30 days are.", style="dim")
         return None
     begin = datetime.fromtimestamp(last, tz=UTC) - OVERLAP

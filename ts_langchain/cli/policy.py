@@ -13,9 +13,8 @@ from rich.table import Table
 from ts_langchain.backtest import Backtest, Result
 from ts_langchain.cli.options import JsonOption, LedgerOption, PriceOption, parse_prices
 from ts_langchain.cli.output import clear_errors, err, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.errors import ConfigurationError, UnreadableSource
-from ts_langchain.ledger import Ledger
 from ts_langchain.policy import ACTIONS, RECOMMENDED, Policy
 from ts_langchain.report.terminal import usd
 from ts_langchain.rules import rule_classes
@@ -86,7 +85,11 @@ def backtest(
     ],
     number: Annotated[
         int | None,
-        typer.Argument(help="Number of the history, see report --list. Default: the latest.", show_default=False),
+        typer.Argument(
+            metavar="HISTORY",
+            help="Number of the history, see report --list. Default: the latest.",
+            show_default=False,
+        ),
     ] = None,
     success_tag: Annotated[
         str | None,
@@ -98,7 +101,7 @@ def backtest(
 ) -> None:
     """Tries a policy on an imported history: what it would have done, saved, and disturbed."""
     with clear_errors():
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         results = []
         for path in policies:
