@@ -8,7 +8,7 @@ import typer
 
 from ts_langchain import __version__
 from ts_langchain.cli.annotate import progress
-from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
+from ts_langchain.cli.importing import DELIVERIES, named, registered, secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
@@ -45,9 +45,7 @@ def backfill(
     The key is read from TOKEN_SENTINEL_API_KEY, or asked for; never given on the command line.
     """
     with clear_errors():
-        if not project:
-            msg = "--project: which one? The name is empty, as that of a shell variable that is not set"
-            raise ConfigurationError(msg)
+        named(project, "--project")
         if endpoint is None:
             msg = "which cloud? Name its address with --endpoint or TOKEN_SENTINEL_ENDPOINT"
             raise ConfigurationError(msg)

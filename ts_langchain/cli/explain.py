@@ -14,7 +14,7 @@ from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.cli.rules import paragraphs
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.report.terminal import print_incident, usd
+from ts_langchain.report.terminal import print_incident, print_table, usd
 from ts_langchain.rules import known_rules
 
 
@@ -58,7 +58,7 @@ def explain(
         if incident.overlaps:
             table.add_row("overlaps", f"some of its tokens are counted for {', '.join(incident.overlaps)}")
         table.add_row("call ids", escape(", ".join(incident.call_ids)))
-        out.print(table)
+        print_table(out, table)
         if rule is not None:
             out.print(f"\n{escape(paragraphs(rule))}")
         out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")

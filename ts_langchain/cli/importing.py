@@ -74,7 +74,8 @@ def secret(what: str, *variables: str) -> str:
     Raises:
         ConfigurationError: There is none, and nobody to ask.
     """
-    key = next((value for name in variables if (value := os.environ.get(name))), None) or _kept(variables[0])
+    key = next((value for name in variables if (value := os.environ.get(name, "").strip())), None)
+    key = key or _kept(variables[0])
     if not key:
         if not sys.stdin.isatty():
             msg = f"no key: set {variables[0]}"
@@ -299,6 +300,17 @@ def parse_time(text: str | None, option: str, *, end_of_day: bool = False) -> da
     if len(text) <= 10 and end_of_day:
         at += timedelta(days=1)
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+def named(given: str | Path, what: str) -> None:
+    """Refuses an empty name: of a path it would mean all that lies here.
+
+    Raises:
+        ConfigurationError: It is empty.
+    """
+    if not str(given).strip():
+        msg = f"{what}: which one? The name is empty, as that of a shell variable that is not set"
+        raise ConfigurationError(msg)
 
 
 def parse_since(text: str | None) -> datetime | None:
