@@ -247,6 +247,18 @@ def test_dollars(nano: int, shown: str) -> None:
     assert usd(nano) == shown
 
 
+def test_a_shell_completes_a_line_that_is_not_right_yet() -> None:
+    line = "ts-langchain import file --set a.b=1 --price x --da"
+    env = {"_TS_LANGCHAIN_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "7"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'ts-langchain'; from ts_langchain.cli import main; main()",
+    ]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["--date"], "")
+
+
 def test_it_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "ts_langchain", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, version("ts-langchain"))

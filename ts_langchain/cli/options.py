@@ -14,16 +14,18 @@ from ts_langchain.pricing import Prices, Rates
 from ts_langchain.rules import build_rules, rule_classes
 
 
-def _check_settings(given: list[str] | None) -> list[str] | None:
-    """Refuses what no rule takes, before anything is read from anywhere."""
+def _check_settings(ctx: typer.Context, given: list[str] | None) -> list[str] | None:
+    """Refuses what no rule takes, before anything is read from anywhere; not while a shell completes the line."""
     with clear_errors():
-        build_rules(rule_classes(None), parse_settings(given), Prices())
+        if given and not ctx.resilient_parsing:
+            build_rules(rule_classes(None), parse_settings(given), Prices())
     return given
 
 
-def _check_prices(given: list[str] | None) -> list[str] | None:
+def _check_prices(ctx: typer.Context, given: list[str] | None) -> list[str] | None:
     with clear_errors():
-        Prices(parse_prices(given))
+        if given and not ctx.resilient_parsing:
+            Prices(parse_prices(given))
     return given
 
 
