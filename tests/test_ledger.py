@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,6 +212,25 @@ def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str, s
     with pytest.raises(LedgerError, match=says) as raised:
         Ledger(url)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file that is open cannot be deleted")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_ledger_that_goes_away_under_an_import_is_told(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(tmp_path / "other.sqlite").close()
+    source = write(tmp_path / "runs.jsonl")
+    running = Import(FileImporter(source), Ledger(path), checkpoint_runs=20)
+
+    def lose(_: Any) -> None:
+        for part in tmp_path.glob("ledger.sqlite*"):
+            part.unlink()
+        if replaced:
+            (tmp_path / "other.sqlite").rename(path)
+
+    with pytest.raises(LedgerError, match=r"deleted or replaced meanwhile\. Run the import again"):
+        running.run(lose)
+    assert Import(FileImporter(source), Ledger(path)).run().done
 
 
 def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:

@@ -277,6 +277,9 @@ class Ledger:
                     )
                     raise LedgerError(msg)
 
+        self._file = file
+        self._identity = _identity(file)
+
     def close(self) -> None:
         """Closes all connections."""
         self.engine.dispose()
@@ -360,6 +363,9 @@ class Ledger:
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
+            if _identity(self._file) != self._identity:  # SQLite would go on writing to what nobody finds again
+                msg = f"the ledger {self._file} was deleted or replaced meanwhile. Run the import again."
+                raise LedgerError(msg)
         history.updated_at = now
 
     # --- what an import asks -----------------------------------------------------------------------
@@ -527,6 +533,15 @@ def _sqlite_file(address: sa.URL) -> Path | None:
     name = address.database
     in_file = address.get_backend_name() == "sqlite" and name and not name.startswith((":memory:", "file:"))
     return Path(name) if in_file and name else None
+
+
+def _identity(file: Path | None) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None if there is none."""
+    try:
+        found = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found is not None else None
 
 
 def _make_directory(path: Path) -> None:
