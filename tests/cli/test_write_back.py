@@ -228,6 +228,24 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_result(server: Any, tmp_p
     assert held(server) == ({} if what == "remove" else whole)
 
 
+def test_a_removal_that_was_killed_is_written_anew(server: Any, tmp_path: Path) -> None:
+    assert run(tmp_path, server, *imports(server, "--annotate")).exit_code == 0
+    whole = held(server)
+    server.requests.clear()
+    server.faults.reached.clear()
+    server.faults.stop_after = 9
+    process = start(tmp_path, server, "annotate", "--remove")
+    assert server.faults.reached.wait(30)
+    process.kill()
+    process.communicate()
+    server.faults.stop_after = None
+    assert 0 < len(held(server)) < len(whole)
+    assert run(tmp_path, server, "annotate").exit_code == 0
+    assert held(server) == whole
+    again = run(tmp_path, server, "annotate", "--json")
+    assert json.loads(again.stdout)["unchanged"] == len(whole)
+
+
 def test_a_killed_backfill_goes_on_with_the_same_result(cloud: CloudServer, tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in agent_rows(700, seed=5)))
