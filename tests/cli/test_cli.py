@@ -19,8 +19,10 @@ from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows, serv
 from keyring.backend import KeyringBackend
 from typer.testing import CliRunner
 
+from ts_importers.files import FileImporter
 from ts_importers.http import Client
 from ts_langchain.cli.app import app
+from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.report.terminal import usd
 from ts_langchain.rules import RULES
@@ -479,6 +481,15 @@ def test_histories_are_listed_by_name(tmp_path: Path, fake: FakeLangSmith, file:
     assert shown[1].startswith(f"   1  LangSmith project my-agent: {calls:,} rows")
     [_, told] = json.loads(run(tmp_path, "report", "--list", "--json").stdout)
     assert told["name"] == "LangSmith project my-agent"
+
+
+def test_an_import_that_was_cut_short_is_listed_as_such(tmp_path: Path, file: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    cut = Import(FileImporter(file), ledger, checkpoint_runs=20)
+    cut.run(lambda _: cut.stop())
+    ledger.close()
+    assert "rows, not complete" in run(tmp_path, "report", "--list").stdout
+    assert [h["complete"] for h in json.loads(run(tmp_path, "report", "--list", "--json").stdout)] == [False]
 
 
 def test_since_last_of_nothing_is_the_last_thirty_days(tmp_path: Path, fake: FakeLangSmith) -> None:

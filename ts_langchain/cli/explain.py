@@ -64,7 +64,10 @@ def explain(
         out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")
         out.print("\n[bold]If it is wrong[/], one of these settings would have silenced it:")
         for setting, why in silencers:
-            out.print(f"  --set {escape(setting)}   [dim]{escape(why)}[/]")
+            out.print(f"  --set {escape(setting)}   [dim]{escape(why)}[/]", soft_wrap=True)
+        out.print(
+            "It takes effect where it is given: to an import with --fresh, to Sentinel(settings=...), in a policy."
+        )
 
 
 def _time(at: float) -> str:

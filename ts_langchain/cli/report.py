@@ -50,12 +50,23 @@ def _print_list(ledger: str | None, as_json: bool) -> None:
     histories = Ledger(ledger, create=False).histories() if has_ledger(ledger) else []
     if as_json:
         print_json(
-            [{"number": h.id, "source": h.source, "scope": h.scope, "name": h.name, "rows": h.runs} for h in histories]
+            [
+                {
+                    "number": h.id,
+                    "source": h.source,
+                    "scope": h.scope,
+                    "name": h.name,
+                    "rows": h.runs,
+                    "complete": h.done,
+                }
+                for h in histories
+            ]
         )
     elif not histories:
         err.print(f"Nothing has been imported into {escape(shown_address(ledger_url(ledger)))} yet.", soft_wrap=True)
     for h in () if as_json else histories:
-        about = f"{h.id:>4}  {escape(h.name)}: {h.runs:,} rows  [dim]{h.source} {escape(h.scope)}[/]"
+        rows = f"{h.runs:,} rows" + ("" if h.done else ", not complete")
+        about = f"{h.id:>4}  {escape(h.name)}: {rows}  [dim]{h.source} {escape(h.scope)}[/]"
         out.print(about, soft_wrap=True)
 
 

@@ -139,7 +139,7 @@ def _print_rows(console: Console, summary: Summary) -> None:
     if summary.unpriced_calls:
         console.print(
             f"[yellow]{summary.unpriced_calls:,} calls ({summary.unpriced_tokens:,} tokens) have no known price and "
-            "are in no dollar figure.[/] Give one with --price MODEL=INPUT,OUTPUT."
+            "are in no dollar figure.[/] To give one, import again with --fresh --price MODEL=INPUT,OUTPUT."
         )
     if summary.estimated_calls:
         console.print(
