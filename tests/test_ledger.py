@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,6 +58,67 @@ def test_a_file_that_is_no_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="could not be opened"):
         Ledger(path)
     assert path.read_text() == "My notes. " * 100
+
+
+@pytest.mark.parametrize("table", ["orders (id)", "sessions (id, customer)", "schema (name, version)"])
+def test_another_programs_database_is_left_as_it_is(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "shop.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute(f"CREATE TABLE {table}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=rf"{path.name} is no ledger: it holds {table.split()[0]}"):
+        Ledger(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_ledger_whose_making_was_cut_short_is_made_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(path).close()
+    with sqlite3.connect(path) as db:  # as earlier versions could leave it
+        db.execute("DROP TABLE schema")
+        db.execute("DROP TABLE calls")
+    db.close()
+    ledger = Ledger(path)
+    assert Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger).run().done
+
+
+def test_a_ledger_that_nobody_may_write_to_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "50% of #1?"
+    ledger = Ledger(folder / "ledger.sqlite")
+    history = Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger).run()
+    held = summarise(ledger, history).as_dict()
+    ledger.close()
+    # as for a folder that is read-only, also where the tests' user may write everywhere
+    monkeypatch.setattr("ts_langchain.ledger.os.access", lambda path, _: path != folder)
+    sealed = Ledger(folder / "ledger.sqlite")
+    assert summarise(sealed, sealed.histories()[0]).as_dict() == held
+    assert [p.name for p in folder.iterdir()] == ["ledger.sqlite"]
+    with pytest.raises(LedgerError, match="readonly"):
+        Import(FileImporter(write(tmp_path / "more.jsonl")), sealed).run()
+
+
+def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="is a directory: name a file"):
+        Ledger(tmp_path)
+    with pytest.raises(LedgerError, match="name is empty"):
+        Ledger("")
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        Ledger(tmp_path / "none.sqlite", create=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_langchain.ledger.PATIENCE_MS", 10)
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    held = sqlite3.connect(path, isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    assert Ledger(path).histories() == []
+    with pytest.raises(LedgerError, match=r"locked\. Another program is writing to it: run this again"):
+        Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger)
+    held.close()
 
 
 def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
@@ -150,6 +212,25 @@ def test_an_address_that_cannot_be_used_is_told_without_its_password(url: str, s
     with pytest.raises(LedgerError, match=says) as raised:
         Ledger(url)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file that is open cannot be deleted")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_ledger_that_goes_away_under_an_import_is_told(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "ledger.sqlite"
+    Ledger(tmp_path / "other.sqlite").close()
+    source = write(tmp_path / "runs.jsonl")
+    running = Import(FileImporter(source), Ledger(path), checkpoint_runs=20)
+
+    def lose(_: Any) -> None:
+        for part in tmp_path.glob("ledger.sqlite*"):
+            part.unlink()
+        if replaced:
+            (tmp_path / "other.sqlite").rename(path)
+
+    with pytest.raises(LedgerError, match=r"deleted or replaced meanwhile\. Run the import again"):
+        running.run(lose)
+    assert Import(FileImporter(source), Ledger(path)).run().done
 
 
 def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:

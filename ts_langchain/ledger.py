@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from ts_langchain.errors import LedgerError
 from ts_langchain.fingerprint import text_hash
@@ -32,6 +33,8 @@ DAY = 86_400
 MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
 MANY = 10_000
+PATIENCE_MS = 30_000
+"""How long is waited for another program that writes to a SQLite file."""
 SESSION_ID_LENGTH = 300
 PLACE_LENGTH = 200
 UNNAMED = "(unnamed model)"
@@ -236,31 +239,46 @@ class Ledger:
     """The database.
 
     Args:
-        url: A path, or a SQLAlchemy URL; None for the SQLite file in the user's data directory.
+        url: A path, or a SQLAlchemy URL; None for the SQLite file in the user's data directory. A file that nobody may
+            write to can be read.
+        create: Make it where there is none.
 
     Raises:
-        LedgerError: It cannot be opened, or was written by another version.
+        LedgerError: It cannot be opened, was written by another version, or holds something else; or there is none,
+            and none is to be made.
     """
 
-    def __init__(self, url: str | Path | None = None) -> None:
+    def __init__(self, url: str | Path | None = None, *, create: bool = True) -> None:
         address = ledger_url(url)
-        shown = address.render_as_string(hide_password=True)
+        self.address = address
+        shown = shown_address(address)
+        file = _sqlite_file(address)
+        if file is not None and not (create or file.exists()):
+            msg = f"there is no ledger {shown}"
+            raise LedgerError(msg)
+        if file is not None and file.is_dir():
+            msg = f"the ledger {shown} is a directory: name a file in it with --ledger or TS_LANGCHAIN_LEDGER"
+            raise LedgerError(msg)
+        if file is not None and create:
+            _make_directory(file.parent)
         with database_errors(f"the ledger {shown} could not be opened"):
-            self.engine = sa.create_engine(address)
+            self.engine = sa.create_engine(_read_only(file) if file is not None and _is_sealed(file) else address)
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
             with self.engine.begin() as db:
-                known = sa.inspect(db).has_table(_schema.name)
-                version = db.execute(sa.select(_schema.c.version)).scalar() if known else None
-                if version not in (None, SCHEMA):
+                version = _version(db)
+                if version is None:
+                    _refuse_what_is_no_ledger(db, shown)
+                    version = _make_tables(db)
+                if version != SCHEMA:
                     msg = (
                         f"the ledger {shown} was written by another version of ts-langchain (schema {version}, not "
                         f"{SCHEMA}); name another with --ledger or TS_LANGCHAIN_LEDGER, and import again"
                     )
                     raise LedgerError(msg)
-                _meta.create_all(db)
-                if version is None:
-                    db.execute(_schema.insert().values(version=SCHEMA))
+
+        self._file = file
+        self._identity = _identity(file)
 
     def close(self) -> None:
         """Closes all connections."""
@@ -345,6 +363,9 @@ class Ledger:
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
+            if _identity(self._file) != self._identity:  # SQLite would go on writing to what nobody finds again
+                msg = f"the ledger {self._file} was deleted or replaced meanwhile. Run the import again."
+                raise LedgerError(msg)
         history.updated_at = now
 
     # --- what an import asks -----------------------------------------------------------------------
@@ -477,10 +498,10 @@ def iso_day(day: int) -> str:
 
 
 def ledger_url(url: str | Path | None) -> sa.URL:
-    """A SQLAlchemy URL from a URL, a path, or nothing. Makes the directory of a file.
+    """A SQLAlchemy URL from a URL, a path, or nothing.
 
     Raises:
-        LedgerError: It is no URL, or the directory cannot be made.
+        LedgerError: It is no URL, or empty.
     """
     if isinstance(url, str) and "://" in url:
         with database_errors("the ledger's address is no SQLAlchemy URL"):
@@ -489,13 +510,98 @@ def ledger_url(url: str | Path | None) -> sa.URL:
         from platformdirs import user_data_path
 
         url = user_data_path("ts-langchain") / "ledger.sqlite"
-    path = Path(url).expanduser()
+    if not str(url).strip():
+        msg = "which ledger? Its name is empty, as that of a shell variable that is not set"
+        raise LedgerError(msg)
+    return sa.URL.create("sqlite", database=str(Path(url).expanduser()))
+
+
+def has_ledger(url: str | Path | None) -> bool:
+    """False if it would be a new file."""
+    file = _sqlite_file(ledger_url(url))
+    return file is None or file.exists()
+
+
+def shown_address(address: sa.URL) -> str:
+    """A ledger as messages name it: its file, or its URL without the password."""
+    file = _sqlite_file(address)
+    return str(file) if file is not None else address.render_as_string(hide_password=True)
+
+
+def _sqlite_file(address: sa.URL) -> Path | None:
+    """The file of a SQLite ledger; None for other databases, and for those in memory."""
+    name = address.database
+    in_file = address.get_backend_name() == "sqlite" and name and not name.startswith((":memory:", "file:"))
+    return Path(name) if in_file and name else None
+
+
+def _identity(file: Path | None) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None if there is none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        found = file.stat() if file is not None else None
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found is not None else None
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"the directory {path.parent} could not be made ({error.strerror}); name another with --ledger"
+        msg = f"the directory {path} could not be made ({error.strerror}); name another with --ledger"
         raise LedgerError(msg) from error
-    return sa.URL.create("sqlite", database=str(path))
+
+
+def _is_sealed(file: Path) -> bool:
+    """True if SQLite cannot put its own files beside this one, and nobody else has: it can be read all the same."""
+    return file.is_file() and not os.access(file.parent, os.W_OK) and not Path(f"{file}-wal").exists()
+
+
+def _read_only(file: Path) -> sa.URL:
+    """An address for reading a file that does not change."""
+    how = {"mode": "ro", "immutable": "1", "uri": "true"}
+    return sa.URL.create("sqlite", database=file.resolve().as_uri(), query=how)
+
+
+def _version(db: sa.Connection) -> int | None:
+    """The schema of a ledger; None if it is no ledger, or not yet."""
+    tables = sa.inspect(db)
+    if not tables.has_table(_schema.name):
+        return None
+    return db.execute(sa.select(_schema.c.version)).scalar()
+
+
+def _make_tables(db: sa.Connection) -> int:
+    """Makes all tables at once, or none; the schema they have then."""
+    if db.dialect.name == "sqlite":
+        # WAL + NORMAL: a checkpoint survives kill -9; only a power cut may lose the last ones, never corrupt
+        db.exec_driver_sql("PRAGMA journal_mode=WAL")
+        db.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins no transaction before CREATE TABLE
+        if (version := _version(db)) is not None:  # another process was faster
+            return version
+    _meta.create_all(db)
+    db.execute(_schema.insert().values(version=SCHEMA))
+    return SCHEMA
+
+
+def _refuse_what_is_no_ledger(db: sa.Connection, shown: str) -> None:
+    """Leaves a database alone that is somebody else's: nothing is to be added to it by a mistyped name.
+
+    Raises:
+        LedgerError: There are tables in it that are not ours.
+    """
+    known = sa.inspect(db)
+    names = set(known.get_table_names())
+    foreign = names - _meta.tables.keys() if db.dialect.name == "sqlite" else set()  # on servers many share one
+    for name in names & _meta.tables.keys():
+        if {c["name"] for c in known.get_columns(name)} != set(_meta.tables[name].columns.keys()):
+            foreign.add(name)
+    if foreign:
+        msg = (
+            f"{shown} is no ledger: it holds {', '.join(sorted(foreign)[:3])}. It was left as it is; name another with "
+            "--ledger or TS_LANGCHAIN_LEDGER"
+        )
+        raise LedgerError(msg)
 
 
 @contextmanager
@@ -509,18 +615,22 @@ def database_errors(what: str) -> Iterator[None]:
     except IntegrityError as error:
         msg = f"{what}: {MEANWHILE}"
         raise LedgerError(msg) from error
+    except NoSuchModuleError as error:
+        msg = f"{what}: no such database is known ({error}). A file needs no ://, SQLite files begin with sqlite:///."
+        raise LedgerError(msg) from error
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or type(error).__name__)
-        msg = f"{what}: {reason}. Name another with --ledger or TS_LANGCHAIN_LEDGER."
+        todo = "Name another with --ledger or TS_LANGCHAIN_LEDGER."
+        if "locked" in reason:
+            todo = "Another program is writing to it: run this again when that has ended."
+        msg = f"{what}: {reason}. {todo}"
         raise LedgerError(msg) from error
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
-    # WAL + NORMAL: a checkpoint survives kill -9; only a power cut may lose the last ones, never corrupt
-    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={PATIENCE_MS}")
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=10000")
     cursor.close()
 
 

@@ -303,6 +303,9 @@ class Policy(_Model):
             line = f"line {mark.line + 1}: " if mark is not None else ""
             msg = f"{where}: {line}not YAML: {getattr(error, 'problem', None) or 'cannot be read'}"
             raise ConfigurationError(msg) from None
+        if twice := _given_twice(node):
+            msg = "\n".join(f"{where}: line {key.start_mark.line + 1}: {key.value!r} was given before" for key in twice)
+            raise ConfigurationError(msg)
         if given is None:
             given = {}
         if not isinstance(given, dict):
@@ -406,6 +409,25 @@ def _fields_at(place: tuple[int | str, ...]) -> list[str]:
             inner |= {"budgets": Budget, "kill_switch": KillSwitch, "remote": RemotePolicy}
             model = inner.get(part)
     return sorted(model.model_fields) if model is not None else []
+
+
+def _given_twice(node: yaml.Node | None) -> list[yaml.ScalarNode]:
+    """Keys that their mapping has already: YAML would silently drop what was said first, a budget perhaps."""
+    found: list[yaml.ScalarNode] = []
+    left, seen = [node], set()
+    while left:
+        here = left.pop()
+        if here is None or id(here) in seen:  # an alias
+            continue
+        seen.add(id(here))
+        if isinstance(here, yaml.SequenceNode):
+            left += here.value
+        elif isinstance(here, yaml.MappingNode):
+            keys = [key for key, _ in here.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            first = {key.value: key for key in reversed(keys)}
+            found += [key for key in keys if first[key.value] is not key]
+            left += [value for _, value in here.value]
+    return sorted(found, key=lambda key: key.start_mark.line)
 
 
 def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ts_importers.base import Page, Position, Skipped
 from ts_importers.http import HTTPFailure
 from ts_importers.values import timestamp
-from ts_langchain.errors import UnreadableSource
+from ts_langchain.errors import ConfigurationError, UnreadableSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +75,7 @@ class WindowWalk(ABC):
         page_size: Rows per request.
 
     Raises:
-        UnreadableSource: The range is empty.
+        ConfigurationError: The range is empty.
     """
 
     _client: Client
@@ -92,7 +92,7 @@ class WindowWalk(ABC):
         self.since = (since or self.until - timedelta(days=DEFAULT_DAYS)).astimezone(UTC)
         if self.since >= self.until:
             msg = f"nothing lies between --since {self.since.isoformat()} and --until {self.until.isoformat()}"
-            raise UnreadableSource(msg)
+            raise ConfigurationError(msg)
         self.limit = limit
         self.page_size = page_size
         self.total: int | None = None

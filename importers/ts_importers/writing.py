@@ -23,13 +23,15 @@ def each(
 ) -> dict[str, NotWritten]:
     """Does the work for each item, four at a time. Returns the failures by id; what is raised ends it all at once."""
     pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="ts-langchain")
+    patient = True
     try:
         results = list(pool.map(work, items))
-    except BaseException:
+    except BaseException as error:
+        patient = isinstance(error, Exception)  # after Ctrl-C nobody waits for a server that does not answer
         client.give_up()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=patient, cancel_futures=True)
     return {id_of(item): failed for item, failed in zip(items, results, strict=True) if failed is not None}
 
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,12 @@ from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows, serv
 from keyring.backend import KeyringBackend
 from typer.testing import CliRunner
 
+from ts_importers.files import FileImporter
 from ts_importers.http import Client
 from ts_langchain.cli.app import app
+from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
+from ts_langchain.report.terminal import usd
 from ts_langchain.rules import RULES
 
 if TYPE_CHECKING:
@@ -144,8 +148,19 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "langsmith", "--project", "x", "--since", "0001-01-01T00:00+05:00"], 2, "2026-09-01"),
         (["import", "plugin", "none"], 2, "langsmith"),
         (["report"], 2, "nothing has been imported"),
-        (["report", "7"], 2, "no history 7"),
-        (["rules", "tool_lop"], 2, "tool_loop"),
+        (["report", "7"], 2, "nothing has been imported"),
+        (["report", "--list", "--csv", "x.csv"], 2, "--list shows all histories"),
+        (["report", "1", "--list"], 2, "--list shows all histories"),
+        (["rules", "tool_lop"], 2, "did you mean tool_loop?"),
+        (["rules", "xyz"], 2, "there are tool_loop"),
+        (["import", "file", ""], 2, "PATH: which one?"),
+        (["import", "parquet", ""], 2, "PATH_OR_URL: which one?"),
+        (["import", "langsmith", "--project", ""], 2, "--project: which one?"),
+        (["import", "file", "{file}", "--set", "zombie.enabled=1", "--set", "zombie.enabled=0"], 2, "given twice"),
+        (["import", "file", "{file}", "--price", "m=1,2", "--price", "m=1,3"], 2, "given twice"),
+        # told before a key is asked for or a server is
+        (["import", "langsmith", "--project", "x", "--set", "tool_loop.min_cals=4"], 2, "tool_loop.min_calls"),
+        (["import", "langfuse", "--dry-run", "--price", "m=nan,1"], 2, "USD per million"),
         (["report", "--ledger", "nosuch://db"], 1, "ledger"),
         (["frobnicate"], 2, "frobnicate"),
     ],
@@ -155,6 +170,100 @@ def test_mistakes_are_told_clearly(tmp_path: Path, file: Path, args: list[str], 
     assert done.exit_code == code, done.output
     assert says in re.sub(r"[\s│]+", " ", done.stderr)
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    "args", [["report"], ["explain", "x"], ["backtest", "--policy", "x"], ["annotate"], ["report", "--list"]]
+)
+def test_a_mistyped_ledger_is_named_and_not_made(tmp_path: Path, args: list[str]) -> None:
+    wrong = tmp_path / "no" / "such" / f"{'long-' * 20}ledger.sqlite"
+    done = run(tmp_path, *args, "--ledger", str(wrong))
+    assert done.exit_code == (0 if "--list" in args else 2)
+    assert str(wrong) in done.stderr  # in one piece
+    assert not (tmp_path / "no").exists()
+
+
+def test_json_is_all_there_is_on_stdout(tmp_path: Path, file: Path) -> None:
+    assert json.loads(run(tmp_path, "report", "--list", "--json").stdout) == []
+    assert json.loads(run(tmp_path, "import", "plugin", "--json").stdout) == []
+    for args in (
+        ["report"],
+        ["explain", "x"],
+        ["rules", "x"],
+        ["import", "file", "none.jsonl"],
+        ["policy", "show", "x"],
+    ):
+        failed = run(tmp_path, *args, "--json")
+        assert (failed.exit_code > 0, failed.stdout) == (True, "")
+        assert failed.stderr.startswith("Error: ")
+
+
+def test_a_range_that_is_empty_and_a_key_that_is_blank_are_wrong_usage(tmp_path: Path, fake: FakeLangSmith) -> None:
+    done = langsmith(tmp_path, fake, "--since", "2026-09-03", "--until", "2026-09-01")
+    assert (done.exit_code, "nothing lies between" in done.stderr) == (2, True)
+    blank = langsmith(tmp_path, fake, key=" \t")
+    assert (blank.exit_code, blank.stderr) == (2, "Error: no key: set LANGSMITH_API_KEY\n")
+    assert not fake.requests
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "80"])
+def test_a_narrow_terminal_cuts_off_no_name_and_no_figure(tmp_path: Path, columns: str) -> None:
+    session = "a-conversation-whose-id-is-longer-than-" + "x" * 60
+    rows = agent_rows(3)
+    for row in rows:
+        row["thread_id"] = session
+        row["extra"] = {"metadata": {**(row.get("extra") or {}).get("metadata", {}), "thread_id": session}}
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    env = {"COLUMNS": columns}
+    shown = run(tmp_path, "import", "file", str(path), env=env).stdout
+    shown += run(tmp_path, "policy", "init", str(tmp_path / "p.yaml"), env=env).stdout
+    shown += run(tmp_path, "backtest", "--policy", str(tmp_path / "p.yaml"), env=env).stdout
+    shown += run(tmp_path, "rules", "vision_high_detail_misroute", env=env).stdout
+    assert "…" not in shown
+    report = json.loads(run(tmp_path, "report", "--json").stdout)
+    [rule] = [r for r in report["rules"] if r["rule"] == "tool_loop"]
+    assert f"{rule['wasted_tokens']:,}" in shown
+    assert {"tool_loop", "gpt-4o-2024-08-06", "exempt_sessions"} <= set(shown.split())
+    assert session[:40] in shown
+    assert session[40:80] in shown
+    assert session in "".join(run(tmp_path, "report", "--incidents", "1", env=env).stdout.split())
+
+
+def test_a_downgrade_to_a_dearer_model_saves_nothing(tmp_path: Path, file: Path) -> None:
+    policy = tmp_path / "p.yaml"
+    policy.write_text("rules: {tool_loop: {steps: [{at: 1, do: downgrade}]}}\ndowngrade: {gpt-4o-2024-08-06: o1-pro}\n")
+    assert run(tmp_path, "import", "file", str(file)).exit_code == 0
+    shown = run(tmp_path, "backtest", "--policy", str(policy)).stdout
+    assert re.search(r"It would have cost \$[\d.]+ more \([\d.]+%\)", shown)
+    assert "-$" in shown
+    assert "$-" not in shown
+
+
+@pytest.mark.parametrize(
+    ("nano", "shown"),
+    [(0, "$0"), (1, "<$0.00001"), (-1, "-<$0.00001"), (10_000, "$0.00001"), (9_999_999, "$0.01000"),
+     (-50_000_000, "-$0.0500"), (1_234_567_000_000, "$1,234.57")],
+)  # fmt: skip
+def test_dollars(nano: int, shown: str) -> None:
+    assert usd(nano) == shown
+
+
+def test_a_shell_completes_a_line_that_is_not_right_yet() -> None:
+    line = "ts-langchain import file --set a.b=1 --price x --da"
+    env = {"_TS_LANGCHAIN_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "7"}
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv[0] = 'ts-langchain'; from ts_langchain.cli import main; main()",
+    ]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["--date"], "")
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "ts_langchain", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, version("ts-langchain"))
 
 
 def test_wrong_key_unknown_project_and_server_down(
@@ -372,6 +481,15 @@ def test_histories_are_listed_by_name(tmp_path: Path, fake: FakeLangSmith, file:
     assert shown[1].startswith(f"   1  LangSmith project my-agent: {calls:,} rows")
     [_, told] = json.loads(run(tmp_path, "report", "--list", "--json").stdout)
     assert told["name"] == "LangSmith project my-agent"
+
+
+def test_an_import_that_was_cut_short_is_listed_as_such(tmp_path: Path, file: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    cut = Import(FileImporter(file), ledger, checkpoint_runs=20)
+    cut.run(lambda _: cut.stop())
+    ledger.close()
+    assert "rows, not complete" in run(tmp_path, "report", "--list").stdout
+    assert [h["complete"] for h in json.loads(run(tmp_path, "report", "--list", "--json").stdout)] == [False]
 
 
 def test_since_last_of_nothing_is_the_last_thirty_days(tmp_path: Path, fake: FakeLangSmith) -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,6 +228,24 @@ def test_killed_in_the_middle_it_goes_on_with_the_same_result(server: Any, tmp_p
     assert held(server) == ({} if what == "remove" else whole)
 
 
+def test_a_removal_that_was_killed_is_written_anew(server: Any, tmp_path: Path) -> None:
+    assert run(tmp_path, server, *imports(server, "--annotate")).exit_code == 0
+    whole = held(server)
+    server.requests.clear()
+    server.faults.reached.clear()
+    server.faults.stop_after = 9
+    process = start(tmp_path, server, "annotate", "--remove")
+    assert server.faults.reached.wait(30)
+    process.kill()
+    process.communicate()
+    server.faults.stop_after = None
+    assert 0 < len(held(server)) < len(whole)
+    assert run(tmp_path, server, "annotate").exit_code == 0
+    assert held(server) == whole
+    again = run(tmp_path, server, "annotate", "--json")
+    assert json.loads(again.stdout)["unchanged"] == len(whole)
+
+
 def test_a_killed_backfill_goes_on_with_the_same_result(cloud: CloudServer, tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in agent_rows(700, seed=5)))
@@ -272,6 +291,57 @@ def test_interrupted_while_waiting_it_ends_at_once_and_says_how_to_go_on(
     assert "Waiting" in err
     assert "annotate --remove" in " ".join(err.split())
     assert "Traceback" not in err
+
+
+def test_interrupted_while_a_server_is_silent_it_ends_at_once(langsmith: LangSmithServer, tmp_path: Path) -> None:
+    run(tmp_path, langsmith, *imports(langsmith))
+    langsmith.faults.stop_after = 5
+    process = start(tmp_path, langsmith, "annotate")
+    assert langsmith.faults.reached.wait(30)
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "What was sent is recorded" in err
+    langsmith.faults.stop_after = None
+    assert run(tmp_path, langsmith, "annotate").exit_code == 0
+    assert len(held(langsmith)) == 42
+
+
+class SilentServer(LangSmithServer):
+    """Knows its projects, and never says what is in them."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.asked, self.ended = threading.Event(), threading.Event()
+
+    def answer(self, request: Any) -> Any:
+        if "runs/query" in request.path:
+            self.asked.set()
+            self.ended.wait(60)
+        return super().answer(request)
+
+
+def test_an_import_interrupted_twice_does_not_wait_for_a_silent_server(tmp_path: Path) -> None:
+    with serving(SilentServer(list(RUNS))) as server:
+        process = start(tmp_path, server, *imports(server))
+        try:
+            assert server.asked.wait(30)
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+            assert time.monotonic() - began < 5
+        finally:
+            server.ended.set()
+            process.kill()
+    assert process.returncode == 130
+    assert "Ctrl-C again" in err
+    assert "Interrupted." in err
 
 
 # --- keys -------------------------------------------------------------------------------------------

@@ -18,7 +18,13 @@ from ts_importers import windows
 from ts_importers.base import Importer
 from ts_importers.http import Client
 from ts_importers.langsmith import LangSmithImporter
-from ts_langchain.errors import AuthenticationFailed, ProjectNotFound, SourceUnavailable, UnreadableSource
+from ts_langchain.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    ProjectNotFound,
+    SourceUnavailable,
+    UnreadableSource,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,7 +211,7 @@ def test_empty_project(fake: FakeLangSmith) -> None:
 
 
 def test_backward_range_is_refused(fake: FakeLangSmith) -> None:
-    with pytest.raises(UnreadableSource, match="--since"):
+    with pytest.raises(ConfigurationError, match="--since"):
         importer(fake, since=datetime(2026, 10, 1, tzinfo=UTC), until=BEGIN)
 
 

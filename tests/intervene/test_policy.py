@@ -43,6 +43,8 @@ def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
         ("budgets: 5\n", 1, "budgets: Input should be a list (got 5)"),
         ("safe_tools: search\n", 1, "safe_tools: Input should be a list of names (got 'search')"),
         ("a: [1\n", 2, "not YAML"),
+        ("mode: enforce\nbudgets: []\nmode: observe\n", 3, "'mode' was given before"),
+        ("rules:\n  zombie: {}\n  zombie: {}\n", 3, "'zombie' was given before"),
         ("- a\n", 1, "got a list"),
     ],
 )

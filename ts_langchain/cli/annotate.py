@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.deliver.annotate import Annotate, Outcome
 from ts_langchain.deliver.record import Record
 from ts_langchain.errors import ConfigurationError
@@ -81,7 +81,7 @@ def annotate(
         if remove and min_usd:
             msg = "--min-usd chooses what is written; --remove takes --rule only"
             raise ConfigurationError(msg)
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         _can_be_annotated(history)
         _known(rule, book, history)

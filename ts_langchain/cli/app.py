@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +19,7 @@ from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.explain import explain
-from ts_langchain.cli.output import BROKEN_PIPE, FAILED, err, out
+from ts_langchain.cli.output import BROKEN_PIPE, FAILED, INTERRUPTED, err, out
 from ts_langchain.cli.report import report
 
 
@@ -80,9 +82,21 @@ def run() -> None:
             app()
         finally:
             out.file.flush()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED and threading.active_count() > 1:
+            _leave()
+        raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at the end either
         if isinstance(error, BrokenPipeError):  # `ts-langchain report | head`
             sys.exit(BROKEN_PIPE)
         err.print(f"[red]Error:[/] {escape(str(error))}")
         sys.exit(FAILED)
+
+
+def _leave() -> None:
+    """Ends at once: Python would wait for threads that a silent server holds, for a minute and more."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)

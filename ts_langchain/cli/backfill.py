@@ -8,13 +8,12 @@ import typer
 
 from ts_langchain import __version__
 from ts_langchain.cli.annotate import progress
-from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
+from ts_langchain.cli.importing import DELIVERIES, named, registered, secret, show_wait
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.deliver.backfill import Backfill
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import Ledger
 
 
 def backfill(
@@ -46,13 +45,11 @@ def backfill(
     The key is read from TOKEN_SENTINEL_API_KEY, or asked for; never given on the command line.
     """
     with clear_errors():
-        if not project:
-            msg = "--project: which one? The name is empty, as that of a shell variable that is not set"
-            raise ConfigurationError(msg)
+        named(project, "--project")
         if endpoint is None:
             msg = "which cloud? Name its address with --endpoint or TOKEN_SENTINEL_ENDPOINT"
             raise ConfigurationError(msg)
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         key = "none" if dry_run else secret("TokenSentinel API key", "TOKEN_SENTINEL_API_KEY")
         sink = registered(DELIVERIES, "tokensentinel")(

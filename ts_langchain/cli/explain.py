@@ -11,11 +11,10 @@ from rich.table import Table
 
 from ts_langchain.cli.options import JsonOption, LedgerOption
 from ts_langchain.cli.output import clear_errors, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.cli.rules import paragraphs
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import Ledger
-from ts_langchain.report.terminal import print_incident, usd
+from ts_langchain.report.terminal import print_incident, print_table, usd
 from ts_langchain.rules import known_rules
 
 
@@ -31,7 +30,7 @@ def explain(
 ) -> None:
     """Explains an incident: what was seen, why it counts as waste, and which setting would have silenced it."""
     with clear_errors():
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         found = [i for i in book.incidents(history) if i.id.startswith(incident_id)]
         if len(found) != 1:
@@ -59,13 +58,16 @@ def explain(
         if incident.overlaps:
             table.add_row("overlaps", f"some of its tokens are counted for {', '.join(incident.overlaps)}")
         table.add_row("call ids", escape(", ".join(incident.call_ids)))
-        out.print(table)
+        print_table(out, table)
         if rule is not None:
             out.print(f"\n{escape(paragraphs(rule))}")
         out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")
         out.print("\n[bold]If it is wrong[/], one of these settings would have silenced it:")
         for setting, why in silencers:
-            out.print(f"  --set {escape(setting)}   [dim]{escape(why)}[/]")
+            out.print(f"  --set {escape(setting)}   [dim]{escape(why)}[/]", soft_wrap=True)
+        out.print(
+            "It takes effect where it is given: to an import with --fresh, to Sentinel(settings=...), in a policy."
+        )
 
 
 def _time(at: float) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ts_langchain.cli.importing import IMPORTERS, parse_time, registered, run_import
+from ts_langchain.cli.importing import IMPORTERS, named, parse_time, registered, run_import
 from ts_langchain.cli.options import (
     CsvOption,
     DryRunOption,
@@ -24,7 +24,7 @@ from ts_langchain.errors import ConfigurationError
 
 def import_file(
     paths: Annotated[
-        list[Path], typer.Argument(help="Files, gzipped or not, or folders.", show_default=False, metavar="PATH...")
+        list[str], typer.Argument(help="Files, gzipped or not, or folders.", show_default=False, metavar="PATH...")
     ],
     file_format: Annotated[
         str | None,
@@ -56,13 +56,15 @@ def import_file(
     Several files, or a folder, are one history in order of time, with one report.
     """
     with clear_errors():
+        for path in paths:
+            named(path, "PATH")
         reader = registered(IMPORTERS, "file")
         if file_format is not None and file_format not in reader.formats:
             msg = f"--format {file_format}: expected one of {', '.join(reader.formats)}"
             raise ConfigurationError(msg)
         at = parse_time(day, "--date")
         source = reader(
-            paths[0] if len(paths) == 1 else paths,
+            Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths],
             format=file_format,
             model=model,
             provider=provider,
@@ -103,6 +105,7 @@ def import_parquet(
     AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...), never given on the command line.
     """
     with clear_errors():
+        named(path, "PATH_OR_URL")
         source = registered(IMPORTERS, "parquet")(
             path,
             project=project,

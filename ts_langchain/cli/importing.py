@@ -29,7 +29,7 @@ from ts_langchain.cli.output import INTERRUPTED, err, out, print_json
 from ts_langchain.cli.report import show
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.history import Import
-from ts_langchain.ledger import Ledger
+from ts_langchain.ledger import Ledger, has_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,8 @@ def secret(what: str, *variables: str) -> str:
     Raises:
         ConfigurationError: There is none, and nobody to ask.
     """
-    key = next((value for name in variables if (value := os.environ.get(name))), None) or _kept(variables[0])
+    key = next((value for name in variables if (value := os.environ.get(name, "").strip())), None)
+    key = key or _kept(variables[0])
     if not key:
         if not sys.stdin.isatty():
             msg = f"no key: set {variables[0]}"
@@ -169,9 +170,9 @@ def _go_on_after_last(source: Any, ledger: str | None) -> dict[str, Any] | None:
     Returns:
         What an interrupted import had been asked for, which is gone on with; None if there is none.
     """
-    book = Ledger(ledger)
-    last = book.last_call_at(source.source, source.scope)
-    if last is None:
+    book = Ledger(ledger) if has_ledger(ledger) else None
+    last = book.last_call_at(source.source, source.scope) if book is not None else None
+    if book is None or last is None:
         err.print("Nothing of this history has been imported yet: the last 30 days are.", style="dim")
         return None
     begin = datetime.fromtimestamp(last, tz=UTC) - OVERLAP
@@ -299,6 +300,17 @@ def parse_time(text: str | None, option: str, *, end_of_day: bool = False) -> da
     if len(text) <= 10 and end_of_day:
         at += timedelta(days=1)
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+def named(given: str | Path, what: str) -> None:
+    """Refuses an empty name: of a path it would mean all that lies here.
+
+    Raises:
+        ConfigurationError: It is empty.
+    """
+    if not str(given).strip():
+        msg = f"{what}: which one? The name is empty, as that of a shell variable that is not set"
+        raise ConfigurationError(msg)
 
 
 def parse_since(text: str | None) -> datetime | None:

@@ -8,8 +8,26 @@ from typing import Annotated
 import orjson
 import typer
 
+from ts_langchain.cli.output import clear_errors
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.pricing import Rates
+from ts_langchain.pricing import Prices, Rates
+from ts_langchain.rules import build_rules, rule_classes
+
+
+def _check_settings(ctx: typer.Context, given: list[str] | None) -> list[str] | None:
+    """Refuses what no rule takes, before anything is read from anywhere; not while a shell completes the line."""
+    with clear_errors():
+        if given and not ctx.resilient_parsing:
+            build_rules(rule_classes(None), parse_settings(given), Prices())
+    return given
+
+
+def _check_prices(ctx: typer.Context, given: list[str] | None) -> list[str] | None:
+    with clear_errors():
+        if given and not ctx.resilient_parsing:
+            Prices(parse_prices(given))
+    return given
+
 
 LedgerOption = Annotated[
     str | None,
@@ -26,6 +44,7 @@ SettingOption = Annotated[
         "--set",
         metavar="RULE.PARAM=VALUE",
         help="A rule's setting, e.g. tool_loop.min_calls=5. May be repeated.",
+        callback=_check_settings,
     ),
 ]
 PriceOption = Annotated[
@@ -34,6 +53,7 @@ PriceOption = Annotated[
         "--price",
         metavar="MODEL=INPUT,OUTPUT[,CACHE_READ]",
         help="Own price in USD per million tokens, e.g. my-model=3,12. May be repeated.",
+        callback=_check_prices,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -74,6 +94,9 @@ def parse_settings(given: list[str] | None) -> dict[str, object]:
         if not equals or "." not in key:
             msg = f"--set {item}: expected RULE.PARAM=VALUE, for example tool_loop.min_calls=5"
             raise ConfigurationError(msg)
+        if key in settings:
+            msg = f"--set {key} was given twice: which one holds? A list is one value: --set {key}=a,b"
+            raise ConfigurationError(msg)
         try:
             value = orjson.loads(text)
         except ValueError:
@@ -94,5 +117,8 @@ def parse_prices(given: list[str] | None) -> dict[str, Rates]:
         except ValueError:
             msg = f"--price {item}: expected MODEL=INPUT,OUTPUT[,CACHE_READ], USD per million tokens: my-model=3,12"
             raise ConfigurationError(msg) from None
+        if model in prices:
+            msg = f"--price {model} was given twice: which one holds?"
+            raise ConfigurationError(msg)
         prices[model] = Rates(numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else None)
     return prices

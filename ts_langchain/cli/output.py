@@ -61,7 +61,7 @@ def clear_errors() -> Iterator[None]:
 
 
 def _stop(error: Exception, code: int) -> None:
-    err.print(f"[red]Error:[/] {escape(str(error))}")
+    err.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)  # paths and commands stay whole
     raise typer.Exit(code) from None
 
 

@@ -19,7 +19,7 @@ from ts_langchain.cli.options import (
     PriceOption,
     SettingOption,
 )
-from ts_langchain.cli.output import clear_errors, out
+from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.errors import ConfigurationError
 
 OWN = frozenset({"langsmith", "langfuse", "helicone", "file", "parquet"})
@@ -49,6 +49,9 @@ def import_plugin(
     with clear_errors():
         if name is None:
             others = sorted(e.name for e in entry_points(group=IMPORTERS) if e.name not in OWN)
+            if as_json:
+                print_json(others)
+                return
             for other in others:
                 out.print(escape(other))
             if not others:

@@ -13,11 +13,10 @@ from rich.table import Table
 from ts_langchain.backtest import Backtest, Result
 from ts_langchain.cli.options import JsonOption, LedgerOption, PriceOption, parse_prices
 from ts_langchain.cli.output import clear_errors, err, out, print_json
-from ts_langchain.cli.report import chosen_history
+from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.errors import ConfigurationError, UnreadableSource
-from ts_langchain.ledger import Ledger
-from ts_langchain.policy import ACTIONS, RECOMMENDED, Policy
-from ts_langchain.report.terminal import usd
+from ts_langchain.policy import ACTIONS, RECOMMENDED, KillSwitch, Policy
+from ts_langchain.report.terminal import print_table, usd
 from ts_langchain.rules import rule_classes
 
 SHOWN = 5
@@ -77,7 +76,7 @@ def show(
         for action, what in ACTIONS.items():
             table.add_row(action, what)
         out.print()
-        out.print(table)
+        print_table(out, table)
 
 
 def backtest(
@@ -86,7 +85,11 @@ def backtest(
     ],
     number: Annotated[
         int | None,
-        typer.Argument(help="Number of the history, see report --list. Default: the latest.", show_default=False),
+        typer.Argument(
+            metavar="HISTORY",
+            help="Number of the history, see report --list. Default: the latest.",
+            show_default=False,
+        ),
     ] = None,
     success_tag: Annotated[
         str | None,
@@ -98,7 +101,7 @@ def backtest(
 ) -> None:
     """Tries a policy on an imported history: what it would have done, saved, and disturbed."""
     with clear_errors():
-        book = Ledger(ledger)
+        book = imported(ledger)
         history = chosen_history(book, number)
         results = []
         for path in policies:
@@ -140,6 +143,8 @@ def doubts(policy: Policy) -> list[str]:
         found.append("a step says downgrade, and downgrade names no cheaper model")
     if policy.kill_switch.redis_key and not policy.redis_url:
         found.append("kill_switch.redis_key has no effect without redis_url")
+    if not actions and not policy.budgets and policy.kill_switch == KillSwitch() and policy.remote is None:
+        found.append("it has no steps, no budgets and no kill switch: it does nothing")
     if policy.mode == "observe":
         found.append("mode is observe: decisions are recorded and nothing is done")
     return found
@@ -165,9 +170,13 @@ def _print_result(path: Path, result: Result) -> None:
             a.rule, a.action, f"{a.decisions:,}", f"{a.sessions:,}", f"{a.saved_calls:,}", f"{a.saved_tokens:,}",
             usd(a.saved_nano), stops,
         )  # fmt: skip
-    out.print(table)
+    print_table(out, table)
     share = f" ({result.saved_nano / result.nano:.1%})" if result.nano else ""
-    out.print(f"It would have saved {usd(result.saved_nano)}{share}.")
+    if result.saved_nano < 0:  # a "downgrade" to a dearer model
+        more = f" ({-result.saved_nano / result.nano:.1%})" if result.nano else ""
+        out.print(f"It would have cost {usd(-result.saved_nano)} more{more}.", style="red")
+    else:
+        out.print(f"It would have saved {usd(result.saved_nano)}{share}.")
     if result.hoped_nano:
         out.print(f"  {usd(result.hoped_nano)} of it only if the model does better once it is told.")
     if result.lost_nano:
@@ -195,4 +204,4 @@ def _print_comparison(results: list[tuple[Path, Result]]) -> None:
             f"{len(r.false_stops):,}",
         )  # fmt: skip
     out.print()
-    out.print(table)
+    print_table(out, table)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from sqlalchemy import URL
 
 from ts_langchain.cli.options import CsvOption, JsonOption, LedgerOption
-from ts_langchain.cli.output import clear_errors, out, print_json
+from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import History, Ledger
+from ts_langchain.ledger import History, Ledger, has_ledger, ledger_url, shown_address
 from ts_langchain.report.summary import summarise
 from ts_langchain.report.terminal import print_incident, print_summary
 
@@ -20,7 +21,9 @@ from ts_langchain.report.terminal import print_incident, print_summary
 def report(
     number: Annotated[
         int | None,
-        typer.Argument(help="Number of the history, see --list. Default: the latest.", show_default=False),
+        typer.Argument(
+            metavar="HISTORY", help="Number of the history, see --list. Default: the latest.", show_default=False
+        ),
     ] = None,
     listing: Annotated[bool, typer.Option("--list", help="List all imported histories.")] = False,
     incidents: Annotated[
@@ -33,21 +36,49 @@ def report(
 ) -> None:
     """Shows the report of an imported history again."""
     with clear_errors():
-        book = Ledger(ledger)
-        histories = book.histories()
         if listing:
-            if as_json:
-                print_json(
-                    [
-                        {"number": h.id, "source": h.source, "scope": h.scope, "name": h.name, "rows": h.runs}
-                        for h in histories
-                    ]
-                )
-            for h in () if as_json else histories:
-                about = f"{h.id:>4}  {escape(h.name)}: {h.runs:,} rows  [dim]{h.source} {escape(h.scope)}[/]"
-                out.print(about, soft_wrap=True)
+            if number is not None or incidents or csv_file is not None:
+                msg = "--list shows all histories: it goes with --json and --ledger only"
+                raise ConfigurationError(msg)
+            _print_list(ledger, as_json)
             return
+        book = imported(ledger)
         show(book, chosen_history(book, number), as_json, csv_file, incidents)
+
+
+def _print_list(ledger: str | None, as_json: bool) -> None:
+    histories = Ledger(ledger, create=False).histories() if has_ledger(ledger) else []
+    if as_json:
+        print_json(
+            [
+                {
+                    "number": h.id,
+                    "source": h.source,
+                    "scope": h.scope,
+                    "name": h.name,
+                    "rows": h.runs,
+                    "complete": h.done,
+                }
+                for h in histories
+            ]
+        )
+    elif not histories:
+        err.print(f"Nothing has been imported into {escape(shown_address(ledger_url(ledger)))} yet.", soft_wrap=True)
+    for h in () if as_json else histories:
+        rows = f"{h.runs:,} rows" + ("" if h.done else ", not complete")
+        about = f"{h.id:>4}  {escape(h.name)}: {rows}  [dim]{h.source} {escape(h.scope)}[/]"
+        out.print(about, soft_wrap=True)
+
+
+def imported(ledger: str | None) -> Ledger:
+    """A ledger to read from: none is made by asking for it.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if not has_ledger(ledger):
+        raise ConfigurationError(_nothing(ledger_url(ledger)))
+    return Ledger(ledger, create=False)
 
 
 def chosen_history(book: Ledger, number: int | None) -> History:
@@ -56,12 +87,21 @@ def chosen_history(book: Ledger, number: int | None) -> History:
     Raises:
         ConfigurationError: There is none.
     """
-    chosen = next((h for h in book.histories() if number in (None, h.id)), None)
+    histories = book.histories()
+    if not histories:
+        raise ConfigurationError(_nothing(book.address))
+    chosen = next((h for h in histories if number in (None, h.id)), None)
     if chosen is None:
-        which = f"no history {number} in" if number is not None else "nothing has been imported into"
-        msg = f"{which} this ledger; see ts-langchain report --list, or ts-langchain import --help"
+        msg = f"no history {number} in the ledger {shown_address(book.address)}: ts-langchain report --list shows all"
         raise ConfigurationError(msg)
     return chosen
+
+
+def _nothing(address: URL) -> str:
+    return (
+        f"nothing has been imported into the ledger {shown_address(address)}; import with ts-langchain import, or name "
+        "another with --ledger or TS_LANGCHAIN_LEDGER"
+    )
 
 
 def show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, incidents: int) -> None:

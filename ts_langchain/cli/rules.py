@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from rich.table import Table
 from ts_langchain.cli.options import JsonOption
 from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.errors import ConfigurationError
+from ts_langchain.report.terminal import print_table
 from ts_langchain.rules import known_rules
 
 
@@ -26,7 +28,9 @@ def rules(
     known = known_rules()
     with clear_errors():
         if rule is not None and rule not in known:
-            msg = f"there is no rule {rule!r}; there are {', '.join(known)}"
+            like = " or ".join(get_close_matches(rule, known))
+            others = f"did you mean {like}?" if like else f"there are {', '.join(known)}"
+            msg = f"there is no rule {rule!r}; {others}"
             raise ConfigurationError(msg)
     shown = {rule: known[rule]} if rule else known
     if as_json:
@@ -48,18 +52,18 @@ def rules(
         table.add_column("finds")
         for name, cls in known.items():
             table.add_row(name, first_line(cls))
-        out.print(table)
+        print_table(out, table)
         out.print("\nExplain one with [bold]ts-langchain rules NAME[/].")
         return
     cls = known[rule]
     out.print(f"[bold]{rule}[/]\n")
     out.print(escape(paragraphs(cls)))
     out.print(f"\nWhat to do: {escape(cls.suggestion)}\n\n[bold]Settings[/] (as {rule}.NAME)")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table = Table(box=None, padding=(0, 0, 0, 2), show_header=False)
     for name, text in cls.explain().items():
         default, _, description = text.partition(": ")
-        table.add_row(f"  {name}", escape(default), escape(description))
-    out.print(table)
+        table.add_row(name, escape(default), escape(description))
+    print_table(out, table)
 
 
 def paragraphs(cls: type) -> str:

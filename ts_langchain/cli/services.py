@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from ts_langchain.cli.annotate import annotate_import, place_for
-from ts_langchain.cli.importing import IMPORTERS, parse_since, parse_time, registered, run_import, secret, show_wait
+from ts_langchain.cli.importing import (
+    IMPORTERS,
+    named,
+    parse_since,
+    parse_time,
+    registered,
+    run_import,
+    secret,
+    show_wait,
+)
 from ts_langchain.cli.options import (
     AnnotateOption,
     CsvOption,
@@ -84,6 +93,8 @@ def import_langsmith(
     The key is read from LANGSMITH_API_KEY (or LANGCHAIN_API_KEY), or asked for; never given on the command line.
     """
     with clear_errors():
+        for name in project:
+            named(name, "--project")
         if unknown := sorted(set(run_type or ()) - set(RUN_TYPES)):
             msg = f"--run-type {unknown[0]}: expected one of {', '.join(RUN_TYPES)}"
             raise ConfigurationError(msg)

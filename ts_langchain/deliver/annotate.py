@@ -162,9 +162,13 @@ class Annotate:
         size = self.place.batch if self.place is not None else max(1, len(ids))
         for start in range(0, len(ids), size):
             batch = ids[start : start + size]
-            failed = dict(self.place.remove(batch)) if self.place is not None else {}
+            failed = {}
             if self.place is not None:
+                # killed in the middle, what is gone must not be taken for written by the next run
+                record.confirm(*self._where, batch, there=False)
+                failed = dict(self.place.remove(batch))
                 record.forget(*self._where, (i for i in batch if i not in failed))
+                record.confirm(*self._where, (i for i in failed if known[i].confirmed))
             self.outcome.removed += len(batch) - len(failed)
             self.outcome.not_written += [(known[i].run, why) for i, why in failed.items()]
             if on_progress is not None:

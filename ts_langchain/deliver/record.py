@@ -96,11 +96,11 @@ class Record:
             if rows:
                 db.execute(_annotations.insert(), rows)
 
-    def confirm(self, source: str, scope: str, ids: Iterable[str]) -> None:
-        """They have arrived."""
+    def confirm(self, source: str, scope: str, ids: Iterable[str], *, there: bool = True) -> None:
+        """They have arrived. `there=False`: nobody knows any more, since their removal is about to be asked for."""
         with database_errors("the ledger could not be written"), self._engine.begin() as db:
             for part in _parts(list(ids)):
-                db.execute(_annotations.update().where(self._these(source, scope, part)).values(confirmed=True))
+                db.execute(_annotations.update().where(self._these(source, scope, part)).values(confirmed=there))
 
     def forget(self, source: str, scope: str, ids: Iterable[str]) -> None:
         """They are gone, or never came to be."""

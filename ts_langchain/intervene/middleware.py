@@ -7,7 +7,13 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired
 from uuid import uuid4
 
-from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
+try:
+    from langchain.agents.middleware.types import AgentMiddleware, AgentState, ModelResponse, PrivateStateAttr
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "langchain":
+        raise
+    msg = "TokenSentinelMiddleware needs langchain 1.0 or newer: pip install 'ts-langchain[agents]'"
+    raise ModuleNotFoundError(msg, name="langchain") from None
 from langgraph.config import get_config
 
 from ts_langchain.errors import CallRefused

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -14,18 +15,30 @@ if TYPE_CHECKING:
     from ts_langchain.report.summary import Summary
 
 SESSION_CHARS = 40
+LEAST_SHOWN = 0.00001
+ANY_WIDTH = 10_000
 RULE_CHARS = 4
 COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
 
 def usd(nano: int) -> str:
     """Dollars with as many digits as the amount deserves."""
-    amount = nano / 1e9
+    sign, amount = "-" if nano < 0 else "", abs(nano) / 1e9
     if nano == 0:
         return "$0"
+    if amount < LEAST_SHOWN:
+        return f"{sign}<${LEAST_SHOWN:.5f}"
     if amount < 0.01:
-        return f"${amount:.5f}"
-    return f"${amount:,.4f}" if amount < 1 else f"${amount:,.2f}"
+        return f"{sign}${amount:.5f}"
+    return f"{sign}${amount:,.4f}" if amount < 1 else f"{sign}${amount:,.2f}"
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table and cuts off nothing: no name, id or figure is broken, be the terminal too narrow for them."""
+    wide = console.options.update(max_width=ANY_WIDTH)
+    for column in table.columns:
+        column.min_width = max(Measurement.get(console, wide, cell).minimum for cell in (column.header, *column.cells))
+    console.print(table, crop=False)
 
 
 def print_summary(console: Console, summary: Summary) -> None:
@@ -49,11 +62,11 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(f"  Wasted     [bold red]{usd(summary.wasted_nano)}[/]{share}, {summary.wasted_tokens:,} tokens")
     console.print(f"  Avoidable  [bold]{usd(summary.avoidable_nano)}[/]: spent after the waste was first detected")
     if summary.rules:
-        console.print(_rules(summary))
-        console.print(_worst(summary))
+        print_table(console, _rules(summary))
+        print_table(console, _worst(summary))
     else:
         console.print("No waste found.")
-    console.print(_models(summary))
+    print_table(console, _models(summary))
     _print_rows(console, summary)
 
 
@@ -63,7 +76,7 @@ def print_incident(console: Console, incident: Incident) -> None:
     console.print(
         f"[{colour}]{incident.severity:>6}[/] [bold]{incident.rule}[/] {escape(incident.summary)} "
         f"Wasted {incident.wasted_tokens:,} tokens, {usd(incident.wasted_nano)}; confidence {incident.confidence:.0%}. "
-        f"[dim]{incident.id} in session {escape(incident.session_id[:SESSION_CHARS])}[/]"
+        f"[dim]{incident.id} in session {escape(incident.session_id)}[/]"
     )
 
 
@@ -93,9 +106,14 @@ def _worst(summary: Summary) -> Table:
     table.add_column("rules")
     for s in summary.worst:
         table.add_row(
-            escape(s.session_id[:SESSION_CHARS]), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules)
+            escape(_folded(s.session_id)), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules)
         )
     return table
+
+
+def _folded(session_id: str) -> str:
+    """A long id on several lines."""
+    return "\n".join(session_id[n : n + SESSION_CHARS] for n in range(0, len(session_id), SESSION_CHARS))
 
 
 def _models(summary: Summary) -> Table:
@@ -121,7 +139,7 @@ def _print_rows(console: Console, summary: Summary) -> None:
     if summary.unpriced_calls:
         console.print(
             f"[yellow]{summary.unpriced_calls:,} calls ({summary.unpriced_tokens:,} tokens) have no known price and "
-            "are in no dollar figure.[/] Give one with --price MODEL=INPUT,OUTPUT."
+            "are in no dollar figure.[/] To give one, import again with --fresh --price MODEL=INPUT,OUTPUT."
         )
     if summary.estimated_calls:
         console.print(
