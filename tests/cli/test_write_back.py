@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -94,6 +95,24 @@ def held(server: Any) -> dict[Any, Any]:
 @pytest.fixture(params=["langsmith", "langfuse"])
 def server(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
+
+
+def test_a_dry_run_writes_nothing_at_all(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even tables, so it works on a ledger in a folder that nobody may write to."""
+    assert run(tmp_path, server, *imports(server)).exit_code == 0
+    path = tmp_path / "ledger.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    before = path.read_bytes()
+    monkeypatch.setattr("ts_langchain.ledger.os.access", lambda place, _: place != tmp_path)
+    for command in (["annotate"], ["backfill", "--project", "shop"]):
+        done = run(tmp_path, server, *command, "--dry-run", "--json", TOKEN_SENTINEL_ENDPOINT="http://127.0.0.1:1")
+        assert done.exit_code == 0, done.output
+    assert path.read_bytes() == before
+    assert held(server) == {}
 
 
 @pytest.mark.parametrize("command", ["annotate", "backfill"])

@@ -454,9 +454,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if origin.node is not None and (origin.node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
             self.model_nodes[origin.node] = Called(model, provider, toolset, max_tokens)
         above = parent_run_id
-        if (
-            above is not None and above not in self._roots and above not in self._started
-        ):  # it is told with the run around it that it is cancelled
+        known = above in self._roots or above in self._started
+        if above is not None and not known:  # it is told with the run around it that it is cancelled
             above = traced_parent(above, self._roots)
         try:
             if self.mode == "block":

@@ -6,6 +6,7 @@ written of an earlier import can still be removed.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from ts_langchain.ledger import BATCH, database_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ts_langchain.ledger import Ledger
 
@@ -68,13 +69,26 @@ class Record:
 
     def __init__(self, ledger: Ledger) -> None:
         self._engine = ledger.engine
+        with database_errors("the ledger could not be read"):
+            there = sa.inspect(self._engine).get_table_names()
+        self._made = all(name in there for name in _meta.tables)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """A transaction. The tables are made with the first one: whoever only reads does without."""
         with database_errors("the ledger could not be written"):
-            _meta.create_all(self._engine)
+            if not self._made:
+                _meta.create_all(self._engine)
+                self._made = True
+            with self._engine.begin() as db:
+                yield db
 
     # --- annotations -------------------------------------------------------------------------------
 
     def annotations(self, source: str, scope: str) -> dict[str, Written]:
         """All annotations of a place that may exist, by id."""
+        if not self._made:
+            return {}
         t = _annotations
         query = sa.select(t.c.id, t.c.rule, t.c.run, t.c.content, t.c.confirmed)
         with database_errors("the ledger could not be read"), self._engine.connect() as db:
@@ -90,7 +104,7 @@ class Record:
             }
             for id_, w in annotations.items()
         ]  # fmt: skip
-        with database_errors("the ledger could not be written"), self._engine.begin() as db:
+        with self._writing() as db:
             for part in _parts(list(annotations)):
                 db.execute(_annotations.delete().where(self._these(source, scope, part)))
             if rows:
@@ -98,13 +112,13 @@ class Record:
 
     def confirm(self, source: str, scope: str, ids: Iterable[str], *, there: bool = True) -> None:
         """They have arrived. `there=False`: nobody knows any more, since their removal is about to be asked for."""
-        with database_errors("the ledger could not be written"), self._engine.begin() as db:
+        with self._writing() as db:
             for part in _parts(list(ids)):
                 db.execute(_annotations.update().where(self._these(source, scope, part)).values(confirmed=there))
 
     def forget(self, source: str, scope: str, ids: Iterable[str]) -> None:
         """They are gone, or never came to be."""
-        with database_errors("the ledger could not be written"), self._engine.begin() as db:
+        with self._writing() as db:
             for part in _parts(list(ids)):
                 db.execute(_annotations.delete().where(self._these(source, scope, part)))
 
@@ -117,13 +131,15 @@ class Record:
 
     def events(self, place: str) -> set[str]:
         """Ids of the events that a place has accepted."""
+        if not self._made:
+            return set()
         with database_errors("the ledger could not be read"), self._engine.connect() as db:
             return set(db.execute(sa.select(_backfilled.c.id).where(_backfilled.c.place == place)).scalars())
 
     def accepted(self, place: str, ids: Sequence[str]) -> None:
         """A place has accepted these events."""
         t = _backfilled
-        with database_errors("the ledger could not be written"), self._engine.begin() as db:
+        with self._writing() as db:
             for part in _parts(ids):
                 db.execute(t.delete().where(t.c.place == place, t.c.id.in_(part)))
             if ids:
