@@ -707,6 +707,26 @@ def test_tools_of_the_provider_are_told_apart() -> None:
     assert one.fingerprint != other.fingerprint
 
 
+class Weather(BaseModel):
+    """The weather in a city."""
+
+    city: str
+
+
+def look_up(city: str) -> str:
+    """Looks a city up."""
+    return city
+
+
+def test_what_becomes_a_definition_is_as_large_as_that() -> None:
+    """Doors see tools before LangChain has made definitions of them, and estimate by them what a budget reserves."""
+    given = [fetch_page, look_up, Weather]
+    made = read_toolset([convert_to_openai_tool(tool) for tool in given])
+    assert made is not None
+    assert read_toolset(given) == made
+    assert made.names == ("fetch_page", "look_up", "Weather")
+
+
 def test_tools_of_one_name_with_other_parameters_have_their_own_size() -> None:
     """As the schemas of structured answers have, which agents name alike."""
 

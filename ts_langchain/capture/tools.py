@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
+
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from ts_langchain.call import Toolset
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
@@ -88,9 +90,19 @@ def _parameters(tool: object) -> tuple[object, ...]:
 
 
 def _plain(tool: object) -> object:
-    """What is sent of a definition that is an object (langchain-cohere), or full of None (langchain-google-genai)."""
-    dump = None if isinstance(tool, Mapping) or not hasattr(tool, "function") else getattr(tool, "model_dump", None)
-    return _said(dump(mode="json") if callable(dump) else tool)
+    """What is sent of a definition that is full of None (langchain-google-genai), or no definition yet.
+
+    Those are objects of langchain-cohere, and in front of a door what LangChain makes definitions of: tools, functions,
+    classes.
+    """
+    if isinstance(tool, Mapping):
+        return _said(tool)
+    if hasattr(tool, "function") and callable(dump := getattr(tool, "model_dump", None)):
+        return _said(dump(mode="json"))
+    try:
+        return convert_to_openai_tool(cast("Any", tool))
+    except Exception:  # noqa: BLE001 - whatever it is, it is of some length
+        return tool
 
 
 def _said(value: object, depth: int = DEPTH_LIMIT) -> object:
@@ -113,7 +125,9 @@ def _tool_field(tool: object, field: str) -> object:
 
 def _tool_name(tool: object) -> str:
     name = _tool_field(tool, "name")
-    if not name and isinstance(tool, Mapping):  # a provider's own: `{"type": "web_search"}`, `{"google_search": {}}`
+    if not name and not isinstance(tool, Mapping):  # a function or a class
+        name = getattr(tool, "__name__", None)
+    elif not name and isinstance(tool, Mapping):  # a provider's own: `{"type": "web_search"}`, `{"google_search": {}}`
         told = [key for key, value in tool.items() if value is not None]
         name = tool.get("type") or (told[0] if len(told) == 1 else None)
     return label(name) or NAMELESS
