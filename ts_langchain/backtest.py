@@ -236,11 +236,12 @@ class Backtest:
                 asked, rule = self._cheaper(call), decision.rule
                 break
         if self.sentinel.governed:
-            budget = self._admit(asked)
+            cheaper = asked if asked is not call else self._cheaper(call)  # once is all a door does
+            dear = self._admit(asked, cheaper)
             if self._follow and call.root_id in self._ended:
                 return call
-            if budget:
-                asked, rule = self._cheaper(asked), "budget"
+            if dear and asked is call:
+                asked, rule = cheaper, "budget"
         if asked is not call:
             before, after = self.sentinel.prices.cost(call), self.sentinel.prices.cost(asked)
             if before is not None and after is not None:
@@ -252,8 +253,8 @@ class Backtest:
         name = self._policy.cheaper(call.model or "")
         return call if name is None else call._replace(model=name, provider=None, source_cost=None)
 
-    def _admit(self, call: Call) -> bool:
-        """Asks the budgets, and settles what the call used. True if it is to go to a cheaper model."""
+    def _admit(self, call: Call, cheaper: Call) -> bool:
+        """Asks the budgets, and settles what the call used, or the cheaper one. True if they ask for the latter."""
         request = Request(
             call.session_id,
             call.root_id,
@@ -269,7 +270,7 @@ class Backtest:
         admission = self.sentinel.admit(request)
         if admission.reservation is not None and self.sentinel.budgets is not None:
             made = not self._follow or call.root_id not in self._ended
-            sent = self._cheaper(call) if self._dear and self._follow else call
+            sent = cheaper if self._dear and self._follow else call
             cost = self.sentinel.prices.cost(sent) if made else None
             self.sentinel.budgets.settle(admission.reservation, sent if made else None, cost)
         return self._dear

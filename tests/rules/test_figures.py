@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from histories import Script
@@ -14,6 +14,9 @@ from ts_langchain.cli.options import parse_settings
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import FreeText
 from ts_langchain.rules import RULES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 TURN = (1_000, 20)  # tokens of a model turn that asks for a tool, see `Script.tool`
 TOOK = 0.5  # seconds such a tool call took
@@ -771,24 +774,51 @@ def test_a_new_run_begins_a_new_circle() -> None:
     assert script.run(rules=["ping_pong"]).incidents() == []
 
 
-@pytest.mark.parametrize("orders", list(itertools.product("xy", repeat=3)))
-def test_calls_side_by_side_make_the_same_circle_in_whatever_order_they_end(orders: tuple[str, ...]) -> None:
-    """Three turns that ask for both tools at once; the one that ends first is another one each time."""
-    script, sentinel = Script(), Sentinel(rules=["ping_pong"])
-    for turn, first in enumerate(orders):
-        asked = f"turn-{turn}"
+def side_by_side(turns: Sequence[str], *, siblings: int = 2, names: Mapping[str, str] | None = None) -> Script:
+    """Turns that ask for several tools at once; each letter is one, told as it ends: its name, and what it answers."""
+    script = Script()
+    for turn, letters in enumerate(turns):
         script.say("", got=20)
-        script.calls[-1] = script.calls[-1]._replace(id=asked)
-        for answer in sorted("xy", key=lambda a: a != first):
-            script.tool(f"tool_{answer}", {}, answer, asked=False)
-            script.calls[-1] = script.calls[-1]._replace(requested_by=asked, siblings=2)
-    for call in script.calls[:-1]:
+        script.calls[-1] = script.calls[-1]._replace(id=f"turn-{turn}")
+        for letter in letters:
+            name = (names or {}).get(letter, f"tool_{letter}")
+            script.tool(name, {}, letter, asked=False)
+            script.calls[-1] = script.calls[-1]._replace(requested_by=f"turn-{turn}", siblings=siblings)
+    return script
+
+
+@pytest.mark.parametrize("turns", list(itertools.product(("xy", "yx"), repeat=4)))
+def test_calls_side_by_side_make_the_same_circle_in_whatever_order_they_end(turns: tuple[str, ...]) -> None:
+    """Turns that ask for both tools at once; the one that ends first is another one each time."""
+    script, sentinel = side_by_side(turns), Sentinel(rules=["ping_pong"])
+    at_third = 3 * 3  # a model call and two tools each
+    for call in script.calls[: at_third - 1]:
         sentinel.observe(call)
     assert sentinel.incidents() == []  # not before all of the turn have ended
-    sentinel.observe(script.calls[-1])
+    sentinel.observe(script.calls[at_third - 1])
     [found] = sentinel.incidents()
     assert (found.findings, found.calls, found.evidence["rounds"]) == (1, 4, 3)
     assert (found.wasted_input_tokens, found.wasted_output_tokens) == (2 * 1000, 2 * 20)
+    for call in script.calls[at_third:]:
+        sentinel.observe(call)
+    [found] = sentinel.incidents()
+    assert (found.findings, found.calls, found.evidence["rounds"]) == (2, 6, 4)
+    assert (found.wasted_input_tokens, found.wasted_output_tokens) == (3 * 1000, 3 * 20)
+
+
+@pytest.mark.parametrize("turn", ["xyw", "xwy", "wxy"])
+def test_what_does_not_count_beside_a_circle_hides_none(turn: str) -> None:
+    """A tool that is meant to be called again, and ends last, is no part of the circle and no end of it."""
+    script = side_by_side([turn] * 3, siblings=3, names={"w": "wait"})
+    [found] = script.run(rules=["ping_pong"]).incidents()
+    assert (found.calls, found.evidence["rounds"]) == (4, 3)
+
+
+def test_turns_that_are_never_whole_leave_nothing_behind() -> None:
+    """Of each, one call is never recorded."""
+    sentinel = side_by_side(["xy"] * 200, siblings=3).run(rules=["ping_pong"])
+    state = sentinel.states()[0].rules["ping_pong"]
+    assert len(state.steps) == 6 * 3
 
 
 def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:

@@ -79,12 +79,24 @@ class PingPong(Rule[Steps]):
         if call.requested_by is None or call.requested_by != state.asked_by:
             state.asked_by, state.arrived = call.requested_by, 0
         state.arrived += 1
-        if call.status == "cancelled" or is_meant_again(call.name) or (self._leaves_handoffs and is_handoff(call.name)):
-            return None
-        if call.pending or not call.answer or asks_a_person(call.name):
+        aside = call.status == "cancelled" or is_meant_again(call.name)
+        if aside or (self._leaves_handoffs and is_handoff(call.name)):
+            among = ""
+        elif call.pending or not call.answer or asks_a_person(call.name):
             state.steps.clear()
             state.reported = 0
             return None
+        else:
+            self._add(call, state)
+            del state.steps[: -MAX_PERIOD * self.settings.min_rounds]
+            among = f", {call.name} among them,"
+        if state.arrived < call.siblings:
+            return None
+        together = self._together(call, state)
+        return self._judge(state, together, among) if together else None
+
+    @staticmethod
+    def _add(call: Call, state: Steps) -> None:
         tool = name_hash(call.name)
         step = mix(tool, outcome(call))
         seconds = call.ended_at - call.started_at
@@ -92,16 +104,21 @@ class PingPong(Rule[Steps]):
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, call.step, call.task, tool))
-        together = 1
-        if call.siblings > 1:
-            if state.arrived < call.siblings:
-                return None
-            together = next(
-                (n for n, s in enumerate(reversed(state.steps)) if s[2] != call.requested_by), len(state.steps)
-            )
+
+    @staticmethod
+    def _together(call: Call, state: Steps) -> int:
+        """How many of the latest steps are of one turn with this call, itself among them; puts them into one order."""
+        if call.siblings == 1:
+            return int(bool(state.steps) and state.steps[-1][1] == call.id)
+        others = (n for n, s in enumerate(reversed(state.steps)) if s[2] != call.requested_by)
+        together = next(others, len(state.steps))
+        if together:
             state.steps[-together:] = sorted(state.steps[-together:])
+        return together
+
+    def _judge(self, state: Steps, together: int, among: str) -> Finding | None:
+        """The finding, if the latest steps run in a circle; `together` of them are new."""
         rounds = self.settings.min_rounds
-        del state.steps[: -MAX_PERIOD * rounds]
         period = self._period([s[0] for s in state.steps])
         tools = len({s[8] for s in state.steps[-period:]}) if period is not None else 0
         if period is None or tools < 2:  # one tool alone is no circle of several
@@ -113,8 +130,7 @@ class PingPong(Rule[Steps]):
         calls = state.reported
         return Finding(
             mix(*sorted({s[0] for s in state.steps[-period:]})),
-            f"{tools} tools, {call.name} among them, were called in turn for {calls // period} rounds; nothing new "
-            "came back.",
+            f"{tools} tools{among} were called in turn for {calls // period} rounds; nothing new came back.",
             claims=tuple(Claim(s[2], "turn", unit=s[3], units=s[4]) for s in new if s[2]),
             calls=tuple(s[1] for s in new),
             seconds=sum(s[5] for s in new),
