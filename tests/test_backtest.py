@@ -5,30 +5,28 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import pytest
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
 from histories import START, Script
 from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
 from langchain_core.tracers.langchain import LangChainTracer
 from pydantic import Field
 from recorder import Wire
 from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
-from ts_langchain import Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard
+from ts_langchain import Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard, guard_model
 from ts_langchain.backtest import Backtest
-from ts_langchain.call import Prompt
+from ts_langchain.call import Prompt, Usage
 from ts_langchain.cli.app import app
 from ts_langchain.errors import Intervention
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.testing import ScriptedChatModel, call_tool
-
-if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage
 
 TAU = Path(__file__).parent.parent / "ts_langchain" / "demo_data" / "tau_bench_airline.jsonl.gz"
 
@@ -239,6 +237,47 @@ def test_what_is_said_to_be_saved_is_saved_live(door: str, seed: int) -> None:
     spent = sum(t.nano for s in {r[0] for r in runs} if (t := held.totals(s)) is not None)
     result = Backtest(given).run(free.seen)
     assert result.nano - result.saved_nano == spent
+
+
+def test_a_downgrade_of_classifications_leaves_other_requests_alone() -> None:
+    """As live: the cheaper model is for the kind of request that it was decided at."""
+    rule = {"steps": [{"at": 1, "do": "downgrade"}]}
+    given = Policy.from_dict({"rules": {"model_misroute": rule}, "downgrade": {"gpt-5": "gpt-4.1-nano"}})
+    usage: Any = {"input_tokens": 100, "output_tokens": 1, "total_tokens": 101}
+    questions = ["Classify as yes or no: is item {} red?", "Tell me of item {}, please."] * 4
+
+    def live(policy: Policy | None) -> tuple[Listening, int]:
+        sentinel = Listening(policy=policy)
+        model = ScriptedChatModel(script=[AIMessage("yes", usage_metadata=usage)], model_name="gpt-5")
+        small = Small(instead=model)
+        asked = guard_model(model, sentinel, models={"gpt-4.1-nano": small}) if policy is not None else model
+        for number, question in enumerate(questions):
+            config: Any = {"callbacks": [TokenSentinelHandler(sentinel)], "metadata": {"session_id": "s"}}
+            asked.invoke(question.format(number), config)
+        return sentinel, sum(call.model == "gpt-4.1-nano" for call in sentinel.seen)
+
+    (free, none), (held, some) = live(None), live(given)
+    assert (none, some) == (0, 3)  # all classifications but the first
+    tested = Backtest(given)
+    result = tested.run(free.seen)
+    assert result.nano - result.saved_nano == getattr(held.totals("s"), "nano", None)
+    assert [(d.action, d.rule) for d in result.decisions] == [(d.action, d.rule) for d in held.decisions()]
+    watched = Backtest(given, follow=False)
+    assert watched.run(free.seen).saved_nano == result.saved_nano
+    assert watched.sentinel.totals("s") == free.totals("s")  # nothing was replaced
+
+
+def test_what_is_unknown_and_what_is_estimated_is_counted() -> None:
+    script = Script(model="nobody-knows")
+    for number in range(3):
+        script.say(f"answer {number}", model="nobody-knows")
+    known = Script(session_id="t", root_id="t")
+    known.say("hm", usage=Usage(100, 10, estimated=True)).say("well", usage=Usage(100, 10))
+    result = Backtest(policy((1, "stop"))).run([*script.calls, *known.calls])
+    assert (result.unpriced_calls, result.estimated_calls) == (3, 1)
+    assert {k: result.as_dict()[k] for k in ("unpriced_calls", "estimated_calls")} == {
+        "unpriced_calls": 3, "estimated_calls": 1,
+    }  # fmt: skip
 
 
 def test_the_same_decisions_as_live_on_recorded_agents(tmp_path: Path) -> None:
