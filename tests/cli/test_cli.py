@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -102,6 +103,19 @@ def test_import_langsmith_and_report_again(tmp_path: Path, fake: FakeLangSmith) 
     shown = run(tmp_path, "report", "--incidents", "2").stdout
     assert "tool_loop" in shown
     assert KEY not in done.stdout + done.stderr + shown
+
+
+def test_what_a_report_proposes_next_works_as_it_stands(tmp_path: Path, file: Path) -> None:
+    def proposed(said: str) -> str:
+        return said.rpartition("Next: ts-langchain ")[2].partition(" lists")[0].replace("\n", " ")
+
+    assert proposed(run(tmp_path, "import", "file", str(file)).stdout) == "report 1 --incidents 5"
+    other = tmp_path / "another ledger.sqlite"
+    run(tmp_path, "import", "file", str(file), "--ledger", str(other))
+    said = proposed(run(tmp_path, "report", "--ledger", str(other)).stdout)
+    shown = run(tmp_path, *shlex.split(said), env={"TS_LANGCHAIN_LEDGER": str(tmp_path / "none.sqlite")})
+    assert shown.exit_code == 0, shown.stderr
+    assert "tool_loop" in shown.stdout
 
 
 def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) -> None:

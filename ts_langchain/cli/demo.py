@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from importlib.resources import as_file, files
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +96,7 @@ def _replay(keep: Path | None) -> None:
         history.label = {"file": path.name, "format": "conversations"}
         print_summary(out, summarise(ledger, history))
         out.print("\nThe costliest incidents:")
-        for incident, _ in zip(ledger.incidents(history), range(4), strict=False):
+        for incident in islice(ledger.incidents(history), 4):
             print_incident(out, incident)
         ledger.close()
     out.print(

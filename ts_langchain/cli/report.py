@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import shlex
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -113,7 +116,7 @@ def show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, i
     summary = summarise(book, history)
     if csv_file is not None:
         _write_csv(book, history, csv_file)
-    costliest = [incident for incident, _ in zip(book.incidents(history), range(incidents), strict=False)]
+    costliest = list(islice(book.incidents(history), incidents))
     if as_json:
         listed = {"costliest_incidents": [i.as_dict() for i in costliest]} if incidents else {}
         print_json({**summary.as_dict(), **listed})
@@ -125,10 +128,18 @@ def show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, i
         print_incident(out, incident)
     if summary.rules and not incidents:
         out.print(
-            f"Next: ts-langchain report {history.id} --incidents 5 lists the costliest incidents, ts-langchain explain "
-            "says why one is waste, ts-langchain policy init begins a policy to backtest.",
+            f"Next: ts-langchain report {history.id} --incidents 5{_chosen(book)} lists the costliest incidents, "
+            "ts-langchain explain says why one is waste, ts-langchain policy init begins a policy to backtest.",
             style="dim",
+            markup=False,
         )
+
+
+def _chosen(book: Ledger) -> str:
+    """The option that names this ledger in another command, empty where it is named without one."""
+    if book.address == ledger_url(os.environ.get("TS_LANGCHAIN_LEDGER") or None):
+        return ""
+    return f" --ledger {shlex.quote(shown_address(book.address))}"
 
 
 CSV_FIELDS = (

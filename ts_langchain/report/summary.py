@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.ledger import iso_day
 
 if TYPE_CHECKING:
-    from ts_langchain.incident import Incident
     from ts_langchain.ledger import History, Ledger
 
 WORST_SESSIONS = 10
@@ -230,9 +230,18 @@ def summarise(ledger: Ledger, history: History) -> Summary:
     return summary
 
 
+@dataclass(slots=True)
+class _Wasted:
+    """What one session wasted: of the sessions of a large history no more than this is held."""
+
+    nano: int = 0
+    tokens: int = 0
+    rules: tuple[str, ...] = ()
+
+
 def _add_incidents(summary: Summary, ledger: Ledger, history: History) -> None:
     rules: dict[str, RuleFigures] = {}
-    sessions: dict[str, list[Incident]] = {}
+    sessions: dict[str, _Wasted] = {}
     for incident in ledger.incidents(history):
         summary.incidents += 1
         figures = rules.setdefault(incident.rule, RuleFigures(incident.rule))
@@ -243,29 +252,24 @@ def _add_incidents(summary: Summary, ledger: Ledger, history: History) -> None:
         figures.avoidable_nano += incident.avoidable_nano
         figures.seconds += incident.wasted_seconds
         figures.unpriced_calls += incident.unpriced_calls
-        sessions.setdefault(incident.session_id, []).append(incident)
-    for found in sessions.values():
-        for rule in {i.rule for i in found}:
-            rules[rule].sessions += 1
+        session = sessions.setdefault(incident.session_id, _Wasted())
+        session.nano += incident.wasted_nano
+        session.tokens += incident.wasted_tokens
+        if incident.rule not in session.rules:
+            session.rules += (figures.rule,)
+            figures.sessions += 1
     summary.rules = sorted(rules.values(), key=lambda r: (-r.wasted_nano, -r.wasted_tokens, r.rule))
-    ranked = sorted(
-        sessions,
-        key=lambda s: (
-            -sum(i.wasted_nano for i in sessions[s]),
-            -sum(i.wasted_tokens for i in sessions[s]),
-            s,
-        ),
-    )[:WORST_SESSIONS]
-    known = ledger.sessions(history, ranked)
-    for session_id in ranked:
-        found, row = sessions[session_id], known.get(session_id, {})
+    worst = heapq.nsmallest(WORST_SESSIONS, sessions.items(), key=lambda s: (-s[1].nano, -s[1].tokens, s[0]))
+    known = ledger.sessions(history, [session_id for session_id, _ in worst])
+    for session_id, wasted in worst:
+        row = known.get(session_id, {})
         summary.worst.append(
             SessionFigures(
                 session_id,
                 int(row.get("calls", 0)),
                 int(row.get("nano", 0)),
-                sum(i.wasted_nano for i in found),
-                sum(i.wasted_tokens for i in found),
-                sorted({i.rule for i in found}),
+                wasted.nano,
+                wasted.tokens,
+                sorted(wasted.rules),
             )
         )
