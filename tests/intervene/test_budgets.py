@@ -7,7 +7,7 @@ import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from agents import ASK, DONE, agent
@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from pydantic import PrivateAttr
 from servers.redis import RedisServer, needs_redis
 
 from ts_langchain import (
@@ -37,7 +38,7 @@ from ts_langchain.pricing import Prices
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Iterator
     from pathlib import Path
 
     from ts_langchain.policy import Budget
@@ -451,37 +452,42 @@ def test_a_handler_alone_holds_budgets_in_mode_block() -> None:
     assert model.calls == 21
 
 
+class Gated(ScriptedChatModel):
+    """Answers nobody until all have asked. 1 dollar a token: input is estimated as 2, output bounded by 8."""
+
+    PRICES: ClassVar[Any] = {"gated": {"input": 1e6, "output": 1e6}}
+
+    _open: asyncio.Event = PrivateAttr(default_factory=asyncio.Event)
+    _waiting: int = PrivateAttr(default=0)
+
+    async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
+        self._waiting += 1
+        await self._open.wait()
+        return self._generate(*args)
+
+    async def answer_all(self, asking: list[Awaitable[Any]]) -> list[Any]:
+        """What becomes of them all: each has been refused or waits here before the first is answered."""
+        self._open.clear()
+        self._waiting = 0
+        tasks = [asyncio.ensure_future(a) for a in asking]
+        while self._waiting + sum(t.done() for t in tasks) < len(tasks):
+            await asyncio.sleep(0)
+        self._open.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def gated(policy: Any) -> tuple[Gated, Sentinel]:
+    return Gated(script=[AIMessage("eight!!!")], model_name="gated"), Sentinel(policy=policy, prices=Gated.PRICES)
+
+
 def test_200_branches_cannot_overspend_together() -> None:
     """Each branch's model call waits for all others to have asked."""
-    gate = asyncio.Event()
-
-    class Slow(ScriptedChatModel):
-        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
-            await gate.wait()
-            return self._generate(*args)
-
-    # 1 dollar a token: input is estimated as 2, output bounded by 8
-    prices = {"slow": {"input": 1e6, "output": 1e6}}
-    sentinel = Sentinel(policy={"budgets": [{"usd": 100, "per": "project", "do": "block"}]}, prices=prices)
-    model = Slow(script=[AIMessage("eight!!!")], model_name="slow")
+    model, sentinel = gated({"budgets": [{"usd": 100, "per": "project", "do": "block"}]})
     guarded = guard_model(model, sentinel).bind(max_tokens=8)
-
-    async def branch(number: int) -> bool:
-        try:
-            await guarded.ainvoke("hello", {"metadata": {"session_id": f"s{number}"}})
-        except CallRefused:
-            return False
-        return True
-
-    async def all_branches() -> list[bool]:
-        tasks = [asyncio.create_task(branch(n)) for n in range(200)]
-        await asyncio.sleep(0.5)
-        gate.set()
-        return await asyncio.gather(*tasks)
-
-    made = asyncio.run(all_branches())
+    branches = [guarded.ainvoke("hello", {"metadata": {"session_id": f"s{n}"}}) for n in range(200)]
+    ends = asyncio.run(model.answer_all(branches))
     spent = sum(t.nano for n in range(200) if (t := sentinel.totals(f"s{n}"))) / 1e9
-    assert sum(made) == model.calls == 10
+    assert sum(not isinstance(end, CallRefused) for end in ends) == model.calls == 10
     assert spent <= 100
     assert sentinel.health().faults == {}
 
@@ -517,17 +523,7 @@ def test_the_tags_of_a_model_count(door: str) -> None:
 @pytest.mark.parametrize("known", [False, True])
 def test_branches_of_a_guarded_graph_cannot_overspend_together(known: bool) -> None:
     """The guard knows no model: of a node that has called one it reserves for that one, of others the call asks."""
-    gate = asyncio.Event()
-
-    class Slow(ScriptedChatModel):
-        async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
-            await gate.wait()
-            return self._generate(*args)
-
-    # 1 dollar a token: input is estimated as 2, output bounded by 8
-    prices = {"slow": {"input": 1e6, "output": 1e6}}
-    sentinel = Sentinel(policy={"budgets": [{"usd": 100, "per": "project", "do": "block"}]}, prices=prices)
-    model = Slow(script=[AIMessage("eight!!!")], model_name="slow")
+    model, sentinel = gated({"budgets": [{"usd": 100, "per": "project", "do": "block"}]})
     bound = model.bind(max_tokens=8)
 
     async def think(state: MessagesState) -> dict[str, Any]:
@@ -540,15 +536,10 @@ def test_branches_of_a_guarded_graph_cannot_overspend_together(known: bool) -> N
 
     async def all_branches() -> list[Any]:
         if known:
-            gate.set()
-            await app.ainvoke({"messages": [("user", "hello")]})
-            gate.clear()
-        tasks = [asyncio.create_task(app.ainvoke({"messages": [("user", "hello")]})) for _ in range(50)]
-        await asyncio.sleep(0.5)
-        gate.set()
-        return await asyncio.gather(*tasks, return_exceptions=True)
+            await model.answer_all([app.ainvoke({"messages": [("user", "hello")]})])
+        return await model.answer_all([app.ainvoke({"messages": [("user", "hello")]}) for _ in range(50)])
 
-    refused = [m for m in asyncio.run(all_branches()) if isinstance(m, CallRefused)]
+    refused = [end for end in asyncio.run(all_branches()) if isinstance(end, CallRefused)]
     assert 9 <= model.calls <= 11
     assert len(refused) == 50 + known - model.calls
     assert sum(state.totals.nano for state in sentinel.states()) <= 100e9
