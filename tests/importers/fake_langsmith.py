@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
+
+from servers.serving import Quiet, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,18 +135,9 @@ def _as_v2(row: dict[str, Any]) -> dict[str, Any]:
 def serve(fake: FakeLangSmith) -> Iterator[FakeLangSmith]:
     """Runs the server on a free port of the loopback interface."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def answer(self, status: int, body: Any, **headers: str) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send(status, json.dumps(body).encode(), **headers)
 
         def refused(self) -> bool:
             if self.headers.get("x-api-key") != KEY:
@@ -196,24 +187,15 @@ def serve(fake: FakeLangSmith) -> Iterator[FakeLangSmith]:
                 self.answer(422, {"detail": "cursor expired"})
             elif fault in ("truncated", "reset"):
                 data = json.dumps(fake.query(self.path, body)).encode()
-                self.send_response(200)
                 # a reset leaves the promised length unfulfilled; a truncation by a proxy does not
-                self.send_header("content-length", str(len(data) if fault == "reset" else len(data) // 2))
-                self.end_headers()
-                self.wfile.write(data[: len(data) // 2])
+                self.send(200, data[: len(data) // 2], len(data) if fault == "reset" else None)
                 self.close_connection = True
             else:
                 self.answer(200, fake.query(self.path, body))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Handler) as port:
+        fake.url = f"http://127.0.0.1:{port}"
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 BEGIN = datetime(2026, 9, 1, tzinfo=UTC)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +15,7 @@ from importers.test_langfuse import talks
 from importers.test_rows import odd, replayed
 from recorder import replay_of
 from rules.talk import BEGIN, requests
+from servers.serving import Quiet, listening
 from typer.testing import CliRunner
 
 from ts_importers.base import Importer, Skipped
@@ -79,16 +78,9 @@ class FakeHelicone:
 def serve(fake: FakeHelicone) -> Iterator[FakeHelicone]:
     bodies = {r["request_id"]: {"request": r["request_body"], "response": r["response_body"]} for r in ROWS}
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def answer(self, status: int, body: Any) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send(status, json.dumps(body).encode())
 
         def do_GET(self) -> None:
             fake.body_headers.append(self.headers.get("authorization"))
@@ -105,14 +97,9 @@ def serve(fake: FakeHelicone) -> Iterator[FakeHelicone]:
             else:
                 self.answer(200, {"data": fake.rows(query), "error": None})
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Handler) as port:
+        fake.url = f"http://127.0.0.1:{port}"
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def importer(fake: FakeHelicone, **kwargs: Any) -> HeliconeImporter:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from servers.serving import Quiet, listening
 
 from ts_importers.http import Client, HTTPFailure, _retry_after
 from ts_langchain.errors import AuthenticationFailed, ConfigurationError, SourceUnavailable
@@ -25,27 +24,14 @@ def answering(*answers: tuple[int, str, dict[str, str]]) -> Iterator[tuple[str, 
     """A server that gives these answers in turn, the last one for good."""
     left, asked = list(answers), []
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             asked.append(self.path)
             status, body, headers = left.pop(0) if len(left) > 1 else left[0]
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(body.encode())))
-            self.end_headers()
-            self.wfile.write(body.encode())
+            self.send(status, body.encode(), **headers)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}", asked
 
 
 def client(url: str, naps: list[float] | None = None, key: str = SECRET, **kwargs: Any) -> Client:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 from importers.test_rows import odd, replayed
 from recorder import replay_of
 from rules.talk import BEGIN, Talk, observations
+from servers.serving import Quiet, listening
 from typer.testing import CliRunner
 
 from ts_importers.base import Importer, Skipped
@@ -110,10 +109,7 @@ def _loads(value: Any) -> Any:
 
 @contextmanager
 def serve(fake: FakeLangfuse) -> Iterator[FakeLangfuse]:
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             query = {k: v[0] for k, v in parse_qs(url.query).items()}
@@ -121,22 +117,11 @@ def serve(fake: FakeLangfuse) -> Iterator[FakeLangfuse]:
             status, body, headers = (
                 fake.answer(url.path, query) if self.headers.get("authorization") == AUTH else (401, {}, {})
             )
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.send(status, json.dumps(body).encode(), **headers)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    fake.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with listening(Handler) as port:
+        fake.url = f"http://127.0.0.1:{port}"
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def importer(fake: FakeLangfuse, naps: list[float] | None = None, **kwargs: Any) -> LangfuseImporter:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import ASK, DONE, agent
 from langchain.agents import create_agent
 from servers.redis import RedisServer, needs_redis
+from servers.serving import Quiet, listening
 
 from ts_langchain import CallRefused, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware
 from ts_langchain.budget_redis import connect
@@ -88,23 +87,13 @@ def test_a_redis_key(tmp_path: Path) -> None:
 def policy_server(answers: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     asked: list[tuple[str, str | None]] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             asked.append((self.path, self.headers.get("authorization")))
-            body = json.dumps(answers).encode()
-            self.send_response(int(answers.get("status", 200)))
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send(int(answers.get("status", 200)), json.dumps(answers).encode())
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}", asked
 
 
 def test_a_remote_policy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,9 +10,10 @@ import threading
 import time
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from servers.serving import Quiet, listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,23 +62,12 @@ class Proxy:
 def through(proxy: Proxy, certificate: Path | None = None) -> Iterator[Proxy]:
     """Runs the proxy on a free port; with a certificate it speaks HTTPS."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             self.forward(None)
 
         def do_POST(self) -> None:
             self.forward(self.rfile.read(int(self.headers["content-length"])))
-
-        def send(self, status: int, data: bytes, length: int | None = None, **headers: str) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("content-length", str(len(data) if length is None else length))
-            self.end_headers()
-            self.wfile.write(data)
 
         def forward(self, body: bytes | None) -> None:
             with proxy.lock:
@@ -117,21 +107,13 @@ def through(proxy: Proxy, certificate: Path | None = None) -> Iterator[Proxy]:
             else:
                 self.send(found.status, data)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    tls = None
     if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    proxy.url = f"http{'s' if certificate is not None else ''}://localhost:{server.server_port}"
-    if certificate is None:
-        proxy.url = proxy.url.replace("localhost", "127.0.0.1")
-    try:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+    with listening(Handler, tls) as port:
+        proxy.url = f"http://127.0.0.1:{port}" if tls is None else f"https://localhost:{port}"
         yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def twice(rows: list[Any]) -> list[Any]:

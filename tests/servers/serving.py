@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator, Mapping
 
 
@@ -51,6 +52,36 @@ class Faults:
     reached: threading.Event = field(default_factory=threading.Event)
 
 
+class Quiet(BaseHTTPRequestHandler):
+    """Logs nothing, and sends an answer with its length."""
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing."""
+
+    def send(self, status: int, data: bytes, length: int | None = None, **headers: str) -> None:
+        """An answer that promises this length, by default its own; `retry_after` is the header `retry-after`."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("content-length", str(len(data) if length is None else length))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Answers on a free port of the loopback interface, which it gives, in threads of its own."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 class App(Protocol):
     """What a server is."""
 
@@ -71,18 +102,10 @@ def serving(app: A) -> Iterator[A]:
     faults = app.faults
     released = threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
+    class Handler(Quiet):
         def reply(self, answer: Answer, length: int | None = None, **headers: str) -> None:
             data = json.dumps(answer.body).encode() if answer.body is not None else b""
-            self.send_response(answer.status)
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.send_header("content-length", str(len(data) if length is None else length))
-            self.end_headers()
-            self.wfile.write(data[:length])
+            self.send(answer.status, data[:length], **headers)
 
         def do_GET(self) -> None:
             self.respond()
@@ -134,13 +157,9 @@ def serving(app: A) -> Iterator[A]:
                 else:
                     self.reply(answer)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    app.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield app
-    finally:
-        released.set()
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as port:
+        app.url = f"http://127.0.0.1:{port}"
+        try:
+            yield app
+        finally:
+            released.set()
