@@ -153,11 +153,13 @@ class FileImporter:
     def _detect(self, documents: Documents) -> Format | None:
         """The format of a file; None, with a notice, if it is empty or, among several, not known."""
         about = f"{documents.name}: " if self._several else ""
-        seen = 0
-        for _, raw, _ in documents.read():
+        seen, broken = 0, ""
+        for number, raw, _ in documents.read():
             if not raw.strip():
                 continue
             document = loads(raw)
+            if not isinstance(document, dict) and not broken:
+                broken = f"; line {number} is {why_unreadable(raw, document)}"
             for form in FORMATS.values():
                 if (title := _recognised(documents, form, document)) is not None:
                     self.notices.append(f"{about}detected: {title}")
@@ -175,10 +177,11 @@ class FileImporter:
         if hint is not None:
             msg = f"{documents.path} {hint}"
             raise UnreadableSource(msg)
-        expected = "; ".join(f"{f.title} ({f.expects})" for f in FORMATS.values())
+        looked = "its first line has" if seen == 1 else f"its first {seen} lines have"
+        known = "".join(f"\n  {f.title} ({f.expects})" for f in FORMATS.values())
         msg = (
-            f"{documents.path} holds nothing that is known: the first {seen} lines have been looked at. Expected are "
-            f"JSON lines, or one JSON list, of: {expected}. Say which with --format {', '.join(FORMATS)}."
+            f"{documents.path} holds nothing that is known: {looked} been looked at{broken}.\n"
+            f"Expected are JSON lines, or one JSON list, of{known}\nSay which with --format {', '.join(FORMATS)}."
         )
         raise UnreadableSource(msg)
 

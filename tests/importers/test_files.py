@@ -511,6 +511,23 @@ def test_a_page_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1}\n', "its first line has been looked at.\n"),
+        (b'{"a": 1}\n{"b": 2}\n', "its first 2 lines have been looked at.\n"),
+        (b'{"a": 1}\n[1]\n', "looked at; line 2 is a list, not an object.\n"),
+        (b"\x00\x01\n\xff", "looked at; line 1 is not JSON.\n"),
+        (b'{"a": 1}\n{"b": ', "looked at; line 2 is not JSON (the line ends in the middle: was the file cut off?).\n"),
+    ],
+)
+def test_a_file_that_is_not_known_says_why(tmp_path: Path, content: bytes, said: str) -> None:
+    with pytest.raises(UnreadableSource) as refused:
+        FileImporter(write(tmp_path / "a.json", content))
+    assert said in str(refused.value)
+    assert "\n  LangSmith runs (run_type, start_time)\n" in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("row", "said"),
     [
         (
