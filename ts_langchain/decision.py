@@ -106,8 +106,11 @@ def decide(policy: Policy, standing: Standing, incident: Incident, finding: Find
     action = rule.action(standing.strikes)
     if action is None or (before is not None and call.ended_at - before.at < rule.cooldown_seconds):
         return None
-    if before is not None and before.action == action and before.action in SUSTAINED and before.root_id == call.root_id:
-        return None  # it is in force already
+    if before is not None and before.action == action:
+        if action in SUSTAINED and before.root_id == call.root_id:
+            return None  # it is in force already
+        if action == "warn" and not rule.cooldown_seconds:
+            return None  # it was told
     tool = finding.evidence.get("tool")
     standing.decision = Decision(
         at=call.ended_at,

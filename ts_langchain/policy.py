@@ -99,7 +99,10 @@ class RulePolicy(_Model):
     min_severity: Severity = Field("low", description="Findings below it are no strikes.")
     min_confidence: float = Field(0.0, ge=0, le=1, description="Findings below it are no strikes.")
     cooldown_seconds: float = Field(
-        0.0, ge=0, description="Event time after a decision in which no other follows on the same incident."
+        0.0,
+        ge=0,
+        description="Event time after a decision in which no other follows on the same incident. Of warnings: until "
+        "the next; 0 is one an incident.",
     )
     exempt: Exempt = Field(Exempt(), description="What this rule's steps are never taken on.")
 
@@ -461,10 +464,11 @@ rules:                   # what to do, and from which strike on: 1 is the incide
       - {at: 1, do: steer}
       - {at: 2, do: reuse}   # only for safe_tools; other tools run again
       - {at: 3, do: stop}
-  retrieval_thrash:
+  retrieval_thrash:      # the same of retrievers and search tools
     min_severity: high
     steps:
       - {at: 1, do: steer}
+      - {at: 2, do: reuse}
       - {at: 4, do: stop}
   ping_pong:             # tools in a circle, round after round
     steps:

@@ -138,16 +138,25 @@ def test_exemptions(exempt: dict[str, list[str]]) -> None:
     assert decided(loop(6), steps=STEPS, exempt=exempt) == []
 
 
-def test_warnings_are_told_once_decided(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_told_once_an_incident(caplog: pytest.LogCaptureFixture) -> None:
     told = []
     sentinel = Sentinel(policy={})
     sentinel.on_decision(told.append)
     sentinel.on_decision(lambda _: 1 / 0)
-    for call in loop(3).calls:
+    for call in loop(6).calls:
         sentinel.observe(call)
-    assert [(d.action, d.outcome) for d in told] == [("warn", "done"), ("warn", "done")]
-    assert "fetch_page was called 3 times" in caplog.text
-    assert sentinel.health().faults == {"on_decision callback: ZeroDivisionError": 2}
+    assert [(d.action, d.outcome) for d in told] == [("warn", "done")]
+    assert caplog.text.count("fetch_page was called 2 times") == 1
+    assert "fetch_page was called 3 times" not in caplog.text
+    assert sentinel.health().faults == {"on_decision callback: ZeroDivisionError": 1}
+
+
+def test_a_warning_is_told_anew_after_the_cooldown_and_after_other_steps() -> None:
+    warn = [{"at": 1, "do": "warn"}]
+    assert decided(loop(6, gap=9.0), steps=warn) == [("warn", 1)]
+    assert decided(loop(6, gap=9.0), steps=warn, cooldown_seconds=25) == [("warn", 1), ("warn", 4)]
+    mixed = [*warn, {"at": 2, "do": "steer"}, {"at": 3, "do": "warn"}]
+    assert decided(loop(6), steps=mixed) == [("warn", 1), ("steer", 2), ("warn", 3)]
 
 
 def test_budget_labels() -> None:
