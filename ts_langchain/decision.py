@@ -41,6 +41,7 @@ class Decision:
         tool: The tool it is about, None if it is about none.
         classifying: The request it was decided at was worded as a classification; a `downgrade` then holds for
             such requests only, in all runs of the session.
+        among_agents: It is about several agents of the run: a `stop` is for all of them.
     """
 
     at: float
@@ -57,11 +58,20 @@ class Decision:
     why: str = ""
     tool: str | None = None
     classifying: bool = False
+    among_agents: bool = False
 
     @property
-    def raised(self) -> bool:
-        """True once an exception has carried it out, which retries around the call may have caught."""
-        return self.outcome == "done" and (self.action == "block" or self.why == VETOED)
+    def lasting(self) -> bool:
+        """True once it is done, if it holds for its run until the incident is silent.
+
+        An exception may have been caught by retries around the call, and where one of several agents has stopped, the
+        others go on. Where the session stands in for a run that nobody has seen begin, they may: the next one is new.
+        """
+        if self.outcome != "done":
+            return False
+        if self.action == "stop" and self.among_agents:
+            return self.root_id != self.session_id
+        return self.action == "block" or self.why == VETOED
 
 
 class Standing:
@@ -79,7 +89,7 @@ class Standing:
         decision = self.decision
         if decision is None or decision.outcome in ("dry run", "failed", "skipped"):
             return None
-        if decision.outcome == "done" and decision.action not in SUSTAINED and not decision.raised:
+        if decision.outcome == "done" and decision.action not in SUSTAINED and not decision.lasting:
             return None
         return decision
 
@@ -91,7 +101,9 @@ class Standing:
         return decision if dry else None
 
 
-def decide(policy: Policy, standing: Standing, incident: Incident, finding: Finding, call: Call) -> Decision | None:
+def decide(
+    policy: Policy, standing: Standing, incident: Incident, finding: Finding, call: Call, *, among_agents: bool = False
+) -> Decision | None:
     """What the policy does about a finding. Depends on the finding, the call and the strikes so far alone."""
     rule = policy.of(incident.rule)
     if (
@@ -126,5 +138,6 @@ def decide(policy: Policy, standing: Standing, incident: Incident, finding: Find
         outcome="dry run" if policy.mode == "observe" else "due",
         tool=tool if isinstance(tool, str) else None,
         classifying=call.prompt is not None and call.prompt.classification,
+        among_agents=among_agents,
     )
     return standing.decision

@@ -436,7 +436,7 @@ class Sentinel:
             standing = state.standing.get(key)
             if standing is None:
                 standing = state.standing[key] = Standing()
-            decision = decide(self.policy, standing, incident, finding, call)
+            decision = decide(self.policy, standing, incident, finding, call, among_agents=rule.among_agents)
             if decision is not None:
                 if incident.acted_at is None:
                     incident.acted_at = decision.at
@@ -605,7 +605,7 @@ class Sentinel:
         Args:
             session_id: The conversation.
             root_id: The outermost run.
-            at: Event time. One that was raised as an exception holds until the incident has been silent for 30 s.
+            at: Event time. One that is `lasting` holds until the incident has been silent for 30 s.
             resuming: The run goes on after an interrupt: a `pause` decided in the run before is asked about again.
             dry: Those that would be in force, were this no dry run; nothing is to be reported back.
         """
@@ -628,7 +628,7 @@ class Sentinel:
             for key, standing in session.state.standing.items():
                 due = standing.tried if dry else standing.due
                 incident = session.state.incidents.get(key)
-                if due is not None and not (due.raised and (incident is None or not incident.is_hot(at))):
+                if due is not None and not (due.lasting and (incident is None or not incident.is_hot(at))):
                     found.append(due)
         return found
 

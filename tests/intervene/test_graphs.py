@@ -600,3 +600,49 @@ def test_a_guarded_node_can_be_asked_for_pieces(mode: str) -> None:
         return [piece async for piece in node.astream("one")]
 
     assert (list(node.stream("one")) if mode == "stream" else asyncio.run(pieces())) == ["one", "more"]
+
+
+def supervised(supervisor: ScriptedChatModel, expert: ScriptedChatModel) -> StateGraph[Any, Any, Any, Any]:
+    """A supervisor that hands over to two experts, and is told what they say."""
+    names = ("research", "math")
+    bound = supervisor.bind_tools([{"name": f"transfer_to_{n}", "description": "Asks the expert."} for n in names])
+
+    def transfer(state: MessagesState) -> Command[Any]:
+        call = state["messages"][-1].tool_calls[0]  # type: ignore[union-attr]
+        tool(call["name"], description="Asks the expert.")(lambda: "asked").invoke({**call, "type": "tool_call"})
+        answer = ToolMessage("asked", tool_call_id=call["id"])
+        return Command(goto=call["name"].removeprefix("transfer_to_"), update={"messages": [answer]})
+
+    def route(state: MessagesState) -> str:
+        return "transfer" if getattr(state["messages"][-1], "tool_calls", None) else END
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("supervisor", lambda state: {"messages": [bound.invoke(state["messages"])]})
+    builder.add_node("transfer", transfer, destinations=names)
+    for name in names:
+        builder.add_node(name, create_agent(expert, [], name=name))
+        builder.add_edge(name, "supervisor")
+    builder.add_edge(START, "supervisor")
+    builder.add_conditional_edges("supervisor", route, ["transfer", END])
+    return builder
+
+
+def test_a_circle_of_agents_is_stopped_for_all_of_them() -> None:
+    steps = [{"at": 1, "do": "steer"}, {"at": 2, "do": "stop"}]
+    sentinel = Sentinel(policy={"rules": {"handoff_loop": {"steps": steps}}})
+    turns = [call_tool("transfer_to_research"), call_tool("transfer_to_math")]
+    supervisor = ScriptedChatModel(script=[*turns * 3, "Now I know."])
+    expert = ScriptedChatModel(script=["Ask the other one."])
+    app = guard(supervised(supervisor, expert).compile(checkpointer=InMemorySaver()), sentinel)
+    config: Any = {"configurable": {"thread_id": "t"}, "recursion_limit": 100}
+    said = app.invoke({"messages": [HumanMessage("How many?")]}, config)["messages"]
+    assert said[-1].content.startswith("I stopped here")
+    assert (supervisor.calls, expert.calls) == (
+        6,
+        5,
+    )  # the experts' first answer was new; the sixth handover is the second strike
+    assert [(d.action, d.outcome) for d in sentinel.decisions()] == [("steer", "done"), ("stop", "done")]
+    again = app.invoke({"messages": [HumanMessage("And now?")]}, config)["messages"]  # the next run is its own
+    assert again[-1].content == "Now I know."
+    assert (supervisor.calls, expert.calls) == (7, 5)
+    assert sentinel.health().ok

@@ -133,6 +133,7 @@ class Rule(Generic[S]):
         needs: What else a call must have, all of it, for the rule to be shown it; nothing by default.
         suggestion: What to do about it, one sentence.
         thresholds: Settings that are lower limits, to the key of the evidence that reached them.
+        among_agents: True if it is about several agents of a run: a `stop` is for all of them.
         shared: State that all sessions share, made by `new_shared`; None for most rules.
     """
 
@@ -142,6 +143,7 @@ class Rule(Generic[S]):
     needs: ClassVar[Feature] = Feature(0)
     suggestion: ClassVar[str]
     thresholds: ClassVar[Mapping[str, str]] = {}
+    among_agents: ClassVar[bool] = False
 
     class Settings(RuleSettings):
         """Settings of this rule."""

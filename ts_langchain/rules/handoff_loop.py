@@ -94,6 +94,7 @@ class HandoffLoop(Rule[Handoffs]):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "model"})
     suggestion = "Say in each agent's prompt what it must do itself, and let a handoff carry what was found out."
     thresholds: ClassVar[Mapping[str, str]] = {"min_handoffs": "handoffs"}
+    among_agents: ClassVar[bool] = True
 
     class Settings(RuleSettings):
         """Settings of handoff_loop."""
