@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from agents import ASK, DONE, LOOP, agent, count_up, fetch_page, graph
+from classic import FORMS, executor, script
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     ClearToolUsesEdit,
@@ -359,6 +360,9 @@ SCENES: dict[str, Callable[[Config], object]] = {
     "a tool that takes a text": lambda c: count_words.invoke("how many words", c),
     "a tool that commands": lambda c: with_tools([call_tool("note", text="a b c d"), DONE], note).invoke(ASK, c),
     "agents that hand over": _hand_over,
+    "agents that ask in words": lambda c: [
+        executor(form, model(*script(form, *"zzzab"))).invoke({"input": "What?"}, c) for form in FORMS
+    ],
     "agents side by side": _fan_out,
     "agents in a traced function": _traceable,
     "a context that is edited": _edited,

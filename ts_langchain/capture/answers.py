@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 from ts_langchain.call import NO_USAGE, SourceCost, ToolCall, Usage
+from ts_langchain.capture.in_words import asked_in_words
 from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
-from ts_langchain.fingerprint import FreeText
+from ts_langchain.fingerprint import FreeText, arguments
 from ts_langchain.pricing import TIERS
 
 CHARS_PER_TOKEN = 4
@@ -24,10 +25,10 @@ class Answer(NamedTuple):
         usage: Tokens as reported, or estimated.
         model: Name of the model that answered.
         finish_reason: Why it stopped.
-        tool_calls: What it asked for.
+        tool_calls: What it asked for; without an id what it asked for in words.
         message: The message itself, to be forgotten soon.
         read: What was read of it.
-        text: Its words, where it is an answer in words.
+        text: The residue of its words, where it is an answer in words, for comparing it with later ones.
         tier: How the provider processed the request, where that has a price of its own.
         cached: True if LangChain's cache of responses answered: nothing was sent, and nothing billed.
         cost: What was charged for it, where the answer itself says so.
@@ -82,6 +83,10 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
     calls = tuple([ToolCall(call[0], call[1], call[3]) for call in read.tool_calls]) if read.tool_calls else ()
     if invalid:
         calls += tuple(ToolCall(call.id, call.name, call.digest, valid=False) for call in read_tool_calls(invalid))
+    words = _words_of(message) if not calls and read.chars else ""
+    asked = asked_in_words(words)
+    if asked is not None:
+        calls = (ToolCall("", asked.name, arguments(asked.arguments).fingerprint),)
     reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason") or meta.get("stopReason")
     if reason is None:
         reason = extra.get("finish_reason") or extra.get("stop_reason")
@@ -98,7 +103,7 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
         calls,
         message,
         read,
-        _words_of(message) if not calls and read.chars else None,
+        FreeText(words) if words and not calls else None,
         _tier(meta, extra),
         # what LangChain's cache returns says so by a cost of nothing
         is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
@@ -165,13 +170,13 @@ def read_tier(outputs: Mapping[str, object]) -> str | None:
     return _tier(NOTHING, outputs)
 
 
-def _words_of(message: object) -> FreeText | None:
-    """The residue of an answer in words, for comparing it with later ones."""
+def _words_of(message: object) -> str:
+    """An answer's words."""
     content = unwrap(message).get("content") if is_mapping(message) else getattr(message, "content", None)
     if isinstance(content, list):
         texts = [b.get("text") for b in content if isinstance(b, Mapping)]
         content = " ".join(t for t in texts if isinstance(t, str))
-    return FreeText(content) if isinstance(content, str) and content else None
+    return content if isinstance(content, str) else ""
 
 
 def _find_message(response: object) -> tuple[object, Mapping[str, object], Mapping[str, object]]:

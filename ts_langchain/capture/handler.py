@@ -425,8 +425,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             reading = memory.conversation.read(messages)
             prompt = reading.prompt
             self.sentinel.changed(session)
-            last = messages[-1] if messages else None
-            part, opening = memory.begin(origin.root_id, reading, last, alone=alone, agent=agent_of(meta))
+            part, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent_of(meta))
             turn = part.number
             if part.root_id != origin.root_id:
                 origin = origin._replace(root_id=part.root_id, trace_id=origin.root_id)
@@ -809,7 +808,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if call_id is None:
                     call_id = memory.find(started.name, started.args)
                 if call_id is not None:
-                    asked = memory.requested.pop(call_id, None)
+                    asked = memory.ran(call_id)
+                if asked is not None and asked.in_words:
+                    call_id = None  # it has none
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
         ended_at = self.clock()

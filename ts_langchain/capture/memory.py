@@ -49,6 +49,8 @@ class Requested(NamedTuple):
     task: int = 0
     waited: bool = False
     """It has waited for a human (`interrupt()`) and will run again."""
+    in_words: bool = False
+    """The model asked for it in words: what came back stands in the text of the next prompt."""
 
 
 class Root(NamedTuple):
@@ -72,20 +74,22 @@ class Memory:
     A *turn* is what an agent does in answer to one request: the calls that belong together, of which a loop is made.
     It is known by the run, the agent and the conversation in it: another run is another turn, and in the same run
     another agent of the graph, a worker that starts afresh, or the next case of an evaluation. It goes on in another
-    run where a prompt ends with the results of its tool calls, and where a prompt is the one before with notes behind
-    it.
+    run where a prompt ends with the results of its tool calls, where a prompt is the one before with notes behind
+    it, and behind a tool that the model has asked for in words.
 
     In a loop written by hand each call is a run of its own, and none holds them together: there, the first run of a
     turn stands for all of it.
     """
 
-    __slots__ = ("conversation", "newest", "requested", "roots", "unread")
+    __slots__ = ("behind", "conversation", "newest", "requested", "roots", "unread")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
         self.newest: Turn | None = None
+        # the tool call asked for in words that has run last, before a model is asked again
+        self.behind: Requested | None = None
         # tool calls whose results no prompt has ended with yet, by the hash of their ids
         self.unread: Recent[int, Turn] = Recent()
 
@@ -98,14 +102,14 @@ class Memory:
         return memory  # type: ignore[no-any-return]
 
     def begin(
-        self, root_id: str, reading: Reading, message: object, *, alone: str | None, agent: int = 0
+        self, root_id: str, reading: Reading, messages: Sequence[object], *, alone: str | None, agent: int = 0
     ) -> tuple[Turn, int]:
         """A model is asked in this run.
 
         Args:
             root_id: The outermost run. Before a guarded model that is called by hand, a session stands for it.
             reading: What was read of the prompt.
-            message: Its last message.
+            messages: The prompt.
             alone: The call's own run, if none encloses it, or the chain's that it is part of.
             agent: Which agent inside a graph asks, 0 outside of one.
 
@@ -114,12 +118,19 @@ class Memory:
         """
         conversation, run = reading.conversation, turn_of(alone or root_id, agent)
         root = self.roots.get(run)
-        said = plain_text(message) if reading.fresh else ""
-        if root is not None and root.goes_on(said):
+        said = plain_text(messages[-1]) if reading.fresh and messages else ""
+        behind, self.behind = self.behind, None
+        if behind is not None and not (reading.fresh and (alone is not None or behind.turn.root_id == root_id)):
+            behind = None
+        if behind is not None:
+            conversation = behind.conversation
+        elif root is not None and root.goes_on(said):
             conversation = root.conversation
         ended = reading.prompt.last_role == "tool"
         answered = reading.results[-1][0].tool_call_id if ended and reading.results else ""
         before = self.unread.pop(text_hash(answered), None) if answered else None
+        if behind is not None:
+            before = behind.turn
         if before is None and not reading.fresh and not answered:  # a note behind the results, or results without an id
             if root is not None:
                 before = Turn(root.turn, root_id)
@@ -149,11 +160,11 @@ class Memory:
         if turn == self.newest:
             turn = self.newest  # one object for all calls of a turn
         self.newest = turn
-        for tool_call in call.tool_calls:
-            if tool_call.id and tool_call.valid:
+        for number, tool_call in enumerate(call.tool_calls):
+            if tool_call.valid:
                 tool = name_hash(tool_call.name)
                 about = hash((tool, tool_call.args))
-                requested[tool_call.id] = Requested(
+                requested[tool_call.id or f"{call.id}/{number}"] = Requested(
                     call.id,
                     len(call.tool_calls),
                     call.ended_at,
@@ -163,11 +174,20 @@ class Memory:
                     call.conversation,
                     call.step,
                     call.task,
+                    in_words=not tool_call.id,
                 )
-                self.unread[text_hash(tool_call.id)] = turn
+                if tool_call.id:
+                    self.unread[text_hash(tool_call.id)] = turn
         self.unread.limit(MAX_UNREAD)
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
+
+    def ran(self, call_id: str) -> Requested | None:
+        """A tool has run: the model's request for it, None if that is not known."""
+        asked = self.requested.pop(call_id, None)
+        if asked is not None and asked.in_words:
+            self.behind = asked
+        return asked
 
     def wait(self, call_id: str | None, name: str, arguments: Arguments | None) -> None:
         """A tool call waits for a human: behind those that have not run at all, of which one may be the same."""
@@ -195,6 +215,7 @@ class Memory:
         self.conversation.shrink()
         self.roots.clear()
         self.unread.clear()
+        self.behind = None
 
 
 def turn_of(root_id: str, agent: int = 0) -> int:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
+from ts_langchain.capture.in_words import final_in_words
+from ts_langchain.capture.messages import plain_text
 from ts_langchain.fingerprint import arguments
 from ts_langchain.policy import matches
 from ts_langchain.pricing import PROVIDERS
@@ -178,10 +180,15 @@ def reused(earlier: ToolMessage, call: Mapping[str, Any]) -> ToolMessage:
     return ToolMessage(text, tool_call_id=str(call["id"]), name=call["name"], response_metadata={MARK: "reuse"})
 
 
-def final_message(decision: Decision) -> AIMessage:
-    """The last message of a run that is stopped. It asks for no tools, so an agent's loop ends with it."""
+def final_message(decision: Decision, asked: Iterable[BaseMessage] = ()) -> AIMessage:
+    """The last message of a run that is stopped. It asks for no tools, so an agent's loop ends with it.
+
+    Args:
+        decision: Why it is.
+        asked: The request that it answers, which may tell in which form an agent expects its last answer.
+    """
     return AIMessage(
-        f"I stopped here, before another model call. {decision.summary}",
+        final_in_words(f"I stopped here, before another model call. {decision.summary}", map(plain_text, asked)),
         response_metadata={MARK: {"action": decision.action, "rule": decision.rule, "incident": decision.incident_id}},
     )
 

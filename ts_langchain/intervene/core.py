@@ -325,7 +325,7 @@ class Interventions:
             self._pause(decision, here, turn)
             return
         if action == "stop":
-            turn.final = actions.final_message(decision)
+            turn.final = _final(decision, turn)
         elif action == "backoff":
             settings = self.policy.backoff
             turn.wait = max(turn.wait, min(settings.base_seconds * 2 ** (decision.strike - 1), settings.max_seconds))
@@ -368,7 +368,7 @@ class Interventions:
 
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
         if not here.resumable:
-            turn.final = actions.final_message(decision)
+            turn.final = _final(decision, turn)
             self.sentinel.settle(decision, "skipped", "stopped instead: without a checkpointer nobody can resume")
             return
         from langgraph.types import interrupt
@@ -379,7 +379,7 @@ class Interventions:
         answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
         self.sentinel.settle(decision, "done", answer)
         if answer == "stop":
-            turn.final = actions.final_message(decision)
+            turn.final = _final(decision, turn)
         elif answer == "advice":
             self._steer(turn, [copy.copy(decision)], advice)
         self.sentinel.forgive(decision)
@@ -498,6 +498,11 @@ class Interventions:
 
     def _safe(self, name: str) -> bool:
         return name in self._read_only or matches(name, self.policy.safe_tools)
+
+
+def _final(decision: Decision, turn: Turn) -> AIMessage:
+    """The message that ends a run; an agent without tool calls reads it, in the form that its prompt asks for."""
+    return actions.final_message(decision, () if turn.tools or turn.toolset else turn.all_messages())
 
 
 def _place(task: str, turn: Turn) -> tuple[str, int, int]:

@@ -1,0 +1,143 @@
+"""Tool calls that models ask for in words: they are calls as all others."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from classic import FORMS, executor, script
+
+from ts_langchain import CallRefused, Sentinel, TokenSentinelHandler, WasteBlocked, guard_model
+from ts_langchain.capture.in_words import asked_in_words, final_in_words
+from ts_langchain.testing import ScriptedChatModel
+
+LOOK = {"min_severity": "high", "steps": [{"at": 1, "do": "steer"}, {"at": 3, "do": "stop"}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("Thought: hm\nAction: search\nAction Input: the weather", ("search", "the weather")),
+        ('Action: search \nAction Input: "the weather" ', ("search", "the weather")),
+        ("Action 2: search\nAction 2 Input:\nline one\nline two", ("search", "line one\nline two")),
+        ('Action: search\nAction Input: {"q": "a"}', ("search", '{"q": "a"}')),
+        ('Action:\n```\n{"action": "search", "action_input": {"q": "a"}}\n```', ("search", {"q": "a"})),
+        ('{"action": "search", "action_input": "a"}', ("search", "a")),
+        ('{"action": "now"}', ("now", {})),
+        ('{"action": "now", "action_input": null}', ("now", {})),
+        ("<tool>search</tool>\n<tool_input>a", ("search", "a")),
+        ("<tool>now</tool>", ("now", "")),
+        ("I know.\nFinal Answer: it rains", None),
+        ("Action: search\nAction Input: a\nObservation: b\nFinal Answer: b", None),
+        ('```json\n{"action": "Final Answer", "action_input": "it rains"}\n```', None),
+        ("<final_answer>it rains</final_answer>", None),
+        ("Call to Action: subscribe now", None),
+        ("Action: search", None),
+        ('He said "action" and {then} left', None),
+        ('{"action": {"name": "search"}}', None),
+        ('[{"action": 1}]', None),
+        ("", None),
+    ],
+)
+def test_what_is_asked_for(text: str, asked: object) -> None:
+    assert asked_in_words(text) == asked
+
+
+def test_hostile_words_take_no_longer_than_others() -> None:
+    plain, hostile = "word " * 12_000, ["Action:" * 9_000, "Action: a\n" * 6_000, "Action:" + " " * 60_000]
+    hostile += ["<tool>" * 10_000, '"action"' + "{" * 60_000, "Action: a\n" + "\n" * 60_000 + "b"]
+
+    def seconds(text: str) -> float:
+        begin = time.perf_counter()
+        asked_in_words(text)
+        return time.perf_counter() - begin
+
+    floor = max(seconds(plain + "Action"), 1e-4)
+    assert max(min(seconds(text) for _ in range(3)) for text in hostile) < 500 * floor
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        (["Answer the question."], "Stopped."),
+        (["s", "end with Final Answer: and your answer"], "Final Answer: Stopped."),
+        (['{"action": "Final Answer", "action_input": …}'], '{"action":"Final Answer","action_input":"Stopped."}'),
+        (["between <final_answer></final_answer>"], "<final_answer>Stopped.</final_answer>"),
+    ],
+)
+def test_the_last_answer_is_in_the_form_that_is_asked_for(prompt: list[str], said: str) -> None:
+    assert final_in_words("Stopped.", prompt) == said
+
+
+def run(form: str, model: Any, handler: TokenSentinelHandler, question: str = "What?") -> str:
+    answer = executor(form, model).invoke({"input": question}, {"callbacks": [handler]})["output"]
+    assert handler.sentinel.health().ok
+    return str(answer)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loop_of_a_classic_agent_costs_what_its_turns_cost(form: str) -> None:
+    handler = TokenSentinelHandler()
+    calls: list[Any] = []
+    observe = handler.sentinel.observe
+    handler.sentinel.observe = lambda call: (calls.append(call), observe(call))[1]  # type: ignore[method-assign]
+    assert run(form, ScriptedChatModel(script=script(form, *"zzzzz")), handler) == "both"
+    models = [c for c in calls if c.kind == "model"]
+    tools = [c for c in calls if c.kind == "tool"]
+    assert [c.requested_by for c in tools] == [c.id for c in models[:-1]]
+    assert len({c.turn for c in calls}) == 1
+    (incident,) = handler.sentinel.incidents()
+    assert (incident.rule, incident.severity) == ("retrieval_thrash", "high")
+    assert incident.wasted_tokens == sum(c.usage.total_tokens for c in models[1:-1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_classic_agent_that_gets_on_is_left_alone(form: str) -> None:
+    handler = TokenSentinelHandler(mode="block")
+    for question in ("What?", "And now?", "And tomorrow?"):
+        assert run(form, ScriptedChatModel(script=script(form, "a", "b", "z")), handler, question) == "both"
+    assert handler.sentinel.incidents() == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_classic_agent_is_blocked_and_stopped(form: str) -> None:
+    model = ScriptedChatModel(script=script(form, *"zzzzzzzz"))
+    with pytest.raises(WasteBlocked):
+        run(form, model, TokenSentinelHandler(mode="block"))
+    assert model.calls == 3
+    sentinel = Sentinel(policy={"rules": {"retrieval_thrash": LOOK}})
+    model = ScriptedChatModel(script=script(form, *"zzzzzzzz"))
+    said = run(form, guard_model(model, sentinel), TokenSentinelHandler(sentinel))
+    assert said.startswith("I stopped here, before another model call.")
+    assert model.calls == 5
+    assert [d.action for d in sentinel.decisions()] == ["steer", "steer", "stop"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_budget_ends_a_classic_agent_with_an_answer_that_it_reads(form: str) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"per": "run", "calls": 2}]})
+    model = ScriptedChatModel(script=script(form, *"ab"))
+    assert "budget of 2 calls per run" in run(form, guard_model(model, sentinel), TokenSentinelHandler(sentinel))
+    assert model.calls == 2
+    with pytest.raises(CallRefused):
+        run(form, ScriptedChatModel(script=script(form, *"ab")), TokenSentinelHandler(sentinel, mode="block"))
+
+
+def test_a_loop_by_hand() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
+    model = ScriptedChatModel(script=script("react", *"zzzzz"))
+    form, said = FORMS["react"], "Question: What?\nThought:"
+
+    def loop() -> None:
+        nonlocal said
+        from classic import lookup
+
+        while (answer := str(model.invoke(said, config).content)) != form.final:
+            said += f"{answer}\nObservation: {lookup.invoke('z', config)}\nThought:"
+
+    with pytest.raises(WasteBlocked):
+        loop()
+    assert model.calls == 3
+    assert handler.sentinel.incidents()[0].wasted_tokens > 0
