@@ -16,6 +16,7 @@ PREFIX = "ts-langchain:budget:"
 TIMEOUT = 0.5
 
 # An account is a hash: `used`, `m:<minute>` for the last minutes, `r:<reservation>` = amount|expiry|minute.
+# What has been settled is remembered for as long as a reservation is kept: the second time counts nothing.
 _ACCOUNT = """
 local function add(key, amount, minute)
   redis.call('HINCRBY', key, 'used', amount)
@@ -68,8 +69,10 @@ _SETTLE = (
     _ACCOUNT
     + """
 local id, minute = ARGV[1], tonumber(ARGV[2])
+-- the answer to an earlier try may have been lost on its way
+if not redis.call('SET', table.remove(KEYS), 1, 'NX', 'EX', ARGV[3]) then return end
 for i, key in ipairs(KEYS) do
-  local spent = tonumber(ARGV[2 + i])
+  local spent, seconds = tonumber(ARGV[2 + 2 * i]), tonumber(ARGV[3 + 2 * i])
   local reserved = redis.call('HGET', key, 'r:' .. id)
   if reserved then
     local amount, _, when = string.match(reserved, '([^|]+)|([^|]+)|([^|]+)')
@@ -78,6 +81,7 @@ for i, key in ipairs(KEYS) do
   else
     add(key, spent, minute)
   end
+  if seconds > 0 then redis.call('EXPIRE', key, seconds) end
 end
 """
 )
@@ -127,5 +131,8 @@ class RedisStore:
 
     def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> None:
         """As `ts_langchain.budget.Store`. Raises what the client raises."""
-        args: list[str | int | float] = [reservation, int(at // MINUTE), *actual]
-        self._settle(keys=[PREFIX + c.key for c in checks], args=args)
+        args: list[str | int | float] = [reservation, int(at // MINUTE), int(RESERVATION_SECONDS)]
+        for check, spent in zip(checks, actual, strict=True):
+            args += [spent, int(check.seconds)]
+        settled = f"{PREFIX}settled:{reservation}"
+        self._settle(keys=[*(PREFIX + c.key for c in checks), settled], args=args)

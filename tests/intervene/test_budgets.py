@@ -303,6 +303,129 @@ def test_redis_dies_and_comes_back(tmp_path: Path, down: str) -> None:
     server.kill()
 
 
+class LosesAnswers(RedisStore):
+    """A Redis that does what it is told, and whose answer is lost on its way."""
+
+    lost = True
+
+    def reserve(self, *asked: Any) -> Any:
+        answer = super().reserve(*asked)
+        if self.lost:
+            raise TimeoutError
+        return answer
+
+    def settle(self, *asked: Any) -> None:
+        super().settle(*asked)
+        if self.lost:
+            raise TimeoutError
+
+
+def lossy(redis: RedisServer, down: str) -> tuple[Budgets, LosesAnswers, list[float]]:
+    """Budgets in such a Redis, the store, and what moves their clock."""
+    store, now = LosesAnswers(redis.url), [0.0]
+    store._client.flushall()
+    policy = Policy.from_dict({"budgets": [{"tokens": 1000}], "redis_down": down})
+    return Budgets(policy, Prices(), Faults(), store, clock=lambda: now[0]), store, now
+
+
+def held(store: RedisStore) -> tuple[int, int]:
+    """Tokens that the session's account holds, and its reservations."""
+    account = store._client.hgetall("ts-langchain:budget:tokens:session:tokens:s")
+    return int(account[b"used"]), sum(name.startswith(b"r:") for name in account)
+
+
+@needs_redis
+def test_what_is_settled_again_since_the_answer_was_lost_counts_once(redis: RedisServer) -> None:
+    book, store, now = lossy(redis, "open")
+    store.lost = False
+    first, second = book.reserve(ask()), book.reserve(ask())
+    assert isinstance(first, Reservation)
+    assert isinstance(second, Reservation)
+    store.lost = True
+    book.settle(first, made(70))
+    now[0], store.lost = 3.0, False
+    book.settle(second, made(30))
+    assert held(store) == (100, 0)
+    assert not book._unsettled
+
+
+@needs_redis
+@pytest.mark.parametrize(("down", "used"), [("open", 70), ("closed", 0)])
+def test_a_reservation_whose_answer_was_lost_is_settled(redis: RedisServer, down: str, used: int) -> None:
+    book, store, now = lossy(redis, down)
+    answer = book.reserve(ask())
+    assert held(store) == (200, 1)
+    now[0], store.lost = 3.0, False
+    if isinstance(answer, Reservation):  # counted in memory, and where all others look, too
+        book.settle(answer, made(70))
+    else:
+        last = book.reserve(ask())
+        assert isinstance(last, Reservation)
+        book.settle(last, None)
+    assert held(store) == (used, 0)
+
+
+@needs_redis
+def test_an_account_that_is_lost_meanwhile_is_not_kept_for_ever(redis: RedisServer) -> None:
+    book, store, _ = lossy(redis, "open")
+    store.lost = False
+    answer = book.reserve(ask())
+    assert isinstance(answer, Reservation)
+    store._client.flushall()
+    book.settle(answer, made(70))
+    assert held(store) == (70, 0)
+    assert store._client.ttl("ts-langchain:budget:tokens:session:tokens:s") > 0
+
+
+class Elsewhere(MemoryStore):
+    """A store that takes its time to settle, and is interrupted if asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.interrupts: BaseException | None = None
+
+    def settle(self, *asked: Any) -> None:
+        self.now += 0.2
+        if self.interrupts is not None:
+            raise self.interrupts
+        super().settle(*asked)
+
+
+def test_no_call_settles_all_that_has_waited() -> None:
+    """Where thousands wait for a Redis that is back and far away."""
+    store = Elsewhere()
+    book = Budgets(
+        Policy.from_dict({"budgets": [{"tokens": 10_000}]}), Prices(), Faults(), store, clock=lambda: store.now
+    )
+    taken = [book.reserve(ask()) for _ in range(10)]
+    store.interrupts = ConnectionError()
+    for answer in taken[:9]:
+        assert isinstance(answer, Reservation)
+        book.settle(answer, made(10))
+    assert len(book._unsettled) == 9
+    store.interrupts, store.now = None, store.now + 10
+    assert isinstance(taken[9], Reservation)
+    book.settle(taken[9], made(10))
+    assert len(book._unsettled) == 7
+    while book._unsettled:
+        book._settle_all()
+    assert store._accounts["tokens:session:tokens:s"].used == 100
+
+
+def test_what_is_being_settled_survives_an_interrupt() -> None:
+    store = Elsewhere()
+    book = budgets({"tokens": 1000}, store=store)
+    answer = book.reserve(ask())
+    assert isinstance(answer, Reservation)
+    store.interrupts = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        book.settle(answer, made(70))
+    store.interrupts = None
+    book._settle_all()
+    assert store._accounts["tokens:session:tokens:s"].used == 70
+
+
 # --- in an app -----------------------------------------------------------------------------------
 
 
