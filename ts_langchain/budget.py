@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -138,16 +138,20 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._accounts: Recent[str, _Account] = Recent()
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process. What was spent before the fork counts in both."""
         self._lock = threading.RLock()
 
     def _account(self, key: str) -> _Account:
-        account = self._accounts.pop(key, None) or _Account()
-        self._accounts[key] = account
-        self._accounts.limit(MAX_ACCOUNTS)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account()
+            if len(self._accounts) > MAX_ACCOUNTS:
+                self._accounts.popitem(last=False)
+        else:  # never out of the table, where an interrupt or a fork would lose what was spent
+            self._accounts.move_to_end(key)
         return account
 
     def reserve(self, reservation: str, checks: Sequence[Check], at: float) -> Answer:

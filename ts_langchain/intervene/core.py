@@ -312,9 +312,12 @@ class Interventions:
         except (Intervention, GraphBubbleUp):
             raise
         except Exception as error:  # noqa: BLE001 - no bug of an action may reach the agent
-            for decision in decisions:
-                self.sentinel.faults.record(f"intervene: {decision.action}", error)
-                self.sentinel.settle(decision, "failed", type(error).__name__)
+            self._failed(decisions, error)
+
+    def _failed(self, decisions: Sequence[Decision], error: Exception) -> None:
+        for decision in decisions:
+            self.sentinel.faults.record(f"intervene: {decision.action}", error)
+            self.sentinel.settle(decision, "failed", type(error).__name__)
 
     def _do(self, decision: Decision, here: Here, turn: Turn) -> None:
         action = decision.action
@@ -342,6 +345,17 @@ class Interventions:
                     self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
                 return
         self._applied(turn, decision)
+
+    def changed(self, turn: Turn, change: Callable[[], T], unchanged: T) -> T:
+        """The request with what was done to the turn; `unchanged` if it cannot be changed: then all of that has failed.
+
+        It keeps its reservation either way.
+        """
+        try:
+            return change()
+        except Exception as error:  # noqa: BLE001 - whatever the app's own models and states raise
+            self._failed(turn.applied, error)
+            return unchanged
 
     def _applied(self, turn: Turn, decision: Decision) -> None:
         turn.applied.append(decision)
