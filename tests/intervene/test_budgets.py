@@ -966,11 +966,10 @@ def test_an_account_is_never_out_of_its_table() -> None:
                 raise KeyboardInterrupt
             super().__setitem__(key, value)
 
-    store = MemoryStore()
+    store, checks = MemoryStore(), [Check("calls:x", None, 1, False, 0.0)]
     store._accounts = Interrupted()
-    book = budgets({"tokens": 1000}, store=store)
-    assert isinstance(book.reserve(ask()), Reservation)
+    store.reserve("a", checks, AT)
     vars(store._accounts)["interrupts"] = True
     with contextlib.suppress(KeyboardInterrupt):
-        book.reserve(ask())
-    assert "tokens:session:tokens:s" in store._accounts
+        store.reserve("b", checks, AT)
+    assert "calls:x" in store._accounts
