@@ -331,7 +331,9 @@ class Interventions:
             turn.final = actions.final_message(decision)
         elif action == "backoff":
             settings = self.policy.backoff
-            turn.wait = max(turn.wait, min(settings.base_seconds * 2 ** (decision.strike - 1), settings.max_seconds))
+            turn.wait = max(
+                turn.wait, min(settings.base_seconds * 2 ** min(decision.strike - 1, 64), settings.max_seconds)
+            )
         elif action == "trim":
             turn.messages = actions.trimmed(turn.messages, self.policy.trim)
         elif action == "prune_tools":
