@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PREFIX = "ts-langchain:budget:"
 TIMEOUT = 0.5
+CONNECTIONS = 10_000
+"""More threads than any app has; a client that has too few of its own would take Redis for gone."""
 
 # An account is a hash: `used`, `m:<minute>` for the last minutes, `r:<reservation>` = amount|expiry|minute.
 # What has been settled is remembered for as long as a reservation is kept: the second time counts nothing.
@@ -99,7 +101,9 @@ def connect(url: str) -> Any:
         msg = "redis_url needs the package redis: pip install 'ts-langchain[redis]'"
         raise ConfigurationError(msg) from None
     try:
-        return redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+        return redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, max_connections=CONNECTIONS
+        )
     except ValueError:
         msg = "redis_url is no URL; expected redis://host:6379/0 or rediss://…"
         raise ConfigurationError(msg) from None

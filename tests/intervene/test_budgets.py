@@ -385,6 +385,15 @@ def test_an_account_that_is_lost_meanwhile_is_not_kept_for_ever(redis: RedisServ
     assert store._client.ttl("ts-langchain:budget:tokens:session:tokens:s") > 0
 
 
+@needs_redis
+def test_as_many_connections_as_threads(redis: RedisServer) -> None:
+    pool = RedisStore(redis.url)._client.connection_pool
+    taken = [pool.get_connection() for _ in range(300)]
+    for connection in taken:
+        pool.release(connection)
+    pool.disconnect()
+
+
 class Elsewhere(MemoryStore):
     """A store that takes its time to settle, and is interrupted if asked to."""
 
