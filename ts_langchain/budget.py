@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -31,6 +31,8 @@ LANGCHAIN_TAGS = ("seq:step:", "map:key:", "branch:", "condition:", "retry:attem
 MAX_ACCOUNTS = 100_000
 MAX_UNSETTLED = 10_000
 RETRY_SECONDS = 2.0
+SETTLE_SECONDS = 0.5
+"""As long as a call may take at most to settle what has waited since a store was down."""
 MINUTE = 60.0
 DAY = 86_400
 
@@ -99,7 +101,7 @@ class Store(Protocol):
         ...
 
     def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> None:
-        """Replaces what was reserved by what was spent."""
+        """Replaces what was reserved by what was spent. One that raises is told the same once more: it counts once."""
         ...
 
 
@@ -136,16 +138,20 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._accounts: Recent[str, _Account] = Recent()
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def after_fork(self) -> None:
         """Has a lock of its own in a forked process. What was spent before the fork counts in both."""
         self._lock = threading.RLock()
 
     def _account(self, key: str) -> _Account:
-        account = self._accounts.pop(key, None) or _Account()
-        self._accounts[key] = account
-        self._accounts.limit(MAX_ACCOUNTS)
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = _Account()
+            if len(self._accounts) > MAX_ACCOUNTS:
+                self._accounts.popitem(last=False)
+        else:  # never out of the table, where an interrupt or a fork would lose what was spent
+            self._accounts.move_to_end(key)
         return account
 
     def reserve(self, reservation: str, checks: Sequence[Check], at: float) -> Answer:
@@ -308,14 +314,22 @@ class Budgets:
             spent = {"usd": cost.nano if cost else 0, "tokens": call.usage.total_tokens, "calls": 1}
             at = call.ended_at
         actual = [spent[check.key.split(":", 1)[0]] for check in reservation.checks]
+        if reservation.store in (None, self._memory):
+            self._memory.settle(reservation.id, reservation.checks, actual, at)
+        if self._store is not self._memory:  # of what was reserved in memory, it may have heard before it went away
+            self._keep(reservation, actual, at)
+            self._settle_all()
+
+    def _keep(self, reservation: Reservation, actual: list[int], at: float) -> None:
+        """Keeps what is to be settled until the store has taken it."""
         if len(self._unsettled) >= MAX_UNSETTLED:
             self.faults.record("budget store: what calls used could not be kept", OverflowError())
         self._unsettled.append((reservation, actual, at))
-        self._settle_all()
 
     def _reserve(self, reservation: Reservation, at: float, *, force: bool) -> Answer | None:
         """The store's answer; that of memory while the store is down, or None where the policy says closed."""
-        if self._store is not self._memory and self._clock() >= self._asks_again_at:
+        asked = self._store is not self._memory and self._clock() >= self._asks_again_at
+        if asked:
             try:
                 answer = self._store.reserve(reservation.id, reservation.checks, at)
             except Exception as error:  # noqa: BLE001 - whatever a client library raises
@@ -326,25 +340,30 @@ class Budgets:
         if self._store is self._memory or self.policy.redis_down == "open" or force:
             reservation.store = self._memory
             return self._memory.reserve(reservation.id, reservation.checks, at)
+        if asked:  # it may have reserved, and only its answer was lost
+            self._keep(reservation, [0] * len(reservation.checks), at)
         return None
 
     def _settle_all(self) -> None:
-        """Settles what waits to be settled; what a store that is down cannot take stays for later."""
+        """Settles what waits to be settled, as far as there is time; what the store cannot take stays for later."""
+        until = self._clock() + SETTLE_SECONDS
         for _ in range(len(self._unsettled)):
+            if not self._asks_again_at <= self._clock() <= until:
+                return
             try:
                 waiting = self._unsettled.popleft()
             except IndexError:
                 return
             reservation, actual, at = waiting
-            store = reservation.store or self._memory
-            if store is not self._memory and self._clock() < self._asks_again_at:
-                self._unsettled.append(waiting)
-                continue
+            taken = False
             try:
-                store.settle(reservation.id, reservation.checks, actual, at)
+                self._store.settle(reservation.id, reservation.checks, actual, at)
+                taken = True
             except Exception as error:  # noqa: BLE001 - whatever a client library raises
-                self._unsettled.append(waiting)
                 self._down(error)
+            finally:
+                if not taken:
+                    self._unsettled.append(waiting)
 
     def _down(self, error: Exception) -> None:
         self.faults.record("budget store", error)

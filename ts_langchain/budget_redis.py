@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 PREFIX = "ts-langchain:budget:"
 TIMEOUT = 0.5
+CONNECTIONS = 10_000
+"""More threads than any app has; a client that has too few of its own would take Redis for gone."""
 
 # An account is a hash: `used`, `m:<minute>` for the last minutes, `r:<reservation>` = amount|expiry|minute.
+# What has been settled is remembered for as long as a reservation is kept: the second time counts nothing.
 _ACCOUNT = """
 local function add(key, amount, minute)
   redis.call('HINCRBY', key, 'used', amount)
@@ -68,8 +71,11 @@ _SETTLE = (
     _ACCOUNT
     + """
 local id, minute = ARGV[1], tonumber(ARGV[2])
-for i, key in ipairs(KEYS) do
-  local spent = tonumber(ARGV[2 + i])
+-- the answer to an earlier try may have been lost on its way
+if not redis.call('SET', KEYS[#KEYS], 1, 'NX', 'EX', ARGV[3]) then return end
+for i = 1, #KEYS - 1 do
+  local key = KEYS[i]
+  local spent, seconds = tonumber(ARGV[2 + 2 * i]), tonumber(ARGV[3 + 2 * i])
   local reserved = redis.call('HGET', key, 'r:' .. id)
   if reserved then
     local amount, _, when = string.match(reserved, '([^|]+)|([^|]+)|([^|]+)')
@@ -78,6 +84,7 @@ for i, key in ipairs(KEYS) do
   else
     add(key, spent, minute)
   end
+  if seconds > 0 then redis.call('EXPIRE', key, seconds) end
 end
 """
 )
@@ -95,7 +102,9 @@ def connect(url: str) -> Any:
         msg = "redis_url needs the package redis: pip install 'ts-langchain[redis]'"
         raise ConfigurationError(msg) from None
     try:
-        return redis.Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+        return redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, max_connections=CONNECTIONS
+        )
     except ValueError:
         msg = "redis_url is no URL; expected redis://host:6379/0 or rediss://…"
         raise ConfigurationError(msg) from None
@@ -127,5 +136,8 @@ class RedisStore:
 
     def settle(self, reservation: str, checks: Sequence[Check], actual: Sequence[int], at: float) -> None:
         """As `ts_langchain.budget.Store`. Raises what the client raises."""
-        args: list[str | int | float] = [reservation, int(at // MINUTE), *actual]
-        self._settle(keys=[PREFIX + c.key for c in checks], args=args)
+        args: list[str | int | float] = [reservation, int(at // MINUTE), int(RESERVATION_SECONDS)]
+        for check, spent in zip(checks, actual, strict=True):
+            args += [spent, int(check.seconds)]
+        settled = f"{PREFIX}settled:{reservation}"
+        self._settle(keys=[*(PREFIX + c.key for c in checks), settled], args=args)

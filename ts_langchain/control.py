@@ -9,7 +9,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ts_langchain.policy import Budget
+from ts_langchain.policy import MAX_COUNT, MAX_USD, Budget
 
 if TYPE_CHECKING:
     from ts_langchain.health import Faults
@@ -117,9 +117,9 @@ class Control:
             return default
         budgets = []
         usd, rate = answer.get("budget_usd_per_session"), answer.get("max_tokens_per_min")
-        if isinstance(usd, (int, float)) and not isinstance(usd, bool) and usd > 0:
+        if isinstance(usd, (int, float)) and not isinstance(usd, bool) and 0 < usd <= MAX_USD:
             budgets.append(Budget(name="remote: dollars per session", per="session", usd=float(usd)))
-        if isinstance(rate, int) and not isinstance(rate, bool) and rate > 0:
+        if isinstance(rate, int) and not isinstance(rate, bool) and 0 < rate <= MAX_COUNT:
             budgets.append(Budget(name="remote: tokens per minute", per="project", tokens_per_minute=rate))
         self.budgets = tuple(budgets)
         self._by_remote = answer.get("kill_switch_active") is True

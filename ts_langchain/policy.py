@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
     from ts_langchain.call import Call
 
+# beyond these, dollars and tokens are no numbers any more that Redis and the clock could count with
+MAX_USD = 1e9
+MAX_COUNT = 10**15
+MAX_WAIT = 86_400.0
+
 Action = Literal["warn", "steer", "reuse", "trim", "downgrade", "prune_tools", "backoff", "pause", "stop", "block"]
 ACTIONS: Mapping[str, str] = {
     "warn": "tell whoever listens (on_decision, the log), change nothing",
@@ -125,10 +130,10 @@ class Budget(_Model):
 
     name: str = Field("", description="For messages; made from `per` and the limit if left out.")
     per: Per = Field("session", description="session, run (outermost), user, tag, project (all), day (all, UTC).")
-    usd: PositiveFloat | None = Field(None, description="US dollars.")
-    tokens: PositiveInt | None = Field(None, description="Input and output tokens.")
-    calls: PositiveInt | None = Field(None, description="Model calls.")
-    tokens_per_minute: PositiveInt | None = Field(None, description="Tokens in any 60 s of event time.")
+    usd: PositiveFloat | None = Field(None, le=MAX_USD, description="US dollars.")
+    tokens: PositiveInt | None = Field(None, le=MAX_COUNT, description="Input and output tokens.")
+    calls: PositiveInt | None = Field(None, le=MAX_COUNT, description="Model calls.")
+    tokens_per_minute: PositiveInt | None = Field(None, le=MAX_COUNT, description="Tokens in any 60 s of event time.")
     tag: str | None = Field(None, description="With `per: tag`: only this tag. None: each tag has a budget of its own.")
     warn_at: float = Field(0.8, gt=0, le=1, description="Share of the limit at which a warning is given, once.")
     do: Literal["warn", "downgrade", "pause", "stop", "block"] = Field(
@@ -186,8 +191,8 @@ class Trim(_Model):
 class Backoff(_Model):
     """How long `backoff` waits: base × 2^(strike − 1), at most max."""
 
-    base_seconds: PositiveFloat = 1.0
-    max_seconds: PositiveFloat = 30.0
+    base_seconds: PositiveFloat = Field(1.0, le=MAX_WAIT)
+    max_seconds: PositiveFloat = Field(30.0, le=MAX_WAIT)
 
 
 class KillSwitch(_Model):
@@ -236,7 +241,7 @@ class Policy(_Model):
     backoff: Backoff = Field(Backoff(), description="How `backoff` works.")
     budgets: tuple[Budget, ...] = Field((), description="How much may be spent.")
     assumed_output_tokens: PositiveInt = Field(
-        1024, description="Output that a budget reserves for a call that sets no max_tokens."
+        1024, le=MAX_COUNT, description="Output that a budget reserves for a call that sets no max_tokens."
     )
     redis_url: str | None = Field(None, description="Budgets are shared through this Redis; in memory where None.")
     redis_down: Literal["open", "closed"] = Field(

@@ -25,7 +25,9 @@ from ts_langchain import (
     guard,
     guard_model,
 )
+from ts_langchain.decision import Decision
 from ts_langchain.intervene import actions
+from ts_langchain.intervene.core import Here, Interventions, Turn
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -281,6 +283,13 @@ def test_backoff(door: str, way: str, tmp_path: Path) -> None:
     assert bench.outcomes() == [("backoff", "done")] * 2
     assert messages[-1].content == "well"
     bench.fine()
+
+
+def test_backoff_waits_no_longer_than_told_however_many_strikes() -> None:
+    interventions = Interventions(Sentinel(policy={"backoff": {"max_seconds": 5}}))
+    turn, here = Turn([]), Here("s", "r", None, (), None, False, False)
+    interventions._do(Decision(0.0, "s", "r", "tool_loop", "i", 1, "backoff", 5_000, "Again."), here, turn)
+    assert turn.wait == 5
 
 
 @every

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pytest
-from agents import ASK, DONE, agent
+from agents import ASK, DONE, LOOP, agent, fetch_page
 from langchain.agents import create_agent
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
 from langgraph.prebuilt import ToolNode
 from pydantic import PrivateAttr
 from servers.redis import RedisServer, needs_redis
@@ -32,8 +36,12 @@ from ts_langchain import (
 from ts_langchain.budget import RESERVATION_SECONDS, Budgets, Check, MemoryStore, Refusal, Request, Reservation
 from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import Call, Usage
+from ts_langchain.capture.in_flight import Called, InFlight
+from ts_langchain.capture.memory import Memory
 from ts_langchain.health import Faults
-from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Turn
+from ts_langchain.intervene.actions import MARK
+from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn
+from ts_langchain.intervene.graph import GuardedNode
 from ts_langchain.pricing import Prices
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
@@ -302,6 +310,138 @@ def test_redis_dies_and_comes_back(tmp_path: Path, down: str) -> None:
     assert int(account[b"used"]) == 2  # the settled one, and the one reserved now
     assert sum(name.startswith(b"r:") for name in account) == 1
     server.kill()
+
+
+class LosesAnswers(RedisStore):
+    """A Redis that does what it is told, and whose answer is lost on its way."""
+
+    lost = True
+
+    def reserve(self, *asked: Any) -> Any:
+        answer = super().reserve(*asked)
+        if self.lost:
+            raise TimeoutError
+        return answer
+
+    def settle(self, *asked: Any) -> None:
+        super().settle(*asked)
+        if self.lost:
+            raise TimeoutError
+
+
+def lossy(redis: RedisServer, down: str) -> tuple[Budgets, LosesAnswers, list[float]]:
+    """Budgets in such a Redis, the store, and what moves their clock."""
+    store, now = LosesAnswers(redis.url), [0.0]
+    store._client.flushall()
+    policy = Policy.from_dict({"budgets": [{"tokens": 1000}], "redis_down": down})
+    return Budgets(policy, Prices(), Faults(), store, clock=lambda: now[0]), store, now
+
+
+def held(store: RedisStore) -> tuple[int, int]:
+    """Tokens that the session's account holds, and its reservations."""
+    account = store._client.hgetall("ts-langchain:budget:tokens:session:tokens:s")
+    return int(account[b"used"]), sum(name.startswith(b"r:") for name in account)
+
+
+@needs_redis
+def test_what_is_settled_again_since_the_answer_was_lost_counts_once(redis: RedisServer) -> None:
+    book, store, now = lossy(redis, "open")
+    store.lost = False
+    first, second = book.reserve(ask()), book.reserve(ask())
+    assert isinstance(first, Reservation)
+    assert isinstance(second, Reservation)
+    store.lost = True
+    book.settle(first, made(70))
+    now[0], store.lost = 3.0, False
+    book.settle(second, made(30))
+    assert held(store) == (100, 0)
+    assert not book._unsettled
+
+
+@needs_redis
+@pytest.mark.parametrize(("down", "used"), [("open", 70), ("closed", 0)])
+def test_a_reservation_whose_answer_was_lost_is_settled(redis: RedisServer, down: str, used: int) -> None:
+    book, store, now = lossy(redis, down)
+    answer = book.reserve(ask())
+    assert held(store) == (200, 1)
+    now[0], store.lost = 3.0, False
+    if isinstance(answer, Reservation):  # counted in memory, and where all others look, too
+        book.settle(answer, made(70))
+    else:
+        last = book.reserve(ask())
+        assert isinstance(last, Reservation)
+        book.settle(last, None)
+    assert held(store) == (used, 0)
+
+
+@needs_redis
+def test_an_account_that_is_lost_meanwhile_is_not_kept_for_ever(redis: RedisServer) -> None:
+    book, store, _ = lossy(redis, "open")
+    store.lost = False
+    answer = book.reserve(ask())
+    assert isinstance(answer, Reservation)
+    store._client.flushall()
+    book.settle(answer, made(70))
+    assert held(store) == (70, 0)
+    assert store._client.ttl("ts-langchain:budget:tokens:session:tokens:s") > 0
+
+
+@needs_redis
+def test_as_many_connections_as_threads(redis: RedisServer) -> None:
+    pool = RedisStore(redis.url)._client.connection_pool
+    taken = [pool.get_connection() for _ in range(300)]
+    for connection in taken:
+        pool.release(connection)
+    pool.disconnect()
+
+
+class Elsewhere(MemoryStore):
+    """A store that takes its time to settle, and is interrupted if asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.interrupts: BaseException | None = None
+
+    def settle(self, *asked: Any) -> None:
+        self.now += 0.2
+        if self.interrupts is not None:
+            raise self.interrupts
+        super().settle(*asked)
+
+
+def test_no_call_settles_all_that_has_waited() -> None:
+    """Where thousands wait for a Redis that is back and far away."""
+    store = Elsewhere()
+    book = Budgets(
+        Policy.from_dict({"budgets": [{"tokens": 10_000}]}), Prices(), Faults(), store, clock=lambda: store.now
+    )
+    taken = [book.reserve(ask()) for _ in range(10)]
+    store.interrupts = ConnectionError()
+    for answer in taken[:9]:
+        assert isinstance(answer, Reservation)
+        book.settle(answer, made(10))
+    assert len(book._unsettled) == 9
+    store.interrupts, store.now = None, store.now + 10
+    assert isinstance(taken[9], Reservation)
+    book.settle(taken[9], made(10))
+    assert len(book._unsettled) == 7
+    while book._unsettled:
+        book._settle_all()
+    assert store._accounts["tokens:session:tokens:s"].used == 100
+
+
+def test_what_is_being_settled_survives_an_interrupt() -> None:
+    store = Elsewhere()
+    book = budgets({"tokens": 1000}, store=store)
+    answer = book.reserve(ask())
+    assert isinstance(answer, Reservation)
+    store.interrupts = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        book.settle(answer, made(70))
+    store.interrupts = None
+    book._settle_all()
+    assert store._accounts["tokens:session:tokens:s"].used == 70
 
 
 # --- in an app -----------------------------------------------------------------------------------
@@ -652,3 +792,184 @@ def test_a_call_that_is_cancelled_keeps_no_reservation() -> None:
     assert (len(flight.started), len(flight.reservations)) == (0, 0)
     assert watching.sentinel.health().calls == 3
     assert watching.sentinel.decisions() == []
+
+
+# --- what goes wrong between the two -------------------------------------------------------------
+
+
+def reserved(sentinel: Sentinel) -> int:
+    """Reservations that nobody has settled."""
+    assert sentinel.budgets is not None
+    return sum(len(account.reserved) for account in sentinel.budgets._memory._accounts.values())
+
+
+@pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
+@pytest.mark.parametrize("door", ["middleware", "node", "model"])
+def test_who_is_interrupted_while_waiting_keeps_no_reservation(
+    door: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
+    model, prepare, rest = ScriptedChatModel(script=[DONE]), Interventions.prepare, asyncio.sleep
+    running: list[asyncio.Task[Any]] = []
+
+    def waits(self: Interventions, here: Here, turn: Turn, *args: Any, **kwargs: Any) -> Any:
+        admission = prepare(self, here, turn, *args, **kwargs)
+        assert reserved(sentinel) == 1
+        turn.wait = 7.5
+        return admission
+
+    def sleep(seconds: float) -> None:
+        assert seconds == 7.5
+        raise KeyboardInterrupt
+
+    async def asleep(seconds: float, *given: Any) -> Any:
+        if seconds == 7.5:
+            running[0].cancel()
+        return await rest(seconds, *given)
+
+    monkeypatch.setattr(Interventions, "prepare", waits)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", asleep)
+    app: Any = guard_model(model, sentinel)
+    if door == "middleware":
+        app = create_agent(model, [step], middleware=[TokenSentinelMiddleware(sentinel)])
+    elif door == "node":
+        app = GuardedNode(RunnableLambda(lambda _: model.invoke("hi")), Interventions(sentinel), "think")
+        sentinel.in_flight.model_nodes["think"] = Called("gpt-4o", "openai", None, None)
+    asked = "hi" if door == "model" else {"messages": [HumanMessage("go")]}
+
+    async def arun() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        running.append(task)
+        if way == "ainvoke":
+            await app.ainvoke(asked)
+        else:
+            async for _ in app.astream(asked):
+                pass
+
+    def run() -> None:
+        if way in ("ainvoke", "astream"):
+            asyncio.run(arun())
+        else:
+            list(app.stream(asked)) if way == "stream" else app.invoke(asked)
+
+    with pytest.raises((KeyboardInterrupt, asyncio.CancelledError)):
+        run()
+    assert (reserved(sentinel), model.calls) == (0, 0)
+    assert sentinel.health().faults == {}
+
+
+def test_a_cheaper_model_that_takes_no_tools_is_not_taken() -> None:
+    """What cannot be done has failed, and the call that is made instead is reserved for once."""
+    policy = {"budgets": [{"calls": 1, "do": "downgrade"}, {"calls": 100}], "downgrade": {"gpt-4o*": "cheap"}}
+    sentinel = Sentinel(policy=policy)
+    model = ScriptedChatModel(script=["one", "two"])
+    cheap = FakeListChatModel(responses=["cheap"])
+    guarded = guard_model(model, sentinel, models={"cheap": cheap}).bind_tools([step])
+    with sentinel.session("s"):
+        assert [guarded.invoke("hi").content for _ in range(2)] == ["one", "two"]
+    assert sentinel.budgets is not None
+    assert (reserved(sentinel), held_calls(sentinel)) == (0, 2)
+    assert [(d.outcome, d.why) for d in sentinel.decisions() if d.action == "downgrade"] == [
+        ("failed", "NotImplementedError")
+    ]
+
+
+def held_calls(sentinel: Sentinel) -> int:
+    assert sentinel.budgets is not None
+    accounts = sentinel.budgets._memory._accounts
+    return next(account.used for key, account in accounts.items() if key.startswith("calls:"))
+
+
+def test_a_state_that_cannot_be_changed_goes_on_as_it_is() -> None:
+    @dataclass
+    class Few:
+        messages: Annotated[list[Any], add_messages]
+
+        def __post_init__(self) -> None:
+            if any(MARK in getattr(m, "additional_kwargs", ()) for m in self.messages):
+                raise ValueError
+
+    model = ScriptedChatModel(script=[*[LOOP] * 4, DONE])
+    bound = model.bind_tools([fetch_page])
+    builder = StateGraph(Few)
+    builder.add_node("think", lambda state: {"messages": [bound.invoke(state.messages)]})
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s.messages[-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    sentinel = Sentinel(
+        policy={
+            "rules": {"tool_loop": {"min_severity": "low", "steps": [{"at": 1, "do": "steer"}]}},
+            "budgets": [{"calls": 100, "per": "project"}],
+        }
+    )
+    guard(builder, sentinel).compile().invoke(ASK)
+    assert model.calls == 5
+    assert (reserved(sentinel), held_calls(sentinel)) == (0, 5)
+    outcomes = {d.outcome for d in sentinel.decisions()}
+    assert "failed" in outcomes
+    assert "done" not in outcomes
+
+
+@pytest.mark.parametrize("place", ["admit", "keep", "end"])
+def test_a_call_counts_and_keeps_no_reservation_whatever_goes_wrong(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
+    broken: list[Any] = [MemoryError()] * (2 if place == "admit" else 1)  # it would be asked again
+    owner, name = {
+        "admit": (Sentinel, "admit"),
+        "keep": (InFlight, "keep"),
+        "end": (Memory, "request"),
+    }[place]
+    whole = getattr(owner, name)
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        if broken:
+            raise broken.pop()
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, once)
+    model = ScriptedChatModel(script=["done"])
+    assert model.invoke("hi", {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]}).content == "done"
+    health = sentinel.health()
+    assert (health.calls, sum(health.faults.values()), reserved(sentinel)) == (1, 1, 0)
+    assert sentinel.in_flight.started == sentinel.in_flight.reservations == {}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
+@pytest.mark.parametrize("name", ["keep", "request"])
+def test_an_interrupt_inside_a_hook_leaves_nothing_behind(
+    name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(InFlight if name == "keep" else Memory, name, interrupted)
+    guarded = guard_model(ScriptedChatModel(script=["done"]), sentinel)
+    with pytest.raises(type(error)):
+        guarded.invoke("hi")
+    assert reserved(sentinel) == 0
+    assert sentinel.in_flight.started == sentinel.in_flight.reservations == {}
+
+
+def test_an_account_is_never_out_of_its_table() -> None:
+    """An interrupt, a fork or a finalizer would find it gone, and what was spent with it."""
+
+    class Interrupted(OrderedDict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            if self.__dict__.get("interrupts"):
+                raise KeyboardInterrupt
+            super().__setitem__(key, value)
+
+    store, checks = MemoryStore(), [Check("calls:x", None, 1, False, 0.0)]
+    store._accounts = Interrupted()
+    store.reserve("a", checks, AT)
+    vars(store._accounts)["interrupts"] = True
+    with contextlib.suppress(KeyboardInterrupt):
+        store.reserve("b", checks, AT)
+    assert "calls:x" in store._accounts

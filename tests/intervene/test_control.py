@@ -135,3 +135,23 @@ def test_nonsense_from_a_remote_policy_changes_nothing(answer: Any) -> None:
     assert control.budgets == ()
     assert control.halted() is None
     sentinel.close()
+
+
+@pytest.mark.parametrize("field", ["budget_usd_per_session", "max_tokens_per_min"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e308, 10**400])
+def test_a_remote_limit_beyond_all_numbers_is_none(field: str, value: Any) -> None:
+    """JSON knows no bounds. What else the answer says holds, and calls are admitted as before."""
+    sentinel = Sentinel(policy={"remote": {"endpoint": "http://127.0.0.1:9"}, "budgets": [{"calls": 1}]})
+    control = sentinel._control
+    assert control is not None
+    control._take({field: value, "policy_version": "v7", "kill_switch_active": True}, 60.0)
+    assert (control.budgets, control.version) == ((), "v7")
+    assert control.halted()
+    control._take({field: value}, 60.0)
+    app, model = agent([DONE])
+    handled: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode="block", session_id="s")]}
+    app.invoke(ASK, handled)
+    with pytest.raises(CallRefused, match="1 calls per session"):
+        app.invoke(ASK, handled)
+    assert model.calls == 1
+    sentinel.close()

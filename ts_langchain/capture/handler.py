@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from uuid import UUID
 
+    from ts_langchain.budget import Reservation
     from ts_langchain.capture.messages import ToolResult
     from ts_langchain.intervene.core import Here
 
@@ -357,7 +358,11 @@ class TokenSentinelHandler(BaseCallbackHandler):
             raise
         except Exception as error:  # noqa: BLE001 - as if it were not recorded: somebody is billed for it all the same
             self.sentinel.faults.record("handler: prompt", error)
+            self._give_back(run_id)
             self._model_start(serialized, (), run_id, parent_run_id, tags, metadata, kwargs)
+        except BaseException:  # the program is to end: nothing is sent
+            self._unsent(run_id)
+            raise
 
     @_fail_open
     def on_llm_start(
@@ -465,6 +470,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             if asked is not None:  # whoever sends it again goes on where he was
                 self._continued.end(asked, at, None, failed=True)
             raise
+        except Exception as error:  # noqa: BLE001 - it is sent, and counts as every other
+            self.sentinel.faults.record("handler: admission", error)
         self._keep(
             run_id,
             Started(
@@ -606,9 +613,24 @@ class TokenSentinelHandler(BaseCallbackHandler):
         started = self._started.pop(run_id, None)
         reported = self._reported.pop(run_id, None) if self._reported else None
         reservation = self._reservations.pop(run_id, None) if self._reservations else None
-        if started is None or started.prompt is None:
-            return
-        chars, known = started.prompt.chars, reported.usage if reported is not None else None
+        try:
+            if started is not None and started.prompt is not None:
+                self._ended(run_id, started, started.prompt, reported, reservation, response, error)
+        finally:
+            if reservation is not None and self.sentinel.budgets is not None:  # whatever went wrong before that
+                self.sentinel.budgets.settle(reservation, None)
+
+    def _ended(
+        self,
+        run_id: Any,
+        started: Started,
+        prompt: Prompt,
+        reported: Reported | None,
+        reservation: Reservation | None,
+        response: Any,
+        error: str | None,
+    ) -> None:
+        chars, known = prompt.chars, reported.usage if reported is not None else None
         if started.toolset is not None:
             chars += started.toolset.total_bytes
         answer = self._readable("answer", read_answer, response, chars, known)
@@ -645,7 +667,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             started.provider,
             usage,
             cost,
-            started.prompt,
+            prompt,
             started.toolset,
             started.request,
             answer.digest if error is None else name_hash(error),
@@ -666,24 +688,26 @@ class TokenSentinelHandler(BaseCallbackHandler):
             trace_id=origin.trace_id,
         )
         told = not started.told_inside and self._tells(call, started.parent)
-        if reservation is not None and (budgets := self.sentinel.budgets) is not None:
-            budgets.settle(reservation, call if told else None, self.sentinel.prices.cost(call) if told else None)
-        if started.asked is not None:
-            said = answer.read.digest if answer.read is not None else None
-            self._continued.end(
-                started.asked, ended_at, said, answer.tool_calls, answer.response_id, failed=error is not None
-            )
-        elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
-            self._continued.named(origin.session_id, answer.tool_calls)
-        if not told:
-            return
-        if answer.read is not None and error is None:
-            session = self.sentinel.get(origin.session_id)
-            with session.lock:
-                memory = Memory.of(session.state)
-                memory.request(call)
-                memory.conversation.remember(answer.message, answer.read)
-        self.sentinel.observe(call)
+        try:
+            if reservation is not None and (budgets := self.sentinel.budgets) is not None:
+                budgets.settle(reservation, call if told else None, self.sentinel.prices.cost(call) if told else None)
+            if started.asked is not None:
+                said = answer.read.digest if answer.read is not None else None
+                self._continued.end(
+                    started.asked, ended_at, said, answer.tool_calls, answer.response_id, failed=error is not None
+                )
+            elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
+                self._continued.named(origin.session_id, answer.tool_calls)
+            if told and answer.read is not None and error is None:
+                session = self.sentinel.get(origin.session_id)
+                with session.lock:
+                    memory = Memory.of(session.state)
+                    memory.request(call)
+                    memory.conversation.remember(answer.message, answer.read)
+        except Exception as broken:  # noqa: BLE001 - whatever it is, the call was made and counts
+            self.sentinel.faults.record("handler: model end", broken)
+        if told:
+            self.sentinel.observe(call)
 
     def _tells(self, call: Call, parent: Any) -> bool:
         """True unless another telling of this model call counts.

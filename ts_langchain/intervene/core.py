@@ -312,9 +312,12 @@ class Interventions:
         except (Intervention, GraphBubbleUp):
             raise
         except Exception as error:  # noqa: BLE001 - no bug of an action may reach the agent
-            for decision in decisions:
-                self.sentinel.faults.record(f"intervene: {decision.action}", error)
-                self.sentinel.settle(decision, "failed", type(error).__name__)
+            self._failed(decisions, error)
+
+    def _failed(self, decisions: Sequence[Decision], error: Exception) -> None:
+        for decision in decisions:
+            self.sentinel.faults.record(f"intervene: {decision.action}", error)
+            self.sentinel.settle(decision, "failed", type(error).__name__)
 
     def _do(self, decision: Decision, here: Here, turn: Turn) -> None:
         action = decision.action
@@ -328,7 +331,9 @@ class Interventions:
             turn.final = _final(decision, turn)
         elif action == "backoff":
             settings = self.policy.backoff
-            turn.wait = max(turn.wait, min(settings.base_seconds * 2 ** (decision.strike - 1), settings.max_seconds))
+            turn.wait = max(
+                turn.wait, min(settings.base_seconds * 2 ** min(decision.strike - 1, 64), settings.max_seconds)
+            )
         elif action == "trim":
             turn.messages = actions.trimmed(turn.messages, self.policy.trim)
         elif action == "prune_tools":
@@ -342,6 +347,17 @@ class Interventions:
                     self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
                 return
         self._applied(turn, decision)
+
+    def changed(self, turn: Turn, change: Callable[[], T], unchanged: T) -> T:
+        """The request with what was done to the turn; `unchanged` if it cannot be changed: then all of that has failed.
+
+        It keeps its reservation either way.
+        """
+        try:
+            return change()
+        except Exception as error:  # noqa: BLE001 - whatever the app's own models and states raise
+            self._failed(turn.applied, error)
+            return unchanged
 
     def _applied(self, turn: Turn, decision: Decision) -> None:
         turn.applied.append(decision)

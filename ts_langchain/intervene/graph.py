@@ -138,10 +138,10 @@ class GuardedNode(Runnable[Any, Any]):
         ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
-        if ready.wait:
-            time.sleep(ready.wait)
         try:
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                if ready.wait:
+                    time.sleep(ready.wait)
                 return _with_reused(self.inner.invoke(ready.input, config, **kwargs), ready.reused)
         except CallRefused as refused:
             return _with_reused(self._stopped(ready, refused), ready.reused)
@@ -152,10 +152,10 @@ class GuardedNode(Runnable[Any, Any]):
         ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
-        if ready.wait:
-            await asyncio.sleep(ready.wait)
         try:
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                if ready.wait:
+                    await asyncio.sleep(ready.wait)
                 return _with_reused(await self.inner.ainvoke(ready.input, config, **kwargs), ready.reused)
         except CallRefused as refused:
             return _with_reused(self._stopped(ready, refused), ready.reused)
@@ -167,8 +167,6 @@ class GuardedNode(Runnable[Any, Any]):
         if ready.answer is not None:
             yield ready.answer
             return
-        if ready.wait:
-            time.sleep(ready.wait)
         admission, piece, ended = ready.admission, None, False
         pieces: Any = iter(self.inner.stream(ready.input, config, **kwargs))
         with closing(pieces) if hasattr(pieces, "close") else nullcontext():
@@ -176,12 +174,14 @@ class GuardedNode(Runnable[Any, Any]):
                 try:
                     # what is taken for a piece is not left in the reader's context
                     with self.interventions.watching(ready.here), self.interventions.let_through(admission):
+                        if ready.wait:
+                            time.sleep(ready.wait)
                         piece = next(pieces, _END)
                 except CallRefused as refused:
                     piece, ended = self._stopped(ready, refused), True
                 if piece is not _END:
                     yield _with_reused(piece, ready.reused)
-                admission, ready.reused = None, []
+                admission, ready.wait, ready.reused = None, 0.0, []
 
     async def astream(
         self,
@@ -195,20 +195,20 @@ class GuardedNode(Runnable[Any, Any]):
         if ready.answer is not None:
             yield ready.answer
             return
-        if ready.wait:
-            await asyncio.sleep(ready.wait)
         admission, piece, ended = ready.admission, None, False
         pieces: Any = aiter(self.inner.astream(ready.input, config, **kwargs))
         async with aclosing(pieces) if hasattr(pieces, "aclose") else nullcontext():
             while not (ended or piece is _END):
                 try:
                     with self.interventions.watching(ready.here), self.interventions.let_through(admission):
+                        if ready.wait:
+                            await asyncio.sleep(ready.wait)
                         piece = await anext(pieces, _END)
                 except CallRefused as refused:
                     piece, ended = self._stopped(ready, refused), True
                 if piece is not _END:
                     yield _with_reused(piece, ready.reused)
-                admission, ready.reused = None, []
+                admission, ready.wait, ready.reused = None, 0.0, []
 
     def _stopped(self, ready: _Ready, refused: CallRefused) -> Any:
         """What the node returns where an agent inside it was held back."""
@@ -244,7 +244,7 @@ class GuardedNode(Runnable[Any, Any]):
         if turn.final is not None:
             ready.answer = _update(state, [turn.final])
         elif turn.applied:
-            ready.input = _with_messages(state, turn.messages)
+            ready.input = self.interventions.changed(turn, lambda: _with_messages(state, turn.messages), state)
         return ready
 
     def _reuse(self, ready: _Ready, here: Here, calls: Sequence[ToolCall], config: RunnableConfig) -> None:

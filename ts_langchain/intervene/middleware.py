@@ -130,7 +130,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         if turn.applied:
             changed: dict[str, Any] = {"messages": turn.messages, "tools": turn.tools, "model": turn.model}
-            request = request.override(**changed)
+            request = self.interventions.changed(turn, lambda: request.override(**changed), request)
         return _Prepared(request, here, turn.final, turn.wait, admission)
 
     def _ready(self, request: ModelRequest[Any]) -> _Prepared:
@@ -143,10 +143,10 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
-        if ready.wait:
-            time.sleep(ready.wait)
         try:
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                if ready.wait:
+                    time.sleep(ready.wait)
                 return handler(ready.request)
         except CallRefused as refused:
             return ModelResponse(result=[self.interventions.stopped_inside(refused, ready.here, answers=True)])
@@ -158,10 +158,10 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
-        if ready.wait:
-            await asyncio.sleep(ready.wait)
         try:
             with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+                if ready.wait:
+                    await asyncio.sleep(ready.wait)
                 return await handler(ready.request)
         except CallRefused as refused:
             return ModelResponse(result=[self.interventions.stopped_inside(refused, ready.here, answers=True)])

@@ -106,9 +106,9 @@ class _Guarded(Runnable[Any, Any]):
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
-        if call.wait:
-            time.sleep(call.wait)
         with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+            if call.wait:
+                time.sleep(call.wait)
             return call.runnable.invoke(call.input, call.config, **kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
@@ -116,9 +116,9 @@ class _Guarded(Runnable[Any, Any]):
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
-        if call.wait:
-            await asyncio.sleep(call.wait)
         with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+            if call.wait:
+                await asyncio.sleep(call.wait)
             return await call.runnable.ainvoke(call.input, call.config, **kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
@@ -127,12 +127,12 @@ class _Guarded(Runnable[Any, Any]):
         if call.final is not None:
             yield self._streamed(call.final)
             return
-        if call.wait:
-            time.sleep(call.wait)
         chunks: Any = iter(call.runnable.stream(call.input, call.config, **kwargs))
         with closing(chunks) if hasattr(chunks, "close") else nullcontext():
             # the call is made, and seen, at the first piece; what it takes is not left in the reader's context
             with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+                if call.wait:
+                    time.sleep(call.wait)
                 first = next(chunks, _END)
             if first is not _END:
                 yield first
@@ -149,11 +149,11 @@ class _Guarded(Runnable[Any, Any]):
         if call.final is not None:
             yield self._streamed(call.final)
             return
-        if call.wait:
-            await asyncio.sleep(call.wait)
         chunks: Any = aiter(call.runnable.astream(call.input, call.config, **kwargs))
         async with aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext():
             with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
+                if call.wait:
+                    await asyncio.sleep(call.wait)
                 first = await anext(chunks, _END)
             if first is not _END:
                 yield first
@@ -186,10 +186,14 @@ class _Guarded(Runnable[Any, Any]):
         call.admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         call.final, call.wait = turn.final, turn.wait
         if turn.applied:
-            call.input = turn.messages
-            if turn.model is not self.model or turn.tools is not self._tools:
-                call.runnable = self._bind(turn.model, turn.tools or ())
+            unchanged = call.runnable, call.input
+            call.runnable, call.input = self.interventions.changed(turn, lambda: self._changed(turn), unchanged)
         return call
+
+    def _changed(self, turn: Turn) -> tuple[Runnable[Any, Any], Any]:
+        """What is called instead, and with what."""
+        same = turn.model is self.model and turn.tools is self._tools
+        return self._bound if same else self._bind(turn.model, turn.tools or ()), turn.messages
 
 
 class GuardedModel(_Guarded):
