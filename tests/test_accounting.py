@@ -239,3 +239,25 @@ def test_what_is_found_after_a_long_silence_does_not_depend_on_what_was_in_memor
             Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
         Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
         assert reported(pieces) == reported(whole)
+
+
+def test_what_had_begun_when_an_import_was_killed_does_not_begin_twice(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"inputs": {"query": "plans"}, "outputs": {"documents": [{"page_content": "a"}]}}
+    texts: dict[str, Any] = {"inputs": {"texts": ["a", "b"]}, "outputs": {}}
+    runs = [
+        Run("tool", "tool", "search", 1.0, 20.0, "A", inputs={"q": "plans"}, outputs={"output": "timed out"}),
+        # part of the tool's call, and goes on when that has given up
+        Run("inside", "retriever", "plans", 2.0, 90.0, "A", "tool", **told),
+        Run("embedding", "embedding", "texts", 3.0, 80.0, "B", **texts),
+        *(Run(f"c{n:02}", "tool", "clock", 5.0 + n, 5.5 + n, "C", inputs={"n": n}, outputs={}) for n in range(60)),
+    ]
+    whole = Ledger(tmp_path / "whole.sqlite")
+    Import(Pages(runs, 3), whole).run()
+    assert {call.id for call in whole.calls(whole.histories()[0])} == {run.id for run in runs} - {"inside"}
+    assert not whole.histories()[0].late
+    for kill in (6, 30, 60):
+        pieces = Ledger(tmp_path / f"{kill}.sqlite")
+        with suppress(KeyboardInterrupt):
+            Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
+        Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
+        assert reported(pieces) == reported(whole)
