@@ -204,6 +204,15 @@ def _a_call_that_lasts_long() -> list[Run]:
     ]
 
 
+def _embeddings_that_last_long() -> list[Run]:
+    times = [(0, 1), (3, 4), (6, 7), (1505, 1506), (1508, 1509)]
+    failed = [
+        Run(f"a{n}", "tool", "build", start, end, "A", thread_id="A", inputs={"q": "a"}, error="TimeoutError: no")
+        for n, (start, end) in enumerate(times)
+    ]
+    return [*failed, Run("e", "embedding", "texts", 800.0, 1500.0, "A", thread_id="A", inputs={"texts": ["a"]})]
+
+
 def _an_older_conversation_that_goes_on() -> list[Run]:
     runs: list[Run] = []
     prompt: list[Any] = [
@@ -223,7 +232,9 @@ def _an_older_conversation_that_goes_on() -> list[Run]:
     return [*runs, Run("y", "llm", "m", 30.0, 31.0, "y", thread_id="A", inputs={"messages": other}, outputs=answer)]
 
 
-@pytest.mark.parametrize("session", [_a_call_that_lasts_long, _an_older_conversation_that_goes_on])
+@pytest.mark.parametrize(
+    "session", [_a_call_that_lasts_long, _embeddings_that_last_long, _an_older_conversation_that_goes_on]
+)
 def test_what_is_found_after_a_long_silence_does_not_depend_on_what_was_in_memory(
     tmp_path: Path, session: Callable[[], list[Run]]
 ) -> None:

@@ -365,7 +365,8 @@ class Sentinel:
         cost = self.prices.cost(call) if call.model is not None or call.source_cost is not None else None
         with session.lock:
             state = session.state
-            self.rest(state, call.started_at)
+            # of embeddings nobody knows before they end: until then there was silence
+            self.rest(state, call.ended_at if call.kind == "embedding" else call.started_at)
             state.shrunk = False
             if not state.totals.calls or call.started_at < state.started_at:
                 state.started_at = call.started_at
