@@ -82,7 +82,8 @@ class ParquetImporter:
         if self._remote:
             _reach(self._db, self._shown)
         self._columns = self._describe_columns()
-        self._start = _micros("start_time", self._columns["start_time"])
+        # what lies before 1970 is no time, as elsewhere: such rows are named
+        self._start = f"nullif(greatest({_micros('start_time', self._columns['start_time'])}, 0), 0)"
         self._select = self._build_select()
         self._where, self._values = self._filters()
         self._chunks = self._plan()
