@@ -6,6 +6,7 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from ts_langchain.replay import Replay, Run
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 MODELS = ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "no-such-model", None]
@@ -181,3 +182,93 @@ def test_page_size_kills_small_memory_and_other_ranges_change_nothing(
     assert reported(pieces) == reported(whole)
     whole.close()
     pieces.close()
+
+
+def _beside(others: list[Run]) -> list[Run]:
+    """Among two other sessions, each of which is active all the time."""
+    busy = [
+        Run(f"b{n}", "tool", "clock", 60.0 + 30 * n, 61.0 + 30 * n, f"B{n % 2}", thread_id=f"B{n % 2}",
+            inputs={"n": n}, outputs={"output": f"tick {n}"})
+        for n in range(90)
+    ]  # fmt: skip
+    return sorted([*others, *busy], key=lambda run: (run.started_at, run.id))
+
+
+def _a_call_that_lasts_long() -> list[Run]:
+    times = [(0, 1), (3, 4), (6, 7), (20, 2020), (2025, 2026)]
+    return [
+        Run(
+            f"a{n}", "tool", "build", start, end, "A", thread_id="A", inputs={"q": "a"}, error="TimeoutError: no answer"
+        )
+        for n, (start, end) in enumerate(times)
+    ]
+
+
+def _embeddings_that_last_long() -> list[Run]:
+    times = [(0, 1), (3, 4), (6, 7), (1505, 1506), (1508, 1509)]
+    failed = [
+        Run(f"a{n}", "tool", "build", start, end, "A", thread_id="A", inputs={"q": "a"}, error="TimeoutError: no")
+        for n, (start, end) in enumerate(times)
+    ]
+    return [*failed, Run("e", "embedding", "texts", 800.0, 1500.0, "A", thread_id="A", inputs={"texts": ["a"]})]
+
+
+def _an_older_conversation_that_goes_on() -> list[Run]:
+    runs: list[Run] = []
+    prompt: list[Any] = [
+        {"role": "system", "content": "You are X."},
+        {"role": "user", "content": "Which plan has SSO?"},
+    ]
+    for n, at in enumerate((0, 5, 10, 2030, 2040)):
+        call = {"id": f"c{n}", "type": "function", "function": {"name": "fetch", "arguments": '{"q": "a"}'}}
+        said = {"role": "assistant", "content": "", "tool_calls": [call]}
+        runs.append(
+            Run(f"x{n}", "llm", "m", float(at), at + 1.0, f"x{n}", thread_id="A", inputs={"messages": prompt},
+                outputs={"message": said}, metadata={"ls_model_name": "gpt-4o"})
+        )  # fmt: skip
+        prompt = [*prompt, said, {"role": "tool", "tool_call_id": f"c{n}", "content": "same"}]
+    other = [{"role": "system", "content": "You are Y."}, {"role": "user", "content": "And what is new?"}]
+    answer = {"message": {"role": "assistant", "content": "Nothing."}}
+    return [*runs, Run("y", "llm", "m", 30.0, 31.0, "y", thread_id="A", inputs={"messages": other}, outputs=answer)]
+
+
+@pytest.mark.parametrize(
+    "session", [_a_call_that_lasts_long, _embeddings_that_last_long, _an_older_conversation_that_goes_on]
+)
+def test_what_is_found_after_a_long_silence_does_not_depend_on_what_was_in_memory(
+    tmp_path: Path, session: Callable[[], list[Run]]
+) -> None:
+    runs = _beside(session())
+    whole = Ledger(tmp_path / "whole.sqlite")
+    Import(Pages(runs, 3), whole).run()
+    small = Ledger(tmp_path / "small.sqlite")
+    Import(Pages(runs, 3), small, checkpoint_runs=3, sessions_in_memory=1).run()
+    assert reported(small) == reported(whole)
+    for kill in (9, 30, 60):
+        pieces = Ledger(tmp_path / f"{kill}.sqlite")
+        with suppress(KeyboardInterrupt):
+            Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
+        Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
+        assert reported(pieces) == reported(whole)
+
+
+def test_what_had_begun_when_an_import_was_killed_does_not_begin_twice(tmp_path: Path) -> None:
+    told: dict[str, Any] = {"inputs": {"query": "plans"}, "outputs": {"documents": [{"page_content": "a"}]}}
+    texts: dict[str, Any] = {"inputs": {"texts": ["a", "b"]}, "outputs": {}}
+    runs = [
+        Run("tool", "tool", "search", 1.0, 20.0, "A", inputs={"q": "plans"}, outputs={"output": "timed out"}),
+        # part of the tool's call, and goes on when that has given up
+        Run("inside", "retriever", "plans", 2.0, 90.0, "A", "tool", **told),
+        Run("embedding", "embedding", "texts", 3.0, 80.0, "B", **texts),
+        *(Run(f"c{n:02}", "tool", "clock", 5.0 + n, 5.5 + n, "C", inputs={"n": n}, outputs={}) for n in range(60)),
+    ]
+    whole = Ledger(tmp_path / "whole.sqlite")
+    Import(Pages(runs, 3), whole).run()
+    assert {call.id for call in whole.calls(whole.histories()[0])} == {run.id for run in runs} - {"inside"}
+    assert not whole.histories()[0].late
+    for kill in (6, 30, 60):
+        pieces = Ledger(tmp_path / f"{kill}.sqlite")
+        with suppress(KeyboardInterrupt):
+            Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
+        Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
+        assert reported(pieces) == reported(whole)

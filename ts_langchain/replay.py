@@ -104,6 +104,8 @@ class Replay:
         self._tied: list[Run] = []
         self._ends: list[tuple[float, float, bool, str, Run]] = []
         self._under_way: dict[str, int] = {}
+        # what has begun and not ended, also before an import was resumed: it is fed again, and does not begin twice
+        self._begun: set[str] = set()
 
     def _now(self) -> float:
         return self._clock
@@ -157,12 +159,14 @@ class Replay:
             self._end(heapq.heappop(ends)[-1])
 
     def _start(self, run: Run) -> None:
-        if run.started_at < self._watermark and run.id not in self.handler.pending():
+        again = run.id in self._begun
+        self._begun.add(run.id)
+        if run.started_at < self._watermark and not again:
             self.late += 1
         outermost = run.parent_id not in self.handler.pending()
         heapq.heappush(self._ends, (run.ended_at, -run.started_at, outermost, run.id, run))
-        if run.run_type == "embedding" or run.id in self.handler.pending():
-            return  # the latter was started before an import was resumed
+        if run.run_type == "embedding" or again:
+            return
         faults = self.sentinel.faults.total
         self._clock = run.started_at
         handler, metadata = self.handler, run.metadata
@@ -214,6 +218,7 @@ class Replay:
         faults = self.sentinel.faults.total
         self._clock = run.ended_at
         self._under_way.pop(run.id, None)
+        self._begun.discard(run.id)
         handler, run_id = self.handler, run.id
         error: Any = run.error
         if run.run_type == "embedding":
@@ -280,7 +285,8 @@ class Replay:
         """What is needed to go on later: calls that have begun, without content."""
         shared = {rule.name: rule.shared for rule in self.sentinel.rules if rule.shared is not None}
         continued = self.sentinel.in_flight.continued.snapshot()
-        return pickle.dumps((self._watermark, self.late, self.handler.pending(), shared, continued), protocol=5)
+        held = (self._watermark, self.late, self._begun, self.handler.pending(), shared, continued)
+        return pickle.dumps(held, protocol=5)
 
     def restore(self, snapshot: bytes, *, from_the_beginning: bool = False) -> None:
         """Goes on where `snapshot` was taken. Runs not delivered by then must be fed again.
@@ -291,8 +297,8 @@ class Replay:
                 range of the same history do; they are not late.
         """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
-        watermark, late, pending, shared, continued = load_state(snapshot, modules)
-        self.late = late
+        watermark, late, begun, pending, shared, continued = load_state(snapshot, modules)
+        self.late, self._begun = late, begun
         if not from_the_beginning:
             self._watermark = watermark
         for rule in self.sentinel.rules:

@@ -365,8 +365,8 @@ class Sentinel:
         cost = self.prices.cost(call) if call.model is not None or call.source_cost is not None else None
         with session.lock:
             state = session.state
-            if call.started_at - state.last_at > IDLE_SECONDS:
-                self._shrink(state)
+            # of embeddings nobody knows before they end: until then there was silence
+            self.rest(state, call.ended_at if call.kind == "embedding" else call.started_at)
             state.shrunk = False
             if not state.totals.calls or call.started_at < state.started_at:
                 state.started_at = call.started_at
@@ -471,8 +471,17 @@ class Sentinel:
         else:
             self._past.append(incident)
 
+    def rest(self, state: SessionState, at: float) -> None:
+        """To be called before a call that begins at this moment is read into a session's state. Its lock is held.
+
+        A session that was silent until then is reduced, whether or not that has been done meanwhile: what is found
+        depends on event time alone, not on who else was active, or on what had to leave memory.
+        """
+        if at - state.last_at > IDLE_SECONDS:
+            self._shrink(state)
+
     def _shrink(self, state: SessionState) -> None:
-        """Reduces what is kept of a session that has been silent. Depends on event time alone."""
+        """Reduces what is kept of a session that has been silent."""
         if state.shrunk or not state.totals.calls:
             return
         for rule in self.rules:
@@ -487,7 +496,10 @@ class Sentinel:
         state.shrunk = True
 
     def _sweep(self, now: float) -> None:
-        """Shrinks sessions that have been silent, a few at a time: O(1) amortised over the calls."""
+        """Shrinks sessions that have been silent, a few at a time: O(1) amortised over the calls.
+
+        One with a call under way is not silent.
+        """
         with self._lock:
             silent: list[Session] = []
             while self._awake and len(silent) < SWEEP * 2:
@@ -497,10 +509,11 @@ class Sentinel:
                         break
                     silent.append(session)
                 self._awake.popitem(last=False)
+        busy = {call.origin.session_id for call in list(self.in_flight.started.values())} if silent else ()
         for session in silent:
             with session.lock:
-                if now - session.state.last_at > IDLE_SECONDS:
-                    self._shrink(session.state)
+                if session.state.id not in busy:
+                    self.rest(session.state, now)
 
     def _notify(self, opened: list[Incident]) -> None:
         for incident in opened:

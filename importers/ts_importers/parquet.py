@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -29,6 +30,7 @@ CHUNK_ROWS = 50_000
 FETCH_ROWS = 200
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
 MINUTE = 60_000_000  # microseconds
+INTERRUPTED = "Query interrupted"
 REMOTE = ("s3://", "s3a://", "gs://", "gcs://", "r2://", "http://", "https://", "hf://", "az://", "abfss://")
 _JSON = ("inputs", "outputs", "extra", "tags", "parent_run_ids", "prompt_token_details", "completion_token_details")
 _TEXTS = ("id", "name", "run_type", "trace_id", "parent_run_id", "thread_id", "status", "error", "ls_model_name")
@@ -80,7 +82,8 @@ class ParquetImporter:
         if self._remote:
             _reach(self._db, self._shown)
         self._columns = self._describe_columns()
-        self._start = _micros("start_time", self._columns["start_time"])
+        # what lies before 1970 is no time, as elsewhere: such rows are named
+        self._start = f"nullif(greatest({_micros('start_time', self._columns['start_time'])}, 0), 0)"
         self._select = self._build_select()
         self._where, self._values = self._filters()
         self._chunks = self._plan()
@@ -258,32 +261,33 @@ class ParquetImporter:
         Raises:
             UnreadableSource: Files are missing or broken.
             SourceUnavailable: The object store fails.
+            KeyboardInterrupt: Ctrl-C ended the query.
         """
         import duckdb
 
-        while True:
-            try:
-                found = self._db.execute(sql, values)
-                while rows := found.fetchmany(FETCH_ROWS):
-                    yield from rows
-            except duckdb.OutOfMemoryException as error:
-                if self._memory >= MAX_MEMORY_MB:
-                    msg = f"{self._shown}: row groups are too large for {self._memory} MB: {self._line(error)}"
+        with _interruptible():
+            while True:
+                try:
+                    found = self._db.execute(sql, values)
+                    while rows := found.fetchmany(FETCH_ROWS):
+                        yield from rows
+                except duckdb.OutOfMemoryException as error:
+                    if self._memory >= MAX_MEMORY_MB:
+                        msg = f"{self._shown}: row groups are too large for {self._memory} MB: {self._line(error)}"
+                        raise UnreadableSource(msg) from error
+                    self._memory *= 4
+                    self.notices.append(f"large row groups: DuckDB may use {self._memory} MB")
+                    self._db.execute(f"SET memory_limit = '{self._memory}MB'")
+                    restart()
+                except duckdb.HTTPException as error:
+                    why = self._line(error)
+                    msg = f"{self._shown} cannot be read: {why}. Keys are taken from AWS_* in the environment."
+                    raise SourceUnavailable(msg) from error
+                except duckdb.Error as error:
+                    msg = f"{self._shown} cannot be read as Parquet: {self._line(error)}"
                     raise UnreadableSource(msg) from error
-                self._memory *= 4
-                self.notices.append(f"large row groups: DuckDB may use {self._memory} MB")
-                self._db.execute(f"SET memory_limit = '{self._memory}MB'")
-                restart()
-            except duckdb.HTTPException as error:
-                msg = (
-                    f"{self._shown} cannot be read: {self._line(error)}. Keys are taken from AWS_* in the environment."
-                )
-                raise SourceUnavailable(msg) from error
-            except duckdb.Error as error:
-                msg = f"{self._shown} cannot be read as Parquet: {self._line(error)}"
-                raise UnreadableSource(msg) from error
-            else:
-                return
+                else:
+                    return
 
     def _line(self, error: Exception) -> str:
         return _line(error).replace(self.path, self._shown)
@@ -317,6 +321,18 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C in the middle of a query be one: DuckDB makes a RuntimeError of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from error
+
+
+@_interruptible()
 def _connect(memory_mb: int) -> Any:
     """A database in little memory, that puts no temporary files of its own into the folder it runs in.
 
@@ -335,6 +351,7 @@ def _connect(memory_mb: int) -> Any:
     return db
 
 
+@_interruptible()
 def _reach(db: Any, address: str) -> None:
     """Makes an object store readable; its keys come from the environment.
 

@@ -400,6 +400,14 @@ def test_a_full_disk_is_told(tmp_path: Path, file: Path, args: tuple[str, ...]) 
     assert done.stderr == "Error: [Errno 28] No space left on device\n"
 
 
+def test_a_closed_output_is_no_fault(tmp_path: Path) -> None:
+    env = {**os.environ, "TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite")}
+    for how in ((), ("--json",)):
+        command = shlex.join([*COMMAND, "report", "--list", *how])
+        done = subprocess.run(["sh", "-c", f"{command} >&-"], env=env, capture_output=True, check=False)  # noqa: S607
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+
+
 def test_an_output_that_is_not_utf8_loses_nothing(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONIOENCODING": "ascii", "TS_LANGCHAIN_LEDGER": str(tmp_path / "ledger.sqlite")}
     name = tmp_path / "τ-bench.jsonl"
@@ -417,6 +425,17 @@ def test_interrupted_while_it_loads(tmp_path: Path) -> None:
                 if name == "ts_langchain.cli.app":
                     raise KeyboardInterrupt
         sys.meta_path.insert(0, Finder())
+    """
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{COMMAND[-1]}"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_interrupted_while_it_makes_its_commands() -> None:
+    code = """if True:
+        import typer.main
+        def interrupted(_):
+            raise KeyboardInterrupt
+        typer.main.get_command = interrupted
     """
     done = subprocess.run([sys.executable, "-c", f"{code}\n{COMMAND[-1]}"], capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -249,3 +250,24 @@ def test_a_signed_address_keeps_its_key_to_itself() -> None:
     assert _without_secrets("s3://bucket/export") == "s3://bucket/export"
     assert _without_secrets("s3://bucket/a.parquet?s3_secret_access_key=k/&s=1") == "s3://bucket/a.parquet"
     assert _without_secrets("s3://bucket/run-?.parquet") == "s3://bucket/run-?.parquet"
+
+
+def test_rows_from_before_1970_are_named(tmp_path: Path) -> None:
+    calls = [row for row in ROWS if row["run_type"] == "llm"][:3]
+    odd = {**calls[1], "start_time": "0001-01-01T00:00:00Z"}  # as Go writes a time that is not set
+    pages = list(ParquetImporter(export(tmp_path / "export", [calls[0], odd, calls[2]])).pages())
+    assert [run.id for page in pages for run in page.runs] == [calls[0]["id"], calls[2]["id"]]
+    assert [(row.where, row.why) for page in pages for row in page.skipped] == [(odd["id"], "no start_time")]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this system")
+def test_ctrl_c_in_the_middle_of_a_query_is_one(tmp_path: Path) -> None:
+    source = ParquetImporter(export(tmp_path / "export", ROWS[:3]))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):  # of a query that would not end by itself
+            source._query("SELECT sum(range) FROM range(1000000000000000)")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

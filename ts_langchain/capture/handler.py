@@ -294,6 +294,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             origin = origin._replace(session_id=conversation)
         session = self.sentinel.get(origin.session_id)
         with session.lock:
+            self.sentinel.rest(session.state, self.clock())
             turn = Memory.of(session.state).turn_behind(messages)
         return origin if turn is None else origin._replace(root_id=turn.root_id)
 
@@ -426,6 +427,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                     origin = origin._replace(session_id=asked.conversation)
         session = self.sentinel.get(origin.session_id)
         with session.lock:
+            self.sentinel.rest(session.state, at)
             memory = Memory.of(session.state)
             reading = memory.conversation.read(messages)
             prompt = reading.prompt

@@ -9,6 +9,7 @@ def main() -> None:
 
     try:
         from ts_langchain.cli.app import run
-    except KeyboardInterrupt:  # loading takes a second or two
+
+        run()
+    except KeyboardInterrupt:  # loading, and making the commands, takes a second or two
         sys.exit(130)
-    run()

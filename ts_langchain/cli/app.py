@@ -96,7 +96,7 @@ def run() -> None:
 
 def _leave() -> None:
     """Ends at once: Python would wait for threads that a silent server holds, for a minute and more."""
-    for stream in (sys.stdout, sys.stderr):
+    for console in (out, err):
         with suppress(OSError, ValueError):
-            stream.flush()
+            console.file.flush()
     os._exit(INTERRUPTED)

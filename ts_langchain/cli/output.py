@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -68,6 +67,6 @@ def _stop(error: Exception, code: int) -> None:
 def print_json(value: object) -> None:
     """JSON on stdout."""
     try:
-        sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+        out.file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
     except BrokenPipeError:
         out.on_broken_pipe()
