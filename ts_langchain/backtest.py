@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.budget import Request
-from ts_langchain.capture.handler import estimated_input
+from ts_langchain.capture.parameters import estimated_input
 from ts_langchain.policy import ENDING
 from ts_langchain.sentinel import Sentinel
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.budget import Request
-from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Toolset, Usage
-from ts_langchain.capture.answers import CHARS_PER_TOKEN, MAX_TOKENS, Answer, read_answer
+from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Usage
+from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer
 from ts_langchain.capture.context import (
     agent_of,
     as_id,
@@ -28,12 +28,12 @@ from ts_langchain.capture.doors import begun, reserved_by
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
-from ts_langchain.capture.messages import mapping
+from ts_langchain.capture.parameters import estimated_input, read_parameters
 from ts_langchain.capture.tasks import current_task, note
-from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output, read_toolset
+from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
-from ts_langchain.fingerprint import arguments, mix, name_hash, text_hash, value_hash
+from ts_langchain.fingerprint import arguments, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
@@ -42,11 +42,8 @@ if TYPE_CHECKING:
 
     from ts_langchain.budget import Reservation
     from ts_langchain.capture.messages import ToolResult
+    from ts_langchain.capture.parameters import Parameters
     from ts_langchain.intervene.core import Here
-
-BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
-# Which structured answer a request asks for, as OpenAI, Anthropic and Bedrock, Gemini, and Ollama name it.
-SHAPES = ("response_format", "output_config", "response_json_schema", "response_schema", "format")
 
 MAX_ROOTS = 100_000
 MAX_NODES = 1_000
@@ -54,7 +51,7 @@ MAX_NODES = 1_000
 # Control flow of LangGraph, raised through tools and nodes: no errors.
 _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
 _HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
-_CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt"})
+_CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt", "SystemExit"})
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -397,32 +394,34 @@ class TokenSentinelHandler(BaseCallbackHandler):
             if self.mode == "block":
                 self._look_again(run_id, seen)
             return
-        meta = metadata or {}
-        origin = self._origin(run_id, parent_run_id, meta, tags)
+        asks = read_parameters(serialized, metadata or {}, kwargs, self._readable)
+        started, unseen = self._place(run_id, parent_run_id, messages, asks, metadata or {}, tags)
+        for call in unseen:
+            self.sentinel.observe(call)
+        node = started.origin.node
+        if node is not None and (node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
+            self.model_nodes[node] = Called(asks.model, asks.provider, asks.toolset, asks.max_tokens)
+        self._ask(run_id, started)
+        self._keep(run_id, started, tells_itself=completes)
+
+    def _place(
+        self,
+        run_id: Any,
+        parent_run_id: Any,
+        messages: Sequence[Any],
+        asks: Parameters,
+        metadata: Mapping[str, Any],
+        tags: Sequence[str] | None,
+    ) -> tuple[Started, list[Call]]:
+        """A model call in its conversation and its turn, and tool calls that its prompt is the first to tell of."""
+        origin = self._origin(run_id, parent_run_id, metadata, tags)
         at = self.clock()
-        params = kwargs.get("invocation_params") or {}
-        get = params.get
-        model = meta.get("ls_model_name") or get("model") or get("model_name") or get("model_id")
-        if type(model) is not str:
-            model = None
-        name = model or kwargs.get("name") or (serialized or {}).get("name") or "model"
-        step, task = task_of(meta)
-        provider = meta.get("ls_provider")
-        temperature = get("temperature")
-        if temperature is None:
-            temperature = meta.get("ls_temperature")
-        if type(temperature) is not float:
-            temperature = float(temperature) if type(temperature) is int and 0 <= temperature <= 100 else None
-        tools = get("tools") or get("functions") or (kwargs.get("options") or {}).get("tools")
-        toolset = self._readable("tool definitions", read_toolset, tools) if tools else None
-        alone, asked, previous = None, None, get("previous_response_id")
-        if type(previous) is not str:
-            previous = None
+        alone, asked = None, None
         if origin.node is None:  # no graph: a call by hand, or a chain
             alone = str(run_id) if parent_run_id is None else self._run_around(parent_run_id)
             if not origin.named:
-                who, around = (origin.user_id, family_of(model)), None if parent_run_id is None else alone
-                asked = self._continued.begin(origin.root_id, messages, who, at, around, previous)
+                who, around = (origin.user_id, family_of(asks.model)), None if parent_run_id is None else alone
+                asked = self._continued.begin(origin.root_id, messages, who, at, around, asks.previous)
                 if asked is not None:
                     origin = origin._replace(session_id=asked.conversation)
         session = self.sentinel.get(origin.session_id)
@@ -430,85 +429,67 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self.sentinel.rest(session.state, at)
             memory = Memory.of(session.state)
             reading = memory.conversation.read(messages)
-            prompt = reading.prompt
             self.sentinel.changed(session)
-            part, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent_of(meta))
-            turn = part.number
-            if part.root_id != origin.root_id:
-                origin = origin._replace(root_id=part.root_id, trace_id=origin.root_id)
+            turn, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent_of(metadata))
+            if turn.root_id != origin.root_id:
+                origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
             unseen = [
                 call
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-        # numbers only: before Python 3.12 the hash of None is another one in each process
-        warmth = -1.0 if temperature is None else temperature
-        request = hash((prompt.fingerprint, toolset.fingerprint if toolset else 0, name_hash(name), warmth))
-        if previous is not None:  # what was said before is kept by the provider
-            request = mix(request, text_hash(previous))
-        for parameter in SHAPES:
-            if (shape := get(parameter)) is not None:
-                shape = str(shape) if isinstance(shape, type) else shape  # a class is recorded as its name
-                request = mix(request, self._readable("response format", value_hash, shape) or 0)
-        if not prompt.messages:
-            request = 0  # not recorded: it may be any
-        for call in unseen:
-            self.sentinel.observe(call)
-        max_tokens = output_bound(params) or output_bound({"max_tokens": meta.get("ls_max_tokens")})
-        if type(provider) is not str:
-            provider = None
-        if origin.node is not None and (origin.node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
-            self.model_nodes[origin.node] = Called(model, provider, toolset, max_tokens)
+        step, task = task_of(metadata)
         above = parent_run_id
-        known = above in self._roots or above in self._started
-        if above is not None and not known:  # it is told with the run around it that it is cancelled
-            above = traced_parent(above, self._roots)
+        if above is not None and not (above in self._roots or above in self._started):
+            above = traced_parent(above, self._roots)  # it is told with the run around it that it is cancelled
+        started = Started(
+            "model",
+            origin,
+            at,
+            asks.name,
+            asks.model,
+            asks.provider,
+            reading.prompt,
+            asks.toolset,
+            asks.request(reading.prompt),
+            asks.temperature,
+            max_tokens=asks.max_tokens,
+            turn=turn.number,
+            conversation=opening,
+            asked=asked,
+            parent=above,
+            step=step,
+            task=task,
+            for_an_hour=asks.for_an_hour,
+        )
+        return started, unseen
+
+    def _ask(self, run_id: Any, started: Started) -> None:
+        """Raises if the call may not be sent."""
         try:
             if self.mode == "block":
-                self._veto(origin, turn, request, at)
+                self._veto(started)
             if self.sentinel.governed:
-                self._admit(run_id, origin, at, model, provider, prompt, toolset, max_tokens)
+                self._admit(run_id, started)
         except Intervention:
-            if asked is not None:  # whoever sends it again goes on where he was
-                self._continued.end(asked, at, None, failed=True)
+            if started.asked is not None:  # whoever sends it again goes on where he was
+                self._continued.end(started.asked, started.started_at, None, failed=True)
             raise
         except Exception as error:  # noqa: BLE001 - it is sent, and counts as every other
             self.sentinel.faults.record("handler: admission", error)
-        self._keep(
-            run_id,
-            Started(
-                "model",
-                origin,
-                at,
-                name,
-                model,
-                provider,
-                prompt,
-                toolset,
-                request,
-                temperature,
-                max_tokens=max_tokens,
-                turn=turn,
-                conversation=opening,
-                asked=asked,
-                parent=above,
-                step=step,
-                task=task,
-                for_an_hour=(kept := get("cache_control")) is not None and mapping(kept).get("ttl") == "1h",
-            ),
-            tells_itself=completes,
-        )
 
-    def _veto(self, origin: Origin, turn: int, request: int, at: float) -> None:
+    def _veto(self, started: Started) -> None:
         """Raises if the session is in trouble."""
-        incident = self.sentinel.veto(self.sentinel.get(origin.session_id), origin.root_id, turn, request, at)
+        origin = started.origin
+        session = self.sentinel.get(origin.session_id)
+        incident = self.sentinel.veto(session, origin.root_id, started.turn, started.request, started.started_at)
         if incident is not None:
             raise WasteBlocked(incident)
 
     def _look_again(self, run_id: Any, seen: Started) -> None:
         """Holds a call back that a handler which only observes has let pass."""
         try:
-            self._veto(seen.origin, seen.turn, seen.request, seen.started_at)
+            self._veto(seen)
             reservation = reserved_by(self.sentinel)
             let_through = reservation is not None and reservation.take(run_id)
             if self.sentinel.governed and not let_through:
@@ -519,19 +500,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     def _admit_again(self, run_id: Any, seen: Started) -> None:
         """Asks the budgets once more for a call that was let through by force."""
-        if seen.prompt is None:
-            return
         self._give_back(run_id)
-        self._admit(
-            run_id,
-            seen.origin,
-            seen.started_at,
-            seen.model,
-            seen.provider,
-            seen.prompt,
-            seen.toolset,
-            seen.max_tokens,
-        )
+        self._admit(run_id, seen)
 
     def _unsent(self, run_id: Any) -> None:
         """Forgets a call that is held back after it was seen: LangChain tells nobody of its end."""
@@ -546,30 +516,21 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if reservation is not None and self.sentinel.budgets is not None:
             self.sentinel.budgets.settle(reservation, None)
 
-    def _admit(
-        self,
-        run_id: Any,
-        origin: Origin,
-        at: float,
-        model: str | None,
-        provider: str | None,
-        prompt: Prompt,
-        toolset: Toolset | None,
-        max_tokens: int | None,
-    ) -> None:
+    def _admit(self, run_id: Any, started: Started) -> None:
         """Reserves what the call may use, unless a middleware has done so; vetoes it in mode `block`."""
         reservation = reserved_by(self.sentinel)
         if reservation is not None and reservation.take(run_id):
             self._reservations[run_id] = reservation
             return
+        origin = started.origin
         asked = Request(
             origin.session_id,
             origin.root_id,
-            at,
-            model,
-            provider,
-            estimated_input(prompt.chars, toolset),
-            max_tokens,
+            started.started_at,
+            started.model,
+            started.provider,
+            estimated_input(started.prompt.chars if started.prompt is not None else 0, started.toolset),
+            started.max_tokens,
             origin.user_id,
             origin.tags,
         )
@@ -957,20 +918,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=started.task,
             )
         )
-
-
-def output_bound(params: Mapping[str, Any]) -> int | None:
-    """The bound on its output that a request sets, by whatever name the provider has for it; None if it sets none."""
-    for name in BOUNDS:
-        bound = params.get(name)
-        if type(bound) is int and 0 < bound <= MAX_TOKENS:
-            return bound
-    return None
-
-
-def estimated_input(chars: int, toolset: Toolset | None) -> int:
-    """Estimated tokens of a request, from its characters and its tool definitions."""
-    return (chars + (toolset.total_bytes if toolset is not None else 0)) // CHARS_PER_TOKEN + 1
 
 
 def _unseen_tool_call(

@@ -20,7 +20,7 @@ from ts_langchain.capture.activate import active, around
 from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Reserved, begun, reserved, reserved_by
-from ts_langchain.capture.handler import BOUNDS, estimated_input, output_bound
+from ts_langchain.capture.parameters import BOUNDS, estimated_input, output_bound
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
