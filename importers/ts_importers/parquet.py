@@ -31,6 +31,8 @@ FETCH_ROWS = 200
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
 MINUTE = 60_000_000  # microseconds
 INTERRUPTED = "Query interrupted"
+# columns of our own, by names that no table has
+START, END, FILE = "ts_langchain_start", "ts_langchain_end", "ts_langchain_file"
 REMOTE = ("s3://", "s3a://", "gs://", "gcs://", "r2://", "http://", "https://", "hf://", "az://", "abfss://")
 _JSON = ("inputs", "outputs", "extra", "tags", "parent_run_ids", "prompt_token_details", "completion_token_details")
 _TEXTS = ("id", "name", "run_type", "trace_id", "parent_run_id", "thread_id", "status", "error", "ls_model_name")
@@ -71,7 +73,6 @@ class ParquetImporter:
         self.path, self.project, self.limit = str(path), project, limit
         self.since, self.until = since, until
         self._remote = self.path.startswith(REMOTE)
-        self._pattern = self._files()
         self._shown = _without_secrets(self.path) if self._remote else self.path
         self.scope = self._shown if self._remote else str(Path(self.path).resolve())
         if project is not None:
@@ -79,6 +80,7 @@ class ParquetImporter:
         self._memory = memory_mb
         self.notices: list[str] = []
         self._db = _connect(memory_mb)
+        self._pattern = self._files()
         if self._remote:
             _reach(self._db, self._shown)
         self._columns = self._describe_columns()
@@ -107,15 +109,19 @@ class ParquetImporter:
     # --- finding out -------------------------------------------------------------------------------
 
     def _files(self) -> str:
-        """The pattern that DuckDB is to read."""
+        """The files that DuckDB is to read, in SQL: patterns of names."""
         if self._remote:
             if self.path.startswith(("http://", "https://")) or "*" in self.path or self.path.endswith(".parquet"):
-                return self.path
-            return f"{self.path.rstrip('/')}/**/*.parquet"
+                return _quoted(self.path)
+            return _quoted(f"{self.path.rstrip('/')}/**/*.parquet")
         path = Path(self.path)
-        if path.is_dir():
-            return f"{glob.escape(str(path))}/**/*.parquet"
-        return glob.escape(self.path) if path.is_file() else self.path
+        if path.is_dir():  # without hidden ones: what copying leaves behind is no Parquet
+            found = sorted(f for f in path.rglob("*.parquet") if not f.name.startswith(".") and f.is_file())
+            if not found:
+                msg = f"No files found in {self.path} whose names end with .parquet"
+                raise UnreadableSource(msg)
+            return f"[{', '.join(_quoted(glob.escape(str(f))) for f in found)}]"
+        return _quoted(glob.escape(self.path) if path.is_file() else self.path)
 
     def _describe_columns(self) -> dict[str, str]:
         rows = self._query(f"DESCRIBE SELECT * FROM {self._table()}")  # noqa: S608 - the path is quoted
@@ -131,13 +137,13 @@ class ParquetImporter:
         return columns
 
     def _table(self) -> str:
-        return f"read_parquet({_quoted(self._pattern)}, union_by_name=true, filename=true)"
+        return f"read_parquet({self._pattern}, union_by_name=true, filename={_quoted(FILE)})"
 
     def _build_select(self) -> str:
         """Each column as Python is to get it: times in microseconds, nested values as JSON."""
-        parts = [f"{self._start} AS start_us", "CAST(id AS VARCHAR) AS id"]
+        parts = [f'{self._start} AS "{START}"', "CAST(id AS VARCHAR) AS id"]
         if "end_time" in self._columns:
-            parts.append(f"{_micros('end_time', self._columns['end_time'])} AS end_us")
+            parts.append(f"""{_micros("end_time", self._columns["end_time"])} AS "{END}\"""")
         for name in (*_TEXTS, *_JSON, *_COUNTS, *_COSTS):
             kind = self._columns.get(name)
             if kind is None or name == "id":
@@ -150,7 +156,7 @@ class ParquetImporter:
                 parts.append(f'CAST({value} AS VARCHAR) AS "{name}"')
             else:
                 parts.append(f'TRY_CAST("{name}" AS {"BIGINT" if name in _COUNTS else "DOUBLE"}) AS "{name}"')
-        parts.append("filename")
+        parts.append(f'"{FILE}" AS "{FILE}"')
         self._names = [*(p.rpartition(" AS ")[2].strip('"') for p in parts), "number"]
         return ", ".join(parts)
 
@@ -179,7 +185,7 @@ class ParquetImporter:
             "SELECT min(minute), max(minute) + 1, sum(rows) FROM ("  # noqa: S608 - nothing in it comes from a user
             f" SELECT minute, rows, (sum(rows) OVER (ORDER BY minute) - rows) // {CHUNK_ROWS} AS chunk FROM ("
             f" SELECT coalesce({self._start} // {MINUTE}, -1) AS minute, count(*) AS rows FROM {self._table()}"
-            f" WHERE {self._where} GROUP BY minute)) GROUP BY chunk ORDER BY chunk",
+            f" WHERE {self._where} GROUP BY 1)) GROUP BY chunk ORDER BY chunk",
             self._values,
         )
         return [_Chunk(int(begin) * MINUTE, int(end) * MINUTE, int(rows)) for begin, end, rows in found]
@@ -207,14 +213,14 @@ class ParquetImporter:
         size = 0
         for row in rows:
             if page is None:
-                page = Page([], {"start": row["start_us"], "id": row["id"] or "", "rows": taken})
+                page = Page([], {"start": row[START], "id": row["id"] or "", "rows": taken})
             taken += 1
             size += row["size"]
             run = run_from_row(row)
             if run is None:
                 page.ignored += 1
             elif isinstance(run, Skipped):
-                page.skipped.append(Skipped(row["id"] or f"{row['filename']}, row {row['number']}", run.why))
+                page.skipped.append(Skipped(row["id"] or f"{row[FILE]}, row {row['number']}", run.why))
             else:
                 page.runs.append(run)
             if size >= PAGE_BYTES:
@@ -314,10 +320,10 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
                 except ValueError:
                     found[name] = None
     found["size"] = size
-    start, end = found.get("start_us"), found.get("end_us")
+    start, end = found.get(START), found.get(END)
     found["start_time"] = start / 1e6 if start is not None else None
     found["end_time"] = end / 1e6 if end is not None else None
-    found["start_us"] = -MINUTE if start is None else start
+    found[START] = -MINUTE if start is None else start
     return found
 
 

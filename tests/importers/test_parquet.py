@@ -271,3 +271,14 @@ def test_ctrl_c_in_the_middle_of_a_query_is_one(tmp_path: Path) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_names_of_columns_and_files_are_free(tmp_path: Path) -> None:
+    names = ("filename", "minute", "rows", "chunk", "start_us", "end_us", "number", "size")
+    rows = [{**r, **dict.fromkeys(names, "x")} for r in ROWS]
+    plain = runs(ParquetImporter(export(tmp_path / "plain", ROWS)))
+    folder = export(tmp_path / "other [a]", rows, {**COLUMNS, **dict.fromkeys(names, "VARCHAR")})
+    (folder / "._0.parquet").write_bytes(b"left behind by copying")
+    (folder / "notes.txt").write_text("about them")
+    assert runs(ParquetImporter(folder)) == plain
+    assert runs(ParquetImporter(f"{tmp_path}/plain/**/*.parquet")) == plain
