@@ -431,7 +431,7 @@ class Sentinel:
         if incident is None:
             incident = state.incidents[key] = open_incident(rule.name, rule.suggestion, finding, call)
         key = (incident.rule, incident.key)
-        rose = incident.extend(finding, call)
+        rose = incident.extend(finding, call, rule.thresholds.values())
         if self.policy is not None:
             standing = state.standing.get(key)
             if standing is None:

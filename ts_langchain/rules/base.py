@@ -6,6 +6,7 @@ needs in a small state per session, and never looks back at the calls themselves
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ Severity = Literal["low", "medium", "high"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 Part = Literal["call", "turn", "tools", "context"]
 Evidence = "dict[str, int | float | str | bool | None]"
+ABOUT = ("tool", "reranker", "model")
+"""Keys of the evidence that name what was called, the first of them the thing to exempt."""
 
 
 class RuleSettings(BaseModel):
@@ -196,10 +199,10 @@ class Rule(Generic[S]):
                 with suppress(ValidationError):  # as high as that it cannot be set
                     cls.Settings.model_validate({param: more})
                     found.append((f"{cls.name}.{param}={more}", f"{key} was {value:g}"))
-        tool = next((evidence[k] for k in ("tool", "reranker", "model") if isinstance(evidence.get(k), str)), None)
-        found.append((f"{cls.name}.exempt_sessions={session_id}", "this session only"))
+        tool = next((name for k in ABOUT if isinstance(name := evidence.get(k), str)), None)
+        found.append((f"{cls.name}.exempt_sessions={_as_names(session_id)}", "this session only"))
         if tool is not None:
-            found.append((f"{cls.name}.exempt_tools={tool}", "this tool or model only"))
+            found.append((f"{cls.name}.exempt_tools={_as_names(tool)}", "this tool or model only"))
         found.append((f"{cls.name}.enabled=false", "the whole rule"))
         return found
 
@@ -210,6 +213,11 @@ class Rule(Generic[S]):
             name: f"{_plain(info.get_default(call_default_factory=True))}: {info.description or ''}"
             for name, info in cls.Settings.model_fields.items()
         }
+
+
+def _as_names(name: str) -> str:
+    """A list of this name alone, as `--set` takes it: a JSON list where it would read something else in the name."""
+    return json.dumps([name], ensure_ascii=False) if "," in name or name[:1] in ("[", '"') else name
 
 
 def _plain(value: object) -> str:
