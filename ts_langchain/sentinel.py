@@ -378,11 +378,12 @@ class Sentinel:
             states = state.rules
             for name, rule, observe in self._rules_for(call):
                 try:
-                    if name in self._exempting and rule.exempts(call):
-                        continue
                     rule_state = states.get(name)
                     if rule_state is None:
                         rule_state = states[name] = rule.new_state()
+                    if name in self._exempting and rule.exempts(call):
+                        rule.overlook(call, rule_state)
+                        continue
                     finding = observe(call, rule_state)
                     if finding is not None:
                         self._take(rule, finding, call, state, opened, settled)

@@ -769,6 +769,36 @@ def test_what_explain_offers_does_silence_it(case: str) -> None:
             assert (incident.session_id, incident.key) not in [(i.session_id, i.key) for i in left_over], setting
 
 
+EXCUSED: dict[str, tuple[str, str, Script]] = {
+    "tests after changes": ("tool_loop", "edit_file", mended(9)),
+    "tests that fail after changes": ("error_loop", "edit_file", mended(9, status="error")),
+    "searches after changes": (
+        "retrieval_thrash",
+        "edit_file",
+        many(9, lambda s, n: s.tool("edit_file", {"line": n}, "edited").retrieve("todo", ["a"])),
+    ),
+    "two tests after changes": (
+        "ping_pong",
+        "edit_file",
+        many(
+            9,
+            lambda s, n: (
+                s.tool("edit_file", {"line": n}, "edited").tool("run_tests", {}, "1 failed").tool("get_log", {}, "x")
+            ),
+        ),
+    ),
+    "work between handoffs": ("handoff_loop", "look_up", handed("a", "b", "work", "a", "b", "work", "a")),
+    "changes for ten minutes": ("zombie", "edit_file", mended(10, seconds=60.0)),
+}
+
+
+@pytest.mark.parametrize("case", EXCUSED)
+def test_what_is_exempt_excuses_others_all_the_same(case: str) -> None:
+    rule, exempt, script = EXCUSED[case]
+    assert script.run(rules=[rule]).incidents() == []
+    assert script.run(rules=[rule], settings={f"{rule}.exempt_tools": [exempt]}).incidents() == []
+
+
 def test_growth_is_put_into_words() -> None:
     script = growing(2_500)
     script.calls = [

@@ -40,11 +40,11 @@ class RuleSettings(BaseModel):
         description="In mode `block`: veto the next model call while a severe incident of this rule is open.",
     )
     exempt_tools: frozenset[str] = Field(
-        frozenset(), description="Names of tools, retrievers or models this rule never looks at."
+        frozenset(), description="Names of tools, retrievers or models this rule never reports."
     )
-    exempt_nodes: frozenset[str] = Field(frozenset(), description="LangGraph nodes this rule never looks at.")
-    exempt_tags: frozenset[str] = Field(frozenset(), description="Tags whose runs this rule never looks at.")
-    exempt_sessions: frozenset[str] = Field(frozenset(), description="Sessions this rule never looks at.")
+    exempt_nodes: frozenset[str] = Field(frozenset(), description="LangGraph nodes this rule never reports.")
+    exempt_tags: frozenset[str] = Field(frozenset(), description="Tags whose runs this rule never reports.")
+    exempt_sessions: frozenset[str] = Field(frozenset(), description="Sessions this rule never reports.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,9 @@ class Rule(Generic[S]):
         """Looks at one finished call."""
         raise NotImplementedError
 
+    def overlook(self, call: Call, state: S) -> None:
+        """Notes what a call that is exempt means for others, such as progress. Nothing by default."""
+
     def shrink(self, state: S) -> None:
         """Reduces the state of a session that has been idle for a long time. An empty dict or list is dropped."""
 
@@ -179,7 +182,7 @@ class Rule(Generic[S]):
         return not isinstance(state, (dict, list)) or bool(state)
 
     def exempts(self, call: Call) -> bool:
-        """True if the user's settings keep this rule from looking at the call."""
+        """True if the user's settings keep this rule from reporting the call."""
         s = self.settings
         return (
             (bool(s.exempt_tools) and (call.name in s.exempt_tools or call.model in s.exempt_tools))
