@@ -609,6 +609,10 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
         "truncated_output",
         cut("length", max_tokens=100).say("whole", prompt=Prompt(5, 7, 2, 400), max_tokens=101),
     ),
+    "given all the room there is": (
+        "truncated_output",
+        cut("length", max_tokens=100).say("whole", prompt=Prompt(5, 7, 2, 400)),
+    ),
     "another request": ("truncated_output", cut("length").say("go on", prompt=Prompt(6, 7, 3, 400))),
     "long after": ("truncated_output", cut("length", "stop", gap=300.5)),
     "not cut off": ("truncated_output", cut("stop", "stop", "stop")),
