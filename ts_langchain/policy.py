@@ -183,9 +183,13 @@ class Budget(_Model):
 class Trim(_Model):
     """How `trim` shortens a request."""
 
-    keep_results: int = Field(3, ge=0, description="The newest tool results are never touched.")
+    keep_results: int = Field(
+        3, ge=0, description="So many of the newest tool results stay, superseded ones not counted."
+    )
     min_chars: PositiveInt = Field(400, description="Shorter messages are left alone.")
-    exclude_tools: frozenset[str] = Field(frozenset(), description="Tools whose results are never touched.")
+    exclude_tools: frozenset[str] = Field(
+        frozenset(), description="Tools whose results are never touched. Names may hold * and ?."
+    )
 
 
 class Backoff(_Model):
@@ -233,7 +237,9 @@ class Policy(_Model):
     safe_tools: frozenset[str] = Field(
         frozenset(), description="Tools without side effects: `reuse` may answer for them. Names may hold * and ?."
     )
-    keep_tools: frozenset[str] = Field(frozenset(), description="Tools that `prune_tools` never leaves out.")
+    keep_tools: frozenset[str] = Field(
+        frozenset(), description="Tools that `prune_tools` never leaves out. Names may hold * and ?."
+    )
     downgrade: dict[str, str] = Field(
         {}, description="Model to cheaper model (as init_chat_model takes it); names may hold * and ?."
     )

@@ -28,6 +28,7 @@ from ts_langchain import (
 from ts_langchain.decision import Decision
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import Here, Interventions, Turn
+from ts_langchain.policy import Trim
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -269,6 +270,29 @@ def test_trim(door: str, way: str, tmp_path: Path) -> None:
     assert ("trim", "done") in bench.outcomes()
     valid(bench.run({"messages": [HumanMessage("go on")]}))
     bench.fine()
+
+
+@pytest.mark.parametrize(
+    ("asked", "keep", "left"),
+    [
+        ("ab", 3, "ab"),  # fewer than are kept
+        ("abc", 3, "abc"),
+        ("abcd", 3, "bcd"),
+        ("abcde", 9, "abcde"),
+        ("ab", 0, ""),
+        ("cbaa", 3, "cba"),  # a superseded one takes nobody's place
+        ("aab", 9, "ab"),
+    ],
+)
+def test_the_newest_results_stay(asked: str, keep: int, left: str) -> None:
+    messages: list[AnyMessage] = [HumanMessage("go")]
+    for n, path in enumerate(asked):
+        call = {"name": "read", "args": {"path": path}, "id": f"c{n}", "type": "tool_call"}
+        messages += [AIMessage("", tool_calls=[call]), ToolMessage(path * 400, tool_call_id=f"c{n}", name="read")]
+    after = actions.trimmed(messages, Trim(keep_results=keep))
+    results = [str(m.content) for m in after if isinstance(m, ToolMessage)]
+    assert "".join(text[0] for text in results if text[0] != "[") == left
+    assert len(results) == len(asked)
 
 
 @every

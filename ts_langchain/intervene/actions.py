@@ -71,9 +71,9 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     """
     calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
     results = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage)]
-    kept = set(results[len(results) - trim.keep_results :]) if trim.keep_results else set()
     shortened = list(messages)
     seen: set[tuple[str, int]] = set()
+    others = 0
     for index in reversed(results):
         message = messages[index]
         assert isinstance(message, ToolMessage)  # noqa: S101 - that is how the indices were made
@@ -84,7 +84,9 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
         if about is not None:
             seen.add(about)
         size = len(message.content) if isinstance(message.content, str) else sum(len(str(b)) for b in message.content)
-        if size < trim.min_chars or matches(name, trim.exclude_tools) or (index in kept and not superseded):
+        others += not superseded
+        kept = not superseded and others <= trim.keep_results
+        if kept or size < trim.min_chars or matches(name, trim.exclude_tools):
             continue
         text = SUPERSEDED if superseded else TRIMMED.format(name=name, chars=size)
         shortened[index] = message.model_copy(
