@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ts_langchain.backtest import Backtest, Result
+from ts_langchain.cli.importing import named
 from ts_langchain.cli.options import JsonOption, LedgerOption, PriceOption, parse_prices
 from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
@@ -101,6 +102,7 @@ def backtest(
 ) -> None:
     """Tries a policy on an imported history: what it would have done, saved, and disturbed."""
     with clear_errors():
+        named(success_tag, "--success-tag")
         book = imported(ledger)
         history = chosen_history(book, number)
         results = []
