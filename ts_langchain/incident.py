@@ -34,7 +34,7 @@ class Incident:
         key: What it is about, within rule and session.
         opened_at: Event time of the first finding, seconds since the epoch.
         last_seen_at: Event time of the last finding.
-        closed: True once it has been silent for long enough, or the history has ended.
+        closed: True once another begins after 15 minutes of silence, or needs its room, or the history has ended.
         severity: Highest severity of its findings.
         confidence: Highest confidence of its findings.
         summary: What happened, in one sentence, as of the last finding.

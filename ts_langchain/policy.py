@@ -44,14 +44,14 @@ ACTIONS: Mapping[str, str] = {
     "reuse": "answer identical calls of safe tools from the result that is already in the conversation",
     "trim": "leave superseded and old tool results out of the next requests",
     "downgrade": "send the request to the cheaper model that `downgrade` names",
-    "prune_tools": "leave tools that this session never used out of the next requests",
+    "prune_tools": "leave tools that no message of the request calls out of the next requests",
     "backoff": "wait before the next model call, longer each time",
     "pause": "ask a human with a LangGraph interrupt: approve, stop, or advice",
     "stop": "end the run cleanly with a final message, instead of calling the model again",
     "block": "raise WasteBlocked instead of calling the model again",
 }
-# in force for as long as the incident lasts, a `block` for 30 s (else whoever tries again gets through); all others
-# are done once
+# in force until another step is taken or the incident begins anew, a `block` for 30 s (else whoever tries again gets
+# through); all others are done once
 SUSTAINED: frozenset[str] = frozenset({"block", "reuse", "trim", "downgrade", "prune_tools"})
 # about what a session carries along, so they outlive the run in which they were decided
 SESSION_WIDE: frozenset[str] = frozenset({"trim", "prune_tools"})
