@@ -133,7 +133,12 @@ class Budget(_Model):
     usd: PositiveFloat | None = Field(None, le=MAX_USD, description="US dollars.")
     tokens: PositiveInt | None = Field(None, le=MAX_COUNT, description="Input and output tokens.")
     calls: PositiveInt | None = Field(None, le=MAX_COUNT, description="Model calls.")
-    tokens_per_minute: PositiveInt | None = Field(None, le=MAX_COUNT, description="Tokens in any 60 s of event time.")
+    tokens_per_minute: PositiveInt | None = Field(
+        None,
+        le=MAX_COUNT,
+        description="Tokens in a minute of event time. Those of the minute before count by the share of it that lies "
+        "in the last 60 s, so a burst at its end lets up to twice as many into 60 s.",
+    )
     tag: str | None = Field(None, description="With `per: tag`: only this tag. None: each tag has a budget of its own.")
     warn_at: float = Field(0.8, gt=0, le=1, description="Share of the limit at which a warning is given, once.")
     do: Literal["warn", "downgrade", "pause", "stop", "block"] = Field(
