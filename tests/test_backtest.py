@@ -76,6 +76,14 @@ def test_steer_saves_the_waste_after_it() -> None:
     assert result.saved_nano <= result.nano
 
 
+@pytest.mark.parametrize("action", ["steer", "trim"])
+def test_a_warning_before_it_changes_nothing_of_what_is_saved(action: str) -> None:
+    calls = loop(8, ends_well=False).calls
+    alone, warned = Backtest(policy((2, action))).run(calls), Backtest(policy((1, "warn"), (2, action))).run(calls)
+    assert warned.saved_nano == alone.saved_nano > 0
+    assert warned.hoped_nano == alone.hoped_nano
+
+
 def test_success_by_tag() -> None:
     script = loop(5, ends_well=False)
     calls = [c._replace(tags=("solved",)) for c in script.calls]

@@ -58,7 +58,7 @@ class Incident:
         request: If set, the request that is to be vetoed.
         turn: The turn of that last finding, 0 if unknown.
         severe_at: Event time of that last finding.
-        acted_at: Event time of the first decision of a policy about it, None without one.
+        acted_at: Event time of the first decision of a policy to do more about it than to warn, None without one.
         after_nano: The part of `wasted_nano` spent on calls begun after that decision: what it would have saved.
         after_tokens: The same in tokens.
     """

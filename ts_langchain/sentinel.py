@@ -439,7 +439,7 @@ class Sentinel:
                 standing = state.standing[key] = Standing()
             decision = decide(self.policy, standing, incident, finding, call, among_agents=rule.among_agents)
             if decision is not None:
-                if incident.acted_at is None:
+                if incident.acted_at is None and decision.action != "warn":
                     incident.acted_at = decision.at
                 self._record(decision)
                 if decision.outcome != "due":
