@@ -295,6 +295,29 @@ def test_the_newest_results_stay(asked: str, keep: int, left: str) -> None:
     assert len(results) == len(asked)
 
 
+def test_a_failure_does_not_supersede_a_result() -> None:
+    call = {"name": "read", "args": {"path": "a"}, "type": "tool_call"}
+    messages = [
+        AIMessage("", tool_calls=[{**call, "id": "c0"}]),
+        ToolMessage("a" * 900, tool_call_id="c0", name="read"),
+        AIMessage("", tool_calls=[{**call, "id": "c1"}]),
+        ToolMessage("timed out", tool_call_id="c1", name="read", status="error"),
+    ]
+    assert actions.trimmed(messages, Trim()) == messages
+
+
+def test_a_result_that_reuse_refers_to_is_not_left_out() -> None:
+    messages: list[AnyMessage] = [HumanMessage("go")]
+    for n, path in enumerate("aabcd"):
+        call = {"name": "read", "args": {"path": path}, "id": f"c{n}", "type": "tool_call"}
+        first = ToolMessage("a" * 900, tool_call_id="c0", name="read")
+        result = actions.reused(first, call) if n == 1 else ToolMessage(path * 900, tool_call_id=f"c{n}", name="read")
+        messages += [AIMessage("", tool_calls=[call]), result]
+    after = actions.trimmed(messages, Trim(keep_results=1))
+    kept = [m.tool_call_id for old, m in zip(messages, after, strict=True) if isinstance(m, ToolMessage) and m == old]
+    assert kept == ["c0", "c1", "c4"]
+
+
 @every
 def test_backoff(door: str, way: str, tmp_path: Path) -> None:
     script = [LOOP] * 4 + [AIMessage("well")]
