@@ -66,8 +66,8 @@ def only_model_after_tools(model: str | None, provider: str | None) -> bool:
 def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     """The messages with superseded and old tool results left out; each result keeps its place and its id.
 
-    A result is superseded if the same tool was called again with the same arguments later on and answered. Of the others
-    the newest `trim.keep_results` stay, and those that `reuse` refers to.
+    A result is superseded if the same tool was called again later on, with the same arguments, and answered. Of the
+    others the newest `trim.keep_results` stay, and those that `reuse` refers to.
     """
     calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
     results = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage)]
