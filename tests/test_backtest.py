@@ -374,7 +374,8 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["tool_loop.min_cals: 3", "tool_loop.min_calls: many"])
 def test_wrong_settings_in_a_policy_are_told(tmp_path: Path, setting: str) -> None:
     path = tmp_path / "p.yaml"
-    path.write_text(f"settings: {{{setting}}}\n")
+    path.write_text(f"mode: observe\nsettings:\n  zombie.min_calls: 9\n  {setting}\n")
     done = CliRunner().invoke(app, ["policy", "check", str(path)])
     assert done.exit_code == 2
     assert "tool_loop.min_cal" in done.stderr
+    assert f"{path}: line 4: settings: " in done.stderr.replace("\n", "")

@@ -449,6 +449,11 @@ def _given_twice(node: yaml.Node | None) -> list[yaml.ScalarNode]:
     return sorted(found, key=lambda key: key.start_mark.line)
 
 
+def line_in(path: Path, place: tuple[int | str, ...]) -> int:
+    """Line of a field in a policy's file, which has been read before."""
+    return _line(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), place)
+
+
 def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     """Line of a field in the YAML; of what encloses it where it is missing."""
     line = node.start_mark.line + 1 if node is not None else 1
