@@ -63,7 +63,10 @@ def explain(
         if rule is not None:
             out.print(f"\n{escape(paragraphs(rule))}")
         out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")
-        out.print("\n[bold]If it is wrong[/], one of these settings would have silenced it:")
+        out.print(
+            "\n[bold]If it is wrong[/], one of these settings would have silenced it, with the rule's others at their "
+            "defaults:"
+        )
         for setting, why in silencers:
             out.print(f"  --set {escape(shlex.quote(setting))}   [dim]{escape(why)}[/]", soft_wrap=True)
         out.print(
