@@ -162,7 +162,7 @@ class Incident:
                 was, now = before.get(key), self.evidence.get(key)
                 if isinstance(was, (int, float)) and isinstance(now, (int, float)):
                     self.evidence[key] = max(was, now)
-            for key in ABOUT:
+            for key in ABOUT if finding.key == self.key else ():  # another's is taken in for lack of room
                 if key in self.evidence and before.get(key) != self.evidence[key]:
                     self.evidence[key] = None
         self.findings += 1
