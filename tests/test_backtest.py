@@ -76,6 +76,14 @@ def test_steer_saves_the_waste_after_it() -> None:
     assert result.saved_nano <= result.nano
 
 
+@pytest.mark.parametrize("action", ["steer", "trim"])
+def test_a_warning_before_it_changes_nothing_of_what_is_saved(action: str) -> None:
+    calls = loop(8, ends_well=False).calls
+    alone, warned = Backtest(policy((2, action))).run(calls), Backtest(policy((1, "warn"), (2, action))).run(calls)
+    assert warned.saved_nano == alone.saved_nano > 0
+    assert warned.hoped_nano == alone.hoped_nano
+
+
 def test_success_by_tag() -> None:
     script = loop(5, ends_well=False)
     calls = [c._replace(tags=("solved",)) for c in script.calls]
@@ -366,7 +374,8 @@ def test_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["tool_loop.min_cals: 3", "tool_loop.min_calls: many"])
 def test_wrong_settings_in_a_policy_are_told(tmp_path: Path, setting: str) -> None:
     path = tmp_path / "p.yaml"
-    path.write_text(f"settings: {{{setting}}}\n")
+    path.write_text(f"mode: observe\nsettings:\n  zombie.min_calls: 9\n  {setting}\n")
     done = CliRunner().invoke(app, ["policy", "check", str(path)])
     assert done.exit_code == 2
     assert "tool_loop.min_cal" in done.stderr
+    assert f"{path}: line 4: settings: " in done.stderr.replace("\n", "")

@@ -11,7 +11,7 @@ they would have live. Only what comes after a decision counts as saved:
   been saved had the trimmed context been left out, or, for `steer`, `reuse` and `backoff`, had the model listened. The
   last is an assumption, and is told apart.
 
-A run *succeeded* if its last model call answered without asking for another tool, or, with `success_tag`, if it bears
+A run *succeeded* if its last model call answered without asking for another tool; with `success_tag`, if it bears
 that tag. A decision that ends a run which succeeded later on is a false stop: what it would have saved is what that
 success took, and is told apart.
 """
@@ -283,7 +283,8 @@ class Backtest:
             figures = self._figures[key] = ActionFigures(*key)
         figures.decisions += 1
         self._hit.setdefault(key, set()).add(decision.session_id)
-        self._first.setdefault(decision.incident_id, decision)
+        if decision.action != "warn":  # it saves nothing, and keeps nobody from saving
+            self._first.setdefault(decision.incident_id, decision)
         self._dear |= decision.rule == "budget" and decision.action == "downgrade"
         if decision.action in ENDING:
             self._ended.setdefault(decision.root_id, decision)
@@ -292,7 +293,7 @@ class Backtest:
         result = self._result
         for incident in {i.id: i for i in (*self._kept.incidents, *self.sentinel.incidents())}.values():
             decision = self._first.get(incident.id)
-            if decision is not None and decision.action not in (*ENDING, "downgrade", "warn"):
+            if decision is not None and decision.action not in (*ENDING, "downgrade"):
                 figures = self._figures[decision.rule, decision.action]
                 figures.saved_nano += incident.after_nano
                 figures.saved_tokens += incident.after_tokens

@@ -70,7 +70,7 @@ class Check(NamedTuple):
         key: The account; begins with the metric.
         limit: What it may hold with this call; None if nothing keeps the call back.
         amount: What is added.
-        per_minute: Only the last 60 s count.
+        per_minute: Only this minute counts, and the minute before by its share of the last 60 s.
         seconds: How long the account is kept after its last use; 0 for ever.
     """
 

@@ -85,7 +85,7 @@ class Standing:
 
     @property
     def due(self) -> Decision | None:
-        """The decision in force: sustained ones for as long as the incident lasts, others until done."""
+        """The decision in force: sustained ones until another takes their place, others until done."""
         decision = self.decision
         if decision is None or decision.outcome in ("dry run", "failed", "skipped"):
             return None

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ts_langchain.fingerprint import mix, name_hash
-from ts_langchain.rules.base import SEVERITIES, Claim, Finding, Severity
+from ts_langchain.rules.base import ABOUT, SEVERITIES, Claim, Finding, Severity
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ts_langchain.call import Call
     from ts_langchain.pricing import Cost
 
@@ -32,7 +34,7 @@ class Incident:
         key: What it is about, within rule and session.
         opened_at: Event time of the first finding, seconds since the epoch.
         last_seen_at: Event time of the last finding.
-        closed: True once it has been silent for long enough, or the history has ended.
+        closed: True once another begins after 15 minutes of silence, or needs its room, or the history has ended.
         severity: Highest severity of its findings.
         confidence: Highest confidence of its findings.
         summary: What happened, in one sentence, as of the last finding.
@@ -50,12 +52,13 @@ class Incident:
         unpriced_calls: Wasted calls whose cost is unknown.
         estimated: True if some of the usage was estimated.
         overlaps: Rules that claimed some of the same tokens and were given them.
-        evidence: Hashes, lengths, counts and names of the last finding.
+        evidence: Hashes, lengths, counts and names of the last finding; of what a threshold was compared with the
+            greatest, and None where findings are about several tools or models.
         root_id: The outermost run of the last finding that is as severe as the incident.
         request: If set, the request that is to be vetoed.
         turn: The turn of that last finding, 0 if unknown.
         severe_at: Event time of that last finding.
-        acted_at: Event time of the first decision of a policy about it, None without one.
+        acted_at: Event time of the first decision of a policy to do more about it than to warn, None without one.
         after_nano: The part of `wasted_nano` spent on calls begun after that decision: what it would have saved.
         after_tokens: The same in tokens.
     """
@@ -141,15 +144,27 @@ class Incident:
         """True if it is about this very request, and hot."""
         return self.request is not None and self.request == request and self.is_hot(at)
 
-    def extend(self, finding: Finding, call: Call) -> bool:
-        """Takes a finding in. True if the severity rose."""
+    def extend(self, finding: Finding, call: Call, measured: Collection[str] = ()) -> bool:
+        """Takes a finding in; of what is `measured`, by its key in the evidence, the greatest value stays.
+
+        Returns:
+            True if the severity rose.
+        """
         rose = SEVERITIES.index(finding.severity) > SEVERITIES.index(self.severity) or not self.findings
         if rose:
             self.severity = finding.severity
         self.confidence = max(self.confidence, finding.confidence)
         self.last_seen_at = max(self.last_seen_at, call.ended_at)
         self.summary = finding.summary
-        self.evidence = finding.evidence
+        before, self.evidence = self.evidence, dict(finding.evidence)
+        if self.findings:
+            for key in measured:
+                was, now = before.get(key), self.evidence.get(key)
+                if isinstance(was, (int, float)) and isinstance(now, (int, float)):
+                    self.evidence[key] = max(was, now)
+            for key in ABOUT if finding.key == self.key else ():  # another's is taken in for lack of room
+                if key in self.evidence and before.get(key) != self.evidence[key]:
+                    self.evidence[key] = None
         self.findings += 1
         self.calls += len(finding.calls)
         if len(self.call_ids) < MAX_CALLS_LISTED:

@@ -44,14 +44,14 @@ ACTIONS: Mapping[str, str] = {
     "reuse": "answer identical calls of safe tools from the result that is already in the conversation",
     "trim": "leave superseded and old tool results out of the next requests",
     "downgrade": "send the request to the cheaper model that `downgrade` names",
-    "prune_tools": "leave tools that this session never used out of the next requests",
+    "prune_tools": "leave tools that no message of the request calls out of the next requests",
     "backoff": "wait before the next model call, longer each time",
     "pause": "ask a human with a LangGraph interrupt: approve, stop, or advice",
     "stop": "end the run cleanly with a final message, instead of calling the model again",
     "block": "raise WasteBlocked instead of calling the model again",
 }
-# in force for as long as the incident lasts, a `block` for 30 s (else whoever tries again gets through); all others
-# are done once
+# in force until another step is taken or the incident begins anew, a `block` for 30 s (else whoever tries again gets
+# through); all others are done once
 SUSTAINED: frozenset[str] = frozenset({"block", "reuse", "trim", "downgrade", "prune_tools"})
 # about what a session carries along, so they outlive the run in which they were decided
 SESSION_WIDE: frozenset[str] = frozenset({"trim", "prune_tools"})
@@ -133,7 +133,12 @@ class Budget(_Model):
     usd: PositiveFloat | None = Field(None, le=MAX_USD, description="US dollars.")
     tokens: PositiveInt | None = Field(None, le=MAX_COUNT, description="Input and output tokens.")
     calls: PositiveInt | None = Field(None, le=MAX_COUNT, description="Model calls.")
-    tokens_per_minute: PositiveInt | None = Field(None, le=MAX_COUNT, description="Tokens in any 60 s of event time.")
+    tokens_per_minute: PositiveInt | None = Field(
+        None,
+        le=MAX_COUNT,
+        description="Tokens in a minute of event time. Those of the minute before count by the share of it that lies "
+        "in the last 60 s, so a burst at its end lets up to twice as many into 60 s.",
+    )
     tag: str | None = Field(None, description="With `per: tag`: only this tag. None: each tag has a budget of its own.")
     warn_at: float = Field(0.8, gt=0, le=1, description="Share of the limit at which a warning is given, once.")
     do: Literal["warn", "downgrade", "pause", "stop", "block"] = Field(
@@ -183,9 +188,13 @@ class Budget(_Model):
 class Trim(_Model):
     """How `trim` shortens a request."""
 
-    keep_results: int = Field(3, ge=0, description="The newest tool results are never touched.")
+    keep_results: int = Field(
+        3, ge=0, description="So many of the newest tool results stay, superseded ones not counted."
+    )
     min_chars: PositiveInt = Field(400, description="Shorter messages are left alone.")
-    exclude_tools: frozenset[str] = Field(frozenset(), description="Tools whose results are never touched.")
+    exclude_tools: frozenset[str] = Field(
+        frozenset(), description="Tools whose results are never touched. Names may hold * and ?."
+    )
 
 
 class Backoff(_Model):
@@ -233,7 +242,9 @@ class Policy(_Model):
     safe_tools: frozenset[str] = Field(
         frozenset(), description="Tools without side effects: `reuse` may answer for them. Names may hold * and ?."
     )
-    keep_tools: frozenset[str] = Field(frozenset(), description="Tools that `prune_tools` never leaves out.")
+    keep_tools: frozenset[str] = Field(
+        frozenset(), description="Tools that `prune_tools` never leaves out. Names may hold * and ?."
+    )
     downgrade: dict[str, str] = Field(
         {}, description="Model to cheaper model (as init_chat_model takes it); names may hold * and ?."
     )
@@ -436,6 +447,11 @@ def _given_twice(node: yaml.Node | None) -> list[yaml.ScalarNode]:
             found += [key for key in keys if first[key.value] is not key]
             left += [value for _, value in here.value]
     return sorted(found, key=lambda key: key.start_mark.line)
+
+
+def line_in(path: Path, place: tuple[int | str, ...]) -> int:
+    """Line of a field in a policy's file, which has been read before."""
+    return _line(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), place)
 
 
 def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:

@@ -378,11 +378,12 @@ class Sentinel:
             states = state.rules
             for name, rule, observe in self._rules_for(call):
                 try:
-                    if name in self._exempting and rule.exempts(call):
-                        continue
                     rule_state = states.get(name)
                     if rule_state is None:
                         rule_state = states[name] = rule.new_state()
+                    if name in self._exempting and rule.exempts(call):
+                        rule.overlook(call, rule_state)
+                        continue
                     finding = observe(call, rule_state)
                     if finding is not None:
                         self._take(rule, finding, call, state, opened, settled)
@@ -431,14 +432,14 @@ class Sentinel:
         if incident is None:
             incident = state.incidents[key] = open_incident(rule.name, rule.suggestion, finding, call)
         key = (incident.rule, incident.key)
-        rose = incident.extend(finding, call)
+        rose = incident.extend(finding, call, rule.thresholds.values())
         if self.policy is not None:
             standing = state.standing.get(key)
             if standing is None:
                 standing = state.standing[key] = Standing()
             decision = decide(self.policy, standing, incident, finding, call, among_agents=rule.among_agents)
             if decision is not None:
-                if incident.acted_at is None:
+                if incident.acted_at is None and decision.action != "warn":
                     incident.acted_at = decision.at
                 self._record(decision)
                 if decision.outcome != "due":

@@ -170,6 +170,12 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "file", ""], 2, "PATH: which one?"),
         (["import", "parquet", ""], 2, "PATH_OR_URL: which one?"),
         (["import", "langsmith", "--project", ""], 2, "--project: which one?"),
+        (["import", "langsmith", "--project", "x", "--tag", ""], 2, "--tag: which one?"),
+        (["import", "langsmith", "--project", "x", "--trace-filter", " "], 2, "--trace-filter: which one?"),
+        (["import", "langfuse", "--environment", ""], 2, "--environment: which one?"),
+        (["import", "parquet", "x", "--project", ""], 2, "--project: which one?"),
+        (["import", "file", "{file}", "--model", ""], 2, "--model: which one?"),
+        (["backtest", "--policy", "x", "--success-tag", ""], 2, "--success-tag: which one?"),
         (["import", "file", "{file}", "--set", "zombie.enabled=1", "--set", "zombie.enabled=0"], 2, "given twice"),
         (["import", "file", "{file}", "--price", "m=1,2", "--price", "m=1,3"], 2, "given twice"),
         # told before a key is asked for or a server is

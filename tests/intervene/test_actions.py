@@ -28,6 +28,7 @@ from ts_langchain import (
 from ts_langchain.decision import Decision
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import Here, Interventions, Turn
+from ts_langchain.policy import Trim
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -269,6 +270,52 @@ def test_trim(door: str, way: str, tmp_path: Path) -> None:
     assert ("trim", "done") in bench.outcomes()
     valid(bench.run({"messages": [HumanMessage("go on")]}))
     bench.fine()
+
+
+@pytest.mark.parametrize(
+    ("asked", "keep", "left"),
+    [
+        ("ab", 3, "ab"),  # fewer than are kept
+        ("abc", 3, "abc"),
+        ("abcd", 3, "bcd"),
+        ("abcde", 9, "abcde"),
+        ("ab", 0, ""),
+        ("cbaa", 3, "cba"),  # a superseded one takes nobody's place
+        ("aab", 9, "ab"),
+    ],
+)
+def test_the_newest_results_stay(asked: str, keep: int, left: str) -> None:
+    messages: list[AnyMessage] = [HumanMessage("go")]
+    for n, path in enumerate(asked):
+        call = {"name": "read", "args": {"path": path}, "id": f"c{n}", "type": "tool_call"}
+        messages += [AIMessage("", tool_calls=[call]), ToolMessage(path * 400, tool_call_id=f"c{n}", name="read")]
+    after = actions.trimmed(messages, Trim(keep_results=keep))
+    results = [str(m.content) for m in after if isinstance(m, ToolMessage)]
+    assert "".join(text[0] for text in results if text[0] != "[") == left
+    assert len(results) == len(asked)
+
+
+def test_a_failure_does_not_supersede_a_result() -> None:
+    call = {"name": "read", "args": {"path": "a"}, "type": "tool_call"}
+    messages = [
+        AIMessage("", tool_calls=[{**call, "id": "c0"}]),
+        ToolMessage("a" * 900, tool_call_id="c0", name="read"),
+        AIMessage("", tool_calls=[{**call, "id": "c1"}]),
+        ToolMessage("timed out", tool_call_id="c1", name="read", status="error"),
+    ]
+    assert actions.trimmed(messages, Trim()) == messages
+
+
+def test_a_result_that_reuse_refers_to_is_not_left_out() -> None:
+    messages: list[AnyMessage] = [HumanMessage("go")]
+    for n, path in enumerate("aabcd"):
+        call = {"name": "read", "args": {"path": path}, "id": f"c{n}", "type": "tool_call"}
+        first = ToolMessage("a" * 900, tool_call_id="c0", name="read")
+        result = actions.reused(first, call) if n == 1 else ToolMessage(path * 900, tool_call_id=f"c{n}", name="read")
+        messages += [AIMessage("", tool_calls=[call]), result]
+    after = actions.trimmed(messages, Trim(keep_results=1))
+    kept = [m.tool_call_id for old, m in zip(messages, after, strict=True) if isinstance(m, ToolMessage) and m == old]
+    assert kept == ["c0", "c1", "c4"]
 
 
 @every

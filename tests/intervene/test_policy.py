@@ -133,6 +133,22 @@ def test_sustained_actions_are_decided_once() -> None:
     assert decided(loop(6), steps=[{"at": 1, "do": "reuse"}]) == [("reuse", 1)]
 
 
+def test_what_is_left_out_stays_out_until_the_incident_begins_anew() -> None:
+    sentinel = Sentinel(policy={"rules": {"tool_loop": {"steps": [{"at": 2, "do": "trim"}]}}})
+    script = loop(4)
+    for n in range(60):
+        script.tool("get_row", {"n": n}, f"row {n}", seconds=60)
+    for call in script.calls:
+        sentinel.observe(call)
+    [due] = sentinel.due("s", "another run", script.calls[-1].ended_at)
+    assert (due.action, due.strike) == ("trim", 2)
+    number = len(script.calls)
+    script.tool("fetch_page", {"url": "u"}, "same").tool("fetch_page", {"url": "u"}, "same")
+    for call in script.calls[number:]:
+        sentinel.observe(call)
+    assert sentinel.due("s", "another run", script.calls[-1].ended_at) == []  # strike 1
+
+
 @pytest.mark.parametrize(
     "exempt",
     [{"tools": ["fetch_*"]}, {"sessions": ["s"]}, {"sessions": ["?"]}],

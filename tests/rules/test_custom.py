@@ -126,9 +126,21 @@ class Fragile(Chatty):
         return super().observe(call, state) if call.model.startswith("gpt") else None  # type: ignore[union-attr]
 
 
+class Trusting(Chatty):
+    def observe(self, call: Call, state: Any) -> Finding | None:
+        long = call.usage.output_tokens > 100
+        return super().observe(call, state) if long and call.model.startswith("gpt") else None  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("rule", "says"),
-    [(Raises, "raised"), (Greedy, "not bounded"), (Blind, "does not fire"), (Fragile, "raised")],
+    [
+        (Raises, "raised"),
+        (Greedy, "not bounded"),
+        (Blind, "does not fire"),
+        (Fragile, "raised"),
+        (Trusting, "raised"),
+    ],
 )
 def test_the_kit_refuses_what_is_wrong(rule: type[Rule[Any]], says: str) -> None:
     with pytest.raises(AssertionError, match=says):

@@ -609,6 +609,10 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
         "truncated_output",
         cut("length", max_tokens=100).say("whole", prompt=Prompt(5, 7, 2, 400), max_tokens=101),
     ),
+    "given all the room there is": (
+        "truncated_output",
+        cut("length", max_tokens=100).say("whole", prompt=Prompt(5, 7, 2, 400)),
+    ),
     "another request": ("truncated_output", cut("length").say("go on", prompt=Prompt(6, 7, 3, 400))),
     "long after": ("truncated_output", cut("length", "stop", gap=300.5)),
     "not cut off": ("truncated_output", cut("stop", "stop", "stop")),
@@ -677,6 +681,87 @@ INCIDENTS = {
 }
 
 
+def then(first: Script, *others: Script) -> Script:
+    """One after the other, 700 seconds apart in all: a long time, and not so long that the incident is over."""
+    calls = list(first.calls)
+    for number, script in enumerate(others):
+        after = calls[-1].ended_at + 700 / len(others) - script.calls[0].started_at
+        calls += [
+            call._replace(id=f"{number}/{call.id}", started_at=call.started_at + after, ended_at=call.ended_at + after)
+            for call in script.calls
+        ]
+    return Script(calls=calls)
+
+
+def transcribed(channels: int, name: str = "transcribe") -> Script:
+    return facts(Script().tool(name, {}, "text"), channels=channels)
+
+
+LESS_IN_THE_END: dict[str, tuple[str, Script]] = {
+    "streams": ("abandoned_stream", then(left(6), left(3))),
+    "channels": ("audio_multichannel_doubling", then(transcribed(4), transcribed(2, "hear"))),
+    "a shorter beginning": ("cache_miss", then(cached(4), cached(4, carried=9_000))),
+    "fewer calls": ("cache_miss", then(cached(6), cached(4))),
+    "slower growth": (
+        "context_bloat",
+        Script(calls=[*growing(9_000).calls, *later(growing(1_600, start=76_000), 100)]),
+    ),
+    "fewer characters": ("dead_context", then(dead(1, 20_000), dead(1, 9_000))),
+    "fewer failures": (
+        "error_loop",
+        then(many(6, lambda s, _: fails(s)), Script().tool("run_sql", {}, "rows"), many(3, lambda s, _: fails(s))),
+    ),
+    "fewer handoffs": ("handoff_loop", then(handed(*"ababab"), handed("work"), handed(*"abab"))),
+    "a cheaper model": (
+        "model_misroute",
+        then(
+            asked_yes_or_no(1, sent=300, got=1, model="gpt-4"),
+            asked_yes_or_no(1, sent=300, got=1),
+        ),
+    ),
+    "fewer messages": ("monologue", then(alone(6), alone(1, role="human"), alone(3))),
+    "less thought": ("overthinking", then(thought(3, reasoning=5_000), thought(1))),
+    "fewer rounds": ("ping_pong", then(circle(*"xyxyxyxyxy"), Script().tool("get_c", {}, "z"), circle(*"xyxyxy"))),
+    "fewer corrections": ("repair_loop", then(corrected(6), corrected(1, role="tool"), corrected(3))),
+    "fewer rankings": ("rerank_thrash", then(ranked(5), ranked(2))),
+    "fewer repeats": (
+        "tool_loop",
+        then(
+            many(6, lambda s, _: s.tool("fetch", {"url": "a"}, "page")),
+            Script().tool("edit_file", {}, "edited"),
+            many(3, lambda s, _: s.tool("fetch", {"url": "a"}, "page")),
+        ),
+    ),
+    "fewer uploads": ("vision_re_upload", then(uploaded(6), uploaded(3))),
+    "fewer voices": ("voice_switching_loop", then(spoken(*range(5)), spoken(*range(3)))),
+    "a shorter time": ("zombie", then(stuck(12, 60), Script().tool("get_page", {"n": 99}, "news"), stuck(6, 60))),
+}
+
+
+@pytest.mark.parametrize("case", LESS_IN_THE_END)
+def test_what_explain_offers_silences_all_of_an_incident(case: str) -> None:
+    rule, script = LESS_IN_THE_END[case]
+    [incident] = script.run(rules=[rule]).incidents()
+    assert incident.findings > 1
+    for setting, _ in RULES[rule].silencers(incident.evidence, incident.session_id):
+        assert script.run(rules=[rule], settings=parse_settings([setting])).incidents() == [], setting
+
+
+def test_what_several_tools_did_is_offered_to_be_exempted_of_none() -> None:
+    _, script = LESS_IN_THE_END["channels"]
+    [incident] = script.run(rules=["audio_multichannel_doubling"]).incidents()
+    assert (incident.evidence["tool"], incident.evidence["channels"]) == (None, 4)
+
+
+@pytest.mark.parametrize("name", ["17", "null", "1e5", "a,b", "[1]", '["a"]', '"q"', "{}", "a b", ""])
+def test_names_that_read_like_something_else_can_be_exempted(name: str) -> None:
+    script = many(3, lambda s, _: s.tool(name, {"url": "a"}, "page"))
+    script.calls = [call._replace(session_id=name) for call in script.calls]
+    [incident] = script.run(rules=["tool_loop"]).incidents()
+    for setting, _ in RULES["tool_loop"].silencers(incident.evidence, incident.session_id):
+        assert script.run(rules=["tool_loop"], settings=parse_settings([setting])).incidents() == [], setting
+
+
 @pytest.mark.parametrize("case", INCIDENTS)
 def test_what_explain_offers_does_silence_it(case: str) -> None:
     rule, script = INCIDENTS[case]
@@ -686,6 +771,36 @@ def test_what_explain_offers_does_silence_it(case: str) -> None:
         for setting in offered:
             left_over = script.run(rules=[rule], settings=parse_settings([setting])).incidents()
             assert (incident.session_id, incident.key) not in [(i.session_id, i.key) for i in left_over], setting
+
+
+EXCUSED: dict[str, tuple[str, str, Script]] = {
+    "tests after changes": ("tool_loop", "edit_file", mended(9)),
+    "tests that fail after changes": ("error_loop", "edit_file", mended(9, status="error")),
+    "searches after changes": (
+        "retrieval_thrash",
+        "edit_file",
+        many(9, lambda s, n: s.tool("edit_file", {"line": n}, "edited").retrieve("todo", ["a"])),
+    ),
+    "two tests after changes": (
+        "ping_pong",
+        "edit_file",
+        many(
+            9,
+            lambda s, n: (
+                s.tool("edit_file", {"line": n}, "edited").tool("run_tests", {}, "1 failed").tool("get_log", {}, "x")
+            ),
+        ),
+    ),
+    "work between handoffs": ("handoff_loop", "look_up", handed("a", "b", "work", "a", "b", "work", "a")),
+    "changes for ten minutes": ("zombie", "edit_file", mended(10, seconds=60.0)),
+}
+
+
+@pytest.mark.parametrize("case", EXCUSED)
+def test_what_is_exempt_excuses_others_all_the_same(case: str) -> None:
+    rule, exempt, script = EXCUSED[case]
+    assert script.run(rules=[rule]).incidents() == []
+    assert script.run(rules=[rule], settings={f"{rule}.exempt_tools": [exempt]}).incidents() == []
 
 
 def test_growth_is_put_into_words() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -62,9 +63,12 @@ def explain(
         if rule is not None:
             out.print(f"\n{escape(paragraphs(rule))}")
         out.print(f"\n[bold]What to do[/]  {escape(incident.suggestion)}")
-        out.print("\n[bold]If it is wrong[/], one of these settings would have silenced it:")
+        out.print(
+            "\n[bold]If it is wrong[/], one of these settings would have silenced it, with the rule's others at their "
+            "defaults:"
+        )
         for setting, why in silencers:
-            out.print(f"  --set {escape(setting)}   [dim]{escape(why)}[/]", soft_wrap=True)
+            out.print(f"  --set {escape(shlex.quote(setting))}   [dim]{escape(why)}[/]", soft_wrap=True)
         out.print(
             "It takes effect where it is given: to an import with --fresh, to Sentinel(settings=...), in a policy."
         )

@@ -58,6 +58,8 @@ def import_file(
     with clear_errors():
         for path in paths:
             named(path, "PATH")
+        named(model, "--model")
+        named(provider, "--provider")
         reader = registered(IMPORTERS, "file")
         if file_format is not None and file_format not in reader.formats:
             msg = f"--format {file_format}: expected one of {', '.join(reader.formats)}"
@@ -106,6 +108,7 @@ def import_parquet(
     """
     with clear_errors():
         named(path, "PATH_OR_URL")
+        named(project, "--project")
         source = registered(IMPORTERS, "parquet")(
             path,
             project=project,

@@ -302,14 +302,14 @@ def parse_time(text: str | None, option: str, *, end_of_day: bool = False) -> da
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-def named(given: str | Path, what: str) -> None:
-    """Refuses an empty name: of a path it would mean all that lies here.
+def named(given: str | Path | None, what: str) -> None:
+    """Refuses what is given and empty: of a path it would mean all that lies here, of a choice no choice.
 
     Raises:
         ConfigurationError: It is empty.
     """
-    if not str(given).strip():
-        msg = f"{what}: which one? The name is empty, as that of a shell variable that is not set"
+    if given is not None and not str(given).strip():
+        msg = f"{what}: which one? It is empty, as a shell variable is that is not set"
         raise ConfigurationError(msg)
 
 

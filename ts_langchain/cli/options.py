@@ -87,7 +87,7 @@ AnnotateOption = Annotated[
 
 
 def parse_settings(given: list[str] | None) -> dict[str, object]:
-    """`rule.param=value` to a mapping; values are JSON where they can be, else text, else comma lists."""
+    """`rule.param=value` to a mapping; values are JSON where they can be, else text; lists of names JSON or `a,b`."""
     settings: dict[str, object] = {}
     for item in given or ():
         key, equals, text = item.partition("=")
@@ -97,10 +97,13 @@ def parse_settings(given: list[str] | None) -> dict[str, object]:
         if key in settings:
             msg = f"--set {key} was given twice: which one holds? A list is one value: --set {key}=a,b"
             raise ConfigurationError(msg)
+        takes_names = key.rpartition(".")[2].startswith(("exempt_", "polling_", "long_"))
         try:
             value = orjson.loads(text)
         except ValueError:
-            value = text.split(",") if key.rpartition(".")[2].startswith(("exempt_", "polling_", "long_")) else text
+            value = text.split(",") if takes_names else text
+        if takes_names and not isinstance(value, list):
+            value = [value if isinstance(value, str) else text]  # 17 is a name there, and so is null
         settings[key] = value
     return settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -11,13 +11,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from ts_langchain.backtest import Backtest, Result
+from ts_langchain.cli.importing import named
 from ts_langchain.cli.options import JsonOption, LedgerOption, PriceOption, parse_prices
 from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.errors import ConfigurationError, UnreadableSource
-from ts_langchain.policy import ACTIONS, RECOMMENDED, KillSwitch, Policy
+from ts_langchain.policy import ACTIONS, RECOMMENDED, KillSwitch, Policy, line_in
 from ts_langchain.report.terminal import print_table, usd
 from ts_langchain.rules import rule_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SHOWN = 5
 """False stops that are listed."""
@@ -101,6 +105,7 @@ def backtest(
 ) -> None:
     """Tries a policy on an imported history: what it would have done, saved, and disturbed."""
     with clear_errors():
+        named(success_tag, "--success-tag")
         book = imported(ledger)
         history = chosen_history(book, number)
         results = []
@@ -126,11 +131,17 @@ def _check_settings(policy: Policy, path: Path) -> None:
     from ts_langchain.pricing import Prices
     from ts_langchain.rules import build_rules
 
-    try:
-        build_rules(rule_classes(None), policy.settings, Prices())
-    except ConfigurationError as error:
-        msg = f"{path}: settings: {error}"
-        raise ConfigurationError(msg) from None
+    def wrong(settings: Mapping[str, object]) -> str:
+        try:
+            build_rules(rule_classes(None), settings, Prices())
+        except ConfigurationError as error:
+            return str(error)
+        return ""
+
+    if said := wrong(policy.settings):
+        where = next(((key,) for key, value in policy.settings.items() if wrong({key: value}) == said), ())
+        msg = f"{path}: line {line_in(path, ('settings', *where))}: settings: {said}"
+        raise ConfigurationError(msg)
 
 
 def doubts(policy: Policy) -> list[str]:

@@ -95,6 +95,10 @@ def import_langsmith(
     with clear_errors():
         for name in project:
             named(name, "--project")
+        for name in tag or ():
+            named(name, "--tag")
+        named(run_filter, "--filter")
+        named(trace_filter, "--trace-filter")
         if unknown := sorted(set(run_type or ()) - set(RUN_TYPES)):
             msg = f"--run-type {unknown[0]}: expected one of {', '.join(RUN_TYPES)}"
             raise ConfigurationError(msg)
@@ -146,6 +150,7 @@ def import_langfuse(
     The keys are read from LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or asked for; never given on the command line.
     """
     with clear_errors():
+        named(environment, "--environment")
         start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
         keys = {
             "public_key": secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),

@@ -66,25 +66,31 @@ def only_model_after_tools(model: str | None, provider: str | None) -> bool:
 def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     """The messages with superseded and old tool results left out; each result keeps its place and its id.
 
-    A result is superseded if the same tool was called again with the same arguments later on. Of the others the
-    newest `trim.keep_results` stay.
+    A result is superseded if the same tool was called again later on, with the same arguments, and answered. Of the
+    others the newest `trim.keep_results` stay, and those that `reuse` refers to.
     """
     calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
     results = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage)]
-    kept = set(results[len(results) - trim.keep_results :]) if trim.keep_results else set()
     shortened = list(messages)
     seen: set[tuple[str, int]] = set()
+    referred: set[tuple[str, int] | None] = set()
+    others = 0
     for index in reversed(results):
         message = messages[index]
         assert isinstance(message, ToolMessage)  # noqa: S101 - that is how the indices were made
         call = calls.get(message.tool_call_id)
         name = message.name or (call["name"] if call is not None else "a tool")
         about = (name, arguments(call["args"]).fingerprint) if call is not None else None
+        if message.response_metadata.get(MARK) == "reuse":
+            referred.add(about)
+            continue
         superseded = about in seen
-        if about is not None:
+        if about is not None and message.status != "error":
             seen.add(about)
         size = len(message.content) if isinstance(message.content, str) else sum(len(str(b)) for b in message.content)
-        if size < trim.min_chars or matches(name, trim.exclude_tools) or (index in kept and not superseded):
+        others += not superseded
+        kept = not superseded and (others <= trim.keep_results or about in referred)
+        if kept or size < trim.min_chars or matches(name, trim.exclude_tools):
             continue
         text = SUPERSEDED if superseded else TRIMMED.format(name=name, chars=size)
         shortened[index] = message.model_copy(

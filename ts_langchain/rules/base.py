@@ -6,6 +6,7 @@ needs in a small state per session, and never looks back at the calls themselves
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ Severity = Literal["low", "medium", "high"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 Part = Literal["call", "turn", "tools", "context"]
 Evidence = "dict[str, int | float | str | bool | None]"
+ABOUT = ("tool", "reranker", "model")
+"""Keys of the evidence that name what was called, the first of them the thing to exempt."""
 
 
 class RuleSettings(BaseModel):
@@ -37,11 +40,11 @@ class RuleSettings(BaseModel):
         description="In mode `block`: veto the next model call while a severe incident of this rule is open.",
     )
     exempt_tools: frozenset[str] = Field(
-        frozenset(), description="Names of tools, retrievers or models this rule never looks at."
+        frozenset(), description="Names of tools, retrievers or models this rule never reports."
     )
-    exempt_nodes: frozenset[str] = Field(frozenset(), description="LangGraph nodes this rule never looks at.")
-    exempt_tags: frozenset[str] = Field(frozenset(), description="Tags whose runs this rule never looks at.")
-    exempt_sessions: frozenset[str] = Field(frozenset(), description="Sessions this rule never looks at.")
+    exempt_nodes: frozenset[str] = Field(frozenset(), description="LangGraph nodes this rule never reports.")
+    exempt_tags: frozenset[str] = Field(frozenset(), description="Tags whose runs this rule never reports.")
+    exempt_sessions: frozenset[str] = Field(frozenset(), description="Sessions this rule never reports.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,9 @@ class Rule(Generic[S]):
         """Looks at one finished call."""
         raise NotImplementedError
 
+    def overlook(self, call: Call, state: S) -> None:
+        """Notes what a call that is exempt means for others, such as progress. Nothing by default."""
+
     def shrink(self, state: S) -> None:
         """Reduces the state of a session that has been idle for a long time. An empty dict or list is dropped."""
 
@@ -176,7 +182,7 @@ class Rule(Generic[S]):
         return not isinstance(state, (dict, list)) or bool(state)
 
     def exempts(self, call: Call) -> bool:
-        """True if the user's settings keep this rule from looking at the call."""
+        """True if the user's settings keep this rule from reporting the call."""
         s = self.settings
         return (
             (bool(s.exempt_tools) and (call.name in s.exempt_tools or call.model in s.exempt_tools))
@@ -196,10 +202,10 @@ class Rule(Generic[S]):
                 with suppress(ValidationError):  # as high as that it cannot be set
                     cls.Settings.model_validate({param: more})
                     found.append((f"{cls.name}.{param}={more}", f"{key} was {value:g}"))
-        tool = next((evidence[k] for k in ("tool", "reranker", "model") if isinstance(evidence.get(k), str)), None)
-        found.append((f"{cls.name}.exempt_sessions={session_id}", "this session only"))
+        tool = next((name for k in ABOUT if isinstance(name := evidence.get(k), str)), None)
+        found.append((f"{cls.name}.exempt_sessions={_as_names(session_id)}", "this session only"))
         if tool is not None:
-            found.append((f"{cls.name}.exempt_tools={tool}", "this tool or model only"))
+            found.append((f"{cls.name}.exempt_tools={_as_names(tool)}", "this tool or model only"))
         found.append((f"{cls.name}.enabled=false", "the whole rule"))
         return found
 
@@ -210,6 +216,11 @@ class Rule(Generic[S]):
             name: f"{_plain(info.get_default(call_default_factory=True))}: {info.description or ''}"
             for name, info in cls.Settings.model_fields.items()
         }
+
+
+def _as_names(name: str) -> str:
+    """A list of this name alone, as `--set` takes it: a JSON list where it would read something else in the name."""
+    return json.dumps([name], ensure_ascii=False) if "," in name or name[:1] in ("[", '"') else name
 
 
 def _plain(value: object) -> str:

@@ -95,12 +95,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         tool = name_hash(call.name)
         if call.status != "error" or not call.answer:
             state.pop(tool, None)
-            if state and may_have_changed(call):
-                for other in [t for t, failures in state.items() if failures.again]:
-                    del state[other]
-            elif state and call.status == "ok" and call.kind == "tool" and effect_of(call) == "unknown":
-                for others in state.values():
-                    others.made = ()  # it may have changed something
+            self.overlook(call, state)
             return None
         s = self.settings
         failures = state.pop(tool, None)
@@ -146,3 +141,14 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
                 "error_hash": f"{call.answer & 0xFFFFFFFFFFFFFFFF:016x}",
             },
         )
+
+    def overlook(self, call: Call, state: Recent[int, Failures]) -> None:
+        """What it changed is a reason to try others again."""
+        if call.status == "ok":
+            state.pop(name_hash(call.name), None)
+        if state and may_have_changed(call):
+            for other in [t for t, failures in state.items() if failures.again]:
+                del state[other]
+        elif state and call.status == "ok" and call.kind == "tool" and effect_of(call) == "unknown":
+            for others in state.values():
+                others.made = ()  # it may have changed something

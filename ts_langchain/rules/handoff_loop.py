@@ -167,6 +167,11 @@ class HandoffLoop(Rule[Handoffs]):
             evidence={"handoffs": state.count, "agents": agents, "tool": call.name},
         )
 
+    def overlook(self, call: Call, state: Handoffs) -> None:
+        """Work is work."""
+        if call.kind == "model" or not is_handoff(call.name):
+            self.observe(call, state)
+
     def _is_new(self, call: Call, state: Handoffs) -> bool:
         """True for an answer or a change that was not there before, neither word for word nor reworded."""
         if outcome(call) in state.seen:

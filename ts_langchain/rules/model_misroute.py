@@ -22,7 +22,8 @@ class ModelMisroute(Rule["list[int]"]):
     yes or no, true or false, rate from 1), is answered in at most `max_output_tokens`, without tools, and the
     model's input price is at least `frontier_usd` per million tokens.
 
-    Does not fire on: cheap models; models without a known price; requests with tools or a history.
+    Does not fire on: cheap models; models without a known price; requests with tools, or of more than
+    four messages.
 
     Wasted: dollars, not tokens: the part of the price above `cheap_usd` per million input tokens, the price of
     a small model that does this well.

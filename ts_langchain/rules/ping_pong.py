@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, is_meant_again, outcome
+from ts_langchain.rules.effects import asks_a_person, is_meant_again, may_have_changed, outcome
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ class PingPong(Rule[Steps]):
             return None
         together = self._together(call, state)
         return self._judge(state, together, among) if together else None
+
+    def overlook(self, call: Call, state: Steps) -> None:
+        """To look again after a change is no circle."""
+        if may_have_changed(call):
+            state.steps.clear()
+            state.reported = 0
 
     @staticmethod
     def _add(call: Call, state: Steps) -> None:

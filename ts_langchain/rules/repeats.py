@@ -271,6 +271,13 @@ class RepeatRule(Rule[Repeats]):
         group.asked_by, group.fresh = asker, state.newest(call.turn)
         return self._judge(call, group) if group.count > 1 else None
 
+    def overlook(self, call: Call, state: Repeats) -> None:
+        """What it changed or brought excuses others all the same."""
+        if call.kind == "model":
+            state.asks += call.status == "ok"
+        else:
+            state.note(call)
+
     def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
         if arguments.free_text is None or not may_be_reworded(call):
             return None

@@ -24,7 +24,7 @@ class TruncatedOutput(Rule["Recent[int, tuple[str, float, int, float]]"]):
     Fires when a request whose answer ended for its length (`length`, `max_tokens`) is sent again, unchanged, within
     `window_seconds` of event time.
 
-    Does not fire on: a request that asks to go on; a changed prompt; a higher output limit.
+    Does not fire on: a request that asks to go on; a changed prompt; a higher output limit, or none any more.
 
     Wasted: the call that was cut off: its answer was not used.
     """
@@ -56,7 +56,7 @@ class TruncatedOutput(Rule["Recent[int, tuple[str, float, int, float]]"]):
             state.limit(MAX_REQUESTS)
         if cut is None or not 0 <= call.started_at - cut[1] <= self.settings.window_seconds:
             return None
-        if (call.max_tokens or 0) > cut[2] > 0:
+        if cut[2] and (call.max_tokens is None or call.max_tokens > cut[2]):
             return None  # it was given more room
         again = call.finish_reason in CUT_OFF
         return Finding(

@@ -98,20 +98,7 @@ class Zombie(Rule[Progress]):
 
     def observe(self, call: Call, state: Progress) -> Finding | None:
         s = self.settings
-        if call.root_id != state.root_id:
-            state.root_id = call.root_id
-            state.restart(call.started_at)
-        if call.pending or (call.kind == "tool" and self._waits(call.name)):
-            state.restart(call.ended_at)
-            return None
-        if call.kind == "model":
-            said = call.status == "ok" and not call.tool_calls and bool(call.answer_chars)
-            # the same answer to another question is a new one
-            new = said and state.is_new(mix(call.conversation, call.answer))
-        else:
-            new = call.status == "ok" and (not call.answer or state.is_new(_came(call)))
-        if new:
-            state.restart(call.ended_at)
+        if self._gets_on(call, state):
             return None
         state.calls += 1
         state.unclaimed.append((call.id, call.ended_at - call.started_at, call.kind == "model"))
@@ -130,6 +117,28 @@ class Zombie(Rule[Progress]):
             confidence=0.85,
             evidence={"calls": state.calls, "seconds": round(quiet, 3)},
         )
+
+    def overlook(self, call: Call, state: Progress) -> None:
+        """What is new is new."""
+        self._gets_on(call, state)
+
+    def _gets_on(self, call: Call, state: Progress) -> bool:
+        """True if the call brings something new, or waits for it: the clock starts again then, and in a new run."""
+        if call.root_id != state.root_id:
+            state.root_id = call.root_id
+            state.restart(call.started_at)
+        if call.pending or (call.kind == "tool" and self._waits(call.name)):
+            state.restart(call.ended_at)
+            return True
+        if call.kind == "model":
+            said = call.status == "ok" and not call.tool_calls and bool(call.answer_chars)
+            # the same answer to another question is a new one
+            new = said and state.is_new(mix(call.conversation, call.answer))
+        else:
+            new = call.status == "ok" and (not call.answer or state.is_new(_came(call)))
+        if new:
+            state.restart(call.ended_at)
+        return new
 
 
 def _came(call: Call) -> int:

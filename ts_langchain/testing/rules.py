@@ -28,7 +28,7 @@ def check_rule(
 
     It fires on each session of `fires` and on none of `healthy`; its waste stays below the bill; its state survives
     being stored in the middle of a session with the same outcome; it stays small over thousands of calls; and calls
-    with nothing in them do not break it.
+    that lack something, or everything, do not break it.
 
     Args:
         rule: The rule's class.
@@ -78,4 +78,7 @@ def check_rule(
         sentinel.observe(call._replace(started_at=at, ended_at=at))
     sizes = [len(dump_state(s.rules)) for s in sentinel.states()]
     assert max(sizes, default=0) <= MAX_STATE_BYTES, f"{rule.name} keeps {max(sizes):,} bytes: its state is not bounded"
+    for calls in (*fires, *healthy):
+        for field, default in Call._field_defaults.items():
+            found([call._replace(**{field: default}) for call in calls])
     found([Call(f"empty-{kind}", kind, "s", "r", "", 1.0, 1.0) for kind in sorted(rule.kinds)])
