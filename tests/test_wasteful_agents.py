@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import LLMToolSelectorMiddleware, SummarizationMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -31,6 +32,8 @@ from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ts_langchain.call import Call
 
 pytestmark = pytest.mark.usefixtures("calm_collector")
 
@@ -440,3 +443,48 @@ def test_a_loop_of_an_agent_inside_a_graph_that_waits_for_a_human_in_between() -
         app.invoke(Command(resume="yes"), config)
     assert model.calls == 6
     assert len({i.turn for i in handler.sentinel.incidents()}) == 1
+
+
+STEER_THEN_STOP = {
+    "tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "steer"}, {"at": 2, "do": "stop"}]},
+}
+
+
+@pytest.mark.parametrize("beside", ["summary", "selector"])
+def test_what_middleware_asks_a_model_in_between_is_no_turn_of_the_agent(beside: str) -> None:
+    """Nor of the note that `steer` puts behind a result."""
+    if beside == "summary":
+        asked = ScriptedChatModel(script=["a summary"])
+        other: Any = SummarizationMiddleware(model=asked, trigger=("messages", 4), keep=("messages", 2))
+    else:
+        other = LLMToolSelectorMiddleware(
+            model=ScriptedChatModel(script=[call_tool("ToolSelectionResponse", tools=["read_page"])])
+        )
+    model = ScriptedChatModel(script=[call_tool("read_page", number=1)] * 12)
+    middleware = TokenSentinelMiddleware(policy={"rules": STEER_THEN_STOP, "mode": "enforce"})
+    agent = create_agent(model, [read_page], middleware=[middleware, other])
+    handler = TokenSentinelHandler(middleware.sentinel)
+    agent.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert [(d.action, d.outcome) for d in middleware.sentinel.decisions()] == [("steer", "done"), ("stop", "done")]
+    assert model.calls == 4
+
+
+def test_a_loop_whose_past_is_summed_up_before_each_step_is_one_turn() -> None:
+    """The summaries say the same, and so do the prompts, up to the ids of the tool calls."""
+    summary = ScriptedChatModel(script=["a summary"])
+    summing_up = SummarizationMiddleware(model=summary, trigger=("messages", 4), keep=("messages", 2))
+    model = ScriptedChatModel(script=[call_tool("read_page", number=1)] * 6 + ["done"])
+    handler = TokenSentinelHandler()
+    turns = set()
+    observe = handler.sentinel.observe
+
+    def note(call: Call) -> None:
+        if call.kind == "tool":
+            turns.add(call.turn)
+        observe(call)
+
+    handler.sentinel.observe = note  # type: ignore[method-assign]
+    create_agent(model, [read_page], middleware=[summing_up]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert len(turns) == 1
