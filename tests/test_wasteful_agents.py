@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import LLMToolSelectorMiddleware, SummarizationMiddleware
+from langchain.agents.middleware import LLMToolSelectorMiddleware, SummarizationMiddleware, TodoListMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
@@ -80,6 +80,19 @@ def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
             {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
         )
     assert model.calls == 3
+
+
+@pytest.mark.parametrize(("between", "rule", "calls"), [(0, "tool_loop", 6), (1, "ping_pong", 6)])
+def test_a_list_of_things_to_do_is_under_way_by_nature(between: int, rule: str, calls: int) -> None:
+    """The tool repeats what it is given: `status: in_progress`. Whoever writes the same list again waits for nothing."""
+    todos = [{"content": "Find the price", "status": "in_progress"}, {"content": "Answer", "status": "pending"}]
+    turn = [call_tool("write_todos", todos=todos), *[call_tool("get_order", number="o1")] * between]
+    model = ScriptedChatModel(script=turn * 9)
+    handler = TokenSentinelHandler(mode="block")
+    agent = create_agent(model, [get_order], middleware=[TodoListMiddleware()])
+    with pytest.raises(WasteBlocked):
+        agent.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert ([i.rule for i in handler.sentinel.incidents() if i.severity == "high"], model.calls) == ([rule], calls)
 
 
 @tool
