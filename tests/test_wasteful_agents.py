@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import LLMToolSelectorMiddleware, SummarizationMiddleware, TodoListMiddleware
+from langchain.agents.middleware import (
+    LLMToolSelectorMiddleware,
+    SummarizationMiddleware,
+    TodoListMiddleware,
+    ToolErrorMiddleware,
+)
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.tools import tool
+from langchain_core.tools import ToolException, tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -82,9 +87,40 @@ def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
     assert model.calls == 3
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        "Error code: 529 - {{'type': 'error', 'error': {{'type': 'overloaded_error'}}, 'request_id': 'req_{0}'}}",
+        "Access denied (Service: S3, Status Code: 403, Request ID: {0})",
+        "The server had an error. Please include the request ID {0} in your message.",
+    ],
+)
+@pytest.mark.parametrize("handled", ["by middleware", "by the tool", "in blocks"])
+def test_an_error_is_the_same_whatever_request_it_names(says: str, handled: str) -> None:
+    """An exception, or what says of itself that it is one: so MCP's adapters have it."""
+
+    @tool
+    def read_bucket(name: str) -> str:
+        """Reads a bucket."""
+        raise ToolException(says.format(uuid.uuid4().hex))
+
+    if handled != "by middleware":
+        blocks: Any = lambda error: [{"type": "text", "text": str(error), "id": str(uuid.uuid4())}]  # noqa: E731
+        read_bucket.handle_tool_error = blocks if handled == "in blocks" else True
+
+    model = ScriptedChatModel(script=[call_tool("read_bucket", name="a")] * 9)
+    handler = TokenSentinelHandler(mode="block")
+    tell = ToolErrorMiddleware(on_error=lambda error, _: f"It failed: {error}")
+    with pytest.raises(WasteBlocked):
+        create_agent(model, [read_bucket], middleware=[tell]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+        )
+    assert model.calls == 3
+
+
 @pytest.mark.parametrize(("between", "rule", "calls"), [(0, "tool_loop", 6), (1, "ping_pong", 6)])
 def test_a_list_of_things_to_do_is_under_way_by_nature(between: int, rule: str, calls: int) -> None:
-    """The tool repeats what it is given: `status: in_progress`. Whoever writes the same list again waits for nothing."""
+    """The tool repeats what it is given: `status: in_progress`. Whoever writes it again waits for nothing."""
     todos = [{"content": "Find the price", "status": "in_progress"}, {"content": "Answer", "status": "pending"}]
     turn = [call_tool("write_todos", todos=todos), *[call_tool("get_order", number="o1")] * between]
     model = ScriptedChatModel(script=turn * 9)
