@@ -537,3 +537,17 @@ def test_a_loop_whose_past_is_summed_up_before_each_step_is_one_turn() -> None:
         {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
     )
     assert len(turns) == 1
+
+
+def test_such_a_loop_is_paused_again_right_after_a_human_has_let_it_go_on() -> None:
+    summary = ScriptedChatModel(script=["a summary"])
+    summing_up = SummarizationMiddleware(model=summary, trigger=("messages", 4), keep=("messages", 2))
+    model = ScriptedChatModel(script=[call_tool("read_page", number=1)] * 12)
+    pause = {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "pause"}]}}
+    middleware = TokenSentinelMiddleware(policy={"rules": pause, "mode": "enforce"})
+    agent = create_agent(model, [read_page], middleware=[middleware, summing_up], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [TokenSentinelHandler(middleware.sentinel)], "configurable": {"thread_id": "t"}}
+    assert "__interrupt__" in agent.invoke({"messages": [HumanMessage("go")]}, config)
+    assert model.calls == 3
+    assert "__interrupt__" in agent.invoke(Command(resume="approve"), config)
+    assert model.calls == 4

@@ -151,7 +151,7 @@ class Memory:
         return turn, conversation
 
     def _around(self, messages: Sequence[object], root_id: str) -> Turn | None:
-        """The turn of a run that asked for the newest results in a prompt, notes behind them aside; None if unknown.
+        """The turn that asked for the results a prompt ends with, notes of this run behind them aside; None if unknown.
 
         What was asked last in this run may be something else: a summary of it, or which tools it may need.
         """
@@ -160,8 +160,8 @@ class Memory:
             if read.tool_results:
                 place = text_hash(read.tool_results[-1].tool_call_id)
                 turn = self.unread.get(place)
-                if turn is None or turn.root_id != root_id:
-                    return None
+                if turn is None or (message is not messages[-1] and turn.root_id != root_id):
+                    return None  # a user who speaks in another run begins a turn
                 del self.unread[place]
                 return turn
             if read.role != "human":
