@@ -68,8 +68,8 @@ def test_words_that_sound_like_waiting_hide_no_loop(answer: str) -> None:
     assert model.calls == 3
 
 
-@pytest.mark.parametrize("blocks", [False, True])
-def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_ids_of_requests_and_times_they_took_are_no_news(blocks: int) -> None:
     @tool
     def web_search(query: str) -> Any:
         """Searches, and says which request it was and how long it took, as Tavily does."""
@@ -77,7 +77,7 @@ def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
             {"query": query, "results": [{"url": "u", "content": "c"}], "response_time": random.random(),
              "request_id": str(uuid.uuid4()), "took_ms": random.randrange(99)}
         )  # fmt: skip
-        return [{"type": "text", "text": text}] if blocks else text
+        return [{"type": "text", "text": "Found:"}, {"type": "text", "text": text}][-blocks:] if blocks else text
 
     model = ScriptedChatModel(script=[call_tool("web_search", query="which plan has SSO")] * 9)
     with pytest.raises(WasteBlocked):

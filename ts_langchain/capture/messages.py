@@ -212,8 +212,9 @@ def _read_content(content: object) -> Text:
 
 def _answer(content: object, digest: int, failed: bool) -> int:
     """Fingerprint of what a tool answered, given that of its content."""
-    if type(content) is list and len(content) == 1 and isinstance(content[0], Mapping):
-        content = content[0].get("text")
+    if type(content) is list:
+        texts = [block.get("text") if isinstance(block, Mapping) else None for block in content]
+        content = "\n".join(cast("list[str]", texts)) if texts and all(type(t) is str for t in texts) else None
     if type(content) is not str:
         return digest
     return failure_hash(content) if failed else answer_hash(content)
