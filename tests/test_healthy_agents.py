@@ -642,6 +642,18 @@ def test_rows_of_a_batch_that_are_alike() -> None:
     assert {(i.rule, i.severity) for i in handler.sentinel.incidents()} == {("retry_storm", "low")}
 
 
+@pytest.mark.parametrize("last", [HumanMessage("Is it friendly?"), AIMessage('{"friendly": ')])
+def test_rows_of_one_length_between_an_instruction_and_a_question(last: Any) -> None:
+    """Or words that the model is to go on with, which it has not said."""
+    model = ScriptedChatModel(script=["true"], temperature=0.0)
+    handler = TokenSentinelHandler(mode="block")
+    judge = RunnableLambda(
+        lambda rows: [model.invoke([HumanMessage("You judge reviews."), HumanMessage(row), last]) for row in rows]
+    )
+    judge.invoke([f"Review number {n}" for n in range(10, 30)], {"callbacks": [handler]})
+    assert handler.sentinel.incidents() == []
+
+
 def test_rows_that_are_judged_one_by_one_for_minutes() -> None:
     now = [1_790_000_000.0]
 

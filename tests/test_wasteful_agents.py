@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import (
+    LLMToolSelectorMiddleware,
+    SummarizationMiddleware,
+    TodoListMiddleware,
+    ToolErrorMiddleware,
+)
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.tools import tool
+from langchain_core.tools import ToolException, tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -31,6 +37,8 @@ from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ts_langchain.call import Call
 
 pytestmark = pytest.mark.usefixtures("calm_collector")
 
@@ -60,8 +68,8 @@ def test_words_that_sound_like_waiting_hide_no_loop(answer: str) -> None:
     assert model.calls == 3
 
 
-@pytest.mark.parametrize("blocks", [False, True])
-def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_ids_of_requests_and_times_they_took_are_no_news(blocks: int) -> None:
     @tool
     def web_search(query: str) -> Any:
         """Searches, and says which request it was and how long it took, as Tavily does."""
@@ -69,7 +77,7 @@ def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
             {"query": query, "results": [{"url": "u", "content": "c"}], "response_time": random.random(),
              "request_id": str(uuid.uuid4()), "took_ms": random.randrange(99)}
         )  # fmt: skip
-        return [{"type": "text", "text": text}] if blocks else text
+        return [{"type": "text", "text": "Found:"}, {"type": "text", "text": text}][-blocks:] if blocks else text
 
     model = ScriptedChatModel(script=[call_tool("web_search", query="which plan has SSO")] * 9)
     with pytest.raises(WasteBlocked):
@@ -77,6 +85,50 @@ def test_ids_of_requests_and_times_they_took_are_no_news(blocks: bool) -> None:
             {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
         )
     assert model.calls == 3
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "Error code: 529 - {{'type': 'error', 'error': {{'type': 'overloaded_error'}}, 'request_id': 'req_{0}'}}",
+        "Access denied (Service: S3, Status Code: 403, Request ID: {0})",
+        "The server had an error. Please include the request ID {0} in your message.",
+    ],
+)
+@pytest.mark.parametrize("handled", ["by middleware", "by the tool", "in blocks"])
+def test_an_error_is_the_same_whatever_request_it_names(says: str, handled: str) -> None:
+    """An exception, or what says of itself that it is one: so MCP's adapters have it."""
+
+    @tool
+    def read_bucket(name: str) -> str:
+        """Reads a bucket."""
+        raise ToolException(says.format(uuid.uuid4().hex))
+
+    if handled != "by middleware":
+        blocks: Any = lambda error: [{"type": "text", "text": str(error), "id": str(uuid.uuid4())}]  # noqa: E731
+        read_bucket.handle_tool_error = blocks if handled == "in blocks" else True
+
+    model = ScriptedChatModel(script=[call_tool("read_bucket", name="a")] * 9)
+    handler = TokenSentinelHandler(mode="block")
+    tell = ToolErrorMiddleware(on_error=lambda error, _: f"It failed: {error}")
+    with pytest.raises(WasteBlocked):
+        create_agent(model, [read_bucket], middleware=[tell]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+        )
+    assert model.calls == 3
+
+
+@pytest.mark.parametrize(("between", "rule", "calls"), [(0, "tool_loop", 6), (1, "ping_pong", 6)])
+def test_a_list_of_things_to_do_is_under_way_by_nature(between: int, rule: str, calls: int) -> None:
+    """The tool repeats what it is given: `status: in_progress`. Whoever writes it again waits for nothing."""
+    todos = [{"content": "Find the price", "status": "in_progress"}, {"content": "Answer", "status": "pending"}]
+    turn = [call_tool("write_todos", todos=todos), *[call_tool("get_order", number="o1")] * between]
+    model = ScriptedChatModel(script=turn * 9)
+    handler = TokenSentinelHandler(mode="block")
+    agent = create_agent(model, [get_order], middleware=[TodoListMiddleware()])
+    with pytest.raises(WasteBlocked):
+        agent.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert ([i.rule for i in handler.sentinel.incidents() if i.severity == "high"], model.calls) == ([rule], calls)
 
 
 @tool
@@ -440,3 +492,62 @@ def test_a_loop_of_an_agent_inside_a_graph_that_waits_for_a_human_in_between() -
         app.invoke(Command(resume="yes"), config)
     assert model.calls == 6
     assert len({i.turn for i in handler.sentinel.incidents()}) == 1
+
+
+STEER_THEN_STOP = {
+    "tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "steer"}, {"at": 2, "do": "stop"}]},
+}
+
+
+@pytest.mark.parametrize("beside", ["summary", "selector"])
+def test_what_middleware_asks_a_model_in_between_is_no_turn_of_the_agent(beside: str) -> None:
+    """Nor of the note that `steer` puts behind a result."""
+    if beside == "summary":
+        asked = ScriptedChatModel(script=["a summary"])
+        other: Any = SummarizationMiddleware(model=asked, trigger=("messages", 4), keep=("messages", 2))
+    else:
+        other = LLMToolSelectorMiddleware(
+            model=ScriptedChatModel(script=[call_tool("ToolSelectionResponse", tools=["read_page"])])
+        )
+    model = ScriptedChatModel(script=[call_tool("read_page", number=1)] * 12)
+    middleware = TokenSentinelMiddleware(policy={"rules": STEER_THEN_STOP, "mode": "enforce"})
+    agent = create_agent(model, [read_page], middleware=[middleware, other])
+    handler = TokenSentinelHandler(middleware.sentinel)
+    agent.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert [(d.action, d.outcome) for d in middleware.sentinel.decisions()] == [("steer", "done"), ("stop", "done")]
+    assert model.calls == 4
+
+
+def test_a_loop_whose_past_is_summed_up_before_each_step_is_one_turn() -> None:
+    """The summaries say the same, and so do the prompts, up to the ids of the tool calls."""
+    summary = ScriptedChatModel(script=["a summary"])
+    summing_up = SummarizationMiddleware(model=summary, trigger=("messages", 4), keep=("messages", 2))
+    model = ScriptedChatModel(script=[call_tool("read_page", number=1)] * 6 + ["done"])
+    handler = TokenSentinelHandler()
+    turns = set()
+    observe = handler.sentinel.observe
+
+    def note(call: Call) -> None:
+        if call.kind == "tool":
+            turns.add(call.turn)
+        observe(call)
+
+    handler.sentinel.observe = note  # type: ignore[method-assign]
+    create_agent(model, [read_page], middleware=[summing_up]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert len(turns) == 1
+
+
+def test_such_a_loop_is_paused_again_right_after_a_human_has_let_it_go_on() -> None:
+    summary = ScriptedChatModel(script=["a summary"])
+    summing_up = SummarizationMiddleware(model=summary, trigger=("messages", 4), keep=("messages", 2))
+    model = ScriptedChatModel(script=[call_tool("read_page", number=1)] * 12)
+    pause = {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "pause"}]}}
+    middleware = TokenSentinelMiddleware(policy={"rules": pause, "mode": "enforce"})
+    agent = create_agent(model, [read_page], middleware=[middleware, summing_up], checkpointer=InMemorySaver())
+    config: Any = {"callbacks": [TokenSentinelHandler(middleware.sentinel)], "configurable": {"thread_id": "t"}}
+    assert "__interrupt__" in agent.invoke({"messages": [HumanMessage("go")]}, config)
+    assert model.calls == 3
+    assert "__interrupt__" in agent.invoke(Command(resume="approve"), config)
+    assert model.calls == 4

@@ -86,6 +86,15 @@ def answer_hash(text: str) -> int:
     return text_hash(text, len(text))
 
 
+# `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`
+_REQUEST = re.compile(r"\brequest[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*", re.IGNORECASE)
+
+
+def failure_hash(text: str) -> int:
+    """`answer_hash` of what says that a call failed, without the id of the request in its words either."""
+    return answer_hash(f"{_REQUEST.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}")
+
+
 @lru_cache(maxsize=4096)
 def name_hash(name: str) -> int:
     """`text_hash` of a short, often repeated name (tool, model)."""

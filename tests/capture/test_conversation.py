@@ -47,6 +47,17 @@ def test_what_was_cut_out_of_the_middle_counts_no_longer(recorded: bool) -> None
     assert again.carried_chars == cut.chars
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_prompt_of_one_length_with_the_one_before_may_say_something_else_in_between(recorded: bool) -> None:
+    conversation = Conversation()
+
+    def read(middle: str) -> int:
+        messages = [HumanMessage("Judge."), HumanMessage(middle), HumanMessage("Well?")]
+        return conversation.read([message_to_dict(m) for m in messages] if recorded else messages).prompt.fingerprint
+
+    assert read("row 1") == read("row 1") != read("row 2")
+
+
 def test_growing_is_read_once_whoever_holds_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     from ts_langchain.capture import conversation as reading
 

@@ -117,6 +117,28 @@ def test_an_unsafe_tool_does_not_end_the_reuse_of_a_safe_one() -> None:
     assert [(d.action, d.outcome, d.tool) for d in middleware.sentinel.decisions()] == [("reuse", "done", "fetch_page")]
 
 
+@pytest.mark.parametrize(
+    ("declared", "runs"),
+    [({"read_only": True}, 3), ({"readOnlyHint": True, "title": None}, 3), ({"readOnlyHint": False}, 6), (None, 6)],
+)
+def test_a_tool_that_is_declared_to_look_only_is_safe(declared: dict[str, Any] | None, runs: int) -> None:
+    """By its metadata, or by an MCP server."""
+    ran: list[str] = []
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches."""
+        ran.append(url)
+        return "the same page"
+
+    fetch_page.metadata = declared
+    policy = {"rules": {"tool_loop": {"min_severity": "medium", "steps": [{"at": 1, "do": "reuse"}]}}}
+    script = [*[call_tool("fetch_page", url="a")] * 6, AIMessage("done")]
+    middleware = TokenSentinelMiddleware(policy=policy)
+    create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=[middleware]).invoke(ASK)
+    assert len(ran) == runs
+
+
 def talk(*calls: tuple[str, str]) -> list[Any]:
     messages: list[Any] = []
     for number, (name, result) in enumerate(calls):

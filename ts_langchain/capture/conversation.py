@@ -298,6 +298,7 @@ class Conversation:
             branch.count <= total
             and read_message(messages[branch.count - 1]).digest == branch.last_digest
             and sum(map(_size, messages[: branch.count])) == branch.size
+            and (branch.count < total or self._is_same(branch, messages))
         ):
             return branch, branch.chars, -1
         known = min(total, len(branch.digests))
@@ -306,6 +307,12 @@ class Conversation:
         branch.restart()
         branch.second = second
         return branch, carried, broke_at
+
+    @staticmethod
+    def _is_same(branch: Branch, messages: Sequence[object]) -> bool:
+        """True if a prompt as long as the one before says the same between its ends, too: rows may be of one length."""
+        opening = branch.digests
+        return all(read_message(messages[i]).digest == opening[i] for i in range(1, min(len(messages), len(opening))))
 
     def _known_opening(self, digest: int) -> int:
         """Characters of the system message that another conversation opens with, too; 0 if none does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ts_langchain.fingerprint import TEXT_LIMIT, text_hash
+from ts_langchain.fingerprint import TEXT_LIMIT, failure_hash
 
 SUMMARY_CHARS = 500
 
@@ -45,5 +45,5 @@ def error_name(error: BaseException | str) -> str:
 
 
 def error_hash(error: BaseException | str) -> int:
-    """Fingerprint of an error: its type and the first line of its message."""
-    return text_hash(": ".join(error_line(error)))
+    """Fingerprint of an error: its type and the first line of its message, without the id of the request."""
+    return failure_hash(": ".join(error_line(error)))

@@ -21,6 +21,7 @@ MAX_REQUESTED = 20
 MAX_UNREAD = 8
 MAX_ROOTS = 4
 NOTES_CHARS = 40
+MAX_NOTES = 3
 
 
 class Turn(NamedTuple):
@@ -131,10 +132,12 @@ class Memory:
         before = self.unread.pop(text_hash(answered), None) if answered else None
         if behind is not None:
             before = behind.turn
-        if before is None and not reading.fresh and not answered:  # a note behind the results, or results without an id
-            if root is not None:
+        if before is None and not reading.fresh and not answered:
+            # a note behind the results, or results that were read before, or have no id
+            before = self._around(messages, root_id)
+            if before is None and root is not None:
                 before = Turn(root.turn, root_id)
-            elif ended:
+            elif before is None and ended:
                 before = self.newest
         if before is None:
             turn = Turn(mix(run, conversation), root_id)
@@ -146,6 +149,24 @@ class Memory:
         self.roots.touch(key)
         self.roots.limit(MAX_ROOTS)
         return turn, conversation
+
+    def _around(self, messages: Sequence[object], root_id: str) -> Turn | None:
+        """The turn that asked for the results a prompt ends with, notes of this run behind them aside; None if unknown.
+
+        What was asked last in this run may be something else: a summary of it, or which tools it may need.
+        """
+        for message in reversed(messages[-1 - MAX_NOTES :]):
+            read = read_message(message)
+            if read.tool_results:
+                place = text_hash(read.tool_results[-1].tool_call_id)
+                turn = self.unread.get(place)
+                if turn is None or (message is not messages[-1] and turn.root_id != root_id):
+                    return None  # a user who speaks in another run begins a turn
+                del self.unread[place]
+                return turn
+            if read.role != "human":
+                return None
+        return None
 
     def turn_behind(self, messages: Sequence[object]) -> Turn | None:
         """The turn that a prompt goes on with which ends with results of its tool calls, None if it begins one."""

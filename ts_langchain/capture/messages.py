@@ -18,6 +18,7 @@ from ts_langchain.fingerprint import (
     TEXT_LIMIT,
     answer_hash,
     bounded,
+    failure_hash,
     mix,
     name_hash,
     text_hash,
@@ -138,7 +139,7 @@ def read_message(message: object) -> Message:
     if result_id is not None and role == "tool":
         pending = is_pending(content)
         failed = status == "error" or (type(content) is str and reads_failed(content))
-        tool_results = (ToolResult(label(result_id), _answer(content, body), chars, pending, failed),)
+        tool_results = (ToolResult(label(result_id), _answer(content, body, failed), chars, pending, failed),)
     elif tool_results:
         role = "tool"
     return Message(role, digest, body, chars, tool_calls, tool_results, images)
@@ -181,13 +182,14 @@ def _read_content(content: object) -> Text:
         elif kind == "tool_result":
             inner = block.get("content")
             text_ = Text(text_hash(inner), len(inner)) if isinstance(inner, str) else _read_content(inner)
+            failed = bool(block.get("is_error")) or (isinstance(inner, str) and reads_failed(inner))
             results.append(
                 ToolResult(
                     label(block.get("tool_use_id")),
-                    _answer(inner, text_.digest),
+                    _answer(inner, text_.digest, failed),
                     text_.chars,
                     is_pending(inner),
-                    bool(block.get("is_error")) or (isinstance(inner, str) and reads_failed(inner)),
+                    failed,
                 )
             )
             others.append(text_.digest)
@@ -208,14 +210,14 @@ def _read_content(content: object) -> Text:
     return Text(digest, chars + len(joined), tuple(calls), tuple(results), tuple(images))
 
 
-def _answer(content: object, digest: int) -> int:
+def _answer(content: object, digest: int, failed: bool) -> int:
     """Fingerprint of what a tool answered, given that of its content."""
-    if type(content) is str:
-        return answer_hash(content)
-    if type(content) is list and len(content) == 1 and isinstance(content[0], Mapping):
-        text = content[0].get("text")
-        return answer_hash(text) if type(text) is str else digest
-    return digest
+    if type(content) is list:
+        texts = [block.get("text") if isinstance(block, Mapping) else None for block in content]
+        content = "\n".join(cast("list[str]", texts)) if texts and all(type(t) is str for t in texts) else None
+    if type(content) is not str:
+        return digest
+    return failure_hash(content) if failed else answer_hash(content)
 
 
 def read_tool_calls(calls: object) -> tuple[Asked, ...]:

@@ -10,7 +10,16 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from ts_langchain.call import Toolset
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
-from ts_langchain.fingerprint import DEPTH_LIMIT, answer_hash, canonical, mix, name_hash, text_hash, value_hash
+from ts_langchain.fingerprint import (
+    DEPTH_LIMIT,
+    answer_hash,
+    canonical,
+    failure_hash,
+    mix,
+    name_hash,
+    text_hash,
+    value_hash,
+)
 from ts_langchain.forked import survives_fork
 from ts_langchain.recent import Recent
 
@@ -162,7 +171,9 @@ def read_tool_output(output: object) -> Output:
         is_message = "content" in unwrap(output)
     elif isinstance(output, str):
         output = output if type(output) is str else str.__str__(output)
-        return Output(answer_hash(output), len(output), is_pending(output), reads_failed(output))
+        failed = reads_failed(output)
+        answer = failure_hash(output) if failed else answer_hash(output)
+        return Output(answer, len(output), is_pending(output), failed)
     else:
         kind = getattr(output, "type", None)  # a table's column, perhaps
         is_message = (kind is None or isinstance(kind, str)) and hasattr(output, "content")

@@ -120,6 +120,11 @@ def is_meant_again(name: str) -> bool:
     return not (_WAITING | _CHANCE).isdisjoint(words) or (bool(words) and words[-1] in _PAUSES)
 
 
+def is_under_way(call: Call) -> bool:
+    """True if the tool says that its work is not done yet. What a list of things to do says of them is no such word."""
+    return call.pending and "todo" not in call.name.lower()
+
+
 @lru_cache(maxsize=4096)
 def judges(name: str) -> bool:
     """True for a tool that gives its verdict on what it is given (`validate_file`, `check_link`)."""

@@ -39,7 +39,7 @@ class Monologue(Rule[Speech]):
     a user nor a tool has spoken.
 
     Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same
-    again (`repair_loop`).
+    again (`repair_loop`); requests whose past differs, as of rows that all end with words for the model to go on with.
 
     Wasted: the calls of all messages but the first.
     """
@@ -70,7 +70,7 @@ class Monologue(Rule[Speech]):
         prompt = call.prompt
         if prompt is None or call.status != "ok" or call.tool_calls or not call.answer_chars:
             return None
-        alone = prompt.last_role == "ai" and prompt.branch == state.branch
+        alone = prompt.last_role == "ai" and prompt.branch == state.branch and prompt.broke_at < 0
         same = alone and (call.answer == state.answer or self._alike(call.answer_text, state.text))
         state.branch, state.answer, state.text = prompt.branch, call.answer, call.answer_text
         if not same:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, is_meant_again, may_have_changed, outcome
+from ts_langchain.rules.effects import asks_a_person, is_meant_again, is_under_way, may_have_changed, outcome
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class PingPong(Rule[Steps]):
         aside = call.status == "cancelled" or is_meant_again(call.name)
         if aside or (self._leaves_handoffs and is_handoff(call.name)):
             among = ""
-        elif call.pending or not call.answer or asks_a_person(call.name):
+        elif is_under_way(call) or not call.answer or asks_a_person(call.name):
             state.steps.clear()
             state.reported = 0
             return None

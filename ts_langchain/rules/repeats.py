@@ -25,6 +25,7 @@ from ts_langchain.rules.effects import (
     asks_a_person,
     effect_of,
     is_change,
+    is_under_way,
     is_worth_another_try,
     may_be_reworded,
     may_have_changed,
@@ -121,7 +122,7 @@ class Repeats:
         if call.status != "ok":
             return
         # while something is waited for, it may change; a person may want it looked at again
-        self.mutations += call.pending or may_have_changed(call) or asks_a_person(call.name)
+        self.mutations += is_under_way(call) or may_have_changed(call) or asks_a_person(call.name)
         if repeated:
             return
         came = hash(outcome(call))
@@ -238,7 +239,7 @@ class RepeatRule(Rule[Repeats]):
             state_changed = state.mutations > group.mutations and is_worth_another_try(call)
             moved_on = state.news > group.news and is_change(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
-            if _nothing_new(call, group) and not state_changed and not moved_on and not call.pending:
+            if _nothing_new(call, group) and not state_changed and not moved_on and not is_under_way(call):
                 group.count += 1
                 if state.unknown > group.unknown:
                     group.made = ()  # what was done in between may have changed something

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, is_meant_again, judges, outcome
+from ts_langchain.rules.effects import asks_a_person, is_meant_again, is_under_way, judges, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,7 +127,7 @@ class Zombie(Rule[Progress]):
         if call.root_id != state.root_id:
             state.root_id = call.root_id
             state.restart(call.started_at)
-        if call.pending or (call.kind == "tool" and self._waits(call.name)):
+        if is_under_way(call) or (call.kind == "tool" and self._waits(call.name)):
             state.restart(call.ended_at)
             return True
         if call.kind == "model":
