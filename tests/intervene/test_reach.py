@@ -119,10 +119,10 @@ def test_an_unsafe_tool_does_not_end_the_reuse_of_a_safe_one() -> None:
 
 @pytest.mark.parametrize(
     ("declared", "runs"),
-    [({"read_only": True}, 3), ({"readOnlyHint": True, "title": None}, 3), ({"readOnlyHint": False}, 6), (None, 6)],
+    [({"read_only": True}, 3), ({"readOnlyHint": True, "title": None}, 6), ({"read_only": False}, 6), (None, 6)],
 )
 def test_a_tool_that_is_declared_to_look_only_is_safe(declared: dict[str, Any] | None, runs: int) -> None:
-    """By its metadata, or by an MCP server."""
+    """By its metadata; what an MCP server says of its own tools is no leave to keep them from running."""
     ran: list[str] = []
 
     @tool

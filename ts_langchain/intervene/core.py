@@ -22,7 +22,6 @@ from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Reserved, begun, reserved, reserved_by
 from ts_langchain.capture.parameters import BOUNDS, estimated_input, output_bound
 from ts_langchain.capture.tools import read_toolset
-from ts_langchain.capture.traits import read_declared
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import DoorHandler, blocked
@@ -45,7 +44,6 @@ T = TypeVar("T")
 # LangGraph's own keys in `configurable`
 CHECKPOINTER = "__pregel_checkpointer"
 RESUMING = "__pregel_resuming"
-READ_ONLY = ("read_only", 1)
 MAX_ASKED = 10_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
 
@@ -488,7 +486,7 @@ class Interventions:
         """An answer to a tool call from an earlier result, if that is due and the tool is safe. Fails open."""
         try:
             name = str(call["name"])
-            if READ_ONLY in read_declared(getattr(tool, "metadata", None)):
+            if (getattr(tool, "metadata", None) or {}).get("read_only") is True:
                 self._read_only.add(name)
             due = [
                 d
