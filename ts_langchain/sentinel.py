@@ -601,7 +601,7 @@ class Sentinel:
         return decision
 
     def _budget_warning(self, budget: Budget, request: Request, *, exhausted: bool) -> None:
-        share = "All" if exhausted else f"{budget.warn_at:.0%}"
+        share = "All" if exhausted else f"At least {budget.warn_at:.0%}"
         summary = f"{share} of the budget of {budget.label} is spent or reserved."
         self._refuse(request, "budget", budget.label, "warn", summary, "")
 

@@ -105,3 +105,17 @@ def test_a_chinese_document_counts_as_used_once_a_part_of_it_is_named() -> None:
         large = LargeResult(3, len(document))
         large.turn(names_in(AIMessage(wrote), ()), ToolMessage(document, tool_call_id="c"))
         assert large.used == used
+
+
+@pytest.mark.parametrize(("status", "superseded"), [("success", True), ("error", False)])
+def test_an_answer_is_superseded_by_another_one_and_not_by_a_failure(status: Any, superseded: bool) -> None:
+    def asked(number: int) -> AIMessage:
+        return AIMessage("", tool_calls=[{"name": "fetch", "args": {"n": 1}, "id": f"c{number}", "type": "tool_call"}])
+
+    page, later = f"1 {PAGE}", f"2 {PAGE}"
+    messages = [HumanMessage("go"), asked(0), ToolMessage(page, tool_call_id="c0")]
+    messages += [asked(1), ToolMessage(later, tool_call_id="c1", status=status)]
+    assert Conversation().read(messages).prompt.repeated_chars == (len(page) if superseded else 0)
+    messages += [asked(2), ToolMessage(f"3 {PAGE}", tool_call_id="c2")]
+    expected = len(page) + len(later) if superseded else len(page)
+    assert Conversation().read(messages).prompt.repeated_chars == expected

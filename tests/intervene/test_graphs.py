@@ -646,3 +646,21 @@ def test_a_circle_of_agents_is_stopped_for_all_of_them() -> None:
     assert again[-1].content == "Now I know."
     assert (supervisor.calls, expert.calls) == (7, 5)
     assert sentinel.health().ok
+
+
+@pytest.mark.parametrize("declared", [{"read_only": True}, None])
+def test_a_guard_knows_the_tools_of_a_tool_node(declared: dict[str, Any] | None) -> None:
+    ran: list[str] = []
+
+    @tool
+    def open_page(url: str) -> str:
+        """Opens."""
+        ran.append(url)
+        return "the same page"
+
+    open_page.metadata = declared
+    model = ScriptedChatModel(script=[*[call_tool("open_page", url="a")] * 6, DONE])
+    policy = {"rules": {"tool_loop": {"min_severity": "medium", "steps": [{"at": 1, "do": "reuse"}]}}}
+    app = guard(create_agent(model, [open_page]), policy=policy)
+    app.invoke(ASK)
+    assert len(ran) == (3 if declared else 6)

@@ -817,6 +817,17 @@ def test_growth_is_put_into_words() -> None:
     assert dead_weight == "20% of it is repeated or superseded."
 
 
+def test_sessions_and_models_are_counted_as_far_as_they_are_known() -> None:
+    *_, eighth, ninth = [i.summary for i in sessions("abcdefghi").run(rules=["duplicate_work"]).incidents()]
+    assert eighth.endswith(" was sent in 8 sessions.")
+    assert ninth.endswith(" was sent in more than 8 sessions.")
+    several = then(asked_yes_or_no(2, sent=300, got=1, model="gpt-4"), asked_yes_or_no(1, sent=300, got=1))
+    [incident] = several.run(rules=["model_misroute"]).incidents()
+    assert incident.summary.startswith("3 classification-shaped requests went to several models, the last of them to ")
+    [incident] = asked_yes_or_no(3, sent=300, got=1).run(rules=["model_misroute"]).incidents()
+    assert incident.summary.startswith("3 classification-shaped requests went to gpt-4o")
+
+
 def test_one_is_one() -> None:
     [once] = dead(1, 8_000).run(rules=["dead_context"]).incidents()
     assert "with 1 call, and" in once.summary

@@ -358,7 +358,10 @@ class Conversation:
                 if call_ is not None and result.chars >= LONG_MESSAGE_CHARS:
                     # an older answer to the same call is superseded by this one
                     about = mix(name_hash(call_.name), call_.digest)
-                    if (older := long.get(about)) and result.answer not in long:
+                    older = long.get(about)
+                    if older and result.failed:
+                        continue  # it may have answered, and is all there is
+                    if older and result.answer not in long:
                         branch.repeated += older
                     long[about] = result.chars
             if chars >= LONG_MESSAGE_CHARS and role != "system":

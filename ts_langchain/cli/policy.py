@@ -71,6 +71,8 @@ def show(
     """Shows a policy with all defaults filled in, and what each action does."""
     with clear_errors():
         policy = Policy.from_file(path) if path is not None else Policy.recommended()
+        if path is not None:
+            _check_settings(policy, path)
         plain = policy.model_dump(mode="json")
         if as_json:
             print_json(plain)

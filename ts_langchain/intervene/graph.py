@@ -254,7 +254,8 @@ class GuardedNode(Runnable[Any, Any]):
         answers: list[ToolMessage] = []
         left = []
         for call in calls:
-            answer = self.interventions.reuse(here, cast("dict[str, Any]", call), None, messages)
+            tool = getattr(self.inner, "tools_by_name", {}).get(call["name"])
+            answer = self.interventions.reuse(here, cast("dict[str, Any]", call), tool, messages)
             if answer is None:
                 left.append(call)
             else:

@@ -85,9 +85,10 @@ class DuplicateWork(Rule[None]):
         same = answer == call.answer
         if not again or sessions < s.min_sessions or (call.temperature is None and not same):
             return None
+        seen = sessions if sessions <= MAX_SESSIONS else f"more than {MAX_SESSIONS}"  # older ones are forgotten
         return Finding(
             call.request,
-            f"The same request to {call.model or call.name} was sent in {sessions} sessions.",
+            f"The same request to {call.model or call.name} was sent in {seen} sessions.",
             claims=(Claim(call.id),),
             calls=(call.id,),
             seconds=call.ended_at - call.started_at,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.call import Feature
+from ts_langchain.fingerprint import name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ModelMisroute(Rule["list[int]"]):
     settings: Settings
 
     def new_state(self) -> list[int]:
-        return [0]
+        return [0, 0, 1]  # requests, the model of the last one, whether all went there
 
     def observe(self, call: Call, state: list[int]) -> Finding | None:
         prompt, usage, s = call.prompt, call.usage, self.settings
@@ -69,10 +70,12 @@ class ModelMisroute(Rule["list[int]"]):
         rates = self.context.prices.rates(call.model, call.provider, call.started_at, usage.input_tokens, call.tier)
         if rates is None or rates.input < s.frontier_usd:
             return None
-        state[0] += 1
+        model = name_hash(call.model or "")
+        state[:] = state[0] + 1, model, state[2] and state[1] in (0, model)
+        where = "went to" if state[2] else "went to several models, the last of them to"
         return Finding(
             0,
-            f"{state[0]} classification-shaped request{'s' if state[0] > 1 else ''} went to {call.model} "
+            f"{state[0]} classification-shaped request{'s' if state[0] > 1 else ''} {where} {call.model} "
             f"(${rates.input:g} per million input tokens).",
             claims=(Claim(call.id, rate=max(0.0, 1 - s.cheap_usd / rates.input)),),
             calls=(call.id,),
