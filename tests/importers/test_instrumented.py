@@ -182,10 +182,12 @@ def langfuse() -> tuple[Spans, Any]:
     client = pytest.importorskip("langfuse")
     handler = pytest.importorskip("langfuse.langchain")
     spans = Spans()
-    client.Langfuse(
-        public_key="pk-test", secret_key="sk-test", tracer_provider=spans.provider,
-        span_exporter=in_memory.InMemorySpanExporter(), media_upload_thread_count=0,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("LANGFUSE_MEDIA_UPLOAD_ENABLED", "false")  # images would be sent to the cloud
+        client.Langfuse(
+            public_key="pk-test", secret_key="sk-test", base_url="http://127.0.0.1:9", tracer_provider=spans.provider,
+            span_exporter=in_memory.InMemorySpanExporter(),
+        )  # fmt: skip
     spans.callbacks = [handler.CallbackHandler(public_key="pk-test")]
     return spans, spans.through_rows
 
