@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 from classic import FORMS, executor, script
+from langchain_classic.agents import AgentExecutor, create_react_agent
+from langchain_core.runnables import RunnableConfig  # noqa: TC002 - read by LangGraph
+from langchain_core.tools import Tool
+from langgraph.graph import START, MessagesState, StateGraph
 
 from ts_langchain import CallRefused, Sentinel, TokenSentinelHandler, WasteBlocked, guard_model
 from ts_langchain.capture.in_words import asked_in_words, final_in_words
@@ -76,12 +81,18 @@ def run(form: str, model: Any, handler: TokenSentinelHandler, question: str = "W
     return str(answer)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_loop_of_a_classic_agent_costs_what_its_turns_cost(form: str) -> None:
-    handler = TokenSentinelHandler()
+def calls_of(handler: TokenSentinelHandler) -> list[Any]:
+    """All calls that are seen from now on."""
     calls: list[Any] = []
     observe = handler.sentinel.observe
     handler.sentinel.observe = lambda call: (calls.append(call), observe(call))[1]  # type: ignore[method-assign]
+    return calls
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loop_of_a_classic_agent_costs_what_its_turns_cost(form: str) -> None:
+    handler = TokenSentinelHandler()
+    calls = calls_of(handler)
     assert run(form, ScriptedChatModel(script=script(form, *"zzzzz")), handler) == "both"
     models = [c for c in calls if c.kind == "model"]
     tools = [c for c in calls if c.kind == "tool"]
@@ -122,6 +133,35 @@ def test_a_budget_ends_a_classic_agent_with_an_answer_that_it_reads(form: str) -
     assert model.calls == 2
     with pytest.raises(CallRefused):
         run(form, ScriptedChatModel(script=script(form, *"ab")), TokenSentinelHandler(sentinel, mode="block"))
+
+
+def test_what_ends_with_a_tool_goes_on_in_no_other_run() -> None:
+    handler = TokenSentinelHandler(mode="block")
+    calls = calls_of(handler)
+    ask = Tool("lookup", lambda _: "not found here", "Looks something up.", return_direct=True)
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
+    for _ in range(6):
+        agent = create_react_agent(ScriptedChatModel(script=[FORMS["react"].ask % "z"]), [ask], FORMS["react"].prompt)
+        AgentExecutor(agent=agent, tools=[ask]).invoke({"input": "What?"}, config)
+    assert len({c.turn for c in calls}) == 6
+    assert [i.severity for i in handler.sentinel.incidents()] == ["low"]
+
+
+async def test_agents_side_by_side_keep_their_turns() -> None:
+    handler = TokenSentinelHandler()
+    calls = calls_of(handler)
+    both: Any = StateGraph(MessagesState)
+    for name in "xy":
+        inner = executor("react", ScriptedChatModel(script=script("react", *"zzzzz")))
+
+        async def node(_: Any, config: RunnableConfig, name: str = name, inner: Any = inner) -> dict[str, Any]:
+            await inner.ainvoke({"input": f"What of {name}?"}, config)
+            return {}
+
+        both.add_node(name, node).add_edge(START, name)
+    await both.compile().ainvoke({"messages": []}, {"callbacks": [handler]})
+    assert sorted(Counter(c.turn for c in calls).values()) == [11, 11]
+    assert {c.node for c in calls} == set("xy")
 
 
 def test_a_loop_by_hand() -> None:

@@ -416,6 +416,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """A model call in its conversation and its turn, and tool calls that its prompt is the first to tell of."""
         origin = self._origin(run_id, parent_run_id, metadata, tags)
         at = self.clock()
+        step, task = task_of(metadata)
         alone, asked = None, None
         if origin.node is None:  # no graph: a call by hand, or a chain
             alone = str(run_id) if parent_run_id is None else self._run_around(parent_run_id)
@@ -430,7 +431,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
             memory = Memory.of(session.state)
             reading = memory.conversation.read(messages)
             self.sentinel.changed(session)
-            turn, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent_of(metadata))
+            turn, opening = memory.begin(
+                origin.root_id, reading, messages, alone=alone, agent=agent_of(metadata), task=task
+            )
             if turn.root_id != origin.root_id:
                 origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
             unseen = [
@@ -438,7 +441,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-        step, task = task_of(metadata)
         above = parent_run_id
         if above is not None and not (above in self._roots or above in self._started):
             above = traced_parent(above, self._roots)  # it is told with the run around it that it is cancelled
@@ -795,7 +797,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if call_id is None:
                     call_id = memory.find(started.name, started.args)
                 if call_id is not None:
-                    asked = memory.ran(call_id)
+                    asked = memory.ran(call_id, origin.root_id)
                 if asked is not None and asked.in_words:
                     call_id = None  # it has none
                 if output.read is not None:
