@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import time
 from collections import Counter
 from typing import Any
 
 import pytest
-from classic import FORMS, executor, script
+from classic import FORMS, executor, lookup, script
 from langchain_classic.agents import AgentExecutor, create_react_agent
-from langchain_core.runnables import RunnableConfig  # noqa: TC002 - read by LangGraph
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import Tool
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -42,6 +44,8 @@ LOOK = {"min_severity": "high", "steps": [{"at": 1, "do": "steer"}, {"at": 3, "d
         ('He said "action" and {then} left', None),
         ('{"action": {"name": "search"}}', None),
         ('[{"action": 1}]', None),
+        ('{"action": "approve", "reason": "all is there"}', None),
+        ('{"thought": "hm", "action": "search", "action_input": "a"}', ("search", "a")),
         ("", None),
     ],
 )
@@ -164,6 +168,30 @@ async def test_agents_side_by_side_keep_their_turns() -> None:
     assert {c.node for c in calls} == set("xy")
 
 
+def test_answers_in_fields_of_their_own_are_answers() -> None:
+    now = 1_790_000_000.0
+    handler = TokenSentinelHandler(clock=lambda: now)
+    said = [json.dumps({"action": ["approve", "reject"][n % 2], "reason": f"rule {n}"}) for n in range(60)]
+    model = ScriptedChatModel(script=list(said))
+
+    def review(_: Any, config: RunnableConfig) -> None:
+        nonlocal now
+        for n in range(60):
+            now += 60
+            model.invoke(f"Decide on case {n}.", config)
+
+    RunnableLambda(review).invoke(None, {"callbacks": [handler]})
+    assert handler.sentinel.incidents() == []
+
+
+def test_words_are_not_kept_as_names_of_tools() -> None:
+    handler = TokenSentinelHandler()
+    model = ScriptedChatModel(script=[json.dumps({"action": "call Ada Lovelace"})] * 3).bind_tools([lookup])
+    for n in range(3):
+        model.invoke(f"Case {n}?", {"callbacks": [handler], "metadata": {"thread_id": "t"}})
+    assert b"Lovelace" not in pickle.dumps(handler.sentinel.states())
+
+
 def test_a_loop_by_hand() -> None:
     handler = TokenSentinelHandler(mode="block")
     config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
@@ -172,8 +200,6 @@ def test_a_loop_by_hand() -> None:
 
     def loop() -> None:
         nonlocal said
-        from classic import lookup
-
         while (answer := str(model.invoke(said, config).content)) != form.final:
             said += f"{answer}\nObservation: {lookup.invoke('z', config)}\nThought:"
 
