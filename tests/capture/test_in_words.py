@@ -192,6 +192,16 @@ def test_words_are_not_kept_as_names_of_tools() -> None:
     assert b"Lovelace" not in pickle.dumps(handler.sentinel.states())
 
 
+def test_a_model_that_knows_tools_asks_for_none_in_words() -> None:
+    handler = TokenSentinelHandler()
+    calls = calls_of(handler)
+    for form in FORMS.values():
+        model = ScriptedChatModel(script=[f"Agents write so:\n{form.ask % 'z'}"] * 2)
+        for asked in (model, model.bind_tools([lookup])):
+            asked.invoke("How do agents write?", {"callbacks": [handler]})
+    assert [len(c.tool_calls) for c in calls] == [1, 0] * len(FORMS)
+
+
 def test_a_loop_by_hand() -> None:
     handler = TokenSentinelHandler(mode="block")
     config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}

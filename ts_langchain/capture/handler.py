@@ -596,9 +596,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         error: str | None,
     ) -> None:
         chars, known = prompt.chars, reported.usage if reported is not None else None
+        knows_tools = started.toolset is not None
         if started.toolset is not None:
             chars += started.toolset.total_bytes
-        answer = self._readable("answer", read_answer, response, chars, known)
+        answer = self._readable("answer", read_answer, response, chars, known, knows_tools=knows_tools)
         if answer is None:
             answer = Answer(usage=known or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
         usage, cost = answer.usage, answer.cost

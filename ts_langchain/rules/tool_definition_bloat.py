@@ -28,10 +28,10 @@ class ToolUse:
         self.calls = 0
         self.used: dict[str, None] = {}
 
-    def note(self, call: Call, toolset: Toolset) -> None:
-        """Notes the tools that a model call asked for: of those it was offered, for other names may be any words."""
+    def note(self, call: Call) -> None:
+        """Notes the tools that a model call asked for."""
         if call.tool_calls and len(self.used) < MAX_USED:
-            self.used.update(dict.fromkeys(c.name for c in call.tool_calls if c.name in toolset.names))
+            self.used.update(dict.fromkeys(c.name for c in call.tool_calls))
 
     def unused(self, toolset: Toolset) -> list[int]:
         """Bytes of each tool that has not been called; none once so many were called that they are not all known."""
@@ -92,7 +92,7 @@ class ToolDefinitionBloat(Rule[Offered]):
         toolset, s = call.toolset, self.settings
         if toolset is None or call.status != "ok":
             return None
-        state.note(call, toolset)
+        state.note(call)
         if not s.weighs(toolset):
             return None
         total, unused = toolset.total_bytes, state.unused(toolset)

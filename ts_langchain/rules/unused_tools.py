@@ -51,7 +51,7 @@ class UnusedTools(Rule[ToolUse]):
         toolset, s = call.toolset, self.settings
         if toolset is None or call.status != "ok":
             return None
-        state.note(call, toolset)
+        state.note(call)
         state.calls += 1
         bloat = self.context.active.get(ToolDefinitionBloat.name)
         if state.calls < s.min_calls or (isinstance(bloat, ToolDefinitionBloat.Settings) and bloat.weighs(toolset)):
