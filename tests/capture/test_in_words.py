@@ -151,6 +151,17 @@ def test_what_ends_with_a_tool_goes_on_in_no_other_run() -> None:
     assert [i.severity for i in handler.sentinel.incidents()] == ["low"]
 
 
+def test_what_was_asked_for_and_never_run_is_of_its_own_run() -> None:
+    handler = TokenSentinelHandler()
+    calls = calls_of(handler)
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
+    ScriptedChatModel(script=[FORMS["react"].ask % "z"]).invoke("How would you look?", config)
+    for _ in range(3):
+        executor("react", ScriptedChatModel(script=script("react", "z"))).invoke({"input": "What?"}, config)
+    assert list(Counter(c.turn for c in calls).values()) == [1, 3, 3, 3]
+    assert list(Counter(c.root_id for c in calls).values()) == [1, 3, 3, 3]
+
+
 async def test_agents_side_by_side_keep_their_turns() -> None:
     handler = TokenSentinelHandler()
     calls = calls_of(handler)

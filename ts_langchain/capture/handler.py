@@ -770,7 +770,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if name in _INTERRUPTS:  # waits for a human; it will run again under the same tool_call_id
             session = self.sentinel.get(started.origin.session_id)
             with session.lock:
-                Memory.of(session.state).wait(started.tool_call_id, started.name, started.args)
+                memory = Memory.of(session.state)
+                memory.wait(started.tool_call_id, started.name, started.args, started.origin.root_id)
                 self.sentinel.changed(session)
             return
         if name in _HANDOFFS:
@@ -796,7 +797,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             with session.lock:
                 memory = Memory.of(session.state)
                 if call_id is None:
-                    call_id = memory.find(started.name, started.args)
+                    call_id = memory.find(started.name, started.args, origin.root_id)
                 if call_id is not None:
                     asked = memory.ran(call_id, origin.root_id)
                 if asked is not None and asked.in_words:

@@ -224,16 +224,18 @@ class Memory:
             self.behind.limit(MAX_UNREAD)
         return asked
 
-    def wait(self, call_id: str | None, name: str, arguments: Arguments | None) -> None:
+    def wait(self, call_id: str | None, name: str, arguments: Arguments | None, root_id: str = "") -> None:
         """A tool call waits for a human: behind those that have not run at all, of which one may be the same."""
         if call_id is None:
-            call_id = self.find(name, arguments)
+            call_id = self.find(name, arguments, root_id)
         asked = self.requested.pop(call_id, None) if call_id is not None else None
         if call_id is not None and asked is not None:
             self.requested[call_id] = asked._replace(waited=True)
 
-    def find(self, name: str, arguments: Arguments | None) -> str | None:
+    def find(self, name: str, arguments: Arguments | None, root_id: str = "") -> str | None:
         """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.
+
+        Calls asked for in the same outermost run come before all others, of which some never run.
 
         For tool runs whose source does not record the id: most do not where the tool failed. Some write arguments
         down in a form of their own, so that only the tool is the same.
@@ -242,8 +244,13 @@ class Memory:
             return None
         tool = name_hash(name)
         about = hash((tool, arguments.fingerprint))
-        known = next((i for i, asked in self.requested.items() if asked.about == about), None)
-        return known or next((i for i, asked in self.requested.items() if asked.tool == tool), None)
+        own = [(i, asked) for i, asked in self.requested.items() if asked.turn.root_id == root_id]
+        for requested in (own, self.requested.items()):
+            known = next((i for i, asked in requested if asked.about == about), None)
+            known = known or next((i for i, asked in requested if asked.tool == tool), None)
+            if known is not None:
+                return known
+        return None
 
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""
