@@ -50,7 +50,9 @@ class Answer(NamedTuple):
     response_id: str | None = None
 
 
-def read_answer(response: object, prompt_chars: int, usage: Usage | None = None) -> Answer:
+def read_answer(
+    response: object, prompt_chars: int, usage: Usage | None = None, *, knows_tools: bool = False
+) -> Answer:
     """Reads a model's answer.
 
     Args:
@@ -58,6 +60,7 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
             `choices[0].message`, or a bare message.
         prompt_chars: Characters of the prompt, for the estimate where nobody reports usage.
         usage: Usage that the source of a history holds beside the outputs.
+        knows_tools: The request defined tools: what the model asks for it does not ask for in words.
     """
     message, extra, llm_output = _find_message(response)
     if message is None:
@@ -84,7 +87,7 @@ def read_answer(response: object, prompt_chars: int, usage: Usage | None = None)
     if invalid:
         calls += tuple(ToolCall(call.id, call.name, call.digest, valid=False) for call in read_tool_calls(invalid))
     words = _words_of(message) if not calls and read.chars else ""
-    asked = asked_in_words(words)
+    asked = None if knows_tools else asked_in_words(words)
     if asked is not None:
         calls = (ToolCall("", asked.name, arguments(asked.arguments).fingerprint),)
     reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason") or meta.get("stopReason")

@@ -416,6 +416,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """A model call in its conversation and its turn, and tool calls that its prompt is the first to tell of."""
         origin = self._origin(run_id, parent_run_id, metadata, tags)
         at = self.clock()
+        step, task = task_of(metadata)
         alone, asked = None, None
         if origin.node is None:  # no graph: a call by hand, or a chain
             alone = str(run_id) if parent_run_id is None else self._run_around(parent_run_id)
@@ -430,7 +431,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
             memory = Memory.of(session.state)
             reading = memory.conversation.read(messages)
             self.sentinel.changed(session)
-            turn, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent_of(metadata))
+            turn, opening = memory.begin(
+                origin.root_id, reading, messages, alone=alone, agent=agent_of(metadata), task=task
+            )
             if turn.root_id != origin.root_id:
                 origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
             unseen = [
@@ -438,7 +441,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 for result, tool, args in reading.results
                 if (call := _unseen_tool_call(memory, result, tool, args, origin, at)) is not None
             ]
-        step, task = task_of(metadata)
         above = parent_run_id
         if above is not None and not (above in self._roots or above in self._started):
             above = traced_parent(above, self._roots)  # it is told with the run around it that it is cancelled
@@ -594,9 +596,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         error: str | None,
     ) -> None:
         chars, known = prompt.chars, reported.usage if reported is not None else None
+        knows_tools = started.toolset is not None
         if started.toolset is not None:
             chars += started.toolset.total_bytes
-        answer = self._readable("answer", read_answer, response, chars, known)
+        answer = self._readable("answer", read_answer, response, chars, known, knows_tools=knows_tools)
         if answer is None:
             answer = Answer(usage=known or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
         usage, cost = answer.usage, answer.cost
@@ -767,7 +770,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if name in _INTERRUPTS:  # waits for a human; it will run again under the same tool_call_id
             session = self.sentinel.get(started.origin.session_id)
             with session.lock:
-                Memory.of(session.state).wait(started.tool_call_id, started.name, started.args)
+                memory = Memory.of(session.state)
+                memory.wait(started.tool_call_id, started.name, started.args, started.origin.root_id)
                 self.sentinel.changed(session)
             return
         if name in _HANDOFFS:
@@ -793,9 +797,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
             with session.lock:
                 memory = Memory.of(session.state)
                 if call_id is None:
-                    call_id = memory.find(started.name, started.args)
+                    call_id = memory.find(started.name, started.args, origin.root_id)
                 if call_id is not None:
-                    asked = memory.ran(call_id)
+                    asked = memory.ran(call_id, origin.root_id)
                 if asked is not None and asked.in_words:
                     call_id = None  # it has none
                 if output.read is not None:

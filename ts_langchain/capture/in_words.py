@@ -64,6 +64,8 @@ def _json(text: str) -> InWords | None:
     name = said.get("action")
     if type(name) is not str or not name or name == FINAL:
         return None
+    if "action_input" not in said and len(said) > 1:
+        return None  # an answer in fields of its own: what is decided, and why
     return InWords(name, said.get("action_input") or {})
 
 

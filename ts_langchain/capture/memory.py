@@ -22,6 +22,7 @@ MAX_UNREAD = 8
 MAX_ROOTS = 4
 NOTES_CHARS = 40
 MAX_NOTES = 3
+BY_HAND = 0
 
 
 class Turn(NamedTuple):
@@ -89,8 +90,9 @@ class Memory:
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
         self.newest: Turn | None = None
-        # the tool call asked for in words that has run last, before a model is asked again
-        self.behind: Requested | None = None
+        # of each run, and each task in it, the tool call asked for in words that has run last, before a model is asked
+        # again; of tools called by hand there is one
+        self.behind: Recent[int, Requested] = Recent()
         # tool calls whose results no prompt has ended with yet, by the hash of their ids
         self.unread: Recent[int, Turn] = Recent()
 
@@ -103,7 +105,14 @@ class Memory:
         return memory  # type: ignore[no-any-return]
 
     def begin(
-        self, root_id: str, reading: Reading, messages: Sequence[object], *, alone: str | None, agent: int = 0
+        self,
+        root_id: str,
+        reading: Reading,
+        messages: Sequence[object],
+        *,
+        alone: str | None,
+        agent: int = 0,
+        task: int = 0,
     ) -> tuple[Turn, int]:
         """A model is asked in this run.
 
@@ -113,6 +122,7 @@ class Memory:
             messages: The prompt.
             alone: The call's own run, if none encloses it, or the chain's that it is part of.
             agent: Which agent inside a graph asks, 0 outside of one.
+            task: Its task in the superstep of a graph, 0 outside of one.
 
         Returns:
             Its turn, and the conversation.
@@ -120,8 +130,9 @@ class Memory:
         conversation, run = reading.conversation, turn_of(alone or root_id, agent)
         root = self.roots.get(run)
         said = plain_text(messages[-1]) if reading.fresh and messages else ""
-        behind, self.behind = self.behind, None
-        if behind is not None and not (reading.fresh and (alone is not None or behind.turn.root_id == root_id)):
+        by_hand = self.behind.pop(BY_HAND, None)
+        behind = self.behind.pop(turn_of(root_id, task), by_hand if alone is not None else None)
+        if not reading.fresh:
             behind = None
         if behind is not None:
             conversation = behind.conversation
@@ -203,23 +214,28 @@ class Memory:
         while len(requested) > MAX_REQUESTED:
             del requested[next(iter(requested))]
 
-    def ran(self, call_id: str) -> Requested | None:
-        """A tool has run: the model's request for it, None if that is not known."""
+    def ran(self, call_id: str, root_id: str) -> Requested | None:
+        """A tool has run, in this outermost run: the model's request for it, None if that is not known."""
         asked = self.requested.pop(call_id, None)
         if asked is not None and asked.in_words:
-            self.behind = asked
+            key = turn_of(root_id, asked.task) if root_id == asked.turn.root_id else BY_HAND
+            self.behind[key] = asked
+            self.behind.touch(key)
+            self.behind.limit(MAX_UNREAD)
         return asked
 
-    def wait(self, call_id: str | None, name: str, arguments: Arguments | None) -> None:
+    def wait(self, call_id: str | None, name: str, arguments: Arguments | None, root_id: str = "") -> None:
         """A tool call waits for a human: behind those that have not run at all, of which one may be the same."""
         if call_id is None:
-            call_id = self.find(name, arguments)
+            call_id = self.find(name, arguments, root_id)
         asked = self.requested.pop(call_id, None) if call_id is not None else None
         if call_id is not None and asked is not None:
             self.requested[call_id] = asked._replace(waited=True)
 
-    def find(self, name: str, arguments: Arguments | None) -> str | None:
+    def find(self, name: str, arguments: Arguments | None, root_id: str = "") -> str | None:
         """The id of the oldest call of this tool that has not run, one with these arguments first; None without any.
+
+        Calls asked for in the same outermost run come before all others, of which some never run.
 
         For tool runs whose source does not record the id: most do not where the tool failed. Some write arguments
         down in a form of their own, so that only the tool is the same.
@@ -228,15 +244,20 @@ class Memory:
             return None
         tool = name_hash(name)
         about = hash((tool, arguments.fingerprint))
-        known = next((i for i, asked in self.requested.items() if asked.about == about), None)
-        return known or next((i for i, asked in self.requested.items() if asked.tool == tool), None)
+        own = [(i, asked) for i, asked in self.requested.items() if asked.turn.root_id == root_id]
+        for requested in (own, self.requested.items()):
+            known = next((i for i, asked in requested if asked.about == about), None)
+            known = known or next((i for i, asked in requested if asked.tool == tool), None)
+            if known is not None:
+                return known
+        return None
 
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""
         self.conversation.shrink()
         self.roots.clear()
         self.unread.clear()
-        self.behind = None
+        self.behind.clear()
 
 
 def turn_of(root_id: str, agent: int = 0) -> int:
