@@ -322,7 +322,9 @@ def test_a_row_that_breaks_the_reader_is_named_and_the_rest_goes_on(
 
     read = handler.read_answer
     monkeypatch.setattr(
-        handler, "read_answer", lambda response, *a: 1 / 0 if response == {"bad": 1} else read(response, *a)
+        handler,
+        "read_answer",
+        lambda response, *a, **more: 1 / 0 if response == {"bad": 1} else read(response, *a, **more),
     )
     runs = [
         Run(f"r{n}", "llm", "m", 1.8e9 + n, 1.8e9 + n, "t", inputs={"messages": ["hi"]}, outputs={"bad": n})
