@@ -232,6 +232,19 @@ def _an_older_conversation_that_goes_on() -> list[Run]:
     return [*runs, Run("y", "llm", "m", 30.0, 31.0, "y", thread_id="A", inputs={"messages": other}, outputs=answer)]
 
 
+def _whole_as_in_pieces(runs: list[Run], kills: tuple[int, ...], tmp_path: Path) -> Ledger:
+    """Imports them at one go, and again killed after so many and resumed: what is reported is the same."""
+    whole = Ledger(tmp_path / "whole.sqlite")
+    Import(Pages(runs, 3), whole).run()
+    for kill in kills:
+        pieces = Ledger(tmp_path / f"{kill}.sqlite")
+        with suppress(KeyboardInterrupt):
+            Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
+        Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
+        assert reported(pieces) == reported(whole)
+    return whole
+
+
 @pytest.mark.parametrize(
     "session", [_a_call_that_lasts_long, _embeddings_that_last_long, _an_older_conversation_that_goes_on]
 )
@@ -239,17 +252,10 @@ def test_what_is_found_after_a_long_silence_does_not_depend_on_what_was_in_memor
     tmp_path: Path, session: Callable[[], list[Run]]
 ) -> None:
     runs = _beside(session())
-    whole = Ledger(tmp_path / "whole.sqlite")
-    Import(Pages(runs, 3), whole).run()
+    whole = _whole_as_in_pieces(runs, (9, 30, 60), tmp_path)
     small = Ledger(tmp_path / "small.sqlite")
     Import(Pages(runs, 3), small, checkpoint_runs=3, sessions_in_memory=1).run()
     assert reported(small) == reported(whole)
-    for kill in (9, 30, 60):
-        pieces = Ledger(tmp_path / f"{kill}.sqlite")
-        with suppress(KeyboardInterrupt):
-            Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
-        Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
-        assert reported(pieces) == reported(whole)
 
 
 def test_what_had_begun_when_an_import_was_killed_does_not_begin_twice(tmp_path: Path) -> None:
@@ -262,13 +268,6 @@ def test_what_had_begun_when_an_import_was_killed_does_not_begin_twice(tmp_path:
         Run("embedding", "embedding", "texts", 3.0, 80.0, "B", **texts),
         *(Run(f"c{n:02}", "tool", "clock", 5.0 + n, 5.5 + n, "C", inputs={"n": n}, outputs={}) for n in range(60)),
     ]
-    whole = Ledger(tmp_path / "whole.sqlite")
-    Import(Pages(runs, 3), whole).run()
+    whole = _whole_as_in_pieces(runs, (6, 30, 60), tmp_path)
     assert {call.id for call in whole.calls(whole.histories()[0])} == {run.id for run in runs} - {"inside"}
     assert not whole.histories()[0].late
-    for kill in (6, 30, 60):
-        pieces = Ledger(tmp_path / f"{kill}.sqlite")
-        with suppress(KeyboardInterrupt):
-            Import(Pages(runs, 3, kill), pieces, checkpoint_runs=3).run()
-        Import(Pages(runs, 3), pieces, checkpoint_runs=3).run()
-        assert reported(pieces) == reported(whole)

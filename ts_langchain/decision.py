@@ -65,13 +65,10 @@ class Decision:
         """True once it is done, if it holds for its run until the incident is silent.
 
         An exception may have been caught by retries around the call, and where one of several agents has stopped, the
-        others go on. Where the session stands in for a run that nobody has seen begin, they may: the next one is new.
+        others go on.
         """
-        if self.outcome != "done":
-            return False
-        if self.action == "stop" and self.among_agents:
-            return self.root_id != self.session_id
-        return self.action == "block" or self.why == VETOED
+        stops_all = self.action == "stop" and self.among_agents
+        return self.outcome == "done" and (stops_all or self.action == "block" or self.why == VETOED)
 
 
 class Standing:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -53,17 +54,17 @@ def test_what_is_asked_for(text: str, asked: object) -> None:
     assert asked_in_words(text) == asked
 
 
-def test_hostile_words_take_no_longer_than_others() -> None:
-    plain, hostile = "word " * 12_000, ["Action:" * 9_000, "Action: a\n" * 6_000, "Action:" + " " * 60_000]
-    hostile += ["<tool>" * 10_000, '"action"' + "{" * 60_000, "Action: a\n" + "\n" * 60_000 + "b"]
+HOSTILE = """
+from ts_langchain.capture.in_words import asked_in_words
+texts = ["Action:" * 9_000, "Action: a\\n" * 6_000, "Action:" + " " * 60_000, "Action: a" + "\\n" * 60_000 + "b"]
+texts += ["<tool>" * 10_000, '"action"' + "{" * 60_000]
+assert [asked_in_words(text) for text in texts] == [None] * 6
+"""
 
-    def seconds(text: str) -> float:
-        begin = time.perf_counter()
-        asked_in_words(text)
-        return time.perf_counter() - begin
 
-    floor = max(seconds(plain + "Action"), 1e-4)
-    assert max(min(seconds(text) for _ in range(3)) for text in hostile) < 500 * floor
+def test_hostile_words_are_read_to_the_end() -> None:
+    """They take milliseconds; where an expression tries all ways to match, hours."""
+    subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -627,14 +627,15 @@ def supervised(supervisor: ScriptedChatModel, expert: ScriptedChatModel) -> Stat
     return builder
 
 
-def test_a_circle_of_agents_is_stopped_for_all_of_them() -> None:
+@pytest.mark.parametrize("thread", ["t", None])
+def test_a_circle_of_agents_is_stopped_for_all_of_them(thread: str | None) -> None:
     steps = [{"at": 1, "do": "steer"}, {"at": 2, "do": "stop"}]
     sentinel = Sentinel(policy={"rules": {"handoff_loop": {"steps": steps}}})
     turns = [call_tool("transfer_to_research"), call_tool("transfer_to_math")]
     supervisor = ScriptedChatModel(script=[*turns * 3, "Now I know."])
     expert = ScriptedChatModel(script=["Ask the other one."])
-    app = guard(supervised(supervisor, expert).compile(checkpointer=InMemorySaver()), sentinel)
-    config: Any = {"configurable": {"thread_id": "t"}, "recursion_limit": 100}
+    app = guard(supervised(supervisor, expert).compile(checkpointer=InMemorySaver() if thread else None), sentinel)
+    config: Any = {"configurable": {"thread_id": thread} if thread else {}, "recursion_limit": 100}
     said = app.invoke({"messages": [HumanMessage("How many?")]}, config)["messages"]
     assert said[-1].content.startswith("I stopped here")
     assert (supervisor.calls, expert.calls) == (
@@ -646,21 +647,3 @@ def test_a_circle_of_agents_is_stopped_for_all_of_them() -> None:
     assert again[-1].content == "Now I know."
     assert (supervisor.calls, expert.calls) == (7, 5)
     assert sentinel.health().ok
-
-
-@pytest.mark.parametrize("declared", [{"read_only": True}, None])
-def test_a_guard_knows_the_tools_of_a_tool_node(declared: dict[str, Any] | None) -> None:
-    ran: list[str] = []
-
-    @tool
-    def open_page(url: str) -> str:
-        """Opens."""
-        ran.append(url)
-        return "the same page"
-
-    open_page.metadata = declared
-    model = ScriptedChatModel(script=[*[call_tool("open_page", url="a")] * 6, DONE])
-    policy = {"rules": {"tool_loop": {"min_severity": "medium", "steps": [{"at": 1, "do": "reuse"}]}}}
-    app = guard(create_agent(model, [open_page]), policy=policy)
-    app.invoke(ASK)
-    assert len(ran) == (3 if declared else 6)

@@ -117,11 +117,12 @@ def test_an_unsafe_tool_does_not_end_the_reuse_of_a_safe_one() -> None:
     assert [(d.action, d.outcome, d.tool) for d in middleware.sentinel.decisions()] == [("reuse", "done", "fetch_page")]
 
 
+@pytest.mark.parametrize("door", ["middleware", "guard"])
 @pytest.mark.parametrize(
     ("declared", "runs"),
     [({"read_only": True}, 3), ({"readOnlyHint": True, "title": None}, 6), ({"read_only": False}, 6), (None, 6)],
 )
-def test_a_tool_that_is_declared_to_look_only_is_safe(declared: dict[str, Any] | None, runs: int) -> None:
+def test_a_tool_that_is_declared_to_look_only_is_safe(door: str, declared: dict[str, Any] | None, runs: int) -> None:
     """By its metadata; what an MCP server says of its own tools is no leave to keep them from running."""
     ran: list[str] = []
 
@@ -134,8 +135,9 @@ def test_a_tool_that_is_declared_to_look_only_is_safe(declared: dict[str, Any] |
     fetch_page.metadata = declared
     policy = {"rules": {"tool_loop": {"min_severity": "medium", "steps": [{"at": 1, "do": "reuse"}]}}}
     script = [*[call_tool("fetch_page", url="a")] * 6, AIMessage("done")]
-    middleware = TokenSentinelMiddleware(policy=policy)
-    create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=[middleware]).invoke(ASK)
+    middleware = [TokenSentinelMiddleware(policy=policy)] if door == "middleware" else []
+    app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
+    (app if middleware else guard(app, policy=policy)).invoke(ASK)
     assert len(ran) == runs
 
 

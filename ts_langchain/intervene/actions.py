@@ -103,7 +103,7 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     return shortened
 
 
-def in_words(messages: Sequence[BaseMessage], provider: str | None) -> list[BaseMessage]:
+def without_blocks(messages: Sequence[BaseMessage], provider: str | None) -> list[BaseMessage]:
     """The messages for a model of this provider: what another provider's said in blocks stands in words, calls kept.
 
     Thoughts and their signatures are for the provider that wrote them; others refuse the blocks they do not know.

@@ -379,7 +379,7 @@ class Interventions:
             self._models[name] = init_chat_model(name)
         turn.model = self._models[name]
         turn.model_name, turn.provider = describe_model(turn.model)
-        turn.messages = actions.in_words(turn.messages, turn.provider)
+        turn.messages = actions.without_blocks(turn.messages, turn.provider)
         return True
 
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
