@@ -50,7 +50,12 @@ _WRITTEN_WITHIN = (
 _REASONING_WITHIN = ("completion_details.reasoning", "reasoning.output_tokens", "reasoning_tokens")
 _ITEMS = ("message", "function_call", "reasoning")
 _INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
-# exports to object stores name fields as the database does
+OBSERVATIONS = "observations_v2"
+"""The folder of an export to an object store that holds observations, with what is known of their traces."""
+OLDER_OBSERVATIONS, TRACES = "observations", "traces"
+"""Folders of older ones: the same, and what is known of their traces apart."""
+BESIDE_OBSERVATIONS = (OLDER_OBSERVATIONS, TRACES, "scores", "manifests")
+# such exports name fields as the database does
 _EXPORTED = {
     "trace_id": "traceId", "start_time": "startTime", "end_time": "endTime",
     "parent_observation_id": "parentObservationId", "status_message": "statusMessage", "session_id": "sessionId",

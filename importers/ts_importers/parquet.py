@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from ts_importers.base import Page, Position, Skipped
+from ts_importers.langfuse_rows import OBSERVATIONS, OLDER_OBSERVATIONS, TRACES
 from ts_importers.object_store import WEB, failure, first_line, is_address, quoted, reach, without_secrets
 from ts_importers.parquet_tables import LANGFUSE, TABLES, table_of
 from ts_importers.retrying import ATTEMPTS, MayPass, retrying
@@ -36,9 +37,6 @@ FETCH_ROWS = 200
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
 MINUTE = 60_000_000  # microseconds
 INTERRUPTED = "Query interrupted"
-SAME_ROWS = ("observations_v2", "observations")
-"""Folders in which Langfuse writes the same observations, the fuller ones first."""
-TRACES = "traces"
 # columns of our own, by names that no table has
 START, END, FILE = "ts_langchain_start", "ts_langchain_end", "ts_langchain_file"
 
@@ -123,31 +121,37 @@ class ParquetImporter:
     # --- finding out -------------------------------------------------------------------------------
 
     def _find_files(self) -> str:
-        """The files that DuckDB is to read, in SQL: patterns of names.
+        """The files that DuckDB is to read, in SQL: patterns of names."""
+        path = Path(self.path)
+        if path.is_dir() and not self._remote:
+            return self._find_in_folder(path)
+        if self._remote and not (self.path.startswith(WEB) or "*" in self.path or self.path.endswith(".parquet")):
+            return self._find_in_store(f"{self.path.rstrip('/')}/")
+        return quoted(glob.escape(self.path) if path.is_file() else self.path)
+
+    def _find_in_folder(self, folder: Path) -> str:
+        """Its files, without hidden ones: what copying leaves behind is no Parquet.
 
         Raises:
             UnreadableSource: There are none.
         """
-        path = Path(self.path)
-        if not self._remote and path.is_dir():  # without hidden ones: what copying leaves behind is no Parquet
-            found = sorted(f for f in path.rglob("*.parquet") if not f.name.startswith(".") and f.is_file())
-            if not found:
-                msg = f"No files found in {self.path} whose names end with .parquet"
-                raise UnreadableSource(msg)
-            folders = {f: f.parent.name for f in found if f.parent != path}
-            folder = next((name for name in SAME_ROWS if name in folders.values()), None)
-            self._traces = _list_of(f for f in found if folders.get(f) == TRACES)
-            return _list_of(f for f in found if folder is None or folders.get(f) == folder)
-        whole = not self._remote or "*" in self.path or self.path.endswith(".parquet")
-        if whole or self.path.startswith(WEB):
-            return quoted(glob.escape(self.path) if path.is_file() else self.path)
-        below = f"{self.path.rstrip('/')}/"
-        names = self._query(f"SELECT file FROM glob({quoted(f'{below}**/*.parquet')})")  # noqa: S608 - it is quoted
-        kinds = {str(name).removeprefix(below).rpartition("/")[0].rpartition("/")[2] for (name,) in names}
-        folder = next((name for name in SAME_ROWS if name in kinds), None)
+        found = sorted(f for f in folder.rglob("*.parquet") if not f.name.startswith(".") and f.is_file())
+        if not found:
+            msg = f"No files found in {self.path} whose names end with .parquet"
+            raise UnreadableSource(msg)
+        kinds = {f: f.parent.name for f in found if f.parent != folder}
+        kind = _with_observations(kinds.values())
+        self._traces = _list_of(f for f in found if kinds.get(f) == TRACES)
+        return _list_of(f for f in found if kind is None or kinds.get(f) == kind)
+
+    def _find_in_store(self, folder: str) -> str:
+        """Patterns: of the files in a list DuckDB would ask one by one how long they are."""
+        names = self._query(f"SELECT file FROM glob({quoted(f'{folder}**/*.parquet')})")  # noqa: S608 - it is quoted
+        kinds = {str(name).removeprefix(folder).rpartition("/")[0].rpartition("/")[2] for (name,) in names}
+        kind = _with_observations(kinds)
         if TRACES in kinds:
-            self._traces = quoted(f"{below}**/{TRACES}/*.parquet")
-        return quoted(f"{below}**/*.parquet" if folder is None else f"{below}**/{folder}/*.parquet")
+            self._traces = quoted(f"{folder}**/{TRACES}/*.parquet")
+        return quoted(f"{folder}**/*.parquet" if kind is None else f"{folder}**/{kind}/*.parquet")
 
     def _describe_columns(self) -> dict[str, str]:
         rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(self._files)}")  # noqa: S608 - the path is quoted
@@ -168,7 +172,13 @@ class ParquetImporter:
     def _join_traces(self) -> str:
         """The table of rows, in SQL. Langfuse's older exports keep session, user and tags in files of their own."""
         rows = _parquet(self._files)
-        if self._table is not LANGFUSE or "session_id" in self._columns or not self._traces:
+        if self._table is not LANGFUSE or "session_id" in self._columns:
+            return rows
+        if not self._traces:
+            self.notices.append(
+                f"the export names no sessions, each trace counts as one: they are in its folder {TRACES}, or in its "
+                "field group basic"
+            )
             return rows
         self._query(
             "CREATE OR REPLACE TEMP TABLE traces AS SELECT id, max(session_id) AS session_id, max(user_id) AS user_id,"  # noqa: S608 - the path is quoted
@@ -446,6 +456,12 @@ def _micros(name: str, kind: str) -> str:
 def _parquet(files: str) -> str:
     """Files as a table, in SQL."""
     return f"read_parquet({files}, union_by_name=true, binary_as_string=true, filename={quoted(FILE)})"
+
+
+def _with_observations(kinds: Iterable[str]) -> str | None:
+    """The folder of a Langfuse export that is read, None if it is another export."""
+    found = set(kinds)
+    return next((kind for kind in (OBSERVATIONS, OLDER_OBSERVATIONS) if kind in found), None)
 
 
 def _list_of(files: Iterable[Path]) -> str:

@@ -44,19 +44,24 @@ class Table(NamedTuple):
     read: Callable[[dict[str, Any]], Run | Skipped | None]
 
 
-def _read_langsmith(row: dict[str, Any]) -> Run | Skipped | None:
-    for name in LANGSMITH.nested:
+def _unpacked(row: dict[str, Any], table: Table) -> dict[str, Any]:
+    """A row whose nested values are no longer JSON; what is none is left out."""
+    for name in table.nested:
         value = row.get(name)
         if isinstance(value, str) and value[:1] in ("{", "["):
             try:
                 row[name] = orjson.loads(value)
             except ValueError:
                 row[name] = None
-    return run_from_row(row)
+    return row
+
+
+def _read_langsmith(row: dict[str, Any]) -> Run | Skipped | None:
+    return run_from_row(_unpacked(row, LANGSMITH))
 
 
 def _read_langfuse(row: dict[str, Any]) -> Run | Skipped | None:
-    return run_from_observation(from_export(row))
+    return run_from_observation(from_export(_unpacked(row, LANGFUSE)))
 
 
 LANGSMITH = Table(
@@ -84,7 +89,7 @@ LANGFUSE = Table(
     counts=(),
     costs=("total_cost",),
     projects=("project_id",),
-    wanted=("name", "level", "input", "output", "metadata", "provided_model_name", "usage_details", "session_id"),
+    wanted=("name", "level", "input", "output", "metadata", "provided_model_name", "usage_details"),
     chosen_by="its field groups",
     read=_read_langfuse,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from importers.test_parquet import ROWS, export
+from importers.test_parquet import LANGFUSE, ROWS, export
 from servers.s3 import S3, object_store
 from servers.serving import OPENSSL, own_certificate
 
@@ -53,6 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = tmp_path_factory.mktemp("bucket")
     export(folder / "langsmith", ROWS, parts=5)
+    shutil.copytree(LANGFUSE, folder / "prefix")
     with object_store(S3(folder)) as bucket:
         yield bucket
 
@@ -106,6 +108,20 @@ def test_a_store_at_its_worst_gives_what_a_folder_gives(run: Run, bucket: S3, tm
         k: expected[k] for k in ("calls", "spend_usd", "rules")
     }
     assert "known already" in again.stderr
+
+
+@with_httpfs
+@pytest.mark.parametrize("part", ["enriched", "legacy"])
+def test_langfuses_exports(run: Run, bucket: S3, tmp_path: Path, part: str) -> None:
+    folder = run(str(bucket.folder / "prefix" / part), "--json", TS_LANGCHAIN_LEDGER=str(tmp_path / "other.sqlite"))
+    done = run(f"s3://bucket/prefix/{part}/", "--json")
+    assert done.returncode == 0, done.stderr
+    found, expected = json.loads(done.stdout), json.loads(folder.stdout)
+    assert {**found, "scope": None} == {**expected, "scope": None}
+    assert found["calls"] == 45
+    assert found["sessions"] == 4
+    read = {name.split("/")[-2] for method, name in bucket.seen if method == "GET" and name.endswith(".parquet")}
+    assert read == ({"observations_v2"} if part == "enriched" else {"observations", "traces"})
 
 
 @with_httpfs
