@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -119,7 +120,9 @@ class _Store(NamedTuple):
         if self.plain:
             options.append("USE_SSL false")
         if not given["KEY_ID"] and self.kind == "s3" and _has_credential_chain(db):
-            options.append("PROVIDER credential_chain")
+            with suppress(duckdb.Error):  # it may know no keys
+                db.execute(f"CREATE SECRET ({', '.join(options)}, PROVIDER credential_chain)")
+                return
         try:
             db.execute(f"CREATE SECRET ({', '.join(options)})")
         except duckdb.Error:

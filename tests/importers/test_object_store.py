@@ -143,6 +143,14 @@ def test_what_is_refused_or_missing_is_told_at_once(run: Run, bucket: S3) -> Non
 
 
 @with_httpfs
+def test_a_public_store_needs_no_keys(run: Run, bucket: S3) -> None:
+    with object_store(S3(bucket.folder, key_id="")) as public:
+        place = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{public.port}", "AWS_ACCESS_KEY_ID": ""}
+        done = run("s3://bucket/langsmith", "--dry-run", **place)
+        assert done.returncode == 0, done.stderr
+
+
+@with_httpfs
 def test_a_store_that_is_down_is_asked_again_and_told(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -24,7 +24,7 @@ class S3:
 
     Attributes:
         folder: What is in it.
-        key_id: Whose requests are answered.
+        key_id: Whose requests are answered; everybody's if empty.
         spoil: How many of a hundred requests fail, each in one of three ways: 503, hung up, broken off.
         faults: Taken one per request, before others fail by chance; None lets it pass.
         seen: What was asked for, method and path.
@@ -74,7 +74,7 @@ def object_store(bucket: S3, tls: ssl.SSLContext | None = None) -> Iterator[S3]:
                 self.close_connection = True
             elif fault == "busy":
                 self.refuse(503, "SlowDown")
-            elif f"Credential={bucket.key_id}/" not in who:
+            elif bucket.key_id and f"Credential={bucket.key_id}/" not in who:
                 self.refuse(403, "InvalidAccessKeyId")
             elif name != "bucket":
                 self.refuse(404, "NoSuchBucket")
