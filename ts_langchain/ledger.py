@@ -271,6 +271,8 @@ class Ledger:
             self.engine = sa.create_engine(
                 _read_only(file) if file is not None and _is_sealed(file) else address,
                 pool_pre_ping=file is None,  # servers are restarted, and drop who was silent for long
+                # servers behind a pooler as PgBouncer share what was prepared with others
+                connect_args={"prepare_threshold": None} if address.drivername == "postgresql+psycopg" else {},
             )
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
