@@ -102,17 +102,14 @@ def test_a_connection_that_is_lost_within_a_checkpoint(postgres: PostgresServer,
     ledger = Ledger(postgres.address(database))
     importing = Import(FileImporter(path), ledger)
 
-    def cut_off(*_: Any) -> None:
-        sa.event.remove(ledger.engine, "before_cursor_execute", on_insert)
-        postgres.do(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608
-
-    def on_insert(_: Any, __: Any, statement: str, *___: Any) -> None:
+    def cut_off(_: Any, __: Any, statement: str, *___: Any) -> None:
         if statement.startswith("INSERT INTO incidents"):
-            cut_off()
+            postgres.do(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608
 
-    sa.event.listen(ledger.engine, "before_cursor_execute", on_insert)
+    sa.event.listen(ledger.engine, "before_cursor_execute", cut_off)
     with pytest.raises(LedgerError, match="terminating connection"):
         importing.run()
+    sa.event.remove(ledger.engine, "before_cursor_execute", cut_off)
     assert not list(ledger.run_keys(importing.history))
     assert Import(FileImporter(path), ledger).run().done
 
@@ -163,11 +160,7 @@ def test_names_that_a_server_does_not_take(postgres: PostgresServer, database: s
         reports.append((summarise(ledger, history).as_dict(), list(ledger.incidents(history))))
         ledger.close()
     assert reports[0] == reports[1]
-    assert (
-        reports[0][0]["sessions"]["sessions"]
-        if isinstance(reports[0][0]["sessions"], dict)
-        else reports[0][0]["sessions"]
-    )
+    assert reports[0][1]
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
@@ -178,7 +171,7 @@ def test_addresses_as_people_paste_them(postgres: PostgresServer, database: str,
     shown = run("report", "--ledger", address)
     assert "tool_loop" in shown.stdout
     assert ":***@" in shown.stdout
-    assert not {PASSWORD, IN_AN_ADDRESS} & set(shown.output.split("'"))
+    assert IN_AN_ADDRESS not in shown.output
 
 
 @pytest.mark.parametrize(

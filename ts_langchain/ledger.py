@@ -36,6 +36,8 @@ BATCH = 500
 MANY = 10_000
 PATIENCE_MS = 30_000
 """How long is waited for another program that writes to the same."""
+PSYCOPG = {"client_encoding": "utf8", "prepare_threshold": None}
+"""Names in any script, also where the server's are not; nothing prepared, which poolers as PgBouncer give to others."""
 SESSION_ID_LENGTH = 300
 PLACE_LENGTH = 200
 UNNAMED = "(unnamed model)"
@@ -54,7 +56,7 @@ _histories = sa.Table(
     _meta,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("source", sa.String(50), nullable=False),
-    sa.Column("scope", sa.String(500), nullable=False),
+    sa.Column("scope", sa.String(500).with_variant(sa.String(), "postgresql"), nullable=False),  # a path may be long
     sa.Column("label", sa.JSON, nullable=False),
     sa.Column("settings", sa.String(20), nullable=False),
     sa.Column("range", sa.JSON, nullable=False),
@@ -271,8 +273,7 @@ class Ledger:
             self.engine = sa.create_engine(
                 _read_only(file) if file is not None and _is_sealed(file) else address,
                 pool_pre_ping=file is None,  # servers are restarted, and drop who was silent for long
-                # servers behind a pooler as PgBouncer share what was prepared with others
-                connect_args={"prepare_threshold": None} if address.drivername == "postgresql+psycopg" else {},
+                connect_args=PSYCOPG if address.drivername == "postgresql+psycopg" else {},
             )
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
