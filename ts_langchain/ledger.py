@@ -6,7 +6,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -497,7 +497,7 @@ def run_key(run_id: str) -> int:
 
 
 def stored_id(given: str, most: int = SESSION_ID_LENGTH) -> str:
-    """An id as a column holds it: one that is too long, or no text, is changed, and stays apart from those alike."""
+    """An id as a column holds it: one that is too long or not `storable` is changed, and stays apart from others."""
     kept = storable(given)
     return given if kept == given and len(given) <= most else f"{kept[: most - 17]}~{text_hash(given):016x}"
 
@@ -559,10 +559,9 @@ def _server_url(url: str) -> sa.URL:
         LedgerError: It is no URL, or a password is not written as in one. It is not told what came out of it, which
             may be a part of the password.
     """
-    try:
+    address = None
+    with suppress(ArgumentError, ValueError):
         address = sa.engine.make_url(url)
-    except (ArgumentError, ValueError):
-        address = None
     password_and_host = url.partition("://")[2].partition(":")[2]
     if address is None or (address.password and password_and_host.count("@") > 1):
         msg = "the ledger's address is no SQLAlchemy URL. In a user's name or a password @ is written %40, : %3A, / %2F"

@@ -82,6 +82,8 @@ class PostgresServer:
         import psycopg
 
         for _ in range(400):
+            if self._process.poll() is not None:
+                break
             try:
                 psycopg.connect(self.address("postgres")).close()
             except psycopg.OperationalError:
