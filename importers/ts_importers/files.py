@@ -20,6 +20,7 @@ from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
 from ts_importers.formats.attributes import attribute_names
 from ts_importers.formats.base import Setting
+from ts_importers.langfuse_rows import BESIDE_OBSERVATIONS, OBSERVATIONS
 from ts_importers.order import TimeOrder
 from ts_importers.values import timestamp
 from ts_langchain.errors import ConfigurationError, UnreadableSource
@@ -38,6 +39,7 @@ PROBE_DOCUMENTS = 50
 PROBE_SPANS = 1_000
 MAX_PREFIXES = 20
 MAX_SCOPE = 400
+MAX_NAMED = 3
 CONTINUED = ("bedrock", "exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
 TIMELESS = ("bedrock", "exchanges", "litellm")
@@ -91,6 +93,7 @@ class FileImporter:
             raise ConfigurationError(msg)
         given = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
         files, self.notices = _files(given)
+        self._about: dict[str, list[str]] = {}  # what was found out about files
         self.path, self.model, self.provider = given[0], model, provider
         self.scope = _scope(given)
         self._several = len(given) > 1 or given[0].is_dir()
@@ -101,7 +104,8 @@ class FileImporter:
             except UnreadableSource as error:
                 if not self._several or not file.exists():
                     raise
-                self.notices.append(f"{name}: left out: {error}")
+                self._say_of(name, f"left out: {error}")
+        self.notices += [_of_files(names, what) for what, names in self._about.items()]
         if not self._files:
             msg = f"{', '.join(map(str, given))}: none of the files can be read: {'; '.join(self.notices)}"
             raise UnreadableSource(msg)
@@ -152,7 +156,6 @@ class FileImporter:
 
     def _detect(self, documents: Documents) -> Format | None:
         """The format of a file; None, with a notice, if it is empty or, among several, not known."""
-        about = f"{documents.name}: " if self._several else ""
         seen, broken = 0, ""
         for number, raw, _ in documents.read():
             if not raw.strip():
@@ -162,17 +165,17 @@ class FileImporter:
                 broken = f"; line {number} is {why_unreadable(raw, document)}"
             for form in FORMATS.values():
                 if (title := _recognised(documents, form, document)) is not None:
-                    self.notices.append(f"{about}detected: {title}")
+                    self._say_of(documents.name, f"detected: {title}")
                     return form
             seen += 1
             if seen >= PROBE_DOCUMENTS:
                 break
         if not seen:
-            self.notices.append(f"{about}the file is empty")
+            self._say_of(documents.name, "the file is empty")
             return FORMATS["langsmith"]
         hint = _hint(documents)
         if self._several:
-            self.notices.append(f"{about}left out: {hint or 'nothing in it is known'}")
+            self._say_of(documents.name, f"left out: {hint or 'nothing in it is known'}")
             return None
         if hint is not None:
             msg = f"{documents.path} {hint}"
@@ -184,6 +187,9 @@ class FileImporter:
             f"Expected are JSON lines, or one JSON list, of{known}\nSay which with --format {', '.join(FORMATS)}."
         )
         raise UnreadableSource(msg)
+
+    def _say_of(self, name: str, what: str) -> None:
+        self._about.setdefault(what, []).append(name if self._several else "")
 
     def _describe_assumptions(self) -> None:
         names = {f.name for _, f in self._files}
@@ -342,10 +348,20 @@ def _files(given: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
             if any(p.suffix == ".parquet" for p in inside):
                 msg += "; for Parquet there is ts-langchain import parquet"
             raise UnreadableSource(msg)
+        if any(p.parent.name == OBSERVATIONS for p in wanted):
+            wanted = [p for p in wanted if p.parent.name not in BESIDE_OBSERVATIONS]
+            notices.append(f"{path}: a blob storage export of Langfuse, of which {OBSERVATIONS} is read")
         files |= {p: _shown(os.path.relpath(path.resolve() / p.relative_to(path), common)) for p in wanted}
-        if len(wanted) < len(inside):
-            notices.append(f"{path}: {len(inside) - len(wanted)} files with other endings were left out")
+        if others := sum(p.suffix not in SUFFIXES for p in inside):
+            notices.append(f"{path}: {others} files with other endings were left out")
     return dict(sorted(files.items(), key=lambda file: file[1])), notices
+
+
+def _of_files(names: list[str], what: str) -> str:
+    """What was found out about files: of a few by name."""
+    if len(names) > MAX_NAMED:
+        return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED:,} more files: {what}"
+    return f"{', '.join(names)}: {what}" if names[0] else what
 
 
 def _scope(given: Sequence[Path]) -> str:
@@ -371,7 +387,9 @@ def _hint(documents: Documents) -> str | None:
     with documents.path.open("rb") as file:
         magic = file.read(4)
     if magic == b"PAR1":
-        return "is Parquet: ts-langchain import parquet reads runs of LangSmith; save others as JSON lines"
+        return (
+            "is Parquet: ts-langchain import parquet reads exports of LangSmith and Langfuse; save others as JSON lines"
+        )
     if magic == b"PK\x03\x04":
         return "is a zip archive: unpack it first"
     if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -389,6 +407,8 @@ def _stranger(row: Row) -> str | None:
     """What a row is that is known, and cannot be read."""
     if {"custom_id", "body"} <= row.keys():
         return "is the input of a batch, before anything was answered: import its output"
+    if {"id", "timestamp", "project_id"} <= row.keys() and not row.keys().isdisjoint({"session_id", "data_type"}):
+        return "holds traces or scores of Langfuse, no calls: they are in its folder observations"
     if {"sessionId", "message"} <= row.keys() or ("payload" in row and row.get("type") == "session_meta"):
         return (
             "is a session of a coding agent (Claude Code, Codex), which tells of one answer in many lines and is not "

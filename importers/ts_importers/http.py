@@ -6,22 +6,20 @@ import logging
 import ssl
 import threading
 import time
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
 import tenacity
 
-from ts_importers.base import OnWait, Wait
+from ts_importers.retrying import ATTEMPTS, LONGEST_RETRY_AFTER, MayPass, retry_after, retrying
 from ts_langchain.errors import AuthenticationFailed, ConfigurationError, ImporterError, SourceUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-ATTEMPTS = 8
-LONGEST_BACKOFF = 60.0
-LONGEST_RETRY_AFTER = 300.0
+    from ts_importers.base import OnWait
+
 TIMEOUT = 60.0
 FAILED_TO_READ = ("read", "What was imported is kept; run the same command later to go on.")
 FAILED_TO_WRITE = ("written to", "What was sent is recorded; run the same command later to go on.")
@@ -49,15 +47,6 @@ class HTTPFailure(ImporterError):
     def __init__(self, status: int, message: str) -> None:
         self.status = status
         super().__init__(message)
-
-
-class _Retry(Exception):
-    """Worth another try."""
-
-    def __init__(self, reason: str, after: float | None = None) -> None:
-        self.reason = reason
-        self.after = after
-        super().__init__(reason)
 
 
 class Client:
@@ -108,7 +97,6 @@ class Client:
         self.host = _host(base_url, service, address_hint)
         self._key_hint = key_hint
         self._address_hint = address_hint
-        self._on_wait = on_wait
         self._failed = failed
         sent = {name: value.strip() for name, value in headers.items()}
         if not all(value.isascii() and value.isprintable() for value in sent.values()):
@@ -127,13 +115,6 @@ class Client:
             raise ConfigurationError(msg) from None
         self._answered = threading.local()
         self._given_up = threading.Event()
-        backoff = tenacity.wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            after = error.after if isinstance(error, _Retry) else None
-            return backoff(state) if after is None else min(after, LONGEST_RETRY_AFTER)
-
         self.pace = pace
         self._sleep: Callable[[float], object] = self._given_up.wait if sleep is time.sleep else sleep
         self._turns = threading.Lock()
@@ -154,13 +135,12 @@ class Client:
                     if not self._napping:
                         self._clear.set()
 
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Retry),
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(attempts), tenacity.stop_when_event_set(self._given_up)),
-            wait=wait,
+        self._retrying = retrying(
+            service,
+            on_wait=on_wait,
             sleep=nap,
-            before_sleep=self._tell,
-            reraise=True,
+            attempts=attempts,
+            unless=tenacity.stop_when_event_set(self._given_up),
         )
 
     def __repr__(self) -> str:
@@ -236,7 +216,7 @@ class Client:
     def _send(self, method: str, path: str, **kwargs: Any) -> Any:
         try:
             return self._retrying(self._once, method, path, **kwargs)
-        except _Retry as last:
+        except MayPass as last:
             what, then = self._failed
             msg = (
                 f"{self.service} at {self.host} could not be {what}: {last.reason}, after "
@@ -249,7 +229,7 @@ class Client:
         try:
             response = self._client.request(method, path, **kwargs)
         except httpx2.TimeoutException:
-            raise _Retry("no answer in time") from None
+            raise MayPass("no answer in time") from None
         except httpx2.TransportError as error:
             if _is_about_a_certificate(error):
                 msg = (
@@ -257,13 +237,13 @@ class Client:
                     "your own set SSL_CERT_FILE to its certificate."
                 )
                 raise SourceUnavailable(msg) from None
-            raise _Retry(f"no connection ({type(error).__name__})") from None
+            raise MayPass(f"no connection ({type(error).__name__})") from None
         status = response.status_code
         if status in (401, 403):
             msg = f"{self.service} at {self.host} refused the key (HTTP {status}). {self._key_hint}"
             raise AuthenticationFailed(msg)
         if status == 429 or (status >= 500 and status != 501):
-            raise _Retry(f"HTTP {status}", _retry_after(response.headers.get("retry-after")))
+            raise MayPass(f"HTTP {status}", retry_after(response.headers.get("retry-after")))
         if 300 <= status < 400:
             msg = f"{self.service} at {self.host} answered with a redirect (HTTP {status}). {self._address_hint}"
             raise HTTPFailure(status, msg)
@@ -282,19 +262,13 @@ class Client:
         if "text/html" in response.headers.get("content-type", ""):
             msg = f"{self.host} answered with a web page instead of data. {self._address_hint}"
             raise HTTPFailure(status, msg)
-        raise _Retry("an answer that is no JSON or was cut off")
+        raise MayPass("an answer that is no JSON or was cut off")
 
     def _without_secrets(self, text: str) -> str:
         """Some servers quote the key they refuse."""
         for secret in self._secrets:
             text = text.replace(secret, "[key]")
         return text
-
-    def _tell(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if self._on_wait is not None and isinstance(error, _Retry):
-            seconds = state.next_action.sleep if state.next_action else 0.0
-            self._on_wait(Wait(seconds, f"{self.service}: {error.reason}", state.attempt_number))
 
 
 def _host(base_url: str, service: str, hint: str) -> str:
@@ -315,20 +289,6 @@ def _is_about_a_certificate(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a number or an HTTP date; None if it says nothing sensible."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _detail(body: bytes) -> str:

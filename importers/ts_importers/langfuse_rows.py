@@ -50,6 +50,27 @@ _WRITTEN_WITHIN = (
 _REASONING_WITHIN = ("completion_details.reasoning", "reasoning.output_tokens", "reasoning_tokens")
 _ITEMS = ("message", "function_call", "reasoning")
 _INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
+OBSERVATIONS = "observations_v2"
+"""The folder of an export to an object store that holds observations, with what is known of their traces."""
+OLDER_OBSERVATIONS, TRACES = "observations", "traces"
+"""Folders of older ones: the same, and what is known of their traces apart."""
+BESIDE_OBSERVATIONS = (OLDER_OBSERVATIONS, TRACES, "scores", "manifests")
+# such exports name fields as the database does
+_EXPORTED = {
+    "trace_id": "traceId", "start_time": "startTime", "end_time": "endTime",
+    "parent_observation_id": "parentObservationId", "status_message": "statusMessage", "session_id": "sessionId",
+    "user_id": "userId", "provided_model_name": "providedModelName", "model_parameters": "modelParameters",
+    "usage_details": "usageDetails", "cost_details": "costDetails", "total_cost": "totalCost",
+    "tool_definitions": "toolDefinitions",
+}  # fmt: skip
+
+
+def from_export(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An observation of a blob storage export as the API gives it, by other names and without empty texts."""
+    return {
+        _EXPORTED.get(name, name): None if value == "" and name != "status_message" else value
+        for name, value in row.items()
+    }
 
 
 def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None = None) -> Run | Skipped | None:
@@ -94,6 +115,8 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
     tags = row.get("tags") or trace.get("tags")
     params = _plain(row.get("modelParameters"))
     inputs, tools = _inputs(run_type, given)
+    if run_type == "llm" and not tools:
+        tools = [{"name": n, **_plain(d)} for n, d in _plain(row.get("toolDefinitions")).items()]
     if tools:
         params = {**params, "tools": tools}
     status = row.get("statusMessage")

@@ -1,4 +1,4 @@
-"""LangSmith's bulk exports: Parquet files in a folder or an object store, read by DuckDB.
+"""Bulk exports of LangSmith and Langfuse: Parquet files in a folder or an object store, read by DuckDB.
 
 Files may lie in any order and hold rows in any order. The rows of a span of time at a time are unpacked to disk and
 read from there in order, so memory does not grow with the export, and neither does the disk that it takes.
@@ -7,8 +7,8 @@ read from there in order, so memory does not grow with the export, and neither d
 from __future__ import annotations
 
 import glob
-import os
 import tempfile
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -18,11 +18,17 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from ts_importers.base import Page, Position, Skipped
-from ts_importers.langsmith_rows import run_from_row
+from ts_importers.langfuse_rows import OBSERVATIONS, OLDER_OBSERVATIONS, TRACES
+from ts_importers.object_store import WEB, failure, first_line, is_address, quoted, reach, without_secrets
+from ts_importers.parquet_tables import LANGFUSE, TABLES, table_of
+from ts_importers.retrying import ATTEMPTS, MayPass, retrying
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from ts_importers.base import OnWait
+    from ts_importers.parquet_tables import Table
 
 PAGE_ROWS = 500
 PAGE_BYTES = 4_000_000
@@ -33,12 +39,6 @@ MINUTE = 60_000_000  # microseconds
 INTERRUPTED = "Query interrupted"
 # columns of our own, by names that no table has
 START, END, FILE = "ts_langchain_start", "ts_langchain_end", "ts_langchain_file"
-REMOTE = ("s3://", "s3a://", "gs://", "gcs://", "r2://", "http://", "https://", "hf://", "az://", "abfss://")
-_JSON = ("inputs", "outputs", "extra", "tags", "parent_run_ids", "prompt_token_details", "completion_token_details")
-_TEXTS = ("id", "name", "run_type", "trace_id", "parent_run_id", "thread_id", "status", "error", "ls_model_name")
-_COUNTS = ("prompt_tokens", "completion_tokens")
-_COSTS = ("prompt_cost", "completion_cost", "total_cost")
-_NEEDED = ("id", "run_type", "start_time")
 
 
 class ParquetImporter:
@@ -51,11 +51,15 @@ class ParquetImporter:
         until: Only runs that start before this time.
         limit: Stop after about so many rows.
         memory_mb: What DuckDB may use; more, with a notice, where row groups are larger.
+        on_wait: Told of each wait before an object store is asked again.
+        sleep: Waits; for tests.
 
     Raises:
-        ConfigurationError: DuckDB is not installed, or the project cannot be told from others.
-        UnreadableSource: There are no Parquet files, or they hold no LangSmith runs.
-        SourceUnavailable: The object store cannot be reached or refuses its keys.
+        ConfigurationError: DuckDB is not installed, the address or the environment cannot be used, or the project
+            cannot be told from others.
+        UnreadableSource: There are no Parquet files, or they hold nothing that is known.
+        SourceUnavailable: The object store cannot be reached.
+        AuthenticationFailed: It refuses its keys.
     """
 
     source = "parquet"
@@ -69,126 +73,176 @@ class ParquetImporter:
         until: datetime | None = None,
         limit: int | None = None,
         memory_mb: int = MEMORY_MB,
+        on_wait: OnWait | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.path, self.project, self.limit = str(path), project, limit
         self.since, self.until = since, until
-        self._remote = self.path.startswith(REMOTE)
-        self._shown = _without_secrets(self.path) if self._remote else self.path
+        self._remote = is_address(self.path)
+        self._shown = without_secrets(self.path) if self._remote else self.path
         self.scope = self._shown if self._remote else str(Path(self.path).resolve())
         if project is not None:
             self.scope += f" project={project}"
         self._memory = memory_mb
+        self._retrying = retrying("the object store", on_wait=on_wait, sleep=sleep)
         self.notices: list[str] = []
         self._db = _connect(memory_mb)
-        self._pattern = self._files()
         if self._remote:
-            _reach(self._db, self._shown)
+            with _interruptible():
+                reach(self._db, self.path)
+        self._traces = ""
+        self._files = self._find_files()
         self._columns = self._describe_columns()
+        self._table = self._recognise()
         # what lies before 1970 is no time, as elsewhere: such rows are named
         self._start = f"nullif(greatest({_micros('start_time', self._columns['start_time'])}, 0), 0)"
+        self._from = self._join_traces()
         self._select = self._build_select()
-        self._where, self._values = self._filters()
-        self._chunks = self._plan()
-        self.total: int | None = sum(c.rows for c in self._chunks)
-        if limit is not None:
-            self.total = min(self.total, limit)
-        missing = [n for n in ("inputs", "outputs", "extra") if n not in self._columns]
-        self.notices.append(f"detected: LangSmith bulk export, {sum(c.rows for c in self._chunks):,} rows")
+        self._plan()
+        self.notices.insert(0, f"detected: {self._table.title}, {sum(c.rows for c in self._chunks):,} rows")
+        missing = [name for name in self._table.wanted if name not in self._columns]
         if missing:
             self.notices.append(
-                f"the export has no {', '.join(missing)}: what needs them is not found (see export_fields)"
+                f"the export has no {', '.join(missing)}: what needs them is not found (see {self._table.chosen_by})"
             )
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        about = {"files": self._shown, "format": "LangSmith bulk export (Parquet)"}
+        about = {"files": self._shown, "format": f"{self._table.title} (Parquet)"}
         if self.project is not None:
             about["project"] = self.project
         return about
 
+    def begin_at(self, at: datetime) -> None:
+        """Leaves out what started before, to go on after an earlier import."""
+        self.since = at
+        self._plan()
+
     # --- finding out -------------------------------------------------------------------------------
 
-    def _files(self) -> str:
+    def _find_files(self) -> str:
         """The files that DuckDB is to read, in SQL: patterns of names."""
-        if self._remote:
-            if self.path.startswith(("http://", "https://")) or "*" in self.path or self.path.endswith(".parquet"):
-                return _quoted(self.path)
-            return _quoted(f"{self.path.rstrip('/')}/**/*.parquet")
         path = Path(self.path)
-        if path.is_dir():  # without hidden ones: what copying leaves behind is no Parquet
-            found = sorted(f for f in path.rglob("*.parquet") if not f.name.startswith(".") and f.is_file())
-            if not found:
-                msg = f"No files found in {self.path} whose names end with .parquet"
-                raise UnreadableSource(msg)
-            return f"[{', '.join(_quoted(glob.escape(str(f))) for f in found)}]"
-        return _quoted(glob.escape(self.path) if path.is_file() else self.path)
+        if path.is_dir() and not self._remote:
+            return self._find_in_folder(path)
+        if self._remote and not (self.path.startswith(WEB) or "*" in self.path or self.path.endswith(".parquet")):
+            return self._find_in_store(f"{self.path.rstrip('/')}/")
+        return quoted(glob.escape(self.path) if path.is_file() else self.path)
+
+    def _find_in_folder(self, folder: Path) -> str:
+        """Its files, without hidden ones: what copying leaves behind is no Parquet.
+
+        Raises:
+            UnreadableSource: There are none.
+        """
+        found = sorted(f for f in folder.rglob("*.parquet") if not f.name.startswith(".") and f.is_file())
+        if not found:
+            msg = f"No files found in {self.path} whose names end with .parquet"
+            raise UnreadableSource(msg)
+        kinds = {f: f.parent.name for f in found if f.parent != folder}
+        kind = _with_observations(kinds.values())
+        self._traces = _list_of(f for f in found if kinds.get(f) == TRACES)
+        return _list_of(f for f in found if kind is None or kinds.get(f) == kind)
+
+    def _find_in_store(self, folder: str) -> str:
+        """Patterns: of the files in a list DuckDB would ask one by one how long they are."""
+        names = self._query(f"SELECT file FROM glob({quoted(f'{folder}**/*.parquet')})")  # noqa: S608 - it is quoted
+        kinds = {str(name).removeprefix(folder).rpartition("/")[0].rpartition("/")[2] for (name,) in names}
+        kind = _with_observations(kinds)
+        if TRACES in kinds:
+            self._traces = quoted(f"{folder}**/{TRACES}/*.parquet")
+        return quoted(f"{folder}**/*.parquet" if kind is None else f"{folder}**/{kind}/*.parquet")
 
     def _describe_columns(self) -> dict[str, str]:
-        rows = self._query(f"DESCRIBE SELECT * FROM {self._table()}")  # noqa: S608 - the path is quoted
-        columns = {str(name): str(kind) for name, kind, *_ in rows}
-        missing = [n for n in _NEEDED if n not in columns]
-        if missing:
+        rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(self._files)}")  # noqa: S608 - the path is quoted
+        return {str(name): str(kind) for name, kind, *_ in rows}
+
+    def _recognise(self) -> Table:
+        table = table_of(self._columns)
+        if table is None:
+            known = " or a ".join(f"{t.title} ({', '.join(t.needed)})" for t in TABLES)
+            there = ", ".join([name for name in self._columns if name != FILE][:20])
             msg = (
-                f"{self._shown} holds no LangSmith runs: columns {', '.join(missing)} are missing; "
-                f"there are {', '.join(list(columns)[:20])}. Expected is a bulk export of LangSmith, or a table of its "
-                "runs; save others as JSON lines and use ts-langchain import file"
+                f"{self._shown} holds nothing that is known: there are the columns {there}. Expected is a "
+                f"{known}. Save others as JSON lines and use ts-langchain import file"
             )
             raise UnreadableSource(msg)
-        return columns
+        return table
 
-    def _table(self) -> str:
-        return f"read_parquet({self._pattern}, union_by_name=true, filename={_quoted(FILE)})"
+    def _join_traces(self) -> str:
+        """The table of rows, in SQL. Langfuse's older exports keep session, user and tags in files of their own."""
+        rows = _parquet(self._files)
+        if self._table is not LANGFUSE or "session_id" in self._columns:
+            return rows
+        if not self._traces:
+            self.notices.append(
+                f"the export names no sessions, each trace counts as one: they are in its folder {TRACES}, or in its "
+                "field group basic"
+            )
+            return rows
+        self._query(
+            "CREATE OR REPLACE TEMP TABLE traces AS SELECT id, max(session_id) AS session_id, max(user_id) AS user_id,"  # noqa: S608 - the path is quoted
+            f" any_value(tags) AS tags FROM {_parquet(self._traces)} GROUP BY id"
+        )
+        self._columns |= {"session_id": "VARCHAR", "user_id": "VARCHAR", "tags": "VARCHAR[]"}
+        return (
+            f"(SELECT o.*, t.session_id, t.user_id, t.tags FROM {rows} o"  # noqa: S608 - as above
+            " LEFT JOIN traces t ON t.id = o.trace_id)"
+        )
 
     def _build_select(self) -> str:
         """Each column as Python is to get it: times in microseconds, nested values as JSON."""
         parts = [f'{self._start} AS "{START}"', "CAST(id AS VARCHAR) AS id"]
         if "end_time" in self._columns:
             parts.append(f"""{_micros("end_time", self._columns["end_time"])} AS "{END}\"""")
-        for name in (*_TEXTS, *_JSON, *_COUNTS, *_COSTS):
+        table = self._table
+        for name in (*table.texts, *table.nested, *table.counts, *table.costs):
             kind = self._columns.get(name)
-            if kind is None or name == "id":
+            if kind is None:
                 continue
-            if name in _TEXTS:
+            if name in table.texts:
                 parts.append(f'CAST("{name}" AS VARCHAR) AS "{name}"')
-            elif name in _JSON:
+            elif name in table.nested:
                 plain = kind in ("VARCHAR", "JSON")
                 value = f'"{name}"' if plain else f'to_json("{name}")'
                 parts.append(f'CAST({value} AS VARCHAR) AS "{name}"')
             else:
-                parts.append(f'TRY_CAST("{name}" AS {"BIGINT" if name in _COUNTS else "DOUBLE"}) AS "{name}"')
+                parts.append(f'TRY_CAST("{name}" AS {"BIGINT" if name in table.counts else "DOUBLE"}) AS "{name}"')
         parts.append(f'"{FILE}" AS "{FILE}"')
         self._names = [*(p.rpartition(" AS ")[2].strip('"') for p in parts), "number"]
         return ", ".join(parts)
 
+    def _plan(self) -> None:
+        """What is read, in spans of time of about so many rows each. Reads the one column of start times."""
+        self._where, self._values = self._filters()
+        found = self._query(
+            "SELECT min(minute), max(minute) + 1, sum(rows) FROM ("  # noqa: S608 - nothing in it comes from a user
+            f" SELECT minute, rows, (sum(rows) OVER (ORDER BY minute) - rows) // {CHUNK_ROWS} AS chunk FROM ("
+            f" SELECT coalesce({self._start} // {MINUTE}, -1) AS minute, count(*) AS rows FROM {self._from}"
+            f" WHERE {self._where} GROUP BY 1)) GROUP BY chunk ORDER BY chunk",
+            self._values,
+        )
+        self._chunks = [_Chunk(int(begin) * MINUTE, int(end) * MINUTE, int(rows)) for begin, end, rows in found]
+        rows = sum(chunk.rows for chunk in self._chunks)
+        self.total: int | None = rows if self.limit is None else min(rows, self.limit)
+
     def _filters(self) -> tuple[str, list[object]]:
-        start = self._start
         tests, values = [], []
         if self.since is not None:
-            tests.append(f"{start} >= ?")
+            tests.append(f"{self._start} >= ?")
             values.append(_us(self.since))
         if self.until is not None:
-            tests.append(f"{start} < ?")
+            tests.append(f"{self._start} < ?")
             values.append(_us(self.until))
         bounds: list[object] = list(values)
         if self.project is not None:
-            names = [n for n in ("session_id", "session_name", "project_name") if n in self._columns]
+            names = [n for n in self._table.projects if n in self._columns]
             if not names:
                 msg = f"--project: {self._shown} does not say which project a run belongs to"
                 raise ConfigurationError(msg)
             tests.append(f"({' OR '.join(f'CAST({n} AS VARCHAR) = ?' for n in names)})")
             bounds += [self.project] * len(names)
         return " AND ".join(tests) or "true", bounds
-
-    def _plan(self) -> list[_Chunk]:
-        """Spans of time of about so many rows each. Reads the one column of start times."""
-        found = self._query(
-            "SELECT min(minute), max(minute) + 1, sum(rows) FROM ("  # noqa: S608 - nothing in it comes from a user
-            f" SELECT minute, rows, (sum(rows) OVER (ORDER BY minute) - rows) // {CHUNK_ROWS} AS chunk FROM ("
-            f" SELECT coalesce({self._start} // {MINUTE}, -1) AS minute, count(*) AS rows FROM {self._table()}"
-            f" WHERE {self._where} GROUP BY 1)) GROUP BY chunk ORDER BY chunk",
-            self._values,
-        )
-        return [_Chunk(int(begin) * MINUTE, int(end) * MINUTE, int(rows)) for begin, end, rows in found]
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -213,10 +267,12 @@ class ParquetImporter:
         size = 0
         for row in rows:
             if page is None:
-                page = Page([], {"start": row[START], "id": row["id"] or "", "rows": taken})
+                at = row["start_time"]
+                since = None if at is None else datetime.fromtimestamp(at, tz=UTC).isoformat()
+                page = Page([], {"start": row[START], "id": row["id"] or "", "rows": taken, "from": since})
             taken += 1
             size += row["size"]
-            run = run_from_row(row)
+            run = self._table.read(row)
             if run is None:
                 page.ignored += 1
             elif isinstance(run, Skipped):
@@ -237,66 +293,104 @@ class ParquetImporter:
     def _unpack(self, chunk: _Chunk, begin: int, first: str, spool: IO[bytes]) -> list[tuple[int, str, int]]:
         """Writes a span's rows, one a line. Returns start time, id and place of each, in order of time."""
         sql = (
-            f"SELECT {self._select} FROM {self._table()} WHERE {self._where}"  # noqa: S608 - as above
+            f"SELECT {self._select} FROM {self._from} WHERE {self._where}"  # noqa: S608 - as above
             f" AND coalesce({self._start}, {-MINUTE}) BETWEEN ? AND ?"
         )
         values = [*self._values, max(chunk.begin, begin), chunk.end - 1]
         keys: list[tuple[int, str, int]] = []
+        number = 0
 
-        def restart() -> None:
+        def start() -> None:
+            nonlocal number
             keys.clear()
             spool.seek(0)
+            number = 0
 
-        for number, row in enumerate(self._stream(sql, values, restart)):
-            key = (-MINUTE if row[0] is None else row[0], row[1] or "")
-            if key >= (begin, first):
-                keys.append((*key, spool.tell()))
-                spool.write(orjson.dumps([*row, number], default=str, option=orjson.OPT_APPEND_NEWLINE))
+        def take(rows: Sequence[tuple[Any, ...]]) -> None:
+            nonlocal number
+            for row in rows:
+                key = (-MINUTE if row[0] is None else row[0], row[1] or "")
+                if key >= (begin, first):
+                    keys.append((*key, spool.tell()))
+                    spool.write(orjson.dumps([*row, number], default=str, option=orjson.OPT_APPEND_NEWLINE))
+                number += 1
+
+        self._execute(sql, values, start, take)
         keys.sort()
         return keys
 
     def _query(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a query, all at once."""
-        return list(self._stream(sql, values, lambda: None))
+        rows: list[tuple[Any, ...]] = []
+        self._execute(sql, values, rows.clear, rows.extend)
+        return rows
 
-    def _stream(self, sql: str, values: list[Any] | None, restart: Callable[[], object]) -> Iterator[tuple[Any, ...]]:
-        """Rows of a query as they come.
+    def _execute(
+        self,
+        sql: str,
+        values: list[Any] | None,
+        start: Callable[[], object],
+        take: Callable[[Sequence[tuple[Any, ...]]], object],
+    ) -> None:
+        """Runs a query, and again if the object store fails in a way that may pass.
 
-        Files with large row groups need more memory than others: DuckDB gets it, and begins anew.
+        Args:
+            sql: The query.
+            values: What its question marks stand for.
+            start: Called before the first row, each time.
+            take: Called with the rows, some at a time.
 
         Raises:
             UnreadableSource: Files are missing or broken.
             SourceUnavailable: The object store fails.
+            AuthenticationFailed: The object store refuses its keys.
             KeyboardInterrupt: Ctrl-C ended the query.
         """
+        try:
+            with _interruptible():
+                self._retrying(self._try, sql, values, start, take)
+        except MayPass as last:
+            msg = (
+                f"{self._shown} could not be read: {last.reason}, after {ATTEMPTS} attempts. What was imported is "
+                "kept; run the same command later to go on."
+            )
+            raise SourceUnavailable(msg) from None
+
+    def _try(
+        self,
+        sql: str,
+        values: list[Any] | None,
+        start: Callable[[], object],
+        take: Callable[[Sequence[tuple[Any, ...]]], object],
+    ) -> None:
+        """Runs a query. Files with large row groups need more memory than others: DuckDB gets it, and begins anew."""
         import duckdb
 
-        with _interruptible():
-            while True:
-                try:
-                    found = self._db.execute(sql, values)
-                    while rows := found.fetchmany(FETCH_ROWS):
-                        yield from rows
-                except duckdb.OutOfMemoryException as error:
-                    if self._memory >= MAX_MEMORY_MB:
-                        msg = f"{self._shown}: row groups are too large for {self._memory} MB: {self._line(error)}"
-                        raise UnreadableSource(msg) from error
-                    self._memory *= 4
-                    self.notices.append(f"large row groups: DuckDB may use {self._memory} MB")
-                    self._db.execute(f"SET memory_limit = '{self._memory}MB'")
-                    restart()
-                except duckdb.HTTPException as error:
-                    why = self._line(error)
-                    msg = f"{self._shown} cannot be read: {why}. Keys are taken from AWS_* in the environment."
-                    raise SourceUnavailable(msg) from error
-                except duckdb.Error as error:
-                    msg = f"{self._shown} cannot be read as Parquet: {self._line(error)}"
+        while True:
+            start()
+            try:
+                found = self._db.execute(sql, values)
+                while rows := found.fetchmany(FETCH_ROWS):
+                    take(rows)
+            except duckdb.OutOfMemoryException as error:
+                if self._memory >= MAX_MEMORY_MB:
+                    msg = f"{self._shown}: row groups are too large for {self._memory} MB: {first_line(error)}"
                     raise UnreadableSource(msg) from error
-                else:
-                    return
+                self._memory *= 4
+                self.notices.append(f"large row groups: DuckDB may use {self._memory} MB")
+                self._db.execute(f"SET memory_limit = '{self._memory}MB'")
+            except duckdb.IOException as error:
+                if self._remote:
+                    raise failure(error, self.path) from None  # its message would show a signature
+                raise self._unreadable(error) from error
+            except duckdb.Error as error:
+                raise self._unreadable(error) from error
+            else:
+                return
 
-    def _line(self, error: Exception) -> str:
-        return _line(error).replace(self.path, self._shown)
+    def _unreadable(self, error: Exception) -> UnreadableSource:
+        said = first_line(error).replace(self.path, self._shown)
+        return UnreadableSource(f"{self._shown} cannot be read as Parquet: {said}")
 
 
 class _Chunk(NamedTuple):
@@ -308,18 +402,8 @@ class _Chunk(NamedTuple):
 
 
 def _row(found: dict[str, Any]) -> dict[str, Any]:
-    """A row as LangSmith's API gives it."""
-    size = 0
-    for name in _JSON:
-        value = found.get(name)
-        if isinstance(value, str):
-            size += len(value)
-            if value[:1] in ("{", "["):
-                try:
-                    found[name] = orjson.loads(value)
-                except ValueError:
-                    found[name] = None
-    found["size"] = size
+    """A row with its times as the readers of rows take them, and its size."""
+    found["size"] = sum(len(value) for value in found.values() if isinstance(value, str))
     start, end = found.get(START), found.get(END)
     found["start_time"] = start / 1e6 if start is not None else None
     found["end_time"] = end / 1e6 if end is not None else None
@@ -357,61 +441,6 @@ def _connect(memory_mb: int) -> Any:
     return db
 
 
-@_interruptible()
-def _reach(db: Any, address: str) -> None:
-    """Makes an object store readable; its keys come from the environment.
-
-    Raises:
-        SourceUnavailable: DuckDB's extension for it is not there and cannot be loaded.
-    """
-    import duckdb
-
-    try:
-        db.execute("INSTALL httpfs")
-        db.execute("LOAD httpfs")
-    except duckdb.Error as error:
-        msg = (
-            f"{address}: DuckDB reads object stores with its extension httpfs, which is not installed and could not "
-            f"be fetched ({_line(error)}). Install it where there is a network (INSTALL httpfs in DuckDB), or copy "
-            "the export to a folder."
-        )
-        raise SourceUnavailable(msg) from error
-    if address.startswith(("http://", "https://")):
-        return
-    kind = "gcs" if address.startswith(("gs://", "gcs://")) else "r2" if address.startswith("r2://") else "s3"
-    env = os.environ
-    options = [f"TYPE {kind}"]
-    if env.get("AWS_ACCESS_KEY_ID"):
-        endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or ""
-        plain, _, host = endpoint.rpartition("://")
-        for name, value in (
-            ("KEY_ID", env["AWS_ACCESS_KEY_ID"]),
-            ("SECRET", env.get("AWS_SECRET_ACCESS_KEY")),
-            ("SESSION_TOKEN", env.get("AWS_SESSION_TOKEN")),
-            ("REGION", env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")),
-            ("ENDPOINT", host.rstrip("/")),
-            ("URL_STYLE", "path" if host else None),
-        ):
-            if value:
-                options.append(f"{name} {_quoted(value)}")
-        if plain == "http":
-            options.append("USE_SSL false")
-    elif kind == "s3":
-        try:
-            db.execute("INSTALL aws")
-            db.execute("LOAD aws")
-        except duckdb.Error:
-            return  # a public bucket needs no keys; a refusal says so
-        options.append("PROVIDER credential_chain")
-    else:
-        return
-    try:
-        db.execute(f"CREATE SECRET ({', '.join(options)})")
-    except duckdb.Error:
-        msg = f"{address}: DuckDB does not accept the keys in AWS_* in the environment"
-        raise SourceUnavailable(msg) from None  # its message would show them
-
-
 def _micros(name: str, kind: str) -> str:
     """A time column in microseconds since the epoch; numbers are told by their size."""
     if kind.startswith("TIMESTAMP") or kind == "DATE":
@@ -424,24 +453,23 @@ def _micros(name: str, kind: str) -> str:
     )
 
 
-def _without_secrets(address: str) -> str:
-    """An address without user, password and query: signed addresses carry a key there, DuckDB takes one there."""
-    scheme, _, rest = address.partition("://")
-    if not scheme.startswith("http"):  # where a question mark may stand for any character
-        plain, _, query = address.partition("?")
-        return plain if "=" in query else address
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+def _parquet(files: str) -> str:
+    """Files as a table, in SQL."""
+    return f"read_parquet({files}, union_by_name=true, binary_as_string=true, filename={quoted(FILE)})"
+
+
+def _with_observations(kinds: Iterable[str]) -> str | None:
+    """The folder of a Langfuse export that is read, None if it is another export."""
+    found = set(kinds)
+    return next((kind for kind in (OBSERVATIONS, OLDER_OBSERVATIONS) if kind in found), None)
+
+
+def _list_of(files: Iterable[Path]) -> str:
+    """Files in SQL; empty if there are none."""
+    names = ", ".join(quoted(glob.escape(str(f))) for f in files)
+    return names and f"[{names}]"
 
 
 def _us(at: datetime) -> int:
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return int(at.timestamp() * 1_000_000)
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
-import subprocess
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
@@ -16,6 +14,7 @@ from importers.fake_langsmith import serve as serve_langsmith
 from importers.test_helicone import FakeHelicone
 from importers.test_langfuse import FakeLangfuse
 from servers.proxy import Proxy, among_rubbish, in_no_order, through, twice
+from servers.serving import OPENSSL, own_certificate
 
 from importers import test_helicone, test_langfuse, test_langsmith
 from ts_importers import windows
@@ -151,28 +150,16 @@ def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert {address for _, address in proxy.seen} == {"http://langsmith.example/api/v1/sessions?name=my-agent&limit=1"}
 
 
-OPENSSL = shutil.which("openssl")
-
-
 @pytest.mark.skipif(OPENSSL is None, reason="no openssl on this machine to make a certificate with")
 def test_a_certificate_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    both = tmp_path / "both.pem"
-    subprocess.run(
-        [
-            str(OPENSSL), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(both), "-out", str(tmp_path / "cert.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    both.write_text(both.read_text() + (tmp_path / "cert.pem").read_text())
+    tls, certificate = own_certificate(tmp_path)
     monkeypatch.setenv("NO_PROXY", "localhost")
     naps: list[float] = []
-    with serve_langsmith(FakeLangSmith(agent_rows(3))) as fake, through(Proxy(fake.url), both) as proxy:
+    with serve_langsmith(FakeLangSmith(agent_rows(3))) as fake, through(Proxy(fake.url), tls) as proxy:
         with pytest.raises(SourceUnavailable, match=r"certificate.*SSL_CERT_FILE"):
             test_langsmith.importer(Address(proxy.url), naps)
         assert naps == []  # it would not become better
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert test_langsmith.importer(Address(proxy.url)).projects
 
 

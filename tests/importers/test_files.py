@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import tempfile
 import tracemalloc
 from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from importers.export_history import HISTORY
 from importers.fake_langsmith import agent_rows
 from importers.test_rows import odd, replayed
 from langchain_core.load import dumpd
@@ -22,6 +25,7 @@ from ts_importers.base import Importer
 from ts_importers.files import FileImporter
 from ts_importers.formats.base import Setting
 from ts_importers.formats.messages import Conversations
+from ts_importers.langfuse_rows import run_from_observation
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
@@ -30,7 +34,6 @@ from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from langchain_core.messages import BaseMessage
 
@@ -404,9 +407,7 @@ def test_several_files_are_one_history_in_order_of_time(tmp_path: Path, monkeypa
     assert by_name.scope == FileImporter([one, two, three]).scope
     assert by_folder.notices == [
         f"{folder}: 1 files with other endings were left out",
-        "a.jsonl: detected: LangSmith runs",
-        "b.jsonl.gz: detected: LangSmith runs",
-        "deeper/c.json: detected: LangSmith runs",
+        "a.jsonl, b.jsonl.gz, deeper/c.json: detected: LangSmith runs",
     ]
     pages = list(by_folder.pages())
     for number, page in enumerate(pages):
@@ -575,6 +576,44 @@ def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
         ]
         assert page.runs[0].usage is not None
         assert page.runs[0].usage["input_tokens"] == 100
+
+
+def test_langfuses_exports_to_object_stores(tmp_path: Path) -> None:
+    """Written by ClickHouse, as Langfuse has it written."""
+    exports = Path(__file__).parent.parent / "data" / "langfuse_export"
+    told = ({**row, "userId": "ada", "tags": ["exported"]} for row in HISTORY)
+    expected = [run for row in told if isinstance(run := run_from_observation(row), Run)]
+    expected.sort(key=lambda run: (run.started_at, run.id))
+
+    def read(source: FileImporter) -> list[Run]:
+        return sorted((r for p in source.pages() for r in p.runs), key=lambda run: (run.started_at, run.id))
+
+    [enriched] = (exports / "enriched" / "observations_v2").glob("*.gz")
+    source = FileImporter(enriched)
+    assert source.notices[0] == "detected: Langfuse observations (blob storage export)"
+    assert read(source) == expected
+    rows = [json.loads(line) for line in gzip.decompress(enriched.read_bytes()).splitlines()]
+    in_order = write(tmp_path / "a.jsonl", lines(sorted(rows, key=lambda r: r["start_time"])))
+    assert read(FileImporter(in_order)) == expected
+    assert read(FileImporter(write(tmp_path / "a.json", json.dumps(rows, indent=1).encode()))) == expected
+    for part in ("enriched", "legacy"):
+        shutil.copytree(exports / part, tmp_path / "prefix" / "project", dirs_exist_ok=True)
+    both = FileImporter(tmp_path / "prefix")
+    assert "a blob storage export of Langfuse, of which observations_v2 is read" in both.notices[0]
+    assert read(both) == expected
+    older = FileImporter(exports / "legacy")
+    assert any(n.startswith("traces/") and "holds traces or scores of Langfuse" in n for n in older.notices)
+    assert [(run.id, run.thread_id) for run in read(older)] == [(run.id, None) for run in expected]
+
+
+def test_many_files_are_told_of_together(tmp_path: Path) -> None:
+    for hour in range(30):
+        write(tmp_path / f"{hour:02}.jsonl", lines(ROWS[hour * 5 : hour * 5 + 5]))
+        write(tmp_path / f"{hour:02}.json", b'{"nothing": "known"}')
+    notices = FileImporter(tmp_path).notices
+    assert "00.jsonl, 01.jsonl, 02.jsonl and 27 more files: detected: LangSmith runs" in notices
+    assert "00.json, 01.json, 02.json and 27 more files: left out: nothing in it is known" in notices
+    assert len(notices) == 2
 
 
 def test_a_call_that_two_of_langfuses_observations_tell_is_billed_once(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from servers.serving import Quiet, listening
 
-from ts_importers.http import Client, HTTPFailure, _retry_after
+from ts_importers.http import Client, HTTPFailure
+from ts_importers.retrying import retry_after
 from ts_langchain.errors import AuthenticationFailed, ConfigurationError, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -145,4 +146,4 @@ def _told(error: BaseException | None) -> str:
     [(None, None), ("5", 5.0), ("-5", 0.0), ("nan", 0.0), ("soon", None), ("Mon, 01 Jan 99999 00:00:00 GMT", None)],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    assert _retry_after(value) == seconds
+    assert retry_after(value) == seconds

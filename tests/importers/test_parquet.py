@@ -1,35 +1,38 @@
-"""LangSmith's bulk export: the documented columns and folders, written by DuckDB; no real export was at hand."""
+"""Bulk exports: LangSmith's documented columns and folders, written by DuckDB; Langfuse's, written by ClickHouse."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from importers.export_history import HISTORY
 from importers.fake_langsmith import agent_rows
 from importers.test_rows import odd
 from typer.testing import CliRunner
 
 from ts_importers.base import Importer
 from ts_importers.files import FileImporter
+from ts_importers.langfuse_rows import run_from_observation
 from ts_importers.langsmith_rows import run_from_row
-from ts_importers.parquet import ParquetImporter, _row, _without_secrets
+from ts_importers.parquet import ParquetImporter
+from ts_importers.parquet_tables import LANGSMITH
 from ts_langchain.cli.app import app
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
+from ts_langchain.replay import Run
 from ts_langchain.report.summary import summarise
 
 duckdb = pytest.importorskip("duckdb")
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROWS = sorted(agent_rows(30), key=lambda r: (r["start_time"], r["id"]))
 COLUMNS = {
@@ -188,7 +191,9 @@ def test_wrong_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UnreadableSource, match="cannot be read as Parquet"):
         ParquetImporter(tmp_path)
     duckdb.connect().execute(f"COPY (SELECT 1 AS x, 2 AS y) TO '{tmp_path}/a.parquet'")
-    with pytest.raises(UnreadableSource, match=r"start_time are missing; there are x, y, .* Expected is a bulk export"):
+    with pytest.raises(
+        UnreadableSource, match=r"there are the columns x, y\. Expected is a LangSmith bulk export \(id, run_"
+    ):
         ParquetImporter(tmp_path / "a.parquet")
 
 
@@ -241,15 +246,73 @@ def test_command(tmp_path: Path) -> None:
 )
 def test_one_column_of_any_value(name: str, value: Any) -> None:
     row = {"id": "r", "run_type": "llm", "start_us": 1, "end_us": 2, "inputs": "{}", "outputs": '{"message": {}}'}
-    run_from_row(_row({**row, name: value}))
+    LANGSMITH.read({**row, name: value})
 
 
-def test_a_signed_address_keeps_its_key_to_itself() -> None:
-    signed = "https://user:pass@store.example.com/a/b.parquet?X-Amz-Signature=secret"
-    assert _without_secrets(signed) == "https://store.example.com/a/b.parquet"
-    assert _without_secrets("s3://bucket/export") == "s3://bucket/export"
-    assert _without_secrets("s3://bucket/a.parquet?s3_secret_access_key=k/&s=1") == "s3://bucket/a.parquet"
-    assert _without_secrets("s3://bucket/run-?.parquet") == "s3://bucket/run-?.parquet"
+LANGFUSE = Path(__file__).parent.parent / "data" / "langfuse_export"
+
+
+def exported() -> list[Run]:
+    """What the recorded exports of Langfuse hold, as its API tells it."""
+    rows = ({**row, "userId": "ada", "tags": ["exported"]} for row in HISTORY)
+    found = [run for row in rows if isinstance(run := run_from_observation(row), Run)]
+    return sorted(found, key=lambda run: (run.started_at, run.id))
+
+
+@pytest.mark.parametrize("folder", ["enriched", "enriched/observations_v2", "legacy"])
+def test_langfuses_exports_are_the_same_history_as_its_api(folder: str) -> None:
+    source = ParquetImporter(LANGFUSE / folder)
+    assert source.notices == ["detected: Langfuse blob storage export, 46 rows"]
+    assert runs(source) == exported()
+    assert [page.ignored for page in source.pages()] == [1]
+
+
+def test_langfuses_older_export_without_its_traces() -> None:
+    source = ParquetImporter(LANGFUSE / "legacy" / "observations")
+    assert "names no sessions" in source.notices[1]
+    assert [(r.id, r.thread_id, r.usage) for r in runs(source)] == [(r.id, None, r.usage) for r in exported()]
+
+
+def test_both_of_langfuses_exports_in_one_folder(tmp_path: Path) -> None:
+    for part in ("enriched", "legacy"):
+        shutil.copytree(LANGFUSE / part, tmp_path / "prefix" / "project", dirs_exist_ok=True)
+    assert runs(ParquetImporter(tmp_path)) == exported()
+    with pytest.raises(UnreadableSource, match="holds nothing that is known"):
+        ParquetImporter(LANGFUSE / "enriched" / "scores")
+
+
+def test_fields_that_were_left_out_of_an_export_are_named(tmp_path: Path) -> None:
+    [whole] = (LANGFUSE / "enriched" / "observations_v2").glob("*.parquet")
+    duckdb.connect().execute(
+        f"COPY (SELECT id, trace_id, project_id, type, parent_observation_id, start_time, end_time, name, level"  # noqa: S608
+        f" FROM '{whole}') TO '{tmp_path}/a.parquet'"
+    )
+    source = ParquetImporter(tmp_path)
+    assert source.notices[-1] == (
+        "the export has no input, output, metadata, provided_model_name, usage_details: what needs them is not found "
+        "(see its field groups)"
+    )
+    assert [run.id for run in runs(source)] == [run.id for run in exported()]
+    assert not runs(ParquetImporter(tmp_path, project="another"))
+
+
+def test_going_on_after_what_the_ledger_has(tmp_path: Path) -> None:
+    """Files that an hourly export adds are imported, and nothing is counted twice."""
+    env = {"TS_LANGCHAIN_LEDGER": str(tmp_path / "l.sqlite")}
+    half = len(ROWS) // 2
+    folder = export(tmp_path / "export", ROWS[:half])
+    command = ["import", "parquet", str(folder), "--since", "last", "--json"]
+    first = CliRunner().invoke(app, command, env=env)
+    assert "Nothing of this history has been imported yet: all of it is." in first.stderr
+    export(tmp_path / "more", ROWS[half:])
+    [name] = {path.parent for path in (tmp_path / "more").rglob("*.parquet")}
+    shutil.copytree(name, folder / "later")
+    second = CliRunner().invoke(app, command, env=env)
+    assert "detected" in second.stderr
+    whole = CliRunner().invoke(app, [*command[:3], "--json"], env={"TS_LANGCHAIN_LEDGER": str(tmp_path / "w.sqlite")})
+    found, expected = json.loads(second.stdout), json.loads(whole.stdout)
+    assert found["calls"] > json.loads(first.stdout)["calls"]
+    assert {**found, "rows": None} == {**expected, "rows": None}
 
 
 def test_rows_from_before_1970_are_named(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import ssl
 import threading
 import time
 from contextlib import contextmanager
@@ -16,8 +15,8 @@ from urllib.parse import urlsplit
 from servers.serving import Quiet, listening
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 ROW_LISTS = ("items", "runs", "data")
 
@@ -59,7 +58,7 @@ class Proxy:
 
 
 @contextmanager
-def through(proxy: Proxy, certificate: Path | None = None) -> Iterator[Proxy]:
+def through(proxy: Proxy, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
     """Runs the proxy on a free port; with a certificate it speaks HTTPS."""
 
     class Handler(Quiet):
@@ -107,10 +106,6 @@ def through(proxy: Proxy, certificate: Path | None = None) -> Iterator[Proxy]:
             else:
                 self.send(found.status, data)
 
-    tls = None
-    if certificate is not None:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.load_cert_chain(certificate)
     with listening(Handler, tls) as port:
         proxy.url = f"http://127.0.0.1:{port}" if tls is None else f"https://localhost:{port}"
         yield proxy

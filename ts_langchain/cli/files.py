@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from ts_langchain.cli.importing import IMPORTERS, named, parse_time, registered, run_import
+from ts_langchain.cli.importing import (
+    IMPORTERS,
+    named,
+    parse_since,
+    parse_time,
+    registered,
+    run_import,
+    show_wait,
+)
 from ts_langchain.cli.options import (
     CsvOption,
     DryRunOption,
@@ -85,12 +93,16 @@ def import_parquet(
             metavar="PATH_OR_URL",
         ),
     ],
-    project: Annotated[
-        str | None, typer.Option("--project", "-p", help="Only this LangSmith project, by its id.")
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only this project, by its id.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME|last",
+            help="First day or time (ISO), UTC; `last` goes on after what the ledger has. Default: all.",
+        ),
     ] = None,
-    since: Annotated[str | None, typer.Option(help="First day or time (ISO), UTC. Default: all.")] = None,
     until: Annotated[
-        str | None, typer.Option(help="Last day (included) or time (excluded), UTC. Default: all.")
+        str | None, typer.Option(metavar="TIME", help="Last day (included) or time (excluded), UTC. Default: all.")
     ] = None,
     limit: LimitOption = None,
     dry_run: DryRunOption = False,
@@ -101,7 +113,7 @@ def import_parquet(
     as_json: JsonOption = False,
     csv_file: CsvOption = None,
 ) -> None:
-    """Imports a bulk export of LangSmith: Parquet files, in a folder or an object store.
+    """Imports a bulk export of LangSmith or Langfuse: Parquet files, in a folder or an object store.
 
     Needs pip install 'ts-langchain[parquet]'. Keys of object stores are read from the environment (AWS_ACCESS_KEY_ID,
     AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...), never given on the command line.
@@ -112,9 +124,10 @@ def import_parquet(
         source = registered(IMPORTERS, "parquet")(
             path,
             project=project,
-            since=parse_time(since, "--since"),
+            since=parse_since(since),
             until=parse_time(until, "--until", end_of_day=True),
             limit=limit,
+            on_wait=show_wait,
         )
         asked = {"project": project, "since": since, "until": until, "limit": limit}
         run_import(source, asked, ledger, setting, price, fresh, as_json, csv_file, dry_run=dry_run)

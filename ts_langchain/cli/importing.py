@@ -173,7 +173,8 @@ def _go_on_after_last(source: Any, ledger: str | None) -> dict[str, Any] | None:
     book = existing_ledger(ledger)
     last = book.last_call_at(source.source, source.scope) if book is not None else None
     if book is None or last is None:
-        err.print("Nothing of this history has been imported yet: the last 30 days are.", style="dim")
+        much = "the last 30 days are" if hasattr(source, "span") else "all of it is"
+        err.print(f"Nothing of this history has been imported yet: {much}.", style="dim")
         return None
     begin = datetime.fromtimestamp(last, tz=UTC) - OVERLAP
     history = next(h for h in book.histories() if (h.source, h.scope) == (source.source, source.scope))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ts_importers.bodies import mapping
 from ts_importers.formats.base import Key, Row, Setting
-from ts_importers.langfuse_rows import run_from_observation
+from ts_importers.langfuse_rows import from_export, run_from_observation
 from ts_importers.values import timestamp
 
 if TYPE_CHECKING:
@@ -23,10 +23,12 @@ class LangfuseObservations:
 
     name = "langfuse"
     title = "Langfuse observations"
-    expects = "traceId, type, startTime, or observations"
+    expects = "traceId, type, startTime, or observations; of exports trace_id, project_id, type, start_time"
     spans = False
 
     def recognises(self, document: Row) -> str | None:
+        if _is_exported(document):
+            return "Langfuse observations (blob storage export)"
         found = _is_observation(document) or any(map(_is_observation, _inside(document)))
         return self.title if found else None
 
@@ -38,17 +40,23 @@ class LangfuseObservations:
         return [{"traceId": about.get("id"), **row, "trace": trace} for row in inside]
 
     def key(self, row: Row) -> Key:
-        return Key(timestamp(row.get("startTime")))
+        return Key(timestamp(row.get("startTime") or row.get("start_time")))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
         del setting
         trace = row.get("trace")
-        run = run_from_observation(row, trace if isinstance(trace, dict) else None)
+        run = run_from_observation(
+            from_export(row) if _is_exported(row) else row, trace if isinstance(trace, dict) else None
+        )
         return [run] if run is not None else []
 
 
 def _is_observation(row: Row) -> bool:
     return {"id", "type", "startTime"} <= row.keys() and not row.keys().isdisjoint({"traceId", "parentObservationId"})
+
+
+def _is_exported(row: Row) -> bool:
+    return {"id", "trace_id", "project_id", "type", "start_time"} <= row.keys()
 
 
 def _inside(document: Row) -> list[Row]:
