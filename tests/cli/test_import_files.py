@@ -77,13 +77,13 @@ def test_killed_it_goes_on_with_the_same_result(tmp_path: Path, history: Any) ->
     assert contents(tmp_path / "pieces.sqlite") == whole
 
 
-def test_what_was_detected_is_told_file_by_file(tmp_path: Path) -> None:
+def test_what_was_detected_is_told(tmp_path: Path) -> None:
     command = spans(tmp_path / "history")
     files = sorted(str(p) for p in (tmp_path / "history").iterdir())
     env = {"TS_LANGCHAIN_LEDGER": str(tmp_path / "l.sqlite"), "COLUMNS": "200"}
     done = CliRunner().invoke(app, ["import", "file", *files, "--json"], env=env)
     assert done.exit_code == 0, done.output
-    assert "a.jsonl: detected: OpenTelemetry GenAI spans" in done.stderr
+    assert "a.jsonl, b.jsonl: detected: OpenTelemetry GenAI spans" in done.stderr
     assert "c.json: detected: OpenInference spans" in done.stderr
     told = json.loads(done.stdout)
     assert told["scope"] == f"{tmp_path / 'history'}: a.jsonl, b.jsonl, c.json"
