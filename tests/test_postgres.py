@@ -107,7 +107,7 @@ def test_a_connection_that_is_lost_within_a_checkpoint(postgres: PostgresServer,
             postgres.do(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608
 
     sa.event.listen(ledger.engine, "before_cursor_execute", cut_off)
-    with pytest.raises(LedgerError, match="terminating connection"):
+    with pytest.raises(LedgerError, match=r"could not be written: .*connection.*Run this again when"):
         importing.run()
     sa.event.remove(ledger.engine, "before_cursor_execute", cut_off)
     assert not list(ledger.run_keys(importing.history))
