@@ -29,10 +29,9 @@ def write(path: Path) -> Path:
     return path
 
 
-def test_a_ledger_opens_again(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    Ledger(path).close()
-    again = Ledger(path)
+def test_a_ledger_opens_again(address: str) -> None:
+    Ledger(address).close()
+    again = Ledger(address)
     assert again.histories() == []
     again.close()
 
@@ -123,14 +122,14 @@ def test_a_lock_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     held.close()
 
 
-def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
+def test_long_names_that_begin_alike_stay_apart(tmp_path: Path, address: str) -> None:
     rows = agent_rows(2)
     for row in rows:
         row["thread_id"] = "s" * 400 + str(row.get("thread_id") or row["trace_id"])
     path = tmp_path / f"{'n' * 230}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "rubbish\nmore of it\n")
     (tmp_path / "more.jsonl").write_text("")
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(address)
     summary = summarise(ledger, Import(FileImporter([path, tmp_path / "more.jsonl"]), ledger).run())
     assert summary.sessions == len({row["thread_id"] for row in rows}) > 1
     assert summary.skipped == {"not JSON": 2}
@@ -138,9 +137,9 @@ def test_long_names_that_begin_alike_stay_apart(tmp_path: Path) -> None:
     assert all(session.calls for session in summary.worst)
 
 
-def test_a_wrong_setting_forgets_nothing(tmp_path: Path) -> None:
+def test_a_wrong_setting_forgets_nothing(tmp_path: Path, address: str) -> None:
     path = write(tmp_path / "runs.jsonl")
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(address)
     history = Import(FileImporter(path), ledger).run()
     for name in ("runs.jsonl", "others.jsonl"):
         with pytest.raises(ConfigurationError, match="min_cals"):
@@ -149,9 +148,9 @@ def test_a_wrong_setting_forgets_nothing(tmp_path: Path) -> None:
     assert list(ledger.calls(history))
 
 
-def test_fresh_forgets_only_for_something_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fresh_forgets_only_for_something_new(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "runs.jsonl")
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(address)
     history = Import(FileImporter(path), ledger).run()
     held = summarise(ledger, history).as_dict()
     source = FileImporter(path)
@@ -177,9 +176,9 @@ def test_fresh_forgets_only_for_something_new(tmp_path: Path, monkeypatch: pytes
     assert not list(ledger.calls(empty))
 
 
-def test_a_checkpoint_that_fails_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_fails_loses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "runs.jsonl")
-    whole, locked = Ledger(tmp_path / "whole.sqlite"), Ledger(tmp_path / "locked.sqlite")
+    whole, locked = Ledger(tmp_path / "whole.sqlite"), Ledger(address)
     expected = summarise(whole, Import(FileImporter(path), whole).run()).as_dict()
     save, tries = locked.save, []
 
@@ -235,9 +234,9 @@ def test_a_ledger_that_goes_away_under_an_import_is_told(tmp_path: Path, replace
     assert Import(FileImporter(source), Ledger(path)).run().done
 
 
-def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:
+def test_two_imports_of_one_history_at_a_time(tmp_path: Path, address: str) -> None:
     path = write(tmp_path / "runs.jsonl")
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(address)
     slow = Import(FileImporter(path), ledger)
     expected = summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict()
     with pytest.raises(LedgerError, match="run this one again"):
@@ -245,9 +244,9 @@ def test_two_imports_of_one_history_at_a_time(tmp_path: Path) -> None:
     assert summarise(ledger, Import(FileImporter(path), ledger).run()).as_dict() == expected
 
 
-def test_two_ranges_of_one_history_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranges_of_one_history_at_a_time(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "runs.jsonl")
-    ledger, whole = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "whole.sqlite")
+    ledger, whole = Ledger(address), Ledger(tmp_path / "whole.sqlite")
     expected = Import(FileImporter(path), whole).run()
     pages = list(FileImporter(path).pages())
 
@@ -265,7 +264,7 @@ def test_two_ranges_of_one_history_at_a_time(tmp_path: Path, monkeypatch: pytest
     assert list(ledger.incidents(history)) == list(whole.incidents(expected))
 
 
-def test_a_model_without_a_name_is_no_tool(tmp_path: Path) -> None:
+def test_a_model_without_a_name_is_no_tool(tmp_path: Path, address: str) -> None:
     path = tmp_path / "chat.jsonl"
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     messages = [
@@ -274,7 +273,7 @@ def test_a_model_without_a_name_is_no_tool(tmp_path: Path) -> None:
         {"role": "tool", "tool_call_id": "c", "content": "1"},
     ]
     path.write_text(json.dumps({"messages": messages}))
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(address)
     summary = summarise(ledger, Import(FileImporter(path), ledger).run())
     assert {m.model: m.calls for m in summary.models} == {UNNAMED: 1, "": 1}
 
@@ -292,14 +291,14 @@ print(tracemalloc.get_traced_memory()[1])
 """
 
 
-def test_a_report_does_not_hold_the_incidents_of_a_history(tmp_path: Path) -> None:
+def test_a_report_does_not_hold_the_incidents_of_a_history(address: str) -> None:
     def incident(number: int) -> Incident:
         found = Incident(f"i{number}", ("tool_loop", "retry_storm")[number % 2], f"s{number % 300}", number, 1e9, 1e9)
         found.wasted_nano, found.calls = number // 300, 1
         found.summary, found.call_ids = f"{number} " * 200, tuple(f"{number}-{n}" for n in range(16))
         return found
 
-    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger = Ledger(address)
     history = ledger.open_history("file", "x", {}, "", {}, 0.0)
     ledger.save(history, Batch(closed={f"i{n}": incident(n) for n in range(3_000)}))
     summary = summarise(ledger, history)
@@ -309,7 +308,5 @@ def test_a_report_does_not_hold_the_incidents_of_a_history(tmp_path: Path) -> No
     ]
     assert [s.session_id for s in summary.worst] == sorted(f"s{n}" for n in range(300))[:10]
     assert {(s.wasted_nano, *s.rules) for s in summary.worst} == {(45, "retry_storm"), (45, "tool_loop")}
-    measured = subprocess.run(
-        [sys.executable, "-c", PEAK, str(tmp_path / "ledger.sqlite")], stdout=subprocess.PIPE, check=True
-    )
+    measured = subprocess.run([sys.executable, "-c", PEAK, address], stdout=subprocess.PIPE, check=True)
     assert int(measured.stdout) < 1_000_000  # the incidents themselves are ten times that

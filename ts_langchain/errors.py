@@ -69,6 +69,13 @@ class LedgerError(TokenSentinelError):
     """The ledger could not be opened, read or written."""
 
 
+class NoLedger(LedgerError):
+    """There is no ledger there, and none was to be made."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__(f"there is no ledger {shown}")
+
+
 class ImporterError(TokenSentinelError):
     """History could not be read. The message says what was wrong, where, and what to do."""
 

@@ -6,16 +6,16 @@ import os
 import time
 import zlib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from ts_langchain.errors import LedgerError
+from ts_langchain.errors import LedgerError, NoLedger
 from ts_langchain.fingerprint import text_hash
 from ts_langchain.incident import Incident
 from ts_langchain.stored import dump_state, load_state
@@ -35,7 +35,9 @@ MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
 MANY = 10_000
 PATIENCE_MS = 30_000
-"""How long is waited for another program that writes to a SQLite file."""
+"""How long is waited for another program that writes to the same."""
+PSYCOPG = {"client_encoding": "utf8", "prepare_threshold": None}
+"""Names in any script, also where the server's are not; nothing prepared, which poolers as PgBouncer give to others."""
 SESSION_ID_LENGTH = 300
 PLACE_LENGTH = 200
 UNNAMED = "(unnamed model)"
@@ -43,12 +45,18 @@ MEANWHILE = "another command wrote the same meanwhile. Nothing is lost: run this
 
 _meta = sa.MetaData()
 
+
+def _sorted(length: int) -> sa.types.TypeEngine[str]:
+    """Text that is put in order: everywhere as SQLite does it, whatever a server's language."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 _histories = sa.Table(
     "histories",
     _meta,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("source", sa.String(50), nullable=False),
-    sa.Column("scope", sa.String(500), nullable=False),
+    sa.Column("scope", sa.String(500).with_variant(sa.String(), "postgresql"), nullable=False),  # a path may be long
     sa.Column("label", sa.JSON, nullable=False),
     sa.Column("settings", sa.String(20), nullable=False),
     sa.Column("range", sa.JSON, nullable=False),
@@ -88,7 +96,7 @@ _incidents = sa.Table(
     "incidents",
     _meta,
     sa.Column("history", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(100), primary_key=True),
+    sa.Column("id", _sorted(100), primary_key=True),
     sa.Column("rule", sa.String(100), nullable=False, index=True),
     sa.Column("session_id", sa.String(SESSION_ID_LENGTH), nullable=False),
     sa.Column("opened_at", sa.Float, nullable=False),
@@ -117,7 +125,7 @@ _skipped = sa.Table(
     "skipped",
     _meta,
     sa.Column("history", sa.Integer, primary_key=True),
-    sa.Column("place", sa.String(PLACE_LENGTH), primary_key=True),
+    sa.Column("place", _sorted(PLACE_LENGTH), primary_key=True),
     sa.Column("why", sa.String(300), nullable=False),
 )
 _calls = sa.Table(
@@ -245,8 +253,8 @@ class Ledger:
         create: Make it where there is none.
 
     Raises:
-        LedgerError: It cannot be opened, was written by another version, or holds something else; or there is none,
-            and none is to be made.
+        NoLedger: There is none, and none is to be made.
+        LedgerError: It cannot be opened, was written by another version, or holds something else.
     """
 
     def __init__(self, url: str | Path | None = None, *, create: bool = True) -> None:
@@ -255,21 +263,26 @@ class Ledger:
         shown = shown_address(address)
         file = _sqlite_file(address)
         if file is not None and not (create or file.exists()):
-            msg = f"there is no ledger {shown}"
-            raise LedgerError(msg)
+            raise NoLedger(shown)
         if file is not None and file.is_dir():
             msg = f"the ledger {shown} is a directory: name a file in it with --ledger or TS_LANGCHAIN_LEDGER"
             raise LedgerError(msg)
         if file is not None and create:
             _make_directory(file.parent)
         with database_errors(f"the ledger {shown} could not be opened"):
-            self.engine = sa.create_engine(_read_only(file) if file is not None and _is_sealed(file) else address)
+            self.engine = sa.create_engine(
+                _read_only(file) if file is not None and _is_sealed(file) else address,
+                pool_pre_ping=file is None,  # servers are restarted, and drop who was silent for long
+                connect_args=PSYCOPG if address.drivername == "postgresql+psycopg" else {},
+            )
             if self.engine.dialect.name == "sqlite":
                 sa.event.listen(self.engine, "connect", _tune_sqlite)
             with self.engine.begin() as db:
                 version = _version(db)
                 if version is None:
                     _refuse_what_is_no_ledger(db, shown)
+                    if not create:
+                        raise NoLedger(shown)
                     version = _make_tables(db)
                 if version != SCHEMA:
                     msg = (
@@ -297,7 +310,7 @@ class Ledger:
         self, source: str, scope: str, label: dict[str, str], settings: str, asked: dict[str, Any], now: float
     ) -> History:
         """The history of this source and scope, made if it is new."""
-        with database_errors("the ledger could not be written"), self.engine.begin() as db:
+        with writing(self.engine) as db:
             where = (_histories.c.source == source) & (_histories.c.scope == scope)
             row = db.execute(sa.select(_histories).where(where)).mappings().first()
             if row is None:
@@ -314,7 +327,7 @@ class Ledger:
 
     def forget(self, history: History) -> None:
         """Deletes a history and everything that came from it."""
-        with database_errors("the ledger could not be written"), self.engine.begin() as db:
+        with writing(self.engine) as db:
             _empty(db, history.id)
             db.execute(_histories.delete().where(_histories.c.id == history.id))
 
@@ -325,7 +338,7 @@ class Ledger:
             LedgerError: It cannot be written, or another import has written to this history since it was read.
         """
         now = time.time()
-        with database_errors("the ledger could not be written"), self.engine.begin() as db:
+        with writing(self.engine) as db:
             known = (_histories.c.id == history.id) & (_histories.c.updated_at == history.updated_at)
             values = {
                 "label": history.label,
@@ -359,7 +372,7 @@ class Ledger:
             for spend in batch.spend.values():
                 _add_spend(db, history.id, spend)
             rows = [
-                {"history": history.id, "place": stored_id(place, PLACE_LENGTH), "why": why[:300]}
+                {"history": history.id, "place": stored_id(place, PLACE_LENGTH), "why": storable(why)[:300]}
                 for place, why in batch.skipped.items()
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
@@ -440,7 +453,7 @@ class Ledger:
         order = by_time if oldest_first else (_incidents.c.nano.desc(), *by_time)
         with database_errors("the ledger could not be read"), self.engine.connect() as db:
             query = sa.select(_incidents.c.incident).where(_incidents.c.history == history.id).order_by(*order)
-            for stored in db.execute(query).scalars():
+            for stored in db.execute(query.execution_options(stream_results=True, max_row_buffer=100)).scalars():
                 yield Incident(
                     **{**stored, "call_ids": tuple(stored["call_ids"]), "overlaps": tuple(stored["overlaps"])}
                 )
@@ -484,8 +497,14 @@ def run_key(run_id: str) -> int:
 
 
 def stored_id(given: str, most: int = SESSION_ID_LENGTH) -> str:
-    """An id as a column holds it: one that is too long is cut, and stays apart from those that begin alike."""
-    return given if len(given) <= most else f"{given[: most - 17]}~{text_hash(given):016x}"
+    """An id as a column holds it: one that is too long or not `storable` is changed, and stays apart from others."""
+    kept = storable(given)
+    return given if kept == given and len(given) <= most else f"{kept[: most - 17]}~{text_hash(given):016x}"
+
+
+def storable(text: str) -> str:
+    """Text that every database takes: without NUL, which PostgreSQL refuses, and without halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def day_of(at: float) -> int:
@@ -499,14 +518,13 @@ def iso_day(day: int) -> str:
 
 
 def ledger_url(url: str | Path | None) -> sa.URL:
-    """A SQLAlchemy URL from a URL, a path, or nothing.
+    """A SQLAlchemy URL from a URL, a path, or nothing. PostgreSQL is spoken to by psycopg if no driver is named.
 
     Raises:
         LedgerError: It is no URL, or empty.
     """
     if isinstance(url, str) and "://" in url:
-        with database_errors("the ledger's address is no SQLAlchemy URL"):
-            return sa.engine.make_url(url)
+        return _server_url(url)
     if url is None:
         from platformdirs import user_data_path
 
@@ -517,16 +535,40 @@ def ledger_url(url: str | Path | None) -> sa.URL:
     return sa.URL.create("sqlite", database=str(Path(url).expanduser()))
 
 
-def has_ledger(url: str | Path | None) -> bool:
-    """False if it would be a new file."""
-    file = _sqlite_file(ledger_url(url))
-    return file is None or file.exists()
+def existing_ledger(url: str | Path | None) -> Ledger | None:
+    """A ledger to read from; None if there is none: none is made by asking for it."""
+    try:
+        return Ledger(url, create=False)
+    except NoLedger:
+        return None
 
 
 def shown_address(address: sa.URL) -> str:
     """A ledger as messages name it: its file, or its URL without the password."""
     file = _sqlite_file(address)
-    return str(file) if file is not None else address.render_as_string(hide_password=True)
+    if file is not None:
+        return str(file)
+    open_ = address.difference_update_query([name for name in address.query if "pass" in name])
+    return open_.render_as_string(hide_password=True)
+
+
+def _server_url(url: str) -> sa.URL:
+    """What people paste, as SQLAlchemy wants it.
+
+    Raises:
+        LedgerError: It is no URL, or a password is not written as in one. It is not told what came out of it, which
+            may be a part of the password.
+    """
+    address = None
+    with suppress(ArgumentError, ValueError):
+        address = sa.engine.make_url(url)
+    password_and_host = url.partition("://")[2].partition(":")[2]
+    if address is None or (address.password and password_and_host.count("@") > 1):
+        msg = "the ledger's address is no SQLAlchemy URL. In a user's name or a password @ is written %40, : %3A, / %2F"
+        raise LedgerError(msg)
+    if address.drivername in ("postgres", "postgresql"):
+        address = address.set(drivername="postgresql+psycopg")
+    return address
 
 
 def _sqlite_file(address: sa.URL) -> Path | None:
@@ -566,8 +608,8 @@ def _read_only(file: Path) -> sa.URL:
 
 def _version(db: sa.Connection) -> int | None:
     """The schema of a ledger; None if it is no ledger, or not yet."""
-    tables = sa.inspect(db)
-    if not tables.has_table(_schema.name):
+    known = sa.inspect(db)
+    if not known.has_table(_schema.name) or "version" not in {c["name"] for c in known.get_columns(_schema.name)}:
         return None
     return db.execute(sa.select(_schema.c.version)).scalar()
 
@@ -577,9 +619,9 @@ def _make_tables(db: sa.Connection) -> int:
     if db.dialect.name == "sqlite":
         # WAL + NORMAL: a checkpoint survives kill -9; only a power cut may lose the last ones, never corrupt
         db.exec_driver_sql("PRAGMA journal_mode=WAL")
-        db.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins no transaction before CREATE TABLE
-        if (version := _version(db)) is not None:  # another process was faster
-            return version
+    one_at_a_time(db)
+    if (version := _version(db)) is not None:  # another process was faster
+        return version
     _meta.create_all(db)
     db.execute(_schema.insert().values(version=SCHEMA))
     return SCHEMA
@@ -606,12 +648,38 @@ def _refuse_what_is_no_ledger(db: sa.Connection, shown: str) -> None:
 
 
 @contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction: all of it or nothing, and no endless wait for another one."""
+    with database_errors("the ledger could not be written"), engine.begin() as db:
+        _wait_no_longer(db)
+        yield db
+
+
+def one_at_a_time(db: sa.Connection) -> None:
+    """Of the programs that are about to make tables, only one goes on until its transaction has ended."""
+    if db.dialect.name == "sqlite":
+        db.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins no transaction before CREATE TABLE
+    elif db.dialect.name == "postgresql":
+        _wait_no_longer(db)
+        db.execute(sa.select(sa.func.pg_advisory_xact_lock(run_key("ts-langchain"))))
+
+
+def _wait_no_longer(db: sa.Connection) -> None:
+    """SQLite's patience is that of its connection."""
+    if db.dialect.name == "postgresql":
+        db.exec_driver_sql(f"SET LOCAL lock_timeout = {PATIENCE_MS}")
+
+
+@contextmanager
 def database_errors(what: str) -> Iterator[None]:
     """Turns what a database raises into a `LedgerError` that says what could not be done."""
     try:
         yield
     except ImportError as error:
-        msg = f"{what}: {error}. Install the driver of that database."
+        msg = (
+            f"{what}: {_in_one_line(error)}. Install the driver of that database; PostgreSQL's is installed with "
+            "pip install 'ts-langchain[postgres]' and used for postgresql://"
+        )
         raise LedgerError(msg) from error
     except IntegrityError as error:
         msg = f"{what}: {MEANWHILE}"
@@ -620,12 +688,17 @@ def database_errors(what: str) -> Iterator[None]:
         msg = f"{what}: no such database is known ({error}). A file needs no ://, SQLite files begin with sqlite:///."
         raise LedgerError(msg) from error
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or type(error).__name__)
-        todo = "Name another with --ledger or TS_LANGCHAIN_LEDGER."
-        if "locked" in reason:
+        reason = _in_one_line(getattr(error, "orig", None) or type(error).__name__)
+        todo = "Run this again when that is mended, or name another with --ledger or TS_LANGCHAIN_LEDGER."
+        if "locked" in reason or "lock timeout" in reason:
             todo = "Another program is writing to it: run this again when that has ended."
         msg = f"{what}: {reason}. {todo}"
         raise LedgerError(msg) from error
+
+
+def _in_one_line(error: object) -> str:
+    """The first line of what a driver says; the others show the statement, or guess."""
+    return str(error).strip().partition("\n")[0].rstrip(".:")
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
@@ -683,22 +756,15 @@ def _incident_row(history: int, incident: Incident) -> dict[str, Any]:
 
 
 def _add_spend(db: sa.Connection, history: int, spend: Spend) -> None:
+    provider, model = stored_id(spend.provider, 100), stored_id(spend.model, 200)
     counted = [c.name for c in _spend.c if c.name not in ("history", "day", "provider", "model")]
     where = (
         (_spend.c.history == history)
         & (_spend.c.day == spend.day)
-        & (_spend.c.provider == spend.provider[:100])
-        & (_spend.c.model == spend.model[:200])
+        & (_spend.c.provider == provider)
+        & (_spend.c.model == model)
     )
     values = {name: _spend.c[name] + getattr(spend, name) for name in counted}
     if not db.execute(_spend.update().where(where).values(**values)).rowcount:
         fresh = {name: getattr(spend, name) for name in counted}
-        db.execute(
-            _spend.insert().values(
-                history=history,
-                day=spend.day,
-                provider=spend.provider[:100],
-                model=spend.model[:200],
-                **fresh,
-            )
-        )
+        db.execute(_spend.insert().values(history=history, day=spend.day, provider=provider, model=model, **fresh))

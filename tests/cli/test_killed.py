@@ -15,22 +15,23 @@ import pytest
 import sqlalchemy as sa
 from importers.fake_langsmith import KEY, FakeLangSmith, agent_rows, serve
 
-from ts_langchain.ledger import Ledger
+from ts_langchain.ledger import Ledger, _meta
 from ts_langchain.report.summary import summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "from ts_langchain.cli import main; main()"]
+TABLES = _meta.tables
 WHEN_AND_HOW_FAR = {"updated_at", "position", "replay"}
 
 
-def start(ledger: Path, *args: str, **env: str) -> subprocess.Popen[str]:
+def start(ledger: Path | str, *args: str, **env: str) -> subprocess.Popen[str]:
     full = {**os.environ, "TS_LANGCHAIN_LEDGER": str(ledger), "COLUMNS": "120", **env}
     return subprocess.Popen([*COMMAND, *args], env=full, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def contents(path: Path) -> dict[str, Any]:
+def contents(path: Path | str) -> dict[str, Any]:
     """All that the ledger holds, but when it was written, how far it came, and what is packed.
 
     Packed sessions are what later imports go on with; they are not compared byte by byte.
@@ -39,7 +40,7 @@ def contents(path: Path) -> dict[str, Any]:
     held: dict[str, Any] = {}
     with ledger.engine.connect() as db:
         for table in ("histories", "seen", "sessions", "incidents", "spend", "skipped"):
-            rows = [dict(row) for row in db.execute(sa.text(f"SELECT * FROM {table}")).mappings()]  # noqa: S608
+            rows = [dict(row) for row in db.execute(sa.select(TABLES[table])).mappings()]
             dropped = WHEN_AND_HOW_FAR | ({"state"} if table == "sessions" else set())
             held[table] = sorted(repr(sorted((k, v) for k, v in row.items() if k not in dropped)) for row in rows)
     [history] = ledger.histories()

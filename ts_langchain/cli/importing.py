@@ -29,7 +29,7 @@ from ts_langchain.cli.output import INTERRUPTED, err, out, print_json
 from ts_langchain.cli.report import show
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.history import Import
-from ts_langchain.ledger import Ledger, has_ledger
+from ts_langchain.ledger import Ledger, existing_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,7 +170,7 @@ def _go_on_after_last(source: Any, ledger: str | None) -> dict[str, Any] | None:
     Returns:
         What an interrupted import had been asked for, which is gone on with; None if there is none.
     """
-    book = Ledger(ledger) if has_ledger(ledger) else None
+    book = existing_ledger(ledger)
     last = book.last_call_at(source.source, source.scope) if book is not None else None
     if book is None or last is None:
         much = "the last 30 days are" if hasattr(source, "span") else "all of it is"

@@ -35,7 +35,7 @@ LedgerOption = Annotated[
         "--ledger",
         envvar="TS_LANGCHAIN_LEDGER",
         metavar="PATH_OR_URL",
-        help="Database of results: a file or a SQLAlchemy URL. Default: ledger.sqlite in your user data directory.",
+        help="Database of results: a file, or postgresql://… Default: ledger.sqlite in your user data directory.",
     ),
 ]
 SettingOption = Annotated[

@@ -16,7 +16,7 @@ from sqlalchemy import URL
 from ts_langchain.cli.options import CsvOption, JsonOption, LedgerOption
 from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import History, Ledger, has_ledger, ledger_url, shown_address
+from ts_langchain.ledger import History, Ledger, existing_ledger, ledger_url, shown_address
 from ts_langchain.report.summary import summarise
 from ts_langchain.report.terminal import print_incident, print_summary
 
@@ -50,7 +50,8 @@ def report(
 
 
 def _print_list(ledger: str | None, as_json: bool) -> None:
-    histories = Ledger(ledger, create=False).histories() if has_ledger(ledger) else []
+    book = existing_ledger(ledger)
+    histories = book.histories() if book is not None else []
     if as_json:
         print_json(
             [
@@ -79,9 +80,10 @@ def imported(ledger: str | None) -> Ledger:
     Raises:
         ConfigurationError: There is none.
     """
-    if not has_ledger(ledger):
+    book = existing_ledger(ledger)
+    if book is None:
         raise ConfigurationError(_nothing(ledger_url(ledger)))
-    return Ledger(ledger, create=False)
+    return book
 
 
 def chosen_history(book: Ledger, number: int | None) -> History:

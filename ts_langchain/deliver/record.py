@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ts_langchain.ledger import BATCH, database_errors
+from ts_langchain.ledger import BATCH, database_errors, one_at_a_time, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -76,12 +76,13 @@ class Record:
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
         """A transaction. The tables are made with the first one: whoever only reads does without."""
-        with database_errors("the ledger could not be written"):
-            if not self._made:
-                _meta.create_all(self._engine)
-                self._made = True
-            with self._engine.begin() as db:
-                yield db
+        if not self._made:
+            with writing(self._engine) as db:
+                one_at_a_time(db)
+                _meta.create_all(db)
+            self._made = True
+        with writing(self._engine) as db:
+            yield db
 
     # --- annotations -------------------------------------------------------------------------------
 
