@@ -184,7 +184,6 @@ def test_addresses_as_people_paste_them(postgres: PostgresServer, database: str,
         ("postgresql://owner:hunter2:{port}/postgres", "@ is written %40"),
         ("postgresql://owner:hunter2@127.0.0.1:{port}/postgres?schema=x", 'invalid connection option "schema"'),
         ("postgresql://owner:hunter2@127.0.0.1:1/postgres", "refused"),
-        ("postgresql://owner:hunter2@nowhere.invalid/postgres", "nowhere.invalid"),
         (f"postgresql://owner:{IN_AN_ADDRESS}@127.0.0.1:{{port}}/hunter", '"hunter" does not exist'),
     ],
 )
