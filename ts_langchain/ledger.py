@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # 2: other states of four rules; 3: conversations in a module of their own; 5: turns; 6: told by prompts; 8: supersteps
 # 11: what had begun, and was asked for in words
-SCHEMA = 11
+SCHEMA = 12
 DAY = 86_400
 MAX_SKIPPED_LISTED = 1_000
 BATCH = 500
@@ -120,6 +120,7 @@ _spend = sa.Table(
     sa.Column("source_nano", sa.BigInteger, nullable=False),
     sa.Column("unpriced_calls", sa.Integer, nullable=False),
     sa.Column("unpriced_tokens", sa.BigInteger, nullable=False),
+    sa.Column("uncounted_calls", sa.Integer, nullable=False),
 )
 _skipped = sa.Table(
     "skipped",
@@ -156,6 +157,7 @@ class Spend:
         source_nano: The part of it the source itself reported.
         unpriced_calls: Calls with tokens and no known cost.
         unpriced_tokens: Their tokens.
+        uncounted_calls: Calls of models that answered, and of which neither tokens nor content are told.
     """
 
     day: int
@@ -171,6 +173,7 @@ class Spend:
     source_nano: int = 0
     unpriced_calls: int = 0
     unpriced_tokens: int = 0
+    uncounted_calls: int = 0
 
     def add(self, call: Call, cost: Cost | None) -> None:
         """Counts one call."""
@@ -188,6 +191,8 @@ class Spend:
         elif usage.input_tokens or usage.output_tokens:
             self.unpriced_calls += 1
             self.unpriced_tokens += usage.input_tokens + usage.output_tokens
+        if not (usage.input_tokens or usage.output_tokens) and call.source_cost is None:
+            self.uncounted_calls += call.kind in ("model", "embedding") and call.status == "ok"
 
 
 @dataclass(slots=True)

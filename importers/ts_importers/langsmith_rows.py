@@ -18,6 +18,21 @@ if TYPE_CHECKING:
 
 _CALLS = {"llm": "llm", "tool": "tool", "retriever": "retriever", "embedding": "embedding"}
 _NOTHING: dict[str, Any] = {}
+_GROUPED = {
+    "token_usage": ("prompt_tokens", "completion_tokens"),
+    "costs": ("prompt_cost", "completion_cost", "total_cost"),
+}
+
+
+def from_cli(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that LangSmith's command line exported (`langsmith trace export`), as the API gives it."""
+    metadata = _dict(row.get("custom_metadata"))
+    return {**row, "id": row.get("run_id"), "extra": {"metadata": metadata}} | {
+        name: value
+        for group, names in _GROUPED.items()
+        for name in names
+        if (value := _dict(row.get(group)).get(name)) is not None
+    }
 
 
 def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:

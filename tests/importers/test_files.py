@@ -578,6 +578,63 @@ def test_langfuses_observations_and_traces(tmp_path: Path) -> None:
         assert page.runs[0].usage["input_tokens"] == 100
 
 
+def test_what_langsmiths_command_line_exports(tmp_path: Path) -> None:
+    """`langsmith trace export --full`: other names, a file a trace. Parameters and kinds of tokens are not in it."""
+
+    def exported(row: dict[str, Any]) -> dict[str, Any]:
+        counted = {"prompt_tokens": row.get("prompt_tokens"), "completion_tokens": row.get("completion_tokens")}
+        costs = {k: row.get(k) for k in ("prompt_cost", "completion_cost", "total_cost")}
+        shared = ("trace_id", "name", "run_type", "parent_run_id", "start_time", "end_time", "status", "tags", "inputs")
+        return {
+            **{name: row.get(name) for name in (*shared, "outputs", "error")},
+            "run_id": row["id"],
+            "duration_ms": 900,
+            "custom_metadata": (row.get("extra") or {}).get("metadata"),
+            "token_usage": {k: v for k, v in counted.items() if v} or None,
+            "costs": {k: float(v) for k, v in costs.items() if v} or None,
+            "feedback_stats": None,
+        }
+
+    by_trace: dict[str, list[dict[str, Any]]] = {}
+    for row in ROWS:
+        metadata = {"thread_id": row["trace_id"], "ls_model_name": "gpt-4o"}
+        told = {**row, "thread_id": None, "extra": {"metadata": metadata}, "prompt_token_details": None}
+        by_trace.setdefault(row["trace_id"], []).append(told)
+    for name in ("cli", "api"):
+        (tmp_path / name).mkdir()
+    for trace, rows in by_trace.items():
+        write(tmp_path / "cli" / f"{trace}.jsonl", lines([exported(row) for row in rows]))
+        write(tmp_path / "api" / f"{trace}.jsonl", lines(rows))
+    sums = []
+    for name in ("cli", "api"):
+        book = Ledger(tmp_path / f"{name}.sqlite")
+        history = Import(FileImporter(tmp_path / name), book).run()
+        sums.append({**summarise(book, history).as_dict(), "scope": None})
+        assert history.skipped == 0
+    assert sums[0] == sums[1]
+    assert sums[0]["rules"]
+
+
+def test_calls_that_tell_nothing_are_counted_as_unknown(tmp_path: Path) -> None:
+    """Inputs and outputs hidden, tokens not exported: not free of charge, nor a waste of nothing."""
+    told = {"inputs": {"messages": [{"role": "user", "content": "hi"}]}, "outputs": {"message": {"content": "hello"}}}
+    at = {"start_time": "2026-09-01T10:00:00Z", "end_time": "2026-09-01T10:00:01Z", "run_type": "llm", "name": "m"}
+    named = {"extra": {"metadata": {"ls_model_name": "gpt-4o", "ls_provider": "openai"}}}
+    rows = [
+        {**at, "id": "nothing"},
+        {**at, **named, "id": "a model"},
+        {**at, **named, "id": "failed", "error": "Timeout()"},
+        {**at, **named, "id": "priced", "total_cost": 0.5},
+        {**at, **named, **told, "id": "estimated"},
+        {**at, **named, "id": "counted", "prompt_tokens": 7, "completion_tokens": 1},
+        {**at, "id": "a tool", "run_type": "tool"},
+    ]
+    book = Ledger(tmp_path / "l.sqlite")
+    summary = summarise(book, Import(FileImporter(write(tmp_path / "a.jsonl", lines(rows))), book).run())
+    assert (summary.uncounted_calls, summary.estimated_calls, summary.calls) == (2, 1, 7)
+    assert summary.as_dict()["uncounted_calls"] == 2
+
+
 def test_langfuses_exports_to_object_stores(tmp_path: Path) -> None:
     """Written by ClickHouse, as Langfuse has it written."""
     exports = Path(__file__).parent.parent / "data" / "langfuse_export"

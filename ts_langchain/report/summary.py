@@ -83,6 +83,7 @@ class Summary:
         source_nano: The part of it that the source itself reported.
         estimated_calls: Calls whose usage was estimated from text lengths.
         failed_calls: Calls that failed.
+        uncounted_calls: Calls of models of which neither tokens nor content are told: what they cost is in no figure.
         models: Spend by model, the dearest first.
         rules: Waste by rule, the costliest first.
         worst: Sessions with most waste.
@@ -100,6 +101,7 @@ class Summary:
     source_nano: int = 0
     estimated_calls: int = 0
     failed_calls: int = 0
+    uncounted_calls: int = 0
     models: list[ModelFigures] = field(default_factory=list)
     rules: list[RuleFigures] = field(default_factory=list)
     worst: list[SessionFigures] = field(default_factory=list)
@@ -158,6 +160,7 @@ class Summary:
             "unpriced_tokens": self.unpriced_tokens,
             "estimated_calls": self.estimated_calls,
             "failed_calls": self.failed_calls,
+            "uncounted_calls": self.uncounted_calls,
             "incidents": self.incidents,
             "models": [
                 {
@@ -213,6 +216,7 @@ def summarise(ledger: Ledger, history: History) -> Summary:
         summary.source_nano += spend.source_nano
         summary.estimated_calls += spend.estimated_calls
         summary.failed_calls += spend.failed_calls
+        summary.uncounted_calls += spend.uncounted_calls
         key = (spend.model, spend.provider)
         figures = models.setdefault(key, ModelFigures(*key))
         figures.calls += spend.calls

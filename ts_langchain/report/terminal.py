@@ -141,6 +141,11 @@ def _print_rows(console: Console, summary: Summary) -> None:
             f"[yellow]{summary.unpriced_calls:,} calls ({summary.unpriced_tokens:,} tokens) have no known price and "
             "are in no dollar figure.[/] To give one, import again with --fresh --price MODEL=INPUT,OUTPUT."
         )
+    if summary.uncounted_calls:
+        console.print(
+            f"[yellow]{summary.uncounted_calls:,} calls of models tell neither tokens nor what was said:[/] what they "
+            "cost is unknown and in no figure."
+        )
     if summary.estimated_calls:
         console.print(
             f"{summary.estimated_calls:,} calls came without usage; it was estimated at 4 characters a token."

@@ -1,11 +1,11 @@
-"""LangSmith runs, as its API, its SDK and its exports give them."""
+"""LangSmith runs, as its API, its SDK, its exports and its command line give them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ts_importers.formats.base import Key, Row, Setting
-from ts_importers.langsmith_rows import run_from_row
+from ts_importers.langsmith_rows import from_cli, run_from_row
 from ts_importers.values import timestamp
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LangSmithRuns:
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
         del setting
-        run = run_from_row(row)
+        run = run_from_row(from_cli(row) if "run_id" in row and "id" not in row else row)
         return [run] if run is not None else []
 
 
