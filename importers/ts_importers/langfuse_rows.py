@@ -66,11 +66,8 @@ _EXPORTED = {
 
 
 def from_export(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An observation of a blob storage export as the API gives it, by other names and without empty texts."""
-    return {
-        _EXPORTED.get(name, name): None if value == "" and name != "status_message" else value
-        for name, value in row.items()
-    }
+    """An observation of a blob storage export, by the names that the API uses."""
+    return {_EXPORTED.get(name, name): value for name, value in row.items()}
 
 
 def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None = None) -> Run | Skipped | None:
@@ -99,6 +96,8 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
     failed = str(row.get("level")).upper() == "ERROR"
     given, made = parsed(row.get("input")), parsed(row.get("output"))
     ended = timestamp(row.get("endTime"))
+    if made == "" and (failed or ended is None):
+        made = None  # its newer tables write what is not there as an empty text
     if ended is None:
         if not failed and made is None:
             return Skipped(where, "still running")

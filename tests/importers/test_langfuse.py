@@ -305,6 +305,21 @@ def test_what_langfuses_openai_client_and_decorator_record() -> None:
     assert one.items == again.items != two.items
 
 
+def test_an_empty_text_is_an_answer_only_of_what_came_to_an_end() -> None:
+    """The newer tables, and what the web page downloads of them, write what is not there as an empty text."""
+    generation, tool = ROWS[0], ROWS[1]
+    for row in (generation, tool):
+        unfinished = run_from_observation({**row, "output": "", "endTime": None})
+        assert isinstance(unfinished, Skipped)
+        assert unfinished.why == "still running"
+        failed = run_from_observation({**row, "output": "", "level": "ERROR", "statusMessage": "429"})
+        assert isinstance(failed, Run)
+        assert (failed.outputs, failed.error) == (None, "429")
+    silent = run_from_observation({**tool, "output": "", "parentObservationId": "", "sessionId": ""})
+    assert isinstance(silent, Run)
+    assert (silent.outputs, silent.parent_id, silent.thread_id) == ({"output": ""}, None, None)
+
+
 @given(st.sampled_from(sorted({k for r in ROWS for k in r})), odd)
 def test_one_field_of_any_type(field: str, value: Any) -> None:
     for row in (ROWS[0], ROWS[1]):
