@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import json
+import re
 import zlib
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WHOLE_BYTES = 256_000_000
-_NO_JSON = b"no JSON\n"
+_NO_JSON, _CUT_OFF = b"no JSON\n", b"no JSON"
+_BROKEN = object()
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 class Document(NamedTuple):
@@ -157,8 +160,10 @@ class Documents:
             try:
                 rows = _tolerant(data)
             except (ValueError, RecursionError):
-                msg = f"{self.path} begins like a JSON list but is none: {error}"
-                raise UnreadableSource(msg) from error
+                rows = _begun(data)
+                if not rows:
+                    msg = f"{self.path} begins like a JSON list but is none: {error}"
+                    raise UnreadableSource(msg) from error
         if not isinstance(rows, list):
             return None
         return [rows] if _is_conversation(rows) else rows
@@ -206,12 +211,30 @@ def _tolerant(data: bytes) -> Any:
     return json.loads(data, parse_constant=lambda _: object())
 
 
+def _begun(data: bytes) -> list[Any]:
+    """The elements of a list up to where it breaks off, or ends after a comma; `_BROKEN` stands for half a one."""
+    text = data.decode(errors="surrogateescape")
+    decoder = json.JSONDecoder(parse_constant=lambda _: object())
+    elements: list[Any] = []
+    at = text.index("[") + 1
+    while rest := _BETWEEN.match(text, at):
+        at = rest.end()
+        if at == len(text) or text[at] == "]":
+            break
+        try:
+            element, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return [*elements, _BROKEN] if elements else []
+        elements.append(element)
+    return elements
+
+
 def _dumps(element: object) -> bytes:
     """An element as a line of its own, which is no JSON either if the element is none."""
     try:
         return orjson.dumps(element)
     except TypeError:
-        return _NO_JSON
+        return _CUT_OFF if element is _BROKEN else _NO_JSON
 
 
 def _is_json(line: bytes) -> bool:
@@ -252,6 +275,6 @@ def _is_message(value: object) -> bool:
 def why_unreadable(raw: bytes, document: object) -> str:
     """Why a document is not an object."""
     if document is None:
-        cut = "" if raw.endswith((b"\n", b"}")) else " (the line ends in the middle: was the file cut off?)"
+        cut = "" if raw.endswith((b"\n", b"}")) else " (it ends in the middle: was the file cut off?)"
         return f"not JSON{cut}"
     return f"a {type(document).__name__}, not an object"

@@ -121,7 +121,7 @@ def test_a_broken_file_among_others_is_named(tmp_path: Path) -> None:
     half = rows[: rows.index(b"\n", len(rows) // 2) + 1]
     write(tmp_path / "a.jsonl", lines(ROWS[:9]))
     write(tmp_path / "b.jsonl.gz", gzip.compress(half) + gzip.compress(rows[len(half) :])[:100])
-    write(tmp_path / "c.json", json.dumps(ROWS).encode()[:-50])
+    write(tmp_path / "c.json", b"[rubbish")
     source = FileImporter(tmp_path)
     assert any(n.startswith("c.json: left out: ") and "is none" in n for n in source.notices)
     [broken] = [s for page in source.pages() for s in page.skipped]
@@ -168,7 +168,7 @@ def test_missing_empty_and_directory(tmp_path: Path) -> None:
     assert ids(empty) == []
     assert "empty" in empty.notices[0]
     with pytest.raises(UnreadableSource, match="is none"):
-        FileImporter(write(tmp_path / "half.json", json.dumps(ROWS).encode()[:-50]))
+        FileImporter(write(tmp_path / "half.json", json.dumps(ROWS).encode()[:50]))
 
 
 CHAT = {
@@ -518,7 +518,7 @@ def test_a_page_of_something_else_is_refused(tmp_path: Path) -> None:
         (b'{"a": 1}\n{"b": 2}\n', "its first 2 lines have been looked at.\n"),
         (b'{"a": 1}\n[1]\n', "looked at; line 2 is a list, not an object.\n"),
         (b"\x00\x01\n\xff", "looked at; line 1 is not JSON.\n"),
-        (b'{"a": 1}\n{"b": ', "looked at; line 2 is not JSON (the line ends in the middle: was the file cut off?).\n"),
+        (b'{"a": 1}\n{"b": ', "looked at; line 2 is not JSON (it ends in the middle: was the file cut off?).\n"),
     ],
 )
 def test_a_file_that_is_not_known_says_why(tmp_path: Path, content: bytes, said: str) -> None:
@@ -613,6 +613,20 @@ def test_what_langsmiths_command_line_exports(tmp_path: Path) -> None:
         assert history.skipped == 0
     assert sums[0] == sums[1]
     assert sums[0]["rules"]
+
+
+@pytest.mark.parametrize(
+    ("end", "broken"),
+    [(b"\n]", 0), (b",\n]\n", 0), (b",\n", 0), (b"", 0), (b',\n{"id": "cut o', 1), (b"] trailing", 0)],
+)
+def test_a_list_that_breaks_off_is_read_up_to_there(tmp_path: Path, end: bytes, broken: int) -> None:
+    """As a program leaves it that was killed, or that puts a comma behind each row."""
+    rows = b"[\n" + b",\n".join(json.dumps(row, indent=2).encode() for row in ROWS) + end
+    source = FileImporter(write(tmp_path / "a.json", rows))
+    pages = list(source.pages())
+    assert [run.id for page in pages for run in page.runs] == ids(FileImporter(write(tmp_path / "b", lines(ROWS))))
+    cut_off = "not JSON (it ends in the middle: was the file cut off?)"
+    assert [row.why for page in pages for row in page.skipped] == [cut_off] * broken
 
 
 def test_calls_that_tell_nothing_are_counted_as_unknown(tmp_path: Path) -> None:
