@@ -14,11 +14,12 @@ from ts_langchain.capture.embeddings import embedding_call
 from ts_langchain.capture.errors import error_name
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.capture.in_flight import Reported
+from ts_langchain.capture.messages import request_messages
 from ts_langchain.capture.tools import NOT_RECORDED
 from ts_langchain.stored import load_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from ts_langchain.call import SourceCost
     from ts_langchain.sentinel import Sentinel
@@ -316,21 +317,3 @@ def _rank(run: Run, encloses: bool) -> tuple[int, float, float, str]:
     if run.run_type == "llm" and not encloses:
         return 1, len(request_messages(run.inputs)), run.ended_at, run.id
     return 0, -run.ended_at, float(run.run_type != "tool"), run.id
-
-
-def request_messages(inputs: Mapping[str, object]) -> Sequence[object]:
-    """The messages of a recorded model run, whatever they are wrapped in; prompts count as human messages."""
-    messages = inputs.get("messages")
-    if isinstance(messages, (list, tuple)) and messages:
-        first = messages[0]
-        # a batch of one: [[message, …]]; but [["human", "hi"], …] is a list of pairs
-        if isinstance(first, (list, tuple)) and not (len(first) == 2 and isinstance(first[0], str)):
-            return first
-        return messages
-    for key in ("prompts", "prompt", "input", "text"):
-        value = inputs.get(key)
-        if isinstance(value, str):
-            return [value]
-        if isinstance(value, (list, tuple)) and value:
-            return value
-    return [messages] if isinstance(messages, (str, dict)) else []

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 from ts_langchain.call import NO_USAGE, SourceCost, ToolCall, Usage
 from ts_langchain.capture.in_words import asked_in_words
 from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
-from ts_langchain.fingerprint import FreeText, arguments
+from ts_langchain.fingerprint import FreeText, arguments, canonical
 from ts_langchain.pricing import TIERS
 
 CHARS_PER_TOKEN = 4
@@ -210,6 +210,8 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
         return choice.get("message") or {"role": "ai", "content": choice.get("text") or ""}, beside, output
     nested = response.get("message") or response.get("output")
     if isinstance(nested, Mapping):
+        if "answers" in nested and "content" not in nested:  # a decision model's
+            nested = {"role": "ai", "content": canonical(nested["answers"]).decode()}
         return nested, response, output
     if isinstance(nested, str):
         return {"role": "ai", "content": nested}, response, output

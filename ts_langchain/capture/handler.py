@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.budget import Request
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Usage
-from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer
+from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer, read_usage
 from ts_langchain.capture.context import (
     agent_of,
     as_id,
@@ -28,6 +28,7 @@ from ts_langchain.capture.doors import begun, reserved_by
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
+from ts_langchain.capture.messages import as_recorded, is_mapping, request_messages
 from ts_langchain.capture.parameters import estimated_input, read_parameters
 from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output
@@ -152,7 +153,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remembers the outermost run of each chain, which is the session where nothing else names one."""
+        """Remembers the outermost run of each chain, which is the session where nothing else names one.
+
+        A decision model (langchain-core 1.8) is a chain to its callbacks, and a billed call all the same.
+        """
+        if kwargs.get("run_type") == "llm":
+            asked = self._readable("prompt", request_messages, inputs if is_mapping(inputs) else {"input": inputs})
+            self.on_chat_model_start(serialized, [asked or ()], run_id=run_id, parent_run_id=parent_run_id, **kwargs)
+            return
         roots = self._roots
         if parent_run_id is None:
             roots[run_id] = str(run_id)
@@ -164,16 +172,29 @@ class TokenSentinelHandler(BaseCallbackHandler):
     @_fail_open
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain."""
+        if run_id in self._started:
+            self._decided(run_id, outputs)
         self._roots.pop(run_id, None)
 
     @_fail_open
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
+        if run_id in self._started:
+            self._model_end(run_id, None, error_name(error))
         if isinstance(error, asyncio.CancelledError):
             self.sentinel.in_flight.leave(run_id)
             self._cancel_below(run_id, error)
         else:
             self._roots.pop(run_id, None)
+
+    def _decided(self, run_id: Any, response: Any) -> None:
+        """A decision model answered."""
+        usage = read_usage(getattr(response, "usage", None))
+        if usage is not None:
+            self._reported.setdefault(run_id, Reported(usage, None))
+        if not is_mapping(response):
+            response = {"output": self._readable("answer", as_recorded, response)}
+        self._model_end(run_id, response, None)
 
     def cancelled(self, run_ids: Iterable[Any], error: asyncio.CancelledError) -> None:
         """Ends those of these calls that have not ended. LangChain tells nobody of a call that is cancelled.

@@ -18,6 +18,7 @@ from ts_langchain.fingerprint import (
     TEXT_LIMIT,
     answer_hash,
     bounded,
+    canonical,
     failure_hash,
     mix,
     name_hash,
@@ -307,3 +308,40 @@ def mapping(value: object) -> Mapping[str, object]:
     if type(value) is dict:
         return value
     return value if value is not None and isinstance(value, Mapping) else NOTHING
+
+
+def request_messages(inputs: Mapping[str, object]) -> Sequence[object]:
+    """The messages of a recorded model run, whatever they are wrapped in; prompts count as human messages."""
+    if "questions" in inputs and "state" in inputs:  # a decision model's
+        return [canonical({name: _told(inputs[name]) for name in ("state", "questions")}).decode()]
+    messages = inputs.get("messages")
+    if isinstance(messages, (list, tuple)) and messages:
+        first = messages[0]
+        # a batch of one: [[message, …]]; but [["human", "hi"], …] is a list of pairs
+        if isinstance(first, (list, tuple)) and not (len(first) == 2 and isinstance(first[0], str)):
+            return first
+        return messages
+    for key in ("prompts", "prompt", "input", "text"):
+        value = inputs.get(key)
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, (list, tuple)) and value:
+            return value
+    return [messages] if isinstance(messages, (str, dict)) else []
+
+
+def _told(value: object) -> object:
+    """What is laid before a decision model, messages by their text: the same from objects and from what is recorded."""
+    if is_mapping(value):
+        if "lc" in value or ("content" in value and ("type" in value or "role" in value)):
+            return plain_text(value)
+        return {str(name): _told(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_told(item) for item in value]
+    return plain_text(value) if hasattr(value, "content") else as_recorded(value)
+
+
+def as_recorded(value: object) -> object:
+    """An object in the form in which LangSmith records it."""
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json", exclude_none=True) if callable(dump) else value
