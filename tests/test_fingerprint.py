@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from ts_langchain.capture.conversation import LargeResult, names_in
 from ts_langchain.capture.messages import Asked
-from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, value_hash
+from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, failure_hash, value_hash
 
 JAPANESE = "この製品は音質の評価が高い一方で電池の持ちが短いという声もあります"
 odd_text = st.text(st.sampled_from("ab \"'1@/_é日\n\\"), max_size=40)
@@ -113,8 +113,29 @@ def test_fingerprints_are_the_same_in_every_process() -> None:
         ('{"request_ids": "x1"}', '{"request_ids": "x2"}', False),
         ('{"timestamp": 1}', '{"timestamp": 2}', False),
         ("it took 3 days", "it took 4 days", False),
+        ("F.\n=== 1 failed, 9 passed in 0.53s ===", "F.\n=== 1 failed, 9 passed in 12.04s ===", True),
+        ("Ran 12 tests in 0.532 seconds\n\nFAILED", "Ran 12 tests in 0.611 seconds\n\nFAILED", True),
+        ("=== 2 failed in 0.53s ===", "=== 1 failed in 0.53s ===", False),
+        ("ready in 30 s", "ready in 20 s", False),
+        ("0.53 shares", "0.54 shares", False),
+        ("1.5 s" + 400 * "x", "1.6 s" + 400 * "x", False),  # what it says, not how long it took
         ("request_id: x1", "request_id: x2", False),
     ],
 )
 def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, same: bool) -> None:
     assert (answer_hash(one) == answer_hash(other)) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("blocked as risky (probability: 0.71)", "blocked as risky (probability: 0.72)", True),  # AutoModeMiddleware
+        ("timed out after 30.02 s", "timed out after 30.11 s", True),
+        ("try again in 1.5s (request id: a1)", "try again in 2.25s (request id: b2)", True),
+        ("3 tests failed", "2 tests failed", False),
+        ("no version 1.2.3", "no version 1.2.4", False),
+        ("10.0.0.1 refused", "10.0.0.2 refused", False),
+    ],
+)
+def test_failures_are_the_same_but_for_what_was_measured(one: str, other: str, same: bool) -> None:
+    assert (failure_hash(one) == failure_hash(other)) == same

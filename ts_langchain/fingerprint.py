@@ -77,21 +77,31 @@ _TECHNICAL = (
 _TECHNICAL_FIELD = re.compile(rf"""["'](?:{"|".join(_TECHNICAL)})["']\s*:\s*(?:"[^"]*"|'[^']*'|[-+.\deE]+|null|None)""")
 
 
+# `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, at the end of what was run
+_MEASURED = re.compile(r"\d+\.\d+(?= ?(?:m?s|secs?|seconds|min|minutes)\b)")
+_END = 400
+
+
 def answer_hash(text: str) -> int:
     """`text_hash` of what a tool answered, without ids of the request and times that it took."""
     if len(text) > ANSWER_LIMIT:
         text = cut(text, ANSWER_LIMIT)
     if any(map(text.__contains__, _TECHNICAL)):
         text = f"{_TECHNICAL_FIELD.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}"
+    if "." in (end := text[-_END:]):
+        text = f"{text[:-_END]}{_MEASURED.sub('', end)}"
     return text_hash(text, len(text))
 
 
 # `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`
-_REQUEST = re.compile(r"\brequest[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*", re.IGNORECASE)
+_REQUEST = re.compile(r"\brequest[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*|(?<![\d.])\d+\.\d+(?![\d.])", re.IGNORECASE)
 
 
 def failure_hash(text: str) -> int:
-    """`answer_hash` of what says that a call failed, without the id of the request in its words either."""
+    """`answer_hash` of what says that a call failed, without ids of the request and measurements in its words.
+
+    `(probability: 0.71)`, `timed out after 30.02 seconds`: of a call with the same arguments they tell nothing new.
+    """
     return answer_hash(f"{_REQUEST.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}")
 
 

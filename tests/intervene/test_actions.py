@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import wrap_model_call
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite import SqliteSaver
@@ -439,6 +440,31 @@ def test_a_stand_in_of_another_provider_gets_words_for_blocks(provider: str, con
     assert all(len(m.tool_calls) == 1 for m in said)
     assert [m.content for m in messages if isinstance(m, AIMessage)] == [THOUGHT] * 3 + ["cheap"]
     bench.fine()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_downgrade_that_a_router_undoes_is_not_told_as_done(inside: bool) -> None:
+    """Routers (langchain 1.5 has one) belong in front: nearer to the model they have the last word."""
+    routed, cheap = (ScriptedChatModel(script=[LOOP], model_name=name) for name in ("gpt-4.1", "gpt-4o-mini"))
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches a page."""
+        return f"nothing new at {url}"
+
+    @wrap_model_call
+    def route(request: Any, handler: Any) -> Any:
+        return handler(request.override(model=routed))
+
+    sentinel = Sentinel(policy=policy((1, "downgrade"), (4, "stop"), downgrade={"gpt-4*": "gpt-4o-mini"}))
+    ours = TokenSentinelMiddleware(sentinel, models={"gpt-4o-mini": cheap})
+    both = [ours, route] if inside else [route, ours]
+    agent = create_agent(ScriptedChatModel(script=[LOOP]), [fetch_page], middleware=both)
+    agent.invoke({"messages": [("user", "hi")]})
+    told = [(decision.action, decision.outcome) for decision in sentinel.decisions()]
+    assert told[0] == ("downgrade", "skipped" if inside else "done")
+    assert ("put it in front" in sentinel.decisions()[0].why) == inside
+    assert (cheap.calls == 0) == inside
 
 
 @every

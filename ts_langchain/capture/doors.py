@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ts_langchain.budget import Reservation
+    from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Sentinel
+
+
+class Chosen(NamedTuple):
+    """The model that a door has chosen instead of another, and why."""
+
+    model: str
+    decisions: tuple[Decision, ...]
 
 
 class Reserved(NamedTuple):
@@ -16,6 +24,7 @@ class Reserved(NamedTuple):
     sentinel: Sentinel
     reservation: Reservation
     around: Reserved | None
+    chosen: Chosen | None = None
 
 
 reserved: ContextVar[Reserved | None] = ContextVar("ts_langchain_reserved", default=None)
@@ -26,7 +35,13 @@ begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=N
 
 def reserved_by(sentinel: Sentinel) -> Reservation | None:
     """What the innermost door of this Sentinel has reserved; those of others keep other accounts."""
+    found = door_of(sentinel)
+    return found.reservation if found is not None else None
+
+
+def door_of(sentinel: Sentinel) -> Reserved | None:
+    """The innermost door of this Sentinel around a model call."""
     found = reserved.get()
     while found is not None and found.sentinel is not sentinel:
         found = found.around
-    return found.reservation if found is not None else None
+    return found

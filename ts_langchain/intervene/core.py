@@ -19,12 +19,12 @@ from ts_langchain.budget import Request, Reservation
 from ts_langchain.capture.activate import active, around
 from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
-from ts_langchain.capture.doors import Reserved, begun, reserved, reserved_by
+from ts_langchain.capture.doors import Chosen, Reserved, begun, reserved, reserved_by
 from ts_langchain.capture.parameters import BOUNDS, estimated_input, output_bound
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
-from ts_langchain.intervene.inside import DoorHandler, blocked
+from ts_langchain.intervene.inside import OVERRULED, DoorHandler, blocked
 from ts_langchain.policy import ENDING, Policy, matches
 from ts_langchain.recent import Recent
 from ts_langchain.sentinel import ADMITTED, Sentinel
@@ -117,6 +117,11 @@ class Turn:
             for call in getattr(message, "tool_calls", ()):
                 total += len(str(call["args"]))
         return total
+
+    def chosen(self) -> Chosen | None:
+        """The model that stands in for the one that was asked for, None if it goes there."""
+        decisions = tuple(decision for decision in self.applied if decision.action == "downgrade")
+        return Chosen(self.model_name, decisions) if decisions and self.model_name is not None else None
 
     def asks_for_label(self) -> bool:
         """True if it is worded as a classification, as `model_misroute` understands it."""
@@ -223,14 +228,19 @@ class Interventions:
                     self.sentinel.settle(decision, "done")
 
     @contextmanager
-    def let_through(self, admission: Admission | None) -> Iterator[None]:
-        """The first model call inside takes this reservation; it is given back if no call takes it."""
+    def let_through(self, admission: Admission | None, chosen: Chosen | None = None) -> Iterator[None]:
+        """The first model call inside takes this reservation; it is given back if no call takes it.
+
+        Args:
+            admission: What it is let through with.
+            chosen: The model that was chosen for it, where others may yet choose another.
+        """
         if admission is None:
             yield
             return
         # without a budget an empty one: the call has been let through, none asks again
         reservation = admission.reservation if admission.reservation is not None else Reservation(())
-        token = reserved.set(Reserved(self.sentinel, reservation, reserved.get()))
+        token = reserved.set(Reserved(self.sentinel, reservation, reserved.get(), chosen))
         try:
             yield
         finally:
@@ -361,7 +371,8 @@ class Interventions:
 
     def _applied(self, turn: Turn, decision: Decision) -> None:
         turn.applied.append(decision)
-        self.sentinel.settle(decision, "done")
+        if decision.why != OVERRULED:  # whether it is done this time is seen at the call
+            self.sentinel.settle(decision, "done")
 
     def _steer(self, turn: Turn, steering: Sequence[Decision], advice: str = "") -> None:
         inside = actions.only_model_after_tools(turn.model_name, turn.provider)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ts_langchain.capture.activate import active, around
-from ts_langchain.capture.doors import reserved_by
+from ts_langchain.capture.doors import door_of, reserved_by
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
 from ts_langchain.policy import ENDING
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ts_langchain.capture.in_flight import Origin
     from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Sentinel
+
+OVERRULED = "another middleware, nearer to the model, chose another model: put it in front of this one"
 
 
 class DoorHandler(TokenSentinelHandler):
@@ -56,13 +58,27 @@ class DoorHandler(TokenSentinelHandler):
         *,
         completes: bool = False,
     ) -> None:
-        if not self._let_through(run_id) and self.vetoes:
+        through = self._let_through(run_id)
+        if not through and self.vetoes:
             try:
                 self._check(run_id, parent_run_id, tags, metadata or {})
             except Intervention:
                 self._unsent(run_id)
                 raise
         super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs, completes=completes)
+        if through:
+            self._see_whether_chosen(run_id)
+
+    def _see_whether_chosen(self, run_id: Any) -> None:
+        """What another middleware, nearer to the model, has chosen undoes a `downgrade`."""
+        door, started = door_of(self.sentinel), self._started.get(run_id)
+        if door is None or door.chosen is None or started is None or started.model is None:
+            return
+        for decision in door.chosen.decisions:
+            if started.model != door.chosen.model:
+                self.sentinel.settle(decision, "skipped", OVERRULED)
+            elif decision.why == OVERRULED:
+                self.sentinel.settle(decision, "done")
 
     def _check(
         self, run_id: Any, parent_run_id: Any, tags: Sequence[str] | None, metadata: Mapping[str, object]

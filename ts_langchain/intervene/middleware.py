@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from langchain_core.messages import AIMessage, ToolMessage
     from langgraph.types import Command
 
+    from ts_langchain.capture.doors import Chosen
     from ts_langchain.policy import Policy
     from ts_langchain.sentinel import Admission, Sentinel
 
@@ -52,6 +53,7 @@ class _Prepared(NamedTuple):
     final: AIMessage | None = None
     wait: float = 0.0
     admission: Admission | None = None
+    chosen: Chosen | None = None
 
 
 class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -131,7 +133,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         if turn.applied:
             changed: dict[str, Any] = {"messages": turn.messages, "tools": turn.tools, "model": turn.model}
             request = self.interventions.changed(turn, lambda: request.override(**changed), request)
-        return _Prepared(request, here, turn.final, turn.wait, admission)
+        return _Prepared(request, here, turn.final, turn.wait, admission, turn.chosen())
 
     def _ready(self, request: ModelRequest[Any]) -> _Prepared:
         return self.interventions.safely("middleware: model", lambda: self._prepare(request), _Prepared(request))
@@ -144,7 +146,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
         try:
-            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission, ready.chosen):
                 if ready.wait:
                     time.sleep(ready.wait)
                 return handler(ready.request)
@@ -159,7 +161,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
         try:
-            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission):
+            with self.interventions.watching(ready.here), self.interventions.let_through(ready.admission, ready.chosen):
                 if ready.wait:
                     await asyncio.sleep(ready.wait)
                 return await handler(ready.request)
