@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.http import FAILED_TO_WRITE, Client, HTTPFailure
-from ts_importers.langfuse import ADDRESS_HINT, KEY_HINT, SERVICE
+from ts_importers.langfuse import ADDRESS_HINT, KEY_HINT, NO_V2, SERVICE
 from ts_importers.writing import each, place_of, reason
 from ts_langchain.deliver.annotations import NotWritten
 from ts_langchain.errors import ProjectNotFound
@@ -34,7 +34,8 @@ class LangfuseScores:
     with today.
 
     Args:
-        scope: Which project, as the importer calls it: `host/project-id`, and the environment if only one was read.
+        scope: Which project, as the importer calls it: `host/project-id`, and the environment if only one was read;
+            `host/` for that of the keys, which then has to know the first trace.
         public_key: Public key.
         secret_key: Secret key; never shown anywhere.
         endpoint: Address of Langfuse; None for `https://` and the host of the scope.
@@ -79,7 +80,8 @@ class LangfuseScores:
         answer = self._client.get("/api/public/projects")
         found = answer.get("data") if isinstance(answer, dict) else None
         ids = [str(p.get("id") or "project") for p in found if isinstance(p, dict)] if isinstance(found, list) else []
-        if project not in (ids or ["project"]):
+        self._checked = bool(project)
+        if project and project not in (ids or ["project"]):
             msg = f"these keys belong to another Langfuse project than the history ({project}). {KEY_HINT}"
             raise ProjectNotFound(msg)
 
@@ -88,6 +90,8 @@ class LangfuseScores:
         dated = [a for a in annotations if a.trace_id and a.started_at is not None]
         unknown = NotWritten("the ledger does not know its trace: import this history again with --fresh")
         failed = {a.id: unknown for a in annotations if not a.trace_id or a.started_at is None}
+        if dated and not self._checked:
+            self._check(dated[0])
         if dated and not (self._lists and self._listed(dated)):
             failed |= each(self._write, dated, lambda a: a.id, self._client)
         return failed
@@ -95,6 +99,25 @@ class LangfuseScores:
     def remove(self, ids: Sequence[str]) -> Mapping[str, NotWritten]:
         """Deletes scores."""
         return each(self._remove, ids, str, self._client)
+
+    def _check(self, annotation: Annotation) -> None:
+        """Refuses a project that does not know a trace: Langfuse takes scores for what it has never seen.
+
+        Raises:
+            ProjectNotFound: It is another one.
+        """
+        for path in ("/api/public/v2/observations", "/api/public/observations"):
+            try:
+                answer = self._client.get(path, {"traceId": str(annotation.trace_id), "limit": 1})
+            except HTTPFailure as error:
+                if error.status not in NO_V2:
+                    raise
+                continue
+            if not (isinstance(answer, dict) and answer.get("data")):
+                msg = f"the project of these keys does not know the trace {annotation.trace_id}. {KEY_HINT}"
+                raise ProjectNotFound(msg)
+            break
+        self._checked = True
 
     def _listed(self, annotations: Sequence[Annotation]) -> bool:
         """True if the whole list was accepted."""

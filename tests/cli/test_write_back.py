@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from importers.export_history import HISTORY
 from importers.fake_langsmith import KEY, agent_rows
 from importers.test_langfuse import AUTH, PUBLIC, SECRET
 from servers import cloud as cloud_server
@@ -191,13 +192,46 @@ def test_mistakes_are_told_clearly(
     assert held(langsmith) == {}
 
 
-def test_a_history_from_a_file_cannot_be_annotated(langsmith: LangSmithServer, tmp_path: Path) -> None:
+def test_runs_of_a_file_are_annotated_where_they_are_said_to_be(langsmith: LangSmithServer, tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in RUNS))
     run(tmp_path, langsmith, "import", "file", str(file))
-    done = run(tmp_path, langsmith, "annotate")
-    assert done.exit_code == 2
-    assert "imported from file" in " ".join(done.stderr.split())
+    for args, says in (
+        ([], "imported from file: say with --to langsmith or langfuse"),
+        (["--to", "helicone"], "expected langsmith or langfuse"),
+    ):
+        done = run(tmp_path, langsmith, "annotate", *args)
+        assert done.exit_code == 2
+        assert says in " ".join(done.stderr.split())
+    done = run(tmp_path, langsmith, "annotate", "--to", "langsmith")
+    assert done.exit_code == 0, done.output
+    assert len(held(langsmith)) == 42
+    assert run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--remove").exit_code == 0
+    assert held(langsmith) == {}
+    run(tmp_path, langsmith, *imports(langsmith))
+    wrong = run(tmp_path, langsmith, "annotate", "--to", "langfuse")
+    assert wrong.exit_code == 2
+    assert "came from langsmith" in wrong.stderr
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_an_export_of_langfuse_is_annotated_in_its_project_and_no_other(tmp_path: Path, v2: bool) -> None:
+    pytest.importorskip("duckdb")
+    export = Path(__file__).parent.parent / "data" / "langfuse_export" / "enriched"
+    with serving(LangfuseServer()) as server:
+        assert run(tmp_path, server, "import", "parquet", str(export)).exit_code == 0
+        server.history.v2, server.history.rows = v2, []
+        other = run(tmp_path, server, "annotate", "--to", "langfuse")
+        assert other.exit_code == 1
+        assert "does not know the trace" in other.stderr
+        assert held(server) == {}
+        server.history.rows = HISTORY
+        done = run(tmp_path, server, "annotate", "--to", "langfuse", "--json")
+        assert done.exit_code == 0, done.output
+        counts = json.loads(done.stdout)
+        known = {row["id"] for row in HISTORY}
+        assert len(held(server)) == counts["written"] + counts["updated"] == 8
+        assert {score["observationId"] for score in held(server).values()} <= known
 
 
 def test_gone_runs_are_named_and_refusals_end_with_1(langsmith: LangSmithServer, tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ class LangfuseServer:
             return Answer(401, {"message": f"Invalid credentials {request.headers.get('authorization')}"})
         if request.path == "/api/public/projects":
             return Answer(body={"data": [{"id": self.project, "name": "shop"}]})
+        if request.method == "GET" and (trace := request.query.get("traceId")):
+            if request.path.endswith("/v2/observations") and not self.history.v2:
+                return Answer(404, {"message": "not found"})
+            return Answer(body={"data": [row for row in self.history.rows if row["traceId"] == trace][:1]})
         if request.method == "GET":
             status, body, _ = self.history.answer(request.path, request.query)
             return Answer(status, body)

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ts_langchain.ledger import History
 
 MAX_NAMED = 10
+CLOUDS = {"langsmith": "https://api.smith.langchain.com", "langfuse": "https://cloud.langfuse.com"}
+"""Services that take annotations, and where those of an export go if nothing else is said."""
 MAX_LISTED = 1_000
 
 
@@ -47,11 +50,20 @@ def annotate(
     min_usd: Annotated[
         float, typer.Option(min=0.0, metavar="USD", help="Only incidents that wasted at least so much.")
     ] = 0.0,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="SERVICE",
+            help="langsmith or langfuse: whose runs they are that came from a file or an export.",
+            show_default=False,
+        ),
+    ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
             help="Address of the service. Default: LANGSMITH_ENDPOINT or LANGFUSE_HOST, else where the history came "
-            "from.",
+            "from, of an export the service's cloud.",
             show_default=False,
         ),
     ] = None,
@@ -83,9 +95,10 @@ def annotate(
             raise ConfigurationError(msg)
         book = imported(ledger)
         history = chosen_history(book, number)
-        _can_be_annotated(history)
+        service = _service(history, to)
         _known(rule, book, history)
-        place = None if dry_run else place_for(history.source, history.scope, endpoint, workspace)
+        scope = history.scope if history.source == service else None
+        place = None if dry_run else place_for(service, scope, endpoint, workspace)
         outcome = write_back(book, history, place, remove=remove, rules=frozenset(rule or ()), min_usd=min_usd)
         if as_json:
             print_json(_as_dict(history, outcome, dry_run))
@@ -107,14 +120,21 @@ def annotate_import(ledger: str | None, source: str, scope: str, place: Annotato
 
 
 def place_for(
-    source: str, scope: str, endpoint: str | None, workspace: str | None, keys: Mapping[str, str] | None = None
+    source: str, scope: str | None, endpoint: str | None, workspace: str | None, keys: Mapping[str, str] | None = None
 ) -> Annotator:
     """Where annotations of a history go, with the keys given or those of the environment.
+
+    Args:
+        source: The service.
+        scope: Which history of it; None for an export, which does not say.
+        endpoint: Its address, None for what the environment says.
+        workspace: LangSmith workspace.
+        keys: Keys, None for those of the environment.
 
     Raises:
         ConfigurationError: Nothing can be written there, or there is no key.
     """
-    kwargs: dict[str, Any] = {"scope": scope, "on_wait": show_wait}
+    kwargs: dict[str, Any] = {"on_wait": show_wait}
     if source == "langsmith":
         kwargs["endpoint"] = endpoint or os.environ.get("LANGSMITH_ENDPOINT")
         kwargs["workspace_id"] = workspace
@@ -125,7 +145,10 @@ def place_for(
             "public_key": secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
             "secret_key": secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
         }
-    place: Annotator = registered(DELIVERIES, source)(**kwargs, **keys)
+    if scope is None:
+        kwargs["endpoint"] = kwargs["endpoint"] or CLOUDS[source]
+        scope = f"{urlsplit(kwargs['endpoint']).netloc}/"
+    place: Annotator = registered(DELIVERIES, source)(scope=scope, **kwargs, **keys)
     return place
 
 
@@ -185,13 +208,27 @@ def _as_dict(history: History, outcome: Outcome, dry_run: bool) -> dict[str, Any
     }  # fmt: skip
 
 
-def _can_be_annotated(history: History) -> None:
-    if history.source not in ("langsmith", "langfuse"):
+def _service(history: History, to: str | None) -> str:
+    """The service that has the runs of a history: the one it came from, or for a file the one that is named.
+
+    Raises:
+        ConfigurationError: It is not said, or another one.
+    """
+    known = " or ".join(CLOUDS)
+    if to is not None and to not in CLOUDS:
+        msg = f"--to {to}: expected {known}"
+        raise ConfigurationError(msg)
+    own = history.source if history.source in CLOUDS else None
+    if own is not None and to not in (None, own):
+        msg = f"--to {to}: history {history.id} came from {own}"
+        raise ConfigurationError(msg)
+    if own is None and to is None:
         msg = (
-            f"history {history.id} was imported from {history.source}, which takes no annotations: only histories "
-            "from LangSmith and Langfuse can be annotated. ts-langchain report --list shows them all"
+            f"history {history.id} was imported from {history.source}: say with --to {known} whose runs they are; of "
+            "others nothing can be annotated. ts-langchain report --list shows all histories"
         )
         raise ConfigurationError(msg)
+    return own or str(to)
 
 
 def _known(names: list[str] | None, book: Ledger, history: History) -> None:
