@@ -141,7 +141,10 @@ def _chosen(book: Ledger) -> str:
     """The option that names this ledger in another command, empty where it is named without one."""
     if book.address == ledger_url(os.environ.get("TS_LANGCHAIN_LEDGER") or None):
         return ""
-    return f" --ledger {shlex.quote(shown_address(book.address))}"
+    shown = shown_address(book.address)
+    if "***" in shown:  # with a password in it, which is not shown
+        return " with the same --ledger"
+    return f" --ledger {shlex.quote(shown)}"
 
 
 CSV_FIELDS = (
