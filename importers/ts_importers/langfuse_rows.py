@@ -61,8 +61,10 @@ _EXPORTED = {
     "parent_observation_id": "parentObservationId", "status_message": "statusMessage", "session_id": "sessionId",
     "user_id": "userId", "provided_model_name": "providedModelName", "model_parameters": "modelParameters",
     "usage_details": "usageDetails", "cost_details": "costDetails", "total_cost": "totalCost",
-    "tool_definitions": "toolDefinitions",
+    "tool_definitions": "toolDefinitions", "prompt_name": "promptName", "prompt_version": "promptVersion",
 }  # fmt: skip
+# what is kept beside the observation's own metadata
+_KEPT = {"promptName": "prompt_name", "promptVersion": "prompt_version", "environment": "environment"}
 
 
 def from_export(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +109,7 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
     user = row.get("userId") or trace.get("userId")
     if isinstance(user, str) and user:
         metadata = {"user_id": user, **metadata}
+    metadata = {name: row[key] for key, name in _KEPT.items() if row.get(key) not in (None, "")} | metadata
     model = row.get("model") or row.get("providedModelName")
     if isinstance(model, str) and model:
         metadata = {**metadata, "ls_model_name": model}

@@ -83,10 +83,10 @@ LANGFUSE = Table(
     needed=("id", "type", "start_time", "trace_id"),
     texts=(
         "type", "trace_id", "parent_observation_id", "name", "level", "status_message", "input", "output",
-        "provided_model_name", "model_parameters", "session_id", "user_id",
+        "provided_model_name", "model_parameters", "session_id", "user_id", "environment", "prompt_name",
     ),
     nested=("metadata", "usage_details", "cost_details", "tags", "tool_definitions"),
-    counts=(),
+    counts=("prompt_version",),
     costs=("total_cost",),
     projects=("project_id",),
     wanted=("name", "level", "input", "output", "metadata", "provided_model_name", "usage_details"),

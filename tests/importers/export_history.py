@@ -25,13 +25,15 @@ def talks() -> list[Talk]:
 
 
 def _with_more(row: dict[str, Any]) -> dict[str, Any]:
-    """What the service adds: its own costs, and the tools it finds in a request."""
+    """What the service adds: its own costs, the tools it finds in a request, the prompt that was used."""
+    row = {**row, "environment": "production"}
     if row["type"] != "GENERATION":
         return row
     used = row["usageDetails"]
     sent, got = round(used["input"] * 2.5e-6, 12), round(used["output"] * 1e-5, 12)
     costs = {"input": sent, "output": got, "total": round(sent + got, 12)}
-    return {**row, "costDetails": costs, "toolDefinitions": TOOLS}
+    prompt = {"promptName": "plans", "promptVersion": 3}
+    return {**row, **prompt, "costDetails": costs, "toolDefinitions": TOOLS}
 
 
 _CALLS = [_with_more(row) for row in observations(*talks())]

@@ -305,6 +305,17 @@ def test_what_langfuses_openai_client_and_decorator_record() -> None:
     assert one.items == again.items != two.items
 
 
+def test_prompt_and_environment_are_kept_as_metadata() -> None:
+    row = {**ROWS[0], "promptName": "support", "promptVersion": 3, "environment": "production"}
+    run = run_from_observation(row)
+    assert isinstance(run, Run)
+    kept = {"prompt_name": "support", "prompt_version": 3, "environment": "production"}
+    assert run.metadata == {**kept, "ls_provider": "openai", "ls_model_name": "gpt-4o"}
+    own = run_from_observation({**row, "metadata": {"environment": "mine"}, "promptName": "", "promptVersion": None})
+    assert isinstance(own, Run)
+    assert own.metadata == {"environment": "mine", "ls_model_name": "gpt-4o"}
+
+
 def test_an_empty_text_is_an_answer_only_of_what_came_to_an_end() -> None:
     """The newer tables, and what the web page downloads of them, write what is not there as an empty text."""
     generation, tool = ROWS[0], ROWS[1]

@@ -92,6 +92,8 @@ def _row(about: object, span_name: str, metadata: dict[str, Any]) -> dict[str, A
         "metadata": metadata,
         "level": at(about, "level"),
         "statusMessage": at(about, "status_message"),
+        "promptName": at(about, "prompt", "name"),
+        "promptVersion": at(about, "prompt", "version"),
     }
 
 
