@@ -214,6 +214,23 @@ def test_runs_of_a_file_are_annotated_where_they_are_said_to_be(langsmith: LangS
     assert "came from langsmith" in wrong.stderr
 
 
+def test_what_was_written_to_one_service_is_not_taken_for_there_at_another(
+    langsmith: LangSmithServer, langfuse: LangfuseServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "runs.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in RUNS))
+    run(tmp_path, langsmith, "import", "file", str(file))
+    assert run(tmp_path, langsmith, "annotate", "--to", "langsmith").exit_code == 0
+    would = run(tmp_path, langfuse, "annotate", "--to", "langfuse", "--dry-run", "--json")
+    assert json.loads(would.stdout)["written"] == 42
+    elsewhere = run(tmp_path, langfuse, "annotate", "--to", "langfuse")
+    assert "does not know the trace" in elsewhere.stderr
+    assert run(tmp_path, langfuse, "annotate", "--to", "langfuse", "--remove").exit_code == 0
+    assert len(held(langsmith)) == 42
+    assert run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--remove").exit_code == 0
+    assert held(langsmith) == {}
+
+
 @pytest.mark.parametrize("v2", [True, False])
 def test_an_export_of_langfuse_is_annotated_in_its_project_and_no_other(tmp_path: Path, v2: bool) -> None:
     pytest.importorskip("duckdb")
