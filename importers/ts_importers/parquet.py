@@ -36,6 +36,7 @@ CHUNK_ROWS = 50_000
 FETCH_ROWS = 200
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
 MINUTE = 60_000_000  # microseconds
+LATEST = 253_402_300_799_000_000  # the last second that Python's calendar has
 INTERRUPTED = "Query interrupted"
 # columns of our own, by names that no table has
 START, END, FILE = "ts_langchain_start", "ts_langchain_end", "ts_langchain_file"
@@ -92,10 +93,11 @@ class ParquetImporter:
                 reach(self._db, self.path)
         self._traces = ""
         self._files = self._find_files()
-        self._columns = self._describe_columns()
+        self._columns = self._describe_columns(self._files)
         self._table = self._recognise()
-        # what lies before 1970 is no time, as elsewhere: such rows are named
-        self._start = f"nullif(greatest({_micros('start_time', self._columns['start_time'])}, 0), 0)"
+        # what lies before 1970 or after the year 9999 is no time, as elsewhere: such rows are named
+        at = _micros("start_time", self._columns["start_time"])
+        self._start = f"(CASE WHEN {at} BETWEEN 1 AND {LATEST} THEN {at} END)"
         self._from = self._join_traces()
         self._select = self._build_select()
         self._plan()
@@ -153,8 +155,8 @@ class ParquetImporter:
             self._traces = quoted(f"{folder}**/{TRACES}/*.parquet")
         return quoted(f"{folder}**/*.parquet" if kind is None else f"{folder}**/{kind}/*.parquet")
 
-    def _describe_columns(self) -> dict[str, str]:
-        rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(self._files)}")  # noqa: S608 - the path is quoted
+    def _describe_columns(self, files: str) -> dict[str, str]:
+        rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(files)}")  # noqa: S608 - the path is quoted
         return {str(name): str(kind) for name, kind, *_ in rows}
 
     def _recognise(self) -> Table:
@@ -180,15 +182,15 @@ class ParquetImporter:
                 "field group basic"
             )
             return rows
+        columns = self._describe_columns(self._traces)
+        found = {name: columns[name] for name in ("session_id", "user_id", "tags") if name in columns}
+        about = ", ".join(["id", *(f"{'any_value' if name == 'tags' else 'max'}({name}) AS {name}" for name in found)])
         self._query(
-            "CREATE OR REPLACE TEMP TABLE traces AS SELECT id, max(session_id) AS session_id, max(user_id) AS user_id,"  # noqa: S608 - the path is quoted
-            f" any_value(tags) AS tags FROM {_parquet(self._traces)} GROUP BY id"
+            f"CREATE OR REPLACE TEMP TABLE traces AS SELECT {about} FROM {_parquet(self._traces)} GROUP BY id"  # noqa: S608 - the path is quoted
         )
-        self._columns |= {"session_id": "VARCHAR", "user_id": "VARCHAR", "tags": "VARCHAR[]"}
-        return (
-            f"(SELECT o.*, t.session_id, t.user_id, t.tags FROM {rows} o"  # noqa: S608 - as above
-            " LEFT JOIN traces t ON t.id = o.trace_id)"
-        )
+        taken = "".join(f", t.{name}" for name in found if name not in self._columns)
+        self._columns = found | self._columns
+        return f"(SELECT o.*{taken} FROM {rows} o LEFT JOIN traces t ON t.id = o.trace_id)"  # noqa: S608 - as above
 
     def _build_select(self) -> str:
         """Each column as Python is to get it: times in microseconds, nested values as JSON."""
