@@ -203,7 +203,11 @@ def test_runs_of_a_file_are_annotated_where_they_are_said_to_be(langsmith: LangS
         done = run(tmp_path, langsmith, "annotate", *args)
         assert done.exit_code == 2
         assert says in " ".join(done.stderr.split())
-    done = run(tmp_path, langsmith, "annotate", "--to", "langsmith")
+    for address in ("http://[::1", "no address"):
+        nowhere = run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--endpoint", address)
+        assert "must be like https://host" in " ".join(nowhere.stderr.split())
+    by_name = langsmith.url.replace("http://127.0.0.1", "HTTP://LocalHost")  # a host is the same in capitals
+    done = run(tmp_path, langsmith, "annotate", "--to", "langsmith", LANGSMITH_ENDPOINT=by_name)
     assert done.exit_code == 0, done.output
     assert len(held(langsmith)) == 42
     assert run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--remove").exit_code == 0

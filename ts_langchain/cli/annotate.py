@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
@@ -147,7 +146,7 @@ def place_for(
         }
     if scope is None:
         kwargs["endpoint"] = kwargs["endpoint"] or CLOUDS[source]
-        scope = f"{urlsplit(kwargs['endpoint']).netloc}/"
+        scope = "/"
     place: Annotator = registered(DELIVERIES, source)(scope=scope, **kwargs, **keys)
     return place
 
