@@ -191,6 +191,23 @@ def test_a_budget_holds_it_back_before_it_is_billed() -> None:
         Risk().invoke(request(), config)
 
 
+def test_an_answer_that_cannot_be_read_is_billed_all_the_same() -> None:
+    class Answer:
+        @property
+        def usage(self) -> Any:
+            msg = "not there"
+            raise RuntimeError(msg)
+
+    class Odd(RunnableSerializable[Any, Any]):
+        def invoke(self, asked: Any, config: Any = None, **_: Any) -> Any:
+            return self._call_with_config(lambda _: Answer(), asked, config, run_type="llm")
+
+    recorder, handler = recorded()
+    Odd().invoke("x", {"callbacks": [handler]})
+    assert recorder.kinds() == ["model"]
+    assert handler.pending() == {}
+
+
 @pytest.mark.parametrize(
     "given", [None, 7, "text", {"state": object(), "questions": {"q": object()}}, {"questions": 1}]
 )
