@@ -25,7 +25,7 @@ from ts_importers.retrying import ATTEMPTS, MayPass, retrying
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from ts_importers.base import OnWait
     from ts_importers.parquet_tables import Table
@@ -34,6 +34,7 @@ PAGE_ROWS = 500
 PAGE_BYTES = 4_000_000
 CHUNK_ROWS = 50_000
 FETCH_ROWS = 200
+MAX_NAMED = 3
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
 MINUTE = 60_000_000  # microseconds
 LATEST = 253_402_300_799_000_000  # the last second that Python's calendar has
@@ -143,17 +144,30 @@ class ParquetImporter:
             raise UnreadableSource(msg)
         kinds = {f: f.parent.name for f in found if f.parent != folder}
         kind = _with_observations(kinds.values())
+        self._name_left_out({f.parent.relative_to(folder).as_posix() for f in kinds}, kind)
         self._traces = _list_of(f for f in found if kinds.get(f) == TRACES)
         return _list_of(f for f in found if kind is None or kinds.get(f) == kind)
 
     def _find_in_store(self, folder: str) -> str:
         """Patterns: of the files in a list DuckDB would ask one by one how long they are."""
         names = self._query(f"SELECT file FROM glob({quoted(f'{folder}**/*.parquet')})")  # noqa: S608 - it is quoted
-        kinds = {str(name).removeprefix(folder).rpartition("/")[0].rpartition("/")[2] for (name,) in names}
+        folders = {str(name).removeprefix(folder).rpartition("/")[0] for (name,) in names}
+        kinds = {name.rpartition("/")[2] for name in folders}
         kind = _with_observations(kinds)
+        self._name_left_out(folders, kind)
         if TRACES in kinds:
             self._traces = quoted(f"{folder}**/{TRACES}/*.parquet")
         return quoted(f"{folder}**/*.parquet" if kind is None else f"{folder}**/{kind}/*.parquet")
+
+    def _name_left_out(self, folders: Collection[str], kind: str | None) -> None:
+        """Says which projects have only an older export, where others have a newer one, which is read."""
+        projects = {name.rpartition("/")[0] for name in folders if name.rpartition("/")[2] == kind}
+        older = sorted(name for name in folders if name.rpartition("/")[2] == OLDER_OBSERVATIONS)
+        if kind == OBSERVATIONS and (others := [name for name in older if name.rpartition("/")[0] not in projects]):
+            named = ", ".join(others[:MAX_NAMED])
+            if len(others) > MAX_NAMED:
+                named += f" and {len(others) - MAX_NAMED:,} more"
+            self.notices.append(f"left out: {named}: older exports beside newer ones; import each by itself")
 
     def _describe_columns(self, files: str) -> dict[str, str]:
         rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(files)}")  # noqa: S608 - the path is quoted

@@ -812,3 +812,14 @@ def test_rows_with_calls_are_not_said_to_have_none(tmp_path: Path, monkeypatch: 
     last = list(source.pages())[-1]
     list(source.pages(last.position))
     assert source.notices == ["detected: LangSmith runs"]
+
+
+def test_a_folder_named_as_one_of_langfuses_is_left_out_of_its_project_only(tmp_path: Path) -> None:
+    exports = Path(__file__).parent.parent / "data" / "langfuse_export"
+    shutil.copytree(exports / "enriched", tmp_path / "one")
+    shutil.copytree(exports / "legacy" / "observations", tmp_path / "two" / "observations")
+    (tmp_path / "traces").mkdir()
+    write(tmp_path / "traces" / "a.jsonl", lines(ROWS))
+    source = FileImporter(tmp_path)
+    assert set(ids(source)) > set(CALLS)
+    assert any("two/observations/" in notice for notice in source.notices)

@@ -294,6 +294,16 @@ def test_both_of_langfuses_exports_in_one_folder(tmp_path: Path) -> None:
         ParquetImporter(LANGFUSE / "enriched" / "scores")
 
 
+def test_a_project_with_an_older_export_only_is_named(tmp_path: Path) -> None:
+    shutil.copytree(LANGFUSE / "enriched", tmp_path / "one")
+    shutil.copytree(LANGFUSE / "legacy", tmp_path / "one", dirs_exist_ok=True)
+    assert len(ParquetImporter(tmp_path).notices) == 1
+    shutil.copytree(LANGFUSE / "legacy", tmp_path / "two")
+    source = ParquetImporter(tmp_path)
+    assert source.notices[1] == "left out: two/observations: older exports beside newer ones; import each by itself"
+    assert runs(source) == exported()
+
+
 def test_fields_that_were_left_out_of_an_export_are_named(tmp_path: Path) -> None:
     [whole] = (LANGFUSE / "enriched" / "observations_v2").glob("*.parquet")
     duckdb.connect().execute(
