@@ -133,6 +133,9 @@ def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, sam
         ("timed out after 30.02 s", "timed out after 30.11 s", True),
         ("try again in 1.5s (request id: a1)", "try again in 2.25s (request id: b2)", True),
         ("3 tests failed", "2 tests failed", False),
+        ("no python 3.9 here", "no python 3.10 here", False),  # of whatever arguments: tried with others
+        ("21.5 is out of range", "19.5 is out of range", False),
+        ("coverage 71.3% is below 80.0%", "coverage 76.9% is below 80.0%", False),
         ("no version 1.2.3", "no version 1.2.4", False),
         ("10.0.0.1 refused", "10.0.0.2 refused", False),
     ],

@@ -78,7 +78,8 @@ _TECHNICAL_FIELD = re.compile(rf"""["'](?:{"|".join(_TECHNICAL)})["']\s*:\s*(?:"
 
 
 # `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, at the end of what was run
-_MEASURED = re.compile(r"\d+\.\d+(?= ?(?:m?s|secs?|seconds|min|minutes)\b)")
+_LASTED = r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?|min|minutes?)\b)"
+_MEASURED = re.compile(_LASTED)
 _END = 400
 
 
@@ -94,14 +95,15 @@ def answer_hash(text: str) -> int:
 
 
 # `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`
-_REQUEST = re.compile(r"\brequest[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*|(?<![\d.])\d+\.\d+(?![\d.])", re.IGNORECASE)
+# `(probability: 0.71)`, `timed out after 30.02 seconds`; what else has a point is a version, a price, a place
+_REQUEST = re.compile(
+    rf"\brequest[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*|(?<=\bprobability)[:=\s]*[01]?\.\d+|(?<![\d.]){_LASTED}",
+    re.IGNORECASE,
+)
 
 
 def failure_hash(text: str) -> int:
-    """`answer_hash` of what says that a call failed, without ids of the request and measurements in its words.
-
-    `(probability: 0.71)`, `timed out after 30.02 seconds`: of a call with the same arguments they tell nothing new.
-    """
+    """`answer_hash` of what says that a call failed, without ids of the request, times and probabilities in words."""
     return answer_hash(f"{_REQUEST.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}")
 
 

@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from contextlib import contextmanager
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WHOLE_BYTES = 256_000_000
-_NO_JSON, _CUT_OFF = b"no JSON\n", b"no JSON"
-_BROKEN = object()
+_NO_JSON, _CUT_OFF, _NOT_READ = b"no JSON\n", b"no JSON", b"no JSON from here on\n"
+_BROKEN, _LOST = object(), object()
+_LONGEST_WORD = len("-Infinity")
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -166,7 +168,8 @@ class Documents:
                     raise UnreadableSource(msg) from error
         if not isinstance(rows, list):
             return None
-        return [rows] if _is_conversation(rows) else rows
+        whole = rows[:-1] if rows and (rows[-1] is _BROKEN or rows[-1] is _LOST) else rows
+        return [whole, *rows[len(whole) :]] if _is_conversation(whole) else rows
 
 
 class _Unpacked(io.RawIOBase):
@@ -212,21 +215,49 @@ def _tolerant(data: bytes) -> Any:
 
 
 def _begun(data: bytes) -> list[Any]:
-    """The elements of a list up to where it breaks off, or ends after a comma; `_BROKEN` stands for half a one."""
-    text = data.decode(errors="surrogateescape")
+    """The elements of a list up to where it breaks off, or ends after a comma, and of lists behind it.
+
+    `_BROKEN` stands for half an element at the end, `_LOST` for all that follows what is no JSON.
+    """
+    text = data.decode(errors="surrogateescape").rstrip()
+    lists: list[list[Any]] = []
+    end: list[Any] = []
+    at = _after(text, 0)
+    while at < len(text) and not end:
+        if text[at] != "[":
+            end = [_LOST]
+            break
+        elements, at, end = _list_at(text, at + 1)
+        lists.append(elements)
+        at = _after(text, at)
+    if len(lists) > 1 and all(map(_is_conversation, lists)):
+        return [*lists, *end]
+    found = list(chain.from_iterable(lists))
+    return [*found, *end] if found else []
+
+
+def _list_at(text: str, at: int) -> tuple[list[Any], int, list[Any]]:
+    """The elements from here on, where the list ends, and what stands for the rest if it is broken."""
     decoder = json.JSONDecoder(parse_constant=lambda _: object())
     elements: list[Any] = []
-    at = text.index("[") + 1
-    while rest := _BETWEEN.match(text, at):
-        at = rest.end()
-        if at == len(text) or text[at] == "]":
-            break
+    while (at := _after(text, at)) < len(text):
+        if text[at] == "]":
+            return elements, at + 1, []
         try:
             element, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated") or error.pos >= len(text) - _LONGEST_WORD
+            return elements, at, [_BROKEN if cut else _LOST]
         except (ValueError, RecursionError):
-            return [*elements, _BROKEN] if elements else []
+            return elements, at, [_LOST]
         elements.append(element)
-    return elements
+    return elements, at, []
+
+
+def _after(text: str, at: int) -> int:
+    """Where the next element begins."""
+    between = _BETWEEN.match(text, at)
+    return between.end() if between is not None else at
 
 
 def _dumps(element: object) -> bytes:
@@ -234,7 +265,7 @@ def _dumps(element: object) -> bytes:
     try:
         return orjson.dumps(element)
     except TypeError:
-        return _CUT_OFF if element is _BROKEN else _NO_JSON
+        return _CUT_OFF if element is _BROKEN else _NOT_READ if element is _LOST else _NO_JSON
 
 
 def _is_json(line: bytes) -> bool:
@@ -274,6 +305,8 @@ def _is_message(value: object) -> bool:
 
 def why_unreadable(raw: bytes, document: object) -> str:
     """Why a document is not an object."""
+    if raw == _NOT_READ:
+        return "not JSON, and what follows was not read"
     if document is None:
         cut = "" if raw.endswith((b"\n", b"}")) else " (it ends in the middle: was the file cut off?)"
         return f"not JSON{cut}"

@@ -348,8 +348,9 @@ def _files(given: Sequence[Path]) -> tuple[dict[Path, str], list[str]]:
             if any(p.suffix == ".parquet" for p in inside):
                 msg += "; for Parquet there is ts-langchain import parquet"
             raise UnreadableSource(msg)
-        if any(p.parent.name == OBSERVATIONS for p in wanted):
-            wanted = [p for p in wanted if p.parent.name not in BESIDE_OBSERVATIONS]
+        if projects := {p.parent.parent for p in wanted if p.parent.name == OBSERVATIONS}:
+            beside = {project / name for project in projects for name in BESIDE_OBSERVATIONS}
+            wanted = [p for p in wanted if p.parent not in beside]
             notices.append(f"{path}: a blob storage export of Langfuse, of which {OBSERVATIONS} is read")
         files |= {p: _shown(os.path.relpath(path.resolve() / p.relative_to(path), common)) for p in wanted}
         if others := sum(p.suffix not in SUFFIXES for p in inside):

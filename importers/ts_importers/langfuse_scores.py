@@ -35,7 +35,7 @@ class LangfuseScores:
 
     Args:
         scope: Which project, as the importer calls it: `host/project-id`, and the environment if only one was read;
-            `host/` for that of the keys, which then has to know the first trace.
+            `/` for that of the keys, which then has to know the first trace.
         public_key: Public key.
         secret_key: Secret key; never shown anywhere.
         endpoint: Address of Langfuse; None for `https://` and the host of the scope.

@@ -29,8 +29,8 @@ class LangSmithFeedback:
     A trace's retention is not extended by it: thousands of notes on base traces would be billed.
 
     Args:
-        scope: Which history, as the importer calls it: `host/` and the id of its project or a name for several, or
-            nothing where it is not known.
+        scope: Which history, as the importer calls it: `host/` and the id of its project or a name for several; `/`
+            where it is not known.
         api_key: Key with the right to write feedback; never shown anywhere.
         endpoint: Address of the API, with or without `/api/v1`; None for `https://` and the host of the scope.
         workspace_id: For keys that belong to several workspaces.

@@ -188,7 +188,7 @@ def failure(error: Any, address: str) -> Exception:
     if status is not None:
         if status in BUSY or (status >= 500 and status != NOT_MADE):
             return MayPass(f"HTTP {status}", retry_after(_header(error, "retry-after")))
-        return SourceUnavailable(f"{shown} cannot be read: {said}{'' if web else f'. {PLACE}'}")
+        return SourceUnavailable(f"{shown} cannot be read: {said}. {WEB_KEYS if web else PLACE}")
     if "No files found" in said:
         return UnreadableSource(f"No files found in {shown} whose names end with .parquet")
     if "SSL" in said or "certificate" in said.lower():

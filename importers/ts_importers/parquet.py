@@ -25,7 +25,7 @@ from ts_importers.retrying import ATTEMPTS, MayPass, retrying
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from ts_importers.base import OnWait
     from ts_importers.parquet_tables import Table
@@ -34,8 +34,10 @@ PAGE_ROWS = 500
 PAGE_BYTES = 4_000_000
 CHUNK_ROWS = 50_000
 FETCH_ROWS = 200
+MAX_NAMED = 3
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
 MINUTE = 60_000_000  # microseconds
+LATEST = 253_402_300_799_000_000  # the last second that Python's calendar has
 INTERRUPTED = "Query interrupted"
 # columns of our own, by names that no table has
 START, END, FILE = "ts_langchain_start", "ts_langchain_end", "ts_langchain_file"
@@ -92,10 +94,11 @@ class ParquetImporter:
                 reach(self._db, self.path)
         self._traces = ""
         self._files = self._find_files()
-        self._columns = self._describe_columns()
+        self._columns = self._describe_columns(self._files)
         self._table = self._recognise()
-        # what lies before 1970 is no time, as elsewhere: such rows are named
-        self._start = f"nullif(greatest({_micros('start_time', self._columns['start_time'])}, 0), 0)"
+        # what lies before 1970 or after the year 9999 is no time, as elsewhere: such rows are named
+        at = _micros("start_time", self._columns["start_time"])
+        self._start = f"(CASE WHEN {at} BETWEEN 1 AND {LATEST} THEN {at} END)"
         self._from = self._join_traces()
         self._select = self._build_select()
         self._plan()
@@ -141,20 +144,33 @@ class ParquetImporter:
             raise UnreadableSource(msg)
         kinds = {f: f.parent.name for f in found if f.parent != folder}
         kind = _with_observations(kinds.values())
+        self._name_left_out({f.parent.relative_to(folder).as_posix() for f in kinds}, kind)
         self._traces = _list_of(f for f in found if kinds.get(f) == TRACES)
         return _list_of(f for f in found if kind is None or kinds.get(f) == kind)
 
     def _find_in_store(self, folder: str) -> str:
         """Patterns: of the files in a list DuckDB would ask one by one how long they are."""
         names = self._query(f"SELECT file FROM glob({quoted(f'{folder}**/*.parquet')})")  # noqa: S608 - it is quoted
-        kinds = {str(name).removeprefix(folder).rpartition("/")[0].rpartition("/")[2] for (name,) in names}
+        folders = {str(name).removeprefix(folder).rpartition("/")[0] for (name,) in names}
+        kinds = {name.rpartition("/")[2] for name in folders}
         kind = _with_observations(kinds)
+        self._name_left_out(folders, kind)
         if TRACES in kinds:
             self._traces = quoted(f"{folder}**/{TRACES}/*.parquet")
         return quoted(f"{folder}**/*.parquet" if kind is None else f"{folder}**/{kind}/*.parquet")
 
-    def _describe_columns(self) -> dict[str, str]:
-        rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(self._files)}")  # noqa: S608 - the path is quoted
+    def _name_left_out(self, folders: Collection[str], kind: str | None) -> None:
+        """Says which projects have only an older export, where others have a newer one, which is read."""
+        projects = {name.rpartition("/")[0] for name in folders if name.rpartition("/")[2] == kind}
+        older = sorted(name for name in folders if name.rpartition("/")[2] == OLDER_OBSERVATIONS)
+        if kind == OBSERVATIONS and (others := [name for name in older if name.rpartition("/")[0] not in projects]):
+            named = ", ".join(others[:MAX_NAMED])
+            if len(others) > MAX_NAMED:
+                named += f" and {len(others) - MAX_NAMED:,} more"
+            self.notices.append(f"left out: {named}: older exports beside newer ones; import each by itself")
+
+    def _describe_columns(self, files: str) -> dict[str, str]:
+        rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(files)}")  # noqa: S608 - the path is quoted
         return {str(name): str(kind) for name, kind, *_ in rows}
 
     def _recognise(self) -> Table:
@@ -180,15 +196,15 @@ class ParquetImporter:
                 "field group basic"
             )
             return rows
+        columns = self._describe_columns(self._traces)
+        found = {name: columns[name] for name in ("session_id", "user_id", "tags") if name in columns}
+        about = ", ".join(["id", *(f"{'any_value' if name == 'tags' else 'max'}({name}) AS {name}" for name in found)])
         self._query(
-            "CREATE OR REPLACE TEMP TABLE traces AS SELECT id, max(session_id) AS session_id, max(user_id) AS user_id,"  # noqa: S608 - the path is quoted
-            f" any_value(tags) AS tags FROM {_parquet(self._traces)} GROUP BY id"
+            f"CREATE OR REPLACE TEMP TABLE traces AS SELECT {about} FROM {_parquet(self._traces)} GROUP BY id"  # noqa: S608 - the path is quoted
         )
-        self._columns |= {"session_id": "VARCHAR", "user_id": "VARCHAR", "tags": "VARCHAR[]"}
-        return (
-            f"(SELECT o.*, t.session_id, t.user_id, t.tags FROM {rows} o"  # noqa: S608 - as above
-            " LEFT JOIN traces t ON t.id = o.trace_id)"
-        )
+        taken = "".join(f", t.{name}" for name in found if name not in self._columns)
+        self._columns = found | self._columns
+        return f"(SELECT o.*{taken} FROM {rows} o LEFT JOIN traces t ON t.id = o.trace_id)"  # noqa: S608 - as above
 
     def _build_select(self) -> str:
         """Each column as Python is to get it: times in microseconds, nested values as JSON."""

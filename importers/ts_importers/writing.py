@@ -41,11 +41,11 @@ def reason(error: HTTPFailure) -> NotWritten:
 
 
 def place_of(client: Client, host: str, variable: str) -> None:
-    """Refuses to write what was read from one host to another.
+    """Refuses to write what was read from one host to another. Of an export no host is known.
 
     Raises:
         ConfigurationError: It would be another host.
     """
-    if client.host != host:
+    if host and client.host != host:
         msg = f"this history came from {host}, not from {client.host}: set {variable} to where it came from"
         raise ConfigurationError(msg)

@@ -141,6 +141,26 @@ def test_a_decision_is_a_model_call_live_and_from_history(call: Callable[..., An
     assert recorder.seen[-1].prompt != first.prompt
 
 
+def test_what_is_no_text_tells_one_question_from_another() -> None:
+    """Guards are asked of an answer that is all tool calls; boxes are looked for in images."""
+    recorder, handler = recorded()
+    config = {"callbacks": [handler, LangChainTracer(client=(wire := Wire()))]}
+    images = (
+        [{"type": "text", "text": "where?"}, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{d}"}}]
+        for d in ("aGk=", "aG8=")
+    )
+    messages = [
+        *(AIMessage("", tool_calls=[{"name": name, "args": {"path": "/"}, "id": "c"}]) for name in ("rm", "ls")),
+        *map(HumanMessage, images),
+    ]
+    for message in messages:
+        given = request()
+        Risk().invoke({**given, "state": {"messages": [message]}}, config)
+    assert len({c.prompt.fingerprint for c in recorder.seen if c.prompt is not None}) == 4
+    replayed = replay_of(*(run for row in wire.sent() if isinstance(run := run_from_row(row), Run)))
+    assert replayed.known() == recorder.known()
+
+
 def test_one_that_fails_or_is_cancelled_has_come_to_an_end() -> None:
     recorder, handler = recorded()
     config = {"callbacks": [handler]}
@@ -169,6 +189,23 @@ def test_a_budget_holds_it_back_before_it_is_billed() -> None:
         Risk().invoke(request(), config)
     with pytest.raises(CallRefused):
         Risk().invoke(request(), config)
+
+
+def test_an_answer_that_cannot_be_read_is_billed_all_the_same() -> None:
+    class Answer:
+        @property
+        def usage(self) -> Any:
+            msg = "not there"
+            raise RuntimeError(msg)
+
+    class Odd(RunnableSerializable[Any, Any]):
+        def invoke(self, asked: Any, config: Any = None, **_: Any) -> Any:
+            return self._call_with_config(lambda _: Answer(), asked, config, run_type="llm")
+
+    recorder, handler = recorded()
+    Odd().invoke("x", {"callbacks": [handler]})
+    assert recorder.kinds() == ["model"]
+    assert handler.pending() == {}
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,11 @@ def test_runs_of_a_file_are_annotated_where_they_are_said_to_be(langsmith: LangS
         done = run(tmp_path, langsmith, "annotate", *args)
         assert done.exit_code == 2
         assert says in " ".join(done.stderr.split())
-    done = run(tmp_path, langsmith, "annotate", "--to", "langsmith")
+    for address in ("http://[::1", "no address"):
+        nowhere = run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--endpoint", address)
+        assert "must be like https://host" in " ".join(nowhere.stderr.split())
+    by_name = langsmith.url.replace("http://127.0.0.1", "HTTP://LocalHost")  # a host is the same in capitals
+    done = run(tmp_path, langsmith, "annotate", "--to", "langsmith", LANGSMITH_ENDPOINT=by_name)
     assert done.exit_code == 0, done.output
     assert len(held(langsmith)) == 42
     assert run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--remove").exit_code == 0
@@ -212,6 +216,23 @@ def test_runs_of_a_file_are_annotated_where_they_are_said_to_be(langsmith: LangS
     wrong = run(tmp_path, langsmith, "annotate", "--to", "langfuse")
     assert wrong.exit_code == 2
     assert "came from langsmith" in wrong.stderr
+
+
+def test_what_was_written_to_one_service_is_not_taken_for_there_at_another(
+    langsmith: LangSmithServer, langfuse: LangfuseServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "runs.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in RUNS))
+    run(tmp_path, langsmith, "import", "file", str(file))
+    assert run(tmp_path, langsmith, "annotate", "--to", "langsmith").exit_code == 0
+    would = run(tmp_path, langfuse, "annotate", "--to", "langfuse", "--dry-run", "--json")
+    assert json.loads(would.stdout)["written"] == 42
+    elsewhere = run(tmp_path, langfuse, "annotate", "--to", "langfuse")
+    assert "does not know the trace" in elsewhere.stderr
+    assert run(tmp_path, langfuse, "annotate", "--to", "langfuse", "--remove").exit_code == 0
+    assert len(held(langsmith)) == 42
+    assert run(tmp_path, langsmith, "annotate", "--to", "langsmith", "--remove").exit_code == 0
+    assert held(langsmith) == {}
 
 
 @pytest.mark.parametrize("v2", [True, False])

@@ -468,6 +468,36 @@ def test_objects_printed_over_many_lines(tmp_path: Path) -> None:
     assert "cut off" in skipped.why
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_lists_behind_one_another_are_all_read(indent: int | None, tmp_path: Path) -> None:
+    """Pages saved to one file."""
+    pages = "".join(json.dumps(ROWS[i : i + 10], indent=indent) for i in range(0, len(ROWS), 10))
+    source = FileImporter(write(tmp_path / "pages.json", pages.encode()))
+    assert ids(source) == CALLS
+    assert not [s for p in source.pages() for s in p.skipped]
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    talks = FileImporter(write(tmp_path / "talks.json", json.dumps(talk, indent=indent).encode() * 3), model="gpt-4o")
+    assert len(ids(talks)) == 3
+
+
+@pytest.mark.parametrize("what", [b"oops, ", b'{"a": 01}, ', b"] and "])
+def test_a_list_that_is_broken_in_the_middle_says_that_the_rest_is_not_read(what: bytes, tmp_path: Path) -> None:
+    whole = b",\n".join(json.dumps(r).encode() for r in ROWS)
+    at = whole.index(b"\n", len(whole) // 2) + 1
+    source = FileImporter(write(tmp_path / "a.json", b"[" + whole[:at] + what + whole[at:] + b"]"))
+    assert set(ids(source)) < set(CALLS)
+    [skipped] = [s for p in source.pages() for s in p.skipped]
+    assert skipped.why == "not JSON, and what follows was not read"
+
+
+def test_a_conversation_that_breaks_off_is_one(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}, {"role": "user", "content": "?"}]
+    source = FileImporter(write(tmp_path / "a.json", json.dumps(talk).encode()[:-10]), model="gpt-4o")
+    assert len(ids(source)) == 1
+    [skipped] = [s for p in source.pages() for s in p.skipped]
+    assert "cut off" in skipped.why
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(["row", "message", "call"]), st.sampled_from(sorted({*CHAT, "role", "content", "tool_calls"})), odd
@@ -617,7 +647,7 @@ def test_what_langsmiths_command_line_exports(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("end", "broken"),
-    [(b"\n]", 0), (b",\n]\n", 0), (b",\n", 0), (b"", 0), (b',\n{"id": "cut o', 1), (b"] trailing", 0)],
+    [(b"\n]", 0), (b",\n]\n", 0), (b",\n", 0), (b"", 0), (b',\n{"id": "cut o', 1)],
 )
 def test_a_list_that_breaks_off_is_read_up_to_there(tmp_path: Path, end: bytes, broken: int) -> None:
     """As a program leaves it that was killed, or that puts a comma behind each row."""
@@ -782,3 +812,14 @@ def test_rows_with_calls_are_not_said_to_have_none(tmp_path: Path, monkeypatch: 
     last = list(source.pages())[-1]
     list(source.pages(last.position))
     assert source.notices == ["detected: LangSmith runs"]
+
+
+def test_a_folder_named_as_one_of_langfuses_is_left_out_of_its_project_only(tmp_path: Path) -> None:
+    exports = Path(__file__).parent.parent / "data" / "langfuse_export"
+    shutil.copytree(exports / "enriched", tmp_path / "one")
+    shutil.copytree(exports / "legacy" / "observations", tmp_path / "two" / "observations")
+    (tmp_path / "traces").mkdir()
+    write(tmp_path / "traces" / "a.jsonl", lines(ROWS))
+    source = FileImporter(tmp_path)
+    assert set(ids(source)) > set(CALLS)
+    assert any("two/observations/" in notice for notice in source.notices)

@@ -223,6 +223,7 @@ class _Failed(Exception):
         (_Failed("HTTP Error: x", 404), UnreadableSource, "no such file"),
         (_Failed("HTTP Error: x 'https://h/a.parquet?sig=k3y'", 400), SourceUnavailable, "'https://h/a.parquet'"),
         (_Failed("HTTP Error: x", 501), SourceUnavailable, "cannot be read"),
+        (_Failed("HTTP Error: x (HTTP 0)", 0), SourceUnavailable, "may have expired"),  # DuckDB's of some refusals
         (_Failed("HTTP Error: x", 500), MayPass, "HTTP 500"),
         (_Failed("HTTP Error: x", 429, {"Retry-After": "7"}), MayPass, "HTTP 429"),
         (_Failed("IO Error: Timeout was reached error for HTTP GET to 'https://h/a'"), MayPass, "Timeout was reached"),

@@ -273,12 +273,35 @@ def test_langfuses_older_export_without_its_traces() -> None:
     assert [(r.id, r.thread_id, r.usage) for r in runs(source)] == [(r.id, None, r.usage) for r in exported()]
 
 
+def test_langfuses_older_export_with_less_about_its_traces(tmp_path: Path) -> None:
+    shutil.copytree(LANGFUSE / "legacy" / "observations", tmp_path / "observations")
+    [traces] = (LANGFUSE / "legacy" / "traces").glob("*.parquet")
+    (tmp_path / "traces").mkdir()
+    duckdb.connect().execute(
+        f"COPY (SELECT id, session_id, CAST(to_json(tags) AS VARCHAR) AS tags FROM '{traces}')"  # noqa: S608
+        f" TO '{tmp_path}/traces/a.parquet'"
+    )
+    assert [(r.id, r.thread_id, r.tags) for r in runs(ParquetImporter(tmp_path))] == [
+        (r.id, r.thread_id, r.tags) for r in exported()
+    ]
+
+
 def test_both_of_langfuses_exports_in_one_folder(tmp_path: Path) -> None:
     for part in ("enriched", "legacy"):
         shutil.copytree(LANGFUSE / part, tmp_path / "prefix" / "project", dirs_exist_ok=True)
     assert runs(ParquetImporter(tmp_path)) == exported()
     with pytest.raises(UnreadableSource, match="holds nothing that is known"):
         ParquetImporter(LANGFUSE / "enriched" / "scores")
+
+
+def test_a_project_with_an_older_export_only_is_named(tmp_path: Path) -> None:
+    shutil.copytree(LANGFUSE / "enriched", tmp_path / "one")
+    shutil.copytree(LANGFUSE / "legacy", tmp_path / "one", dirs_exist_ok=True)
+    assert len(ParquetImporter(tmp_path).notices) == 1
+    shutil.copytree(LANGFUSE / "legacy", tmp_path / "two")
+    source = ParquetImporter(tmp_path)
+    assert source.notices[1] == "left out: two/observations: older exports beside newer ones; import each by itself"
+    assert runs(source) == exported()
 
 
 def test_fields_that_were_left_out_of_an_export_are_named(tmp_path: Path) -> None:
@@ -315,9 +338,10 @@ def test_going_on_after_what_the_ledger_has(tmp_path: Path) -> None:
     assert {**found, "rows": None} == {**expected, "rows": None}
 
 
-def test_rows_from_before_1970_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "290000-01-01T00:00:00Z"])
+def test_rows_from_before_1970_and_beyond_the_calendar_are_named(at: str, tmp_path: Path) -> None:
     calls = [row for row in ROWS if row["run_type"] == "llm"][:3]
-    odd = {**calls[1], "start_time": "0001-01-01T00:00:00Z"}  # as Go writes a time that is not set
+    odd = {**calls[1], "start_time": at}  # the first as Go writes a time that is not set
     pages = list(ParquetImporter(export(tmp_path / "export", [calls[0], odd, calls[2]])).pages())
     assert [run.id for page in pages for run in page.runs] == [calls[0]["id"], calls[2]["id"]]
     assert [(row.where, row.why) for page in pages for row in page.skipped] == [(odd["id"], "no start_time")]

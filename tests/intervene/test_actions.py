@@ -467,6 +467,29 @@ def test_a_downgrade_that_a_router_undoes_is_not_told_as_done(inside: bool) -> N
     assert (cheap.calls == 0) == inside
 
 
+def test_a_downgrade_holds_though_a_middleware_inside_asks_a_model_of_its_own_first() -> None:
+    asked = ScriptedChatModel(script=[AIMessage("the one there is")], model_name="gpt-4.1")
+    cheap = ScriptedChatModel(script=[LOOP], model_name="gpt-4o-mini")
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches a page."""
+        return f"nothing new at {url}"
+
+    @wrap_model_call
+    def ask(request: Any, handler: Any) -> Any:
+        asked.invoke("Which model?")
+        return handler(request)
+
+    sentinel = Sentinel(policy=policy((1, "downgrade"), (4, "stop"), downgrade={"gpt-4*": "gpt-4o-mini"}))
+    ours = TokenSentinelMiddleware(sentinel, models={"gpt-4o-mini": cheap})
+    agent = create_agent(ScriptedChatModel(script=[LOOP]), [fetch_page], middleware=[ours, ask])
+    agent.invoke({"messages": [("user", "hi")]})
+    assert cheap.calls > 0
+    told = [(decision.action, decision.outcome) for decision in sentinel.decisions()]
+    assert told[0] == ("downgrade", "done")
+
+
 @every
 def test_escalation_ends_an_agent_that_does_not_listen(door: str, way: str, tmp_path: Path) -> None:
     bench = Bench(

@@ -6,7 +6,7 @@ import random
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from servers.serving import Quiet, listening
@@ -93,14 +93,15 @@ def object_store(bucket: S3, tls: ssl.SSLContext | None = None) -> Iterator[S3]:
         def listed(self, query: dict[str, str]) -> str:
             """Names in alphabetic order, few at a time: the token is the last of them."""
             names = bucket.names(query.get("prefix", ""))
-            rest = [n for n in names if n > query.get("continuation-token", "")]
+            rest = [n for n in names if n > bytes.fromhex(query.get("continuation-token", "")).decode()]
             page, more = rest[:LISTED_AT_A_TIME], len(rest) > LISTED_AT_A_TIME
+            spelled = quote if query.get("encoding-type") == "url" else escape
             contents = "".join(
-                f"<Contents><Key>{escape(n)}</Key><LastModified>2026-09-01T00:00:00.000Z</LastModified>"
+                f"<Contents><Key>{spelled(n)}</Key><LastModified>2026-09-01T00:00:00.000Z</LastModified>"
                 f"<ETag>&quot;e&quot;</ETag><Size>{(bucket.folder / n).stat().st_size}</Size></Contents>"
                 for n in page
             )
-            token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
+            token = f"<NextContinuationToken>{page[-1].encode().hex()}</NextContinuationToken>" if more else ""
             return (
                 f'<?xml version="1.0"?><ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>'
                 f"{token}{contents}</ListBucketResult>"

@@ -189,7 +189,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
 
     def _decided(self, run_id: Any, response: Any) -> None:
         """A decision model answered."""
-        usage = read_usage(getattr(response, "usage", None))
+        usage = self._readable("usage", lambda: read_usage(getattr(response, "usage", None)))
         if usage is not None:
             self._reported.setdefault(run_id, Reported(usage, None))
         if not is_mapping(response):

@@ -334,11 +334,19 @@ def _told(value: object) -> object:
     """What is laid before a decision model, messages by their text: the same from objects and from what is recorded."""
     if is_mapping(value):
         if "lc" in value or ("content" in value and ("type" in value or "role" in value)):
-            return plain_text(value)
+            return _said(value, unwrap(value).get("content"), unwrap(value).get("tool_calls"))
         return {str(name): _told(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_told(item) for item in value]
-    return plain_text(value) if hasattr(value, "content") else as_recorded(value)
+    if hasattr(value, "content"):
+        return _said(value, value.content, getattr(value, "tool_calls", None))
+    return as_recorded(value)
+
+
+def _said(message: object, content: object, tool_calls: object) -> object:
+    """The text of a message; images and tool calls, which may be all there is, by its fingerprint."""
+    text = plain_text(message)
+    return text if isinstance(content, str) and not tool_calls else [text, read_message(message).digest]
 
 
 def as_recorded(value: object) -> object:

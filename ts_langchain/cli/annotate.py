@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 from rich.markup import escape
@@ -99,7 +98,7 @@ def annotate(
         _known(rule, book, history)
         scope = history.scope if history.source == service else None
         place = None if dry_run else place_for(service, scope, endpoint, workspace)
-        outcome = write_back(book, history, place, remove=remove, rules=frozenset(rule or ()), min_usd=min_usd)
+        outcome = write_back(book, history, place, service, remove=remove, rules=frozenset(rule or ()), min_usd=min_usd)
         if as_json:
             print_json(_as_dict(history, outcome, dry_run))
         else:
@@ -113,7 +112,7 @@ def annotate_import(ledger: str | None, source: str, scope: str, place: Annotato
     with _own_interrupt():
         book = Ledger(ledger)
         history = next(h for h in book.histories() if (h.source, h.scope) == (source, scope))
-        outcome = write_back(book, history, place)
+        outcome = write_back(book, history, place, source)
         print_outcome(outcome, dry_run=False, show=err.print)
         if outcome.refused:
             raise typer.Exit(FAILED)
@@ -147,7 +146,7 @@ def place_for(
         }
     if scope is None:
         kwargs["endpoint"] = kwargs["endpoint"] or CLOUDS[source]
-        scope = f"{urlsplit(kwargs['endpoint']).netloc}/"
+        scope = "/"
     place: Annotator = registered(DELIVERIES, source)(scope=scope, **kwargs, **keys)
     return place
 
@@ -156,18 +155,19 @@ def write_back(
     book: Ledger,
     history: History,
     place: Annotator | None,
+    service: str,
     *,
     remove: bool = False,
     rules: frozenset[str] = frozenset(),
     min_usd: float = 0.0,
 ) -> Outcome:
     """Writes or removes, with a progress bar; a dry run without a place."""
-    run = Annotate(book, history, place)
+    run = Annotate(book, history, place, service)
     what = "Removing" if remove else "Annotating"
     if not history.done and not remove:
         err.print("The import of this history is not complete: only what is there so far is annotated.", style="dim")
     total = run.count(rules=rules, min_usd=min_usd, removing=remove)
-    with progress(f"{what} {history.source}", total) as advance:
+    with progress(f"{what} {service}", total) as advance:
         run.on_progress = advance
         return run.remove(rules=rules) if remove else run.write(rules=rules, min_usd=min_usd)
 

@@ -59,6 +59,7 @@ class Annotate:
         ledger: The ledger.
         history: The history.
         place: Where they go; None for a dry run: nothing is sent and nothing recorded.
+        service: Which service that is, None for the one that the history came from.
         on_progress: Told how many more annotations are done.
 
     Raises:
@@ -68,6 +69,7 @@ class Annotate:
     ledger: Ledger
     history: History
     place: Annotator | None
+    service: str | None = None
     on_progress: Callable[[int], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -115,7 +117,9 @@ class Annotate:
 
     @property
     def _where(self) -> tuple[str, str]:
-        return self.history.source, self.history.scope
+        source = self.history.source
+        to = f" to {self.service}" if self.service not in (None, source) else ""
+        return f"{source}{to}", self.history.scope
 
     def _stale(self, known: dict[str, Written]) -> list[str]:
         stale = dict.fromkeys(known)

@@ -1,7 +1,7 @@
 """What has been written where, in the ledger's database. Tables of its own: a ledger without them gets them.
 
 The record is kept by source and scope, not by the number of a history: it outlives `import --fresh`, so what was
-written of an earlier import can still be removed.
+written of an earlier import can still be removed. The source of a file's says which service it went to.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _annotations = sa.Table(
     "annotations",
     _meta,
     sa.Column("source", sa.String(50), primary_key=True),
-    sa.Column("scope", sa.String(500), primary_key=True),
+    sa.Column("scope", sa.String(500).with_variant(sa.String(), "postgresql"), primary_key=True),  # a path may be long
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("rule", sa.String(100), nullable=False),
     sa.Column("run", sa.String(300), nullable=False),

@@ -66,19 +66,22 @@ class DoorHandler(TokenSentinelHandler):
                 self._unsent(run_id)
                 raise
         super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs, completes=completes)
-        if through:
-            self._see_whether_chosen(run_id)
+        self._see_whether_chosen(run_id, through)
 
-    def _see_whether_chosen(self, run_id: Any) -> None:
-        """What another middleware, nearer to the model, has chosen undoes a `downgrade`."""
+    def _see_whether_chosen(self, run_id: Any, through: bool) -> None:
+        """What another middleware, nearer to the model, has chosen undoes a `downgrade`.
+
+        It may ask a model of its own first; and what it falls back on afterwards undoes nothing.
+        """
         door, started = door_of(self.sentinel), self._started.get(run_id)
         if door is None or door.chosen is None or started is None or started.model is None:
             return
         for decision in door.chosen.decisions:
-            if started.model != door.chosen.model:
+            if started.model == door.chosen.model:
+                if decision.why == OVERRULED:
+                    self.sentinel.settle(decision, "done")
+            elif through:
                 self.sentinel.settle(decision, "skipped", OVERRULED)
-            elif decision.why == OVERRULED:
-                self.sentinel.settle(decision, "done")
 
     def _check(
         self, run_id: Any, parent_run_id: Any, tags: Sequence[str] | None, metadata: Mapping[str, object]
