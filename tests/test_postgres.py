@@ -168,10 +168,12 @@ def test_addresses_as_people_paste_them(postgres: PostgresServer, database: str,
     address = postgres.address(database).replace("postgresql", scheme) + "?sslmode=prefer"
     source = str(write(tmp_path / "runs.jsonl"))
     assert run("import", "file", source, "--ledger", address).exit_code == 0
-    shown = run("report", "--ledger", address)
-    assert "tool_loop" in shown.stdout
-    assert "with the same --ledger" in shown.stdout
-    assert IN_AN_ADDRESS not in shown.output
+    asked = f"{address.replace(f':{IN_AN_ADDRESS}', '')}&password={IN_AN_ADDRESS}"
+    for same in (address, asked):
+        shown = run("report", "--ledger", same)
+        assert "tool_loop" in shown.stdout
+        assert "with the same --ledger" in shown.stdout
+        assert IN_AN_ADDRESS not in shown.output
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def _chosen(book: Ledger) -> str:
     if book.address == ledger_url(os.environ.get("TS_LANGCHAIN_LEDGER") or None):
         return ""
     shown = shown_address(book.address)
-    if "***" in shown:  # with a password in it, which is not shown
+    if ledger_url(shown) != book.address:  # with a password in it, which is not shown
         return " with the same --ledger"
     return f" --ledger {shlex.quote(shown)}"
 
