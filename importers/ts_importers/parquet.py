@@ -331,30 +331,18 @@ class ParquetImporter:
                     spool.write(orjson.dumps([*row, number], default=str, option=orjson.OPT_APPEND_NEWLINE))
                 number += 1
 
-        self._execute(sql, values, start, take)
+        self._execute(_Query(sql, values, start, take))
         keys.sort()
         return keys
 
     def _query(self, sql: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a query, all at once."""
         rows: list[tuple[Any, ...]] = []
-        self._execute(sql, values, rows.clear, rows.extend)
+        self._execute(_Query(sql, values, rows.clear, rows.extend))
         return rows
 
-    def _execute(
-        self,
-        sql: str,
-        values: list[Any] | None,
-        start: Callable[[], object],
-        take: Callable[[Sequence[tuple[Any, ...]]], object],
-    ) -> None:
+    def _execute(self, query: _Query) -> None:
         """Runs a query, and again if the object store fails in a way that may pass.
-
-        Args:
-            sql: The query.
-            values: What its question marks stand for.
-            start: Called before the first row, each time.
-            take: Called with the rows, some at a time.
 
         Raises:
             UnreadableSource: Files are missing or broken.
@@ -364,7 +352,7 @@ class ParquetImporter:
         """
         try:
             with _interruptible():
-                self._retrying(self._try, sql, values, start, take)
+                self._retrying(self._try, query)
         except MayPass as last:
             msg = (
                 f"{self._shown} could not be read: {last.reason}, after {ATTEMPTS} attempts. What was imported is "
@@ -372,22 +360,16 @@ class ParquetImporter:
             )
             raise SourceUnavailable(msg) from None
 
-    def _try(
-        self,
-        sql: str,
-        values: list[Any] | None,
-        start: Callable[[], object],
-        take: Callable[[Sequence[tuple[Any, ...]]], object],
-    ) -> None:
+    def _try(self, query: _Query) -> None:
         """Runs a query. Files with large row groups need more memory than others: DuckDB gets it, and begins anew."""
         import duckdb
 
         while True:
-            start()
+            query.start()
             try:
-                found = self._db.execute(sql, values)
+                found = self._db.execute(query.sql, query.values)
                 while rows := found.fetchmany(FETCH_ROWS):
-                    take(rows)
+                    query.take(rows)
             except duckdb.OutOfMemoryException as error:
                 if self._memory >= MAX_MEMORY_MB:
                     msg = f"{self._shown}: row groups are too large for {self._memory} MB: {first_line(error)}"
@@ -407,6 +389,22 @@ class ParquetImporter:
     def _unreadable(self, error: Exception) -> UnreadableSource:
         said = first_line(error).replace(self.path, self._shown)
         return UnreadableSource(f"{self._shown} cannot be read as Parquet: {said}")
+
+
+class _Query(NamedTuple):
+    """A query, and what its rows are for.
+
+    Attributes:
+        sql: The query.
+        values: What its question marks stand for.
+        start: Called before the first row, each time that it is run.
+        take: Called with the rows, some at a time.
+    """
+
+    sql: str
+    values: list[Any] | None
+    start: Callable[[], object]
+    take: Callable[[Sequence[tuple[Any, ...]]], object]
 
 
 class _Chunk(NamedTuple):
