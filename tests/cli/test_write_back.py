@@ -235,6 +235,17 @@ def test_what_was_written_to_one_service_is_not_taken_for_there_at_another(
     assert held(langsmith) == {}
 
 
+def test_a_history_that_no_service_has_cannot_be_annotated(langsmith: LangSmithServer, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.open_history("helicone", "api.helicone.ai/1a2b", {}, "", {}, 0.0)
+    ledger.close()
+    for args in ([], ["--to", "langsmith"]):
+        done = run(tmp_path, langsmith, "annotate", *args)
+        assert done.exit_code == 2
+        assert "imported from helicone, which takes no annotations" in " ".join(done.stderr.split())
+    assert langsmith.requests == []
+
+
 @pytest.mark.parametrize("v2", [True, False])
 def test_an_export_of_langfuse_is_annotated_in_its_project_and_no_other(tmp_path: Path, v2: bool) -> None:
     pytest.importorskip("duckdb")

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MAX_NAMED = 10
 CLOUDS = {"langsmith": "https://api.smith.langchain.com", "langfuse": "https://cloud.langfuse.com"}
 """Services that take annotations, and where those of an export go if nothing else is said."""
+EXPORTS = ("file", "parquet")
+"""Sources whose runs may be those of such a service."""
 MAX_LISTED = 1_000
 
 
@@ -221,6 +223,12 @@ def _service(history: History, to: str | None) -> str:
     own = history.source if history.source in CLOUDS else None
     if own is not None and to not in (None, own):
         msg = f"--to {to}: history {history.id} came from {own}"
+        raise ConfigurationError(msg)
+    if own is None and history.source not in EXPORTS:
+        msg = (
+            f"history {history.id} was imported from {history.source}, which takes no annotations. ts-langchain report "
+            "--list shows all histories"
+        )
         raise ConfigurationError(msg)
     if own is None and to is None:
         msg = (
