@@ -380,6 +380,13 @@ def _is_never_valid(config: Any) -> ScriptedChatModel:
     return model
 
 
+def _answers_through_a_tool_that_is_none(config: Any) -> ScriptedChatModel:
+    """The schema goes along as the answer's format; create_agent answers no call to it, and asks the model again."""
+    model = ScriptedChatModel(script=[call_tool("Person", age=3)] * 12)
+    create_agent(model, [], response_format=Person).invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
 def _chain_in_a_session(config: Any) -> ScriptedChatModel:
     model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 12)
     chain = ChatPromptTemplate.from_messages([("system", "Look orders up."), ("placeholder", "{said}")]) | model
@@ -412,6 +419,7 @@ def _an_agent_asked_again(config: Any) -> ScriptedChatModel:
         (_takes_turns, 5),
         (_thinks_first, 6),
         (_is_never_valid, 3),
+        (_answers_through_a_tool_that_is_none, 3),
         (_chain_in_a_session, 3),
         (_an_agent_asked_again, 5),
     ],

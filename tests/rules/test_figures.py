@@ -12,7 +12,7 @@ from ts_langchain import Sentinel
 from ts_langchain.call import Call, Image, Prompt, ToolCall, Toolset, Usage
 from ts_langchain.cli.options import parse_settings
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.fingerprint import FreeText
+from ts_langchain.fingerprint import FreeText, name_hash
 from ts_langchain.rules import RULES
 
 if TYPE_CHECKING:
@@ -119,6 +119,16 @@ def alone(number: int, role: str = "ai", text: str = "shall I go on") -> Script:
         s.say(words, prompt=Prompt(n + 1, 7, n + 1, 400, last_role=role), answer_text=FreeText(words))
 
     return many(number, step)
+
+
+def unanswered(*names: str) -> Script:
+    """The model asks for tools, with its own request for one before it."""
+
+    def step(s: Script, n: int) -> None:
+        asked, prompt = name_hash(names[n]), Prompt(n + 1, 7, n + 1, 400, last_role="ai")
+        s.say("let me look", prompt=prompt, answer=asked, tool_calls=(ToolCall(f"c{n}", names[n], asked),))
+
+    return many(len(names), step)
 
 
 def thought(number: int, *, sent: int = 500, visible: int = 50, reasoning: int = 1_000, **more: Any) -> Script:
@@ -384,6 +394,7 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     ),
     "the model says it three times": ("monologue", alone(3), Expected("high", 2, (2_000, 100), 2.0)),
     "and a fourth time": ("monologue", alone(4), Expected("high", 3, (3_000, 150), 3.0)),
+    "nobody answers what it asks for": ("monologue", unanswered(*"aaa"), Expected("high", 2, (2_000, 100), 2.0)),
     "1 000 tokens of thought before 50 of an answer": ("overthinking", thought(3), Expected("low", 3, (0, 3 * 744))),
     "a fourth thought": ("overthinking", thought(4), Expected("low", 4, (0, 4 * 744))),
     "as long as a simple request may be": ("overthinking", thought(3, sent=1_000), Expected("low", 3, (0, 3 * 744))),
@@ -581,6 +592,7 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "another task each time": ("handoff_loop", handed(*(f"{a}: count the {t}" for t in HERDS for a in "ab"))),
     "another result each time": ("handoff_loop", handed(*(f"{a}=there are {t}" for t in HERDS for a in "ab"))),
     "another result of one agent": ("handoff_loop", handed("a=1", "b", "a=2", "b", "a=3", "b", "a=4")),
+    "other tools in the same words": ("monologue", unanswered(*"abcdefg")),
     "a user has spoken": ("monologue", alone(9, role="human")),
     "something new each time": ("monologue", alone(9, text="now I look at number {} of the list")),
     "not that much thought": ("overthinking", thought(9, reasoning=999, visible=9)),

@@ -54,7 +54,6 @@ def test_which_rules_need_something() -> None:
         "audio_multichannel_doubling": Feature.TRAITS,
         "dead_context": Feature.UNUSED,
         "model_misroute": Feature.CLASSIFICATION,
-        "monologue": Feature.WORDS,
         "overthinking": Feature.REASONING,
         "repair_loop": Feature.WORDS,
         "tool_definition_bloat": Feature.TOOLSET,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Monologue(Rule[Speech]):
 
     Fires when `min_messages` messages of the model in a row say the same (word for word, or with a word-set
     similarity of `similarity`) on one branch, and the last message of each request was the model's own: neither
-    a user nor a tool has spoken.
+    a user nor a tool has spoken. Asking for tools that nobody answers is saying, too.
 
     Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same
     again (`repair_loop`); requests whose past differs, as of rows that all end with words for the model to go on with.
@@ -47,7 +46,6 @@ class Monologue(Rule[Speech]):
     name = "monologue"
     specificity = 35
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model"})
-    needs = Feature.WORDS
     suggestion = "End the turn once the model has answered; ask it again only with something new."
     thresholds: ClassVar[Mapping[str, str]] = {"min_messages": "messages"}
 
@@ -68,11 +66,12 @@ class Monologue(Rule[Speech]):
 
     def observe(self, call: Call, state: Speech) -> Finding | None:
         prompt = call.prompt
-        if prompt is None or call.status != "ok" or call.tool_calls or not call.answer_chars:
+        if prompt is None or call.status != "ok" or not (call.tool_calls or call.answer_chars):
             return None
         alone = prompt.last_role == "ai" and prompt.branch == state.branch and prompt.broke_at < 0
-        same = alone and (call.answer == state.answer or self._alike(call.answer_text, state.text))
-        state.branch, state.answer, state.text = prompt.branch, call.answer, call.answer_text
+        text = None if call.tool_calls else call.answer_text  # words beside tool calls do not tell these apart
+        same = alone and (call.answer == state.answer or self._alike(text, state.text))
+        state.branch, state.answer, state.text = prompt.branch, call.answer, text
         if not same:
             state.count = 1
             state.unclaimed.clear()
@@ -83,9 +82,10 @@ class Monologue(Rule[Speech]):
         if state.count < self.settings.min_messages:
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
+        did = "asked for the same tool calls" if call.tool_calls else "said the same"
         return Finding(
             prompt.branch,
-            f"The model said the same {state.count} times in a row, with no user or tool in between.",
+            f"The model {did} {state.count} times in a row, with no user or tool in between.",
             claims=tuple(Claim(i) for i, _ in unclaimed),
             calls=tuple(i for i, _ in unclaimed),
             seconds=sum(seconds for _, seconds in unclaimed),
