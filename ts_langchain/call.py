@@ -208,6 +208,8 @@ class Call(NamedTuple):
         task: Which task of that superstep. Tasks of one superstep do not know of each other.
         trace_id: The outermost run that it is recorded under, where `root_id` is another: in a loop by hand the first
             run of a turn stands for all of it. None where they are the same.
+        findings: Of a tool that runs agents: fingerprint of what their tools gave, whatever they made of it in words; 0
+            if nobody can say.
     """
 
     id: str
@@ -250,6 +252,7 @@ class Call(NamedTuple):
     step: int = 0
     task: int = 0
     trace_id: str | None = None
+    findings: int = 0
 
 
 class Feature(IntFlag):

@@ -205,6 +205,17 @@ def agent_of(metadata: Mapping[str, object]) -> int:
     return text_hash("|".join(part.partition(":")[0] for part in place.split("|")[:-1] if not part.isdecimal()))
 
 
+def places_of(metadata: Mapping[str, object]) -> tuple[int, ...]:
+    """The task of LangGraph that a run is made in, and those around its graph, the nearest first; () in none."""
+    place = metadata.get("langgraph_checkpoint_ns")
+    if type(place) is not str or not place:
+        return ()
+    if "|" not in place:
+        return (text_hash(place),)
+    parts = [part for part in place.split("|") if not part.isdecimal()]
+    return tuple(text_hash("|".join(parts[:depth])) for depth in range(len(parts), 0, -1))
+
+
 def task_of(metadata: Mapping[str, object]) -> tuple[int, int]:
     """The superstep of LangGraph that a run belongs to, and the task in it; zeros if there is none.
 

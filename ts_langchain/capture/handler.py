@@ -17,6 +17,7 @@ from ts_langchain.capture.context import (
     as_id,
     configurable,
     current_labels,
+    places_of,
     session_of,
     task_of,
     traced_parent,
@@ -452,9 +453,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
             memory = Memory.of(session.state)
             reading = memory.conversation.read(messages)
             self.sentinel.changed(session)
-            turn, opening = memory.begin(
-                origin.root_id, reading, messages, alone=alone, agent=agent_of(metadata), task=task
-            )
+            agent = agent_of(metadata)
+            turn, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent, task=task)
+            if agent:
+                memory.inside.spoke(places_of(metadata)[1:])
             if turn.root_id != origin.root_id:
                 origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
             unseen = [
@@ -765,6 +767,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 step=step,
                 task=task,
                 agent=agent_of(metadata or {}),
+                places=places_of(metadata or {}),
             ),
         )
 
@@ -813,6 +816,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         message: object = None,
     ) -> None:
         origin, at, asked, call_id = started.origin, started.started_at, None, started.tool_call_id
+        findings = 0
         session = self.sentinel.get(origin.session_id)
         if call_id is not None or session.state.capture is not None:
             with session.lock:
@@ -825,6 +829,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                     call_id = None  # it has none
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
+                if started.places:
+                    findings = self._found(memory, started, output, status)
         ended_at = self.clock()
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
@@ -856,8 +862,23 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 step=asked.step if asked is not None else started.step,
                 task=asked.task if asked is not None else started.task,
                 trace_id=origin.trace_id,
+                findings=findings,
             )
         )
+
+    def _found(self, memory: Memory, started: Started, output: Output, status: Status | None) -> int:
+        """What agents inside this tool call have found; what it gives itself is found inside those around it."""
+        here, *around = started.places
+        findings = 0
+        if here in memory.inside.places:
+            others = [s for s in list(self._started.values()) if s.kind == "tool" and s.places[:1] == (here,)]
+            findings = memory.inside.end(here, shared=bool(others))
+            if status not in (None, "ok") or output.failed:
+                findings = 0
+        if around:
+            args = started.args.fingerprint if started.args is not None else 0
+            memory.inside.note(around, mix(name_hash(started.name), args, findings or output.digest))
+        return findings
 
     def reused(self, here: Here, call: Mapping[str, Any], earlier: object) -> None:
         """A middleware answered a tool call from an earlier result: for the rules it is one more identical call."""

@@ -57,6 +57,8 @@ class Started(NamedTuple):
     task: int = 0
     agent: int = 0
     """Of tools: which agent inside a graph it is one of, 0 outside."""
+    places: tuple[int, ...] = ()
+    """Of tools: the task of LangGraph it runs in, and those around its graph."""
     streams: bool = False
     """Of model calls: a part of the answer has come."""
     in_task: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
+from ts_langchain.capture.inside import Inside
 from ts_langchain.capture.messages import plain_text, read_message
 from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
@@ -83,10 +84,11 @@ class Memory:
     turn stands for all of it.
     """
 
-    __slots__ = ("behind", "conversation", "newest", "requested", "roots", "unread")
+    __slots__ = ("behind", "conversation", "inside", "newest", "requested", "roots", "unread")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
+        self.inside = Inside()
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
         self.newest: Turn | None = None
@@ -258,6 +260,7 @@ class Memory:
         self.roots.clear()
         self.unread.clear()
         self.behind.clear()
+        self.inside.places.clear()
 
 
 def turn_of(root_id: str, agent: int = 0) -> int:

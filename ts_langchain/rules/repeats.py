@@ -8,6 +8,10 @@ next page, one more in the cart) is no repeat where a look in between showed som
 Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered, by
 somebody who may know of it: a model has spoken in between. It is one to stop for where the repeats follow one another
 and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck.
+
+A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
+answer. It brought what the tools inside it brought: where these gave the same, it is a repeat. The words may have been
+what was wanted, so it is none to stop for, and they are news to all others.
 """
 
 from __future__ import annotations
@@ -66,11 +70,13 @@ class Group:
         "conversations",
         "count",
         "ended_at",
+        "findings",
         "fresh",
         "items",
         "made",
         "mutations",
         "news",
+        "retold",
         "reworded",
         "unclaimed",
         "unknown",
@@ -78,7 +84,7 @@ class Group:
 
     def __init__(self, call: Call, arguments_hash: int) -> None:
         self.arguments_hash = arguments_hash
-        self.answer = call.answer
+        self.answer, self.findings = call.answer, call.findings
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
         self.made: Made = ()
@@ -88,7 +94,7 @@ class Group:
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.mutations = self.news = self.unknown = 0
-        self.reworded = False
+        self.reworded = self.retold = False
         self.unclaimed: list[Turn] = []
 
     @property
@@ -241,7 +247,8 @@ class RepeatRule(Rule[Repeats]):
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if _nothing_new(call, group) and not state_changed and not moved_on and not is_under_way(call):
                 group.count += 1
-                if state.unknown > group.unknown:
+                group.retold |= call.answer != group.answer and not call.items
+                if state.unknown > group.unknown and not group.retold:
                     group.made = ()  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
                 if group.fresh != state.newest(call.turn):
@@ -267,7 +274,7 @@ class RepeatRule(Rule[Repeats]):
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
-        state.note(call, repeated=group.count > 1)
+        state.note(call, repeated=group.count > 1 and not group.retold)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
         group.asked_by, group.fresh = asker, state.newest(call.turn)
         return self._judge(call, group) if group.count > 1 else None
@@ -304,7 +311,7 @@ class RepeatRule(Rule[Repeats]):
 
     @staticmethod
     def _start_anew(group: Group, call: Call) -> None:
-        group.answer = call.answer
+        group.answer, group.findings = call.answer, call.findings
         if call.items:
             group.items |= frozenset(call.items[:MAX_ITEMS])
         if len(group.items) > MAX_ITEMS * 2:
@@ -314,22 +321,23 @@ class RepeatRule(Rule[Repeats]):
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
-        group.reworded = False
+        group.reworded = group.retold = False
         group.unclaimed.clear()
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
         s = self.settings
         made = times(group.made, call.turn)
         loop = fall(made, s.min_calls, s.window_seconds)
-        identical = not group.reworded and not group.blind and group.count >= self.min_identical
+        identical = not (group.reworded or group.retold or group.blind) and group.count >= self.min_identical
         if not loop and not identical:
             return None
         severity: Severity = "high" if loop else "low"
         may_be_meant = is_change(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
         gets_on = group.again < s.min_calls - 1 and call.status == "ok"
-        if loop and (group.blind or gets_on or may_be_meant or (group.reworded and effect_of(call) == "unknown")):
+        reworded = group.reworded and effect_of(call) == "unknown"
+        if loop and (group.blind or gets_on or may_be_meant or reworded or group.retold):
             severity = "medium"
-        confidence = 0.55 if group.blind else 0.8 if group.reworded else 0.95
+        confidence = 0.55 if group.blind else 0.8 if group.reworded or group.retold else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []
         how = "nearly the same" if group.reworded else "the same"
         back = (
@@ -337,6 +345,8 @@ class RepeatRule(Rule[Repeats]):
             if group.blind
             else "the same error came back"
             if call.status == "error"
+            else "its agent found nothing new"
+            if group.retold
             else "nothing new came back"
         )
         return Finding(
@@ -357,12 +367,13 @@ class RepeatRule(Rule[Repeats]):
                 "answer_chars": call.answer_chars,
                 "answer_captured": not group.blind,
                 "reworded": group.reworded,
+                "retold": group.retold,
                 "failed": call.status == "error",
             },
         )
 
 
 def _nothing_new(call: Call, group: Group) -> bool:
-    if call.answer == group.answer:
+    if call.answer == group.answer or (call.findings and call.findings == group.findings):
         return True
     return bool(call.items) and group.items.issuperset(call.items[:MAX_ITEMS])

@@ -1,0 +1,169 @@
+"""A tool that runs an agent brings what that agent's tools brought, however a model words it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.tools import tool
+from langchain_core.tracers.langchain import LangChainTracer
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+from recorder import Wire, recorded, replay_of
+
+from ts_importers.langsmith_rows import run_from_row
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from langchain_core.messages import BaseMessage
+
+pytestmark = pytest.mark.usefixtures("calm_collector")
+
+GO: Any = {"messages": [HumanMessage("go")]}
+
+
+@tool
+def get_stock(item: str) -> str:
+    """Looks."""
+    return f"There are 3 of {item}."
+
+
+class Staff:
+    """A worker who looks something up and words it differently each time, as a tool for a boss.
+
+    Args:
+        items: What the worker looks up, one each time; with nothing to look up it only talks.
+    """
+
+    def __init__(self, items: Sequence[str]) -> None:
+        self.count = itertools.count()
+        self.items = items
+        tools = [get_stock] if items else []
+        self.worker = create_agent(ScriptedChatModel(script=[self.works]), tools)
+
+        @tool
+        def ask_worker(task: str) -> str:
+            """Has somebody do it."""
+            return str(self.worker.invoke({"messages": [HumanMessage(task)]})["messages"][-1].content)
+
+        self.tool = ask_worker
+
+    def works(self, messages: Sequence[BaseMessage]) -> AIMessage:
+        number = next(self.count)
+        if self.items and messages[-1].type == "human":
+            return call_tool("get_stock", item=self.items[number // 2 % len(self.items)])
+        return AIMessage(f"As I see it for the {number}th time, there are some.")
+
+
+def graph(model: ScriptedChatModel, tools: Sequence[Any]) -> Any:
+    """A loop whose tool calls run in one task."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", lambda s: {"messages": [model.invoke(s["messages"])]})
+    builder.add_node("tools", ToolNode(tools))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END, ["tools", END])
+    builder.add_edge("tools", "think")
+    return builder.compile()
+
+
+ASKS = call_tool("ask_worker", task="How many pens?")
+
+
+def found(sentinel: Any, name: str) -> list[tuple[str, str, int]]:
+    return [(i.rule, i.severity, i.calls) for i in sentinel.incidents() if i.evidence.get("tool") == name]
+
+
+@pytest.mark.parametrize("build", [create_agent, graph])
+def test_asking_the_same_again_is_told_though_the_words_differ(build: Any) -> None:
+    recorder, handler = recorded()
+    tracer = LangChainTracer(client=(wire := Wire()))
+    app = build(ScriptedChatModel(script=[ASKS] * 4 + [AIMessage("done")]), [Staff(["pens"]).tool])
+    app.invoke(GO, {"callbacks": [handler, tracer]})
+    tracer.wait_for_futures()
+    assert found(recorder, "ask_worker") == [("tool_loop", "medium", 3)]
+    assert len({c.answer for c in recorder.seen if c.name == "ask_worker"}) == 4
+    (incident,) = (i for i in recorder.incidents() if i.evidence.get("tool") == "ask_worker")
+    assert incident.summary.endswith("its agent found nothing new.")
+    assert replay_of(*filter(None, map(run_from_row, wire.sent()))).known() == recorder.known()
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["pens", "ink", "paper", "glue"],  # something else is found each time
+        [],  # words are all that is asked for
+    ],
+)
+def test_other_findings_are_progress(items: list[str]) -> None:
+    recorder, handler = recorded()
+    app = create_agent(ScriptedChatModel(script=[ASKS] * 4 + [AIMessage("done")]), [Staff(items).tool])
+    app.invoke(GO, {"callbacks": [handler]})
+    assert found(recorder, "ask_worker") == []
+
+
+def test_twice_is_not_enough() -> None:
+    recorder, handler = recorded()
+    app = create_agent(ScriptedChatModel(script=[ASKS] * 2 + [AIMessage("done")]), [Staff(["pens"]).tool])
+    app.invoke(GO, {"callbacks": [handler]})
+    assert found(recorder, "ask_worker") == []
+
+
+def test_of_calls_side_by_side_in_one_task_nobody_knows_who_found_what() -> None:
+    staff, together = Staff(["pens"]), threading.Barrier(3)
+
+    @tool
+    def ask_worker(task: str) -> str:
+        """Has somebody do it."""
+        together.wait(timeout=30)
+        answer = str(staff.tool.invoke({"task": task}))
+        together.wait(timeout=30)
+        return answer
+
+    recorder, handler = recorded()
+    three = AIMessage("", tool_calls=ASKS.tool_calls * 3)
+    app = graph(ScriptedChatModel(script=[three] * 3 + [AIMessage("done")]), [ask_worker])
+    app.invoke(GO, {"callbacks": [handler]})
+    outer = [c for c in recorder.seen if c.name == "ask_worker" and c.requested_by is not None]
+    assert len(outer) == 9
+    assert {c.findings for c in outer} == {0}
+
+
+def test_what_an_agent_inside_an_agent_found() -> None:
+    """The boss's boss is told by what the worker's tools gave, two levels below."""
+    staff = Staff(["pens"])
+    boss = create_agent(
+        ScriptedChatModel(script=[ASKS, AIMessage("one"), ASKS, AIMessage("two"), ASKS, AIMessage("three")]),
+        [staff.tool],
+    )
+
+    @tool
+    def subagent(task: str) -> str:
+        """Has somebody have it done."""
+        return str(boss.invoke({"messages": [HumanMessage(task)]})["messages"][-1].content)
+
+    recorder, handler = recorded()
+    asks = call_tool("subagent", task="Pens?")
+    app = create_agent(ScriptedChatModel(script=[asks] * 3 + [AIMessage("done")]), [subagent])
+    app.invoke(GO, {"callbacks": [handler]})
+    assert found(recorder, "subagent") == [("tool_loop", "medium", 2)]
+
+
+def test_a_failure_has_found_nothing() -> None:
+    staff = Staff(["pens"])
+
+    @tool
+    def ask_worker(task: str) -> str:
+        """Has somebody do it."""
+        raise ValueError(staff.tool.invoke({"task": task}))
+
+    recorder, handler = recorded()
+    app = graph(ScriptedChatModel(script=[ASKS, AIMessage("done")]), [ask_worker])
+    with pytest.raises(ValueError, match="As I see it"):
+        app.invoke(GO, {"callbacks": [handler]})
+    assert [c.findings for c in recorder.seen if c.name == "ask_worker" and c.status == "error"] == [0]
