@@ -99,6 +99,16 @@ def test_fingerprints_are_the_same_in_every_process() -> None:
     assert "model" in told.pop()
 
 
+def boto(request: str, at: str, instance: str = "i-1") -> str:
+    headers = {"x-amzn-requestid": request, "date": f"Sun, 22 Nov 2026 {at} GMT"}
+    metadata = {"RequestId": request, "HTTPStatusCode": 200, "HTTPHeaders": headers, "RetryAttempts": 0}
+    return str({"Instances": [{"InstanceId": instance}], "ResponseMetadata": metadata})
+
+
+def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
+    return f"HTTP/2 200\ndate: Sun, 22 Nov 2026 {at} GMT\ncf-ray: {ray}\nx-ratelimit-remaining: {ray}\n{more}\n\nhello"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -112,6 +122,33 @@ def test_fingerprints_are_the_same_in_every_process() -> None:
         ('{"elapsed_days": 3}', '{"elapsed_days": 4}', False),
         ('{"request_ids": "x1"}', '{"request_ids": "x2"}', False),
         ('{"timestamp": 1}', '{"timestamp": 2}', False),
+        (
+            '{"timestamp": "09:00:01", "timezone": "UTC"}',
+            '{"timestamp": "09:00:02", "timezone": "UTC"}',
+            False,
+        ),  # a clock
+        ('{"results": [], "timestamp": "09:00:01"}', '{"results": [], "timestamp": "09:00:02"}', True),
+        ("{'rows': 3, 'fetched_at': 1.5}", "{'rows': 3, 'fetched_at': 2.5}", True),
+        ('{"generationtime_ms":0.045,"t":12}', '{"generationtime_ms":0.051,"t":12}', True),  # Open-Meteo
+        ('{"generationtime_ms":0.045,"t":12}', '{"generationtime_ms":0.051,"t":13}', False),
+        ('{"hits": 3, "processingTimeMS": 1}', '{"hits": 3, "processingTimeMS": 2}', True),  # Algolia
+        ('{"created_at": "09:00:01", "n": 1}', '{"created_at": "09:00:02", "n": 1}', False),
+        (boto("a1", "09:00:01"), boto("b2", "09:00:02"), True),
+        (boto("a1", "09:00:01"), boto("a1", "09:00:01", "i-2"), False),
+        (curl("09:00:01", "8f1"), curl("09:00:02", "9a2"), True),
+        (curl("09:00:01", "8f1"), curl("09:00:01", "8f1", 'etag: "2"'), False),
+        ("date: 1\nx-request-id: 1", "date: 2\nx-request-id: 2", False),  # no headers
+        (
+            "{'Date': 'Sun, 22 Nov 2026 09:00:01 GMT', 'a': 1}",
+            "{'Date': 'Sun, 22 Nov 2026 09:00:02 GMT', 'a': 1}",
+            True,
+        ),
+        ("[<Order object at 0x7f31c2a4>]", "[<Order object at 0x7f31c9d8>]", True),
+        ("meet at 0x12", "meet at 0x13", False),
+        ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpb7_2ka9c/main.py", line 3', True),
+        ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpx2k9q_1z/main.py", line 4', False),
+        ("wrote /tmp/tmpfiles1/a", "wrote /tmp/tmpfiles2/a", False),
+        ("Cell In[5], line 1\nNameError", "Cell In[6], line 1\nNameError", True),
         ("it took 3 days", "it took 4 days", False),
         ("F.\n=== 1 failed, 9 passed in 0.53s ===", "F.\n=== 1 failed, 9 passed in 12.04s ===", True),
         ("Ran 12 tests in 0.532 seconds\n\nFAILED", "Ran 12 tests in 0.611 seconds\n\nFAILED", True),
@@ -132,6 +169,9 @@ def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, sam
         ("blocked as risky (probability: 0.71)", "blocked as risky (probability: 0.72)", True),  # AutoModeMiddleware
         ("timed out after 30.02 s", "timed out after 30.11 s", True),
         ("try again in 1.5s (request id: a1)", "try again in 2.25s (request id: b2)", True),
+        ("2026-11-22 09:00:01,120 ERROR x", "2026-11-22 09:00:02,977 ERROR x", True),
+        ("no seat on 2026-11-22 09:00:00", "no seat on 2026-11-23 09:00:00", False),
+        ("blocked (Ray ID: 8e2f1)", "blocked (Ray ID: 9c0d4)", True),
         ("3 tests failed", "2 tests failed", False),
         ("no python 3.9 here", "no python 3.10 here", False),  # of whatever arguments: tried with others
         ("21.5 is out of range", "19.5 is out of range", False),

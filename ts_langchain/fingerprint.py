@@ -18,6 +18,8 @@ from typing import NamedTuple, cast
 import orjson
 from xxhash import xxh3_64_intdigest
 
+from ts_langchain.technical import plain_answer, plain_failure
+
 TEXT_LIMIT = 65_536
 ANSWER_LIMIT = 1_048_576
 ITEM_LIMIT = 4_096
@@ -68,43 +70,20 @@ def cut(text: str, limit: int = TEXT_LIMIT) -> str:
     return f"{text[:half]}\0{len(text)}\0{text[-half:]}"
 
 
-# What services write beside their answer, another one each time: it is no news.
-_TECHNICAL = (
-    "request_id", "requestId", "trace_id", "traceId", "span_id", "correlation_id", "response_time", "responseTime",
-    "took", "took_ms", "elapsed", "elapsed_ms", "elapsed_s", "elapsed_seconds", "elapsed_time", "latency_ms",
-    "duration_ms", "query_time", "search_time",
-)  # fmt: skip
-_TECHNICAL_FIELD = re.compile(rf"""["'](?:{"|".join(_TECHNICAL)})["']\s*:\s*(?:"[^"]*"|'[^']*'|[-+.\deE]+|null|None)""")
-
-
-# `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, at the end of what was run
-_LASTED = r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?|min|minutes?)\b)"
-_MEASURED = re.compile(_LASTED)
-_END = 400
-
-
 def answer_hash(text: str) -> int:
-    """`text_hash` of what a tool answered, without ids of the request and times that it took."""
+    """`text_hash` of what a tool answered, without what is technical in it: ids of the request, times that it took."""
     if len(text) > ANSWER_LIMIT:
         text = cut(text, ANSWER_LIMIT)
-    if any(map(text.__contains__, _TECHNICAL)):
-        text = f"{_TECHNICAL_FIELD.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}"
-    if "." in (end := text[-_END:]):
-        text = f"{text[:-_END]}{_MEASURED.sub('', end)}"
+    text = plain_answer(text)
     return text_hash(text, len(text))
 
 
-# `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`
-# `(probability: 0.71)`, `timed out after 30.02 seconds`; what else has a point is a version, a price, a place
-_REQUEST = re.compile(
-    rf"\brequest[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*|(?<=\bprobability)[:=\s]*[01]?\.\d+|(?<![\d.]){_LASTED}",
-    re.IGNORECASE,
-)
-
-
 def failure_hash(text: str) -> int:
-    """`answer_hash` of what says that a call failed, without ids of the request, times and probabilities in words."""
-    return answer_hash(f"{_REQUEST.sub('', text[:TEXT_LIMIT])}{text[TEXT_LIMIT:]}")
+    """As `answer_hash`, of what says that a call failed."""
+    if len(text) > ANSWER_LIMIT:
+        text = cut(text, ANSWER_LIMIT)
+    text = plain_failure(text)
+    return text_hash(text, len(text))
 
 
 @lru_cache(maxsize=4096)

@@ -187,7 +187,8 @@ def read_tool_output(output: object) -> Output:
         return Output(message.content, message.chars, is_pending(content), failed)
     if hasattr(output, "update") and hasattr(output, "goto"):
         return _read_update(output.update)
-    return Output(value_hash(output), _size(output))
+    told = isinstance(output, (dict, list, tuple))
+    return Output(answer_hash(canonical(output).decode()) if told else value_hash(output), _size(output))
 
 
 def _size(output: object) -> int:

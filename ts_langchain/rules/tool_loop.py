@@ -32,9 +32,10 @@ class ToolLoop(RepeatRule):
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
     `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some. In answers,
-    ids of the request and times that it took (`request_id`, `response_time`) do not count. A tool that runs an agent of
-    its own in LangGraph (`task` of deep agents) words its answer differently each time: where the tools inside it gave
-    the same each time, `min_calls` such calls are told with severity medium.
+    what is technical does not count: ids of the request, times that it took or was made at (`request_id`,
+    `response_time`, `timestamp`; of a clock these do), headers of HTTP, addresses in memory, temporary folders. A tool
+    that runs an agent of its own in LangGraph (`task` of deep agents) words its answer differently each time: where the
+    tools inside it gave the same each time, `min_calls` such calls are told with severity medium.
 
     Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
     something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
