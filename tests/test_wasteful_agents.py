@@ -387,6 +387,17 @@ def _answers_through_a_tool_that_is_none(config: Any) -> ScriptedChatModel:
     return model
 
 
+def _says_nothing(config: Any) -> ScriptedChatModel:
+    """A graph that asks again until the model says something."""
+    model = ScriptedChatModel(script=[AIMessage("")])
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", lambda state: {"messages": [model.invoke(state["messages"])]})
+    builder.add_edge(START, "ask")
+    builder.add_conditional_edges("ask", lambda s: END if s["messages"][-1].content else "ask", ["ask", END])
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
+    return model
+
+
 def _chain_in_a_session(config: Any) -> ScriptedChatModel:
     model = ScriptedChatModel(script=[call_tool("get_order", number="o1")] * 12)
     chain = ChatPromptTemplate.from_messages([("system", "Look orders up."), ("placeholder", "{said}")]) | model
@@ -420,6 +431,7 @@ def _an_agent_asked_again(config: Any) -> ScriptedChatModel:
         (_thinks_first, 6),
         (_is_never_valid, 3),
         (_answers_through_a_tool_that_is_none, 3),
+        (_says_nothing, 3),
         (_chain_in_a_session, 3),
         (_an_agent_asked_again, 5),
     ],
@@ -431,6 +443,19 @@ def test_is_stopped_at_the_third_time(program: Callable[[Any], ScriptedChatModel
     totals = [handler.sentinel.totals(i.session_id) for i in handler.sentinel.incidents()]
     assert {t.model_calls if t is not None else 0 for t in totals} == {calls}
     assert "high" in {i.severity for i in handler.sentinel.incidents()}
+
+
+def test_a_graph_that_tells_the_model_to_go_on_for_ever() -> None:
+    """It may be a person who says so, so nothing is stopped."""
+    model = ScriptedChatModel(script=[AIMessage("I will now look it up.")])
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", lambda s: {"messages": [model.invoke(s["messages"]), HumanMessage("Please continue.")]})
+    builder.add_edge(START, "ask")
+    builder.add_conditional_edges("ask", lambda _: END if model.calls >= 9 else "ask", ["ask", END])
+    handler = TokenSentinelHandler(mode="block")
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    (found,) = handler.sentinel.incidents()
+    assert (found.rule, found.severity, found.calls) == ("monologue", "medium", 7)
 
 
 def test_what_reading_again_wastes() -> None:

@@ -138,6 +138,7 @@ class Prompt(NamedTuple):
             where it only grew.
         unused_chars: Characters of large tool results that have been carried for some turns without anything the model
             wrote naming what they name.
+        last: Fingerprint of the last message.
     """
 
     fingerprint: int
@@ -154,6 +155,7 @@ class Prompt(NamedTuple):
     carried_chars: int = 0
     broke_at: int = -1
     unused_chars: int = 0
+    last: int = 0
 
 
 class Call(NamedTuple):

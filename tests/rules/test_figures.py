@@ -121,6 +121,17 @@ def alone(number: int, role: str = "ai", text: str = "shall I go on") -> Script:
     return many(number, step)
 
 
+def nudged(number: int, words: str = "go on", *, runs: int = 1, text: str = "I shall look it up now") -> Script:
+    """The model says the same, and code puts the same words behind it each time, in one run."""
+
+    def step(s: Script, n: int) -> None:
+        last = name_hash(words.format(n)) if n else 1
+        prompt = Prompt(n + 1, 7, 2 * n + 1, 400, last_role="human", last=last)
+        s.say(text, prompt=prompt, answer_text=FreeText(text), turn=n * runs // number)
+
+    return many(number, step)
+
+
 def unanswered(*names: str) -> Script:
     """The model asks for tools, with its own request for one before it."""
 
@@ -394,6 +405,8 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     ),
     "the model says it three times": ("monologue", alone(3), Expected("high", 2, (2_000, 100), 2.0)),
     "and a fourth time": ("monologue", alone(4), Expected("high", 3, (3_000, 150), 3.0)),
+    "it says nothing three times": ("monologue", alone(3, text=""), Expected("high", 2, (2_000, 100), 2.0)),
+    "it is told to go on, and says the same": ("monologue", nudged(4), Expected("medium", 2, (2_000, 100), 2.0)),
     "nobody answers what it asks for": ("monologue", unanswered(*"aaa"), Expected("high", 2, (2_000, 100), 2.0)),
     "1 000 tokens of thought before 50 of an answer": ("overthinking", thought(3), Expected("low", 3, (0, 3 * 744))),
     "a fourth thought": ("overthinking", thought(4), Expected("low", 4, (0, 4 * 744))),
@@ -592,6 +605,10 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "another task each time": ("handoff_loop", handed(*(f"{a}: count the {t}" for t in HERDS for a in "ab"))),
     "another result each time": ("handoff_loop", handed(*(f"{a}=there are {t}" for t in HERDS for a in "ab"))),
     "another result of one agent": ("handoff_loop", handed("a=1", "b", "a=2", "b", "a=3", "b", "a=4")),
+    "told to go on twice": ("monologue", nudged(3)),
+    "told something else each time": ("monologue", nudged(9, "look at number {}")),
+    "yes each time": ("monologue", nudged(9, text="Yes.")),
+    "told to go on in runs of its own": ("monologue", nudged(9, runs=9)),
     "other tools in the same words": ("monologue", unanswered(*"abcdefg")),
     "a user has spoken": ("monologue", alone(9, role="human")),
     "something new each time": ("monologue", alone(9, text="now I look at number {} of the list")),

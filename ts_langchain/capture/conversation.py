@@ -253,6 +253,7 @@ class Conversation:
             carried,
             broke_at,
             sum(r.chars for r in branch.large if not r.used and r.turns >= UNUSED_TURNS) if branch.large else 0,
+            branch.last_digest,
         )
         return Reading(prompt, results, branch.second or branch.key, not branch.spoken)
 

@@ -15,30 +15,37 @@ if TYPE_CHECKING:
     from ts_langchain.fingerprint import FreeText
 
 MAX_UNCLAIMED = 8
+STOCK_CHARS = 20
+"""Shorter answers (`Yes.`, `heads`) may well be right each time that somebody asks for another one."""
 
 
 class Speech:
     """What the model said last, of its own accord."""
 
-    __slots__ = ("answer", "branch", "count", "text", "unclaimed")
+    __slots__ = ("answer", "branch", "count", "last", "messages", "nudged", "text", "turn", "unclaimed")
 
     def __init__(self) -> None:
-        self.branch = 0
+        self.branch = self.turn = 0
+        self.messages = self.last = 0  # of its request
         self.answer = 0
         self.text: FreeText | None = None
         self.count = 1
+        self.nudged = False
         self.unclaimed: list[tuple[str, float]] = []
 
 
 class Monologue(Rule[Speech]):
-    """The model is asked again with its own message last, and says the same again.
+    """The model is asked again with nothing new behind its own message, and says the same again.
 
     Fires when `min_messages` messages of the model in a row say the same (word for word, or with a word-set
     similarity of `similarity`) on one branch, and the last message of each request was the model's own: neither
-    a user nor a tool has spoken. Asking for tools that nobody answers is saying, too.
+    a user nor a tool has spoken. Asking for tools that nobody answers is saying, too, and so is saying nothing. With
+    severity medium also when one run puts the same words of a user behind it each time (`Please continue.`): it is
+    code that says them, most likely.
 
-    Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same
-    again (`repair_loop`); requests whose past differs, as of rows that all end with words for the model to go on with.
+    Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same again
+    in another run (`repair_loop`), or gets `Yes.` each time; requests whose past differs, as of rows that all end with
+    words for the model to go on with.
 
     Wasted: the calls of all messages but the first.
     """
@@ -66,31 +73,48 @@ class Monologue(Rule[Speech]):
 
     def observe(self, call: Call, state: Speech) -> Finding | None:
         prompt = call.prompt
-        if prompt is None or call.status != "ok" or not (call.tool_calls or call.answer_chars):
+        if prompt is None or call.status != "ok" or not call.answer:
             return None
-        alone = prompt.last_role == "ai" and prompt.branch == state.branch and prompt.broke_at < 0
+        on = prompt.branch == state.branch and prompt.broke_at < 0
+        nudged = (
+            prompt.last_role == "human"
+            and prompt.last == state.last != 0
+            and prompt.messages > state.messages
+            and call.turn == state.turn
+            and (call.answer_chars >= STOCK_CHARS or not call.answer_chars)
+        )
         text = None if call.tool_calls else call.answer_text  # words beside tool calls do not tell these apart
-        same = alone and (call.answer == state.answer or self._alike(text, state.text))
-        state.branch, state.answer, state.text = prompt.branch, call.answer, text
+        said = call.answer == state.answer or self._alike(text, state.text)
+        same = on and said and (prompt.last_role == "ai" or nudged)
+        state.branch, state.turn, state.messages, state.last = prompt.branch, call.turn, prompt.messages, prompt.last
+        state.answer, state.text = call.answer, text
         if not same:
-            state.count = 1
+            state.count, state.nudged = 1, False
             state.unclaimed.clear()
             return None
         state.count += 1
+        state.nudged |= nudged
         state.unclaimed.append((call.id, call.ended_at - call.started_at))
         del state.unclaimed[:-MAX_UNCLAIMED]
         if state.count < self.settings.min_messages:
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
-        did = "asked for the same tool calls" if call.tool_calls else "said the same"
+        did = (
+            "asked for the same tool calls"
+            if call.tool_calls
+            else "said the same"
+            if call.answer_chars
+            else "said nothing"
+        )
+        between = "and got the same words back each time" if state.nudged else "with no user or tool in between"
         return Finding(
             prompt.branch,
-            f"The model {did} {state.count} times in a row, with no user or tool in between.",
+            f"The model {did} {state.count} times in a row, {between}.",
             claims=tuple(Claim(i) for i, _ in unclaimed),
             calls=tuple(i for i, _ in unclaimed),
             seconds=sum(seconds for _, seconds in unclaimed),
-            severity="high",
-            confidence=0.93,
+            severity="medium" if state.nudged else "high",
+            confidence=0.85 if state.nudged else 0.93,
             evidence={"messages": state.count, "answer_chars": call.answer_chars},
         )
 
