@@ -458,6 +458,33 @@ def test_a_graph_that_tells_the_model_to_go_on_for_ever() -> None:
     assert (found.rule, found.severity, found.calls) == ("monologue", "medium", 7)
 
 
+@pytest.mark.parametrize(("trigger", "summaries"), [(4_000, 11), (30_000, 0)])
+def test_a_history_that_is_summed_up_before_each_step(trigger: int, summaries: int) -> None:
+    """As the documentation of LangChain's middleware shows it: what is kept is more than what triggers."""
+    middleware = SummarizationMiddleware(
+        model=(summing := ScriptedChatModel(script=["what was read"])),
+        trigger=("tokens", trigger),
+        keep=("messages", 20),
+    )
+    pages = [call_tool("read_page", number=n) for n in range(20)]
+    model = ScriptedChatModel(script=[*pages, AIMessage("done")])
+    handler, tracer = TokenSentinelHandler(), LangChainTracer(client=(wire := Wire()))
+
+    @tool
+    def read_page(number: int) -> str:
+        """Reads."""
+        return f"{number}: " + "word " * 400
+
+    agent = create_agent(model, [read_page], middleware=[middleware])
+    agent.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler, tracer]})
+    tracer.wait_for_futures()
+    assert (model.calls, summing.calls) == (21, summaries)
+    replayed = replay_of(*(run for row in wire.sent() if isinstance(run := run_from_row(row), Run)))
+    for sentinel in (handler.sentinel, replayed):
+        found = [i for i in sentinel.incidents() if i.rule == "compaction_thrash"]
+        assert [(i.severity, i.calls) for i in found] == [("medium", summaries - 1)] * (summaries > 0)
+
+
 def test_what_reading_again_wastes() -> None:
     """Each of nine needless turns carries what was read before: one handbook, two, and so on."""
     handler = TokenSentinelHandler()
@@ -547,7 +574,8 @@ def test_what_middleware_asks_a_model_in_between_is_no_turn_of_the_agent(beside:
     agent = create_agent(model, [read_page], middleware=[middleware, other])
     handler = TokenSentinelHandler(middleware.sentinel)
     agent.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
-    assert [(d.action, d.outcome) for d in middleware.sentinel.decisions()] == [("steer", "done"), ("stop", "done")]
+    decided = [(d.action, d.outcome) for d in middleware.sentinel.decisions() if d.rule == "tool_loop"]
+    assert decided == [("steer", "done"), ("stop", "done")]
     assert model.calls == 4
 
 

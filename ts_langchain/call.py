@@ -212,6 +212,9 @@ class Call(NamedTuple):
             run of a turn stands for all of it. None where they are the same.
         findings: Of a tool that runs agents: fingerprint of what their tools gave, whatever they made of it in words; 0
             if nobody can say.
+        around: Of a model call in a graph inside of another one: the task of LangGraph that it runs in; 0 outermost.
+        purpose: What a library asks a model for by itself, as LangChain's middleware says (`summarization`,
+            `tool_selection`); None for the app's own requests.
     """
 
     id: str
@@ -255,6 +258,8 @@ class Call(NamedTuple):
     task: int = 0
     trace_id: str | None = None
     findings: int = 0
+    around: int = 0
+    purpose: str | None = None
 
 
 class Feature(IntFlag):

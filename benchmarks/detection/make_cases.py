@@ -346,6 +346,21 @@ def truncated_output(c: Case) -> None:
     c.now()
 
 
+def compaction_thrash(c: Case) -> None:
+    talk, w = c.open(0), c.world
+    steps = 1 + c.v % 2 if c.positive or not c.v % 2 else 4
+    sent = 3_000 + 50 * c.v if c.positive or c.v % 2 else 700_000
+    for n in range(4):
+        for i in range(steps):
+            talk.ai("", (w.look, {"page": f"{n}-{i}"}, f"{w.things[i % 4]} {n}-{i}"), sent=sent)
+        talk.sum_up(f"{w.sentence} {n}")
+        if n:
+            c.waste()
+        if n == 2:
+            c.now()
+    talk.ai(w.sentence, sent=sent)
+
+
 def overthinking(c: Case) -> None:
     w, talk = c.world, c.talk
     talk.provider, talk.model = (("openai", "o3"), ("google_genai", "gemini-2.5-pro"))[c.v % 2]
@@ -513,6 +528,7 @@ BUILDERS: dict[str, Callable[[Case], None]] = {
     for f in (
         tool_loop, retrieval_thrash, retry_storm, context_bloat, zombie, model_misroute, tool_definition_bloat,
         ping_pong, error_loop, handoff_loop, monologue, repair_loop, truncated_output, overthinking, cache_miss,
+        compaction_thrash,
         dead_context, unused_tools, duplicate_work, abandoned_stream, vision_re_upload, vision_high_detail_misroute,
         vision_cost_concentration, rerank_thrash, voice_switching_loop, audio_multichannel_doubling, embedding_waste,
     )

@@ -68,6 +68,7 @@ class Talk:
         keep: bool = True,
         seconds: float = 1.0,
         took: float = 0.5,
+        purpose: str | None = None,
     ) -> Talk:
         """A model call, and the tools it asks for: (name, arguments, answer or exception)."""
         number = next(self.numbers)
@@ -89,6 +90,8 @@ class Talk:
         meta = {"model_name": self.model, "finish_reason": finish or ("tool_calls" if asked else "stop")}
         outputs = {"message": {**answer, "usage_metadata": usage, "response_metadata": meta}}
         self._row("llm", "ChatModel", {"messages": list(self.messages)}, outputs, error, seconds, number)
+        if purpose is not None:
+            self.rows[-1]["extra"]["metadata"]["lc_source"] = purpose
         if keep:
             self.messages.append(answer)
         for call, (name, args, result) in zip(asked, calls, strict=True):
@@ -104,6 +107,15 @@ class Talk:
             outputs = None if failed else {"output": message}
             self._row("tool", name, args, outputs, failed, took, next(self.numbers), call["id"], result)
             self.messages.append(message)
+        return self
+
+    def sum_up(self, summary: str) -> Talk:
+        """The history is replaced by its summary, as LangChain's middleware has it made."""
+        told = "\n".join(json.dumps(m) for m in self.messages)
+        first = [m for m in self.messages if m["role"] == "system"]
+        self.messages = [{"role": "user", "content": f"Sum this up: {told}"}]
+        self.ai(summary, keep=False, purpose="summarization")
+        self.messages = [*first, {"role": "user", "content": f"This is what was said: {summary}"}]
         return self
 
     def tool(self, name: str, args: dict[str, Any], result: str, *, took: float = 0.5) -> Talk:
@@ -217,7 +229,8 @@ def observations(*talks: Talk) -> list[dict[str, Any]]:
                 "id": row["id"], "traceId": row["trace_id"], "projectId": "p", "type": kinds[row["run_type"]],
                 "name": row["name"], "startTime": row["start_time"].replace("+00:00", "Z"),
                 "endTime": row["end_time"].replace("+00:00", "Z"), "level": "DEFAULT", "statusMessage": None,
-                "sessionId": metadata["thread_id"], "metadata": {"ls_provider": metadata["ls_provider"]}, "tags": [],
+                "sessionId": metadata["thread_id"], "tags": [],
+                "metadata": {k: v for k, v in metadata.items() if k != "thread_id"},
             }  # fmt: skip
             if row["error"]:
                 text = row["error"].partition("(")[2].partition(")")[0].strip("'\"")
@@ -315,5 +328,7 @@ BLIND = {("Langfuse rows", "abandoned_stream"), ("Langfuse rows", "truncated_out
 # Helicone sees model calls; tools that no model asked for, retrievers and streams that were left are not recorded
 BLIND |= {
     ("Helicone rows", rule)
-    for rule in ("retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream")
-}
+    for rule in (
+        "retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream", "compaction_thrash",
+    )
+}  # fmt: skip

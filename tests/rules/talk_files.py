@@ -240,7 +240,7 @@ def openinference_attributes(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     common = {
         "openinference.span.kind": row["run_type"].upper(),
         "session.id": metadata["thread_id"],
-        "metadata": json.dumps({"ls_provider": metadata["ls_provider"]}),
+        "metadata": json.dumps({k: v for k, v in metadata.items() if k in ("ls_provider", "lc_source")}),
     }
     if row["run_type"] == "tool":
         return row["name"], {
@@ -421,6 +421,7 @@ FILE_BLIND |= {
     ("Requests and responses", rule)
     for rule in ("retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream")
 }
+FILE_BLIND |= {(door, "compaction_thrash") for door in ("GenAI spans", "OpenLLMetry spans", "Requests and responses")}
 # an image of unknown detail counts as a small one: found, at fewer tokens
 FILE_ESTIMATES = {(door, "vision_re_upload") for door in ("GenAI spans", "OpenInference spans", "Phoenix spans")}
 FILE_DOORS: dict[str, Callable[..., Sentinel]] = {

@@ -132,6 +132,17 @@ def nudged(number: int, words: str = "go on", *, runs: int = 1, text: str = "I s
     return many(number, step)
 
 
+def summed_up(number: int, steps: int = 1, *, sent: int = 20_000, **more: Any) -> Script:
+    """A summary after so many requests of an agent."""
+
+    def step(s: Script, n: int) -> None:
+        for i in range(steps if n else 0):
+            s.say(f"step {n} {i}", sent=sent, **more)
+        s.say(f"summary {n}", sent=900, got=100, purpose="summarization")
+
+    return many(number, step)
+
+
 def unanswered(*names: str) -> Script:
     """The model asks for tools, with its own request for one before it."""
 
@@ -408,6 +419,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "it says nothing three times": ("monologue", alone(3, text=""), Expected("high", 2, (2_000, 100), 2.0)),
     "it is told to go on, and says the same": ("monologue", nudged(4), Expected("medium", 2, (2_000, 100), 2.0)),
     "nobody answers what it asks for": ("monologue", unanswered(*"aaa"), Expected("high", 2, (2_000, 100), 2.0)),
+    "summed up three times": ("compaction_thrash", summed_up(3), Expected("medium", 2, (1_800, 200), 2.0)),
+    "two steps between summaries": ("compaction_thrash", summed_up(3, 2), Expected("medium", 2, (1_800, 200), 2.0)),
+    "a quarter of the window": (
+        "compaction_thrash", summed_up(3, sent=32_000), Expected("medium", 2, (1_800, 200), 2.0),
+    ),
     "1 000 tokens of thought before 50 of an answer": ("overthinking", thought(3), Expected("low", 3, (0, 3 * 744))),
     "a fourth thought": ("overthinking", thought(4), Expected("low", 4, (0, 4 * 744))),
     "as long as a simple request may be": ("overthinking", thought(3, sent=1_000), Expected("low", 3, (0, 3 * 744))),
@@ -612,6 +628,15 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "other tools in the same words": ("monologue", unanswered(*"abcdefg")),
     "a user has spoken": ("monologue", alone(9, role="human")),
     "something new each time": ("monologue", alone(9, text="now I look at number {} of the list")),
+    "summed up twice": ("compaction_thrash", summed_up(2)),
+    "three steps between summaries": ("compaction_thrash", summed_up(9, 3)),
+    "more than a quarter of the window": ("compaction_thrash", summed_up(9, sent=32_001)),
+    "a window of which nothing is known": ("compaction_thrash", summed_up(9, sent=4_001, model="our-own")),
+    "parts of one summary": ("compaction_thrash", summed_up(9, 0)),
+    "agents side by side, of one summary each": (
+        "compaction_thrash",
+        many(9, lambda s, n: s.say("s", purpose="summarization", around=n).say("x", around=n)),
+    ),
     "not that much thought": ("overthinking", thought(9, reasoning=999, visible=9)),
     "a longer answer": ("overthinking", thought(9, visible=51, reasoning=5_000)),
     "a longer request": ("overthinking", thought(9, sent=1_001)),
@@ -677,6 +702,7 @@ HIGH: dict[str, tuple[str, dict[str, object], Script, str, int]] = {
     "messages": ("monologue", {"min_messages": 12}, alone(13), "messages", 13),
     "corrections": ("repair_loop", {"min_corrections": 9}, corrected(11), "corrections", 10),
     "failures": ("error_loop", {"min_failures": 12}, many(13, lambda s, _: fails(s)), "failures", 13),
+    "summaries": ("compaction_thrash", {"min_summaries": 12}, summed_up(13), "summaries", 13),
     "thoughts": ("overthinking", {"min_calls": 12}, thought(13), "calls", 13),
     "images": ("vision_re_upload", {"min_uploads": 12}, uploaded(13), "uploads", 13),
     "rankings": ("rerank_thrash", {"min_calls": 12}, ranked(13), "calls", 13),

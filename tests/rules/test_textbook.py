@@ -1,4 +1,4 @@
-"""All 26 rules: their textbook case fires, and its hard negative does not, through callbacks and through rows alike."""
+"""All 27 rules: their textbook case fires, and its hard negative does not, through callbacks and through rows alike."""
 
 from __future__ import annotations
 
@@ -108,6 +108,16 @@ def corrections(answers: list[str], replies: list[str]) -> Talk:
 
 
 STOCK = "Your parcel is on its way and will be delivered by our partner soon; please be patient and check the link."
+
+
+def summed_up(times: int, *, steps: int = 1, sent: int = 4_000) -> Talk:
+    """An agent reads on; its history is summed up after so many steps."""
+    talk = Talk().system("You research.").user("Read it all.")
+    for number in range(times * steps):
+        talk.ai("", ("read_page", {"number": number}, f"page {number} says {number * 7}"), sent=sent)
+        if (number + 1) % steps == 0:
+            talk.sum_up(f"pages up to {number} are read")
+    return talk.ai("All is read.", sent=sent)
 
 
 def cut_off(finish: str, *, same: bool) -> Talk:
@@ -270,6 +280,10 @@ CASES: dict[str, tuple[Callable[[], Talks], list[Callable[[], Talks]]]] = {
         lambda: cut_off("length", same=True),
         [lambda: cut_off("length", same=False), lambda: cut_off("stop", same=True)],
     ),
+    "compaction_thrash": (
+        lambda: summed_up(4),
+        [lambda: summed_up(4, steps=3), lambda: summed_up(2), lambda: summed_up(4, sent=60_000)],
+    ),
     "overthinking": (
         lambda: thinking(4_000, "Yes.", 4),
         [lambda: thinking(4_000, "Yes.", 2), lambda: thinking(300, "Yes.", 6), lambda: thinking(4_000, LOREM * 6, 5)],
@@ -341,7 +355,7 @@ def as_list(talks: Talks) -> list[Talk]:
 
 def test_every_rule_has_its_case() -> None:
     assert set(CASES) == set(RULES)
-    assert len(RULES) == 26
+    assert len(RULES) == 27
 
 
 RECORDED = [rule for rule in CASES if rule != "embedding_waste"]  # not on the callback bus; see below

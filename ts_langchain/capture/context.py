@@ -133,6 +133,7 @@ def traced_parent(parent_run_id: object, known: Container[object]) -> object:
 
 
 _NOTHING: Mapping[str, object] = {}
+_PURPOSES = frozenset({"summarization", "tool_selection", "tool_emulation"})
 
 
 def configurable() -> Mapping[str, Any]:
@@ -214,6 +215,12 @@ def places_of(metadata: Mapping[str, object]) -> tuple[int, ...]:
         return (text_hash(place),)
     parts = [part for part in place.split("|") if not part.isdecimal()]
     return tuple(text_hash("|".join(parts[:depth])) for depth in range(len(parts), 0, -1))
+
+
+def purpose_of(metadata: Mapping[str, object]) -> str | None:
+    """What LangChain's middleware says that it asks a model for by itself; None for the app's own requests."""
+    purpose = metadata.get("lc_source")
+    return purpose if type(purpose) is str and purpose in _PURPOSES else None
 
 
 def task_of(metadata: Mapping[str, object]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from ts_langchain.capture.context import (
     configurable,
     current_labels,
     places_of,
+    purpose_of,
     session_of,
     task_of,
     traced_parent,
@@ -455,8 +456,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self.sentinel.changed(session)
             agent = agent_of(metadata)
             turn, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent, task=task)
-            if agent:
-                memory.inside.spoke(places_of(metadata)[1:])
+            tasks = places_of(metadata)[1:] if agent else ()
+            memory.inside.spoke(tasks)
             if turn.root_id != origin.root_id:
                 origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
             unseen = [
@@ -485,6 +486,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             parent=above,
             step=step,
             task=task,
+            around=tasks[0] if tasks else 0,
+            purpose=purpose_of(metadata),
             for_an_hour=asks.for_an_hour,
         )
         return started, unseen
@@ -675,6 +678,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             step=started.step,
             task=started.task,
             trace_id=origin.trace_id,
+            around=started.around,
+            purpose=started.purpose,
         )
         told = not started.told_inside and self._tells(call, started.parent)
         try:

@@ -59,6 +59,10 @@ class Started(NamedTuple):
     """Of tools: which agent inside a graph it is one of, 0 outside."""
     places: tuple[int, ...] = ()
     """Of tools: the task of LangGraph it runs in, and those around its graph."""
+    around: int = 0
+    """Of model calls: the task of LangGraph around the graph they are made in, 0 if there is none."""
+    purpose: str | None = None
+    """Of model calls: what a library makes them for, by itself."""
     streams: bool = False
     """Of model calls: a part of the answer has come."""
     in_task: bool = False

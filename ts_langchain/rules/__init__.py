@@ -13,6 +13,7 @@ from ts_langchain.rules.abandoned_stream import AbandonedStream
 from ts_langchain.rules.audio_multichannel_doubling import AudioMultichannelDoubling
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.cache_miss import CacheMiss
+from ts_langchain.rules.compaction_thrash import CompactionThrash
 from ts_langchain.rules.context_bloat import ContextBloat
 from ts_langchain.rules.dead_context import DeadContext
 from ts_langchain.rules.duplicate_work import DuplicateWork
@@ -62,6 +63,7 @@ RULES: dict[str, type[Rule[Any]]] = {
         Overthinking,
         CacheMiss,
         DeadContext,
+        CompactionThrash,
         UnusedTools,
         DuplicateWork,
         AbandonedStream,
