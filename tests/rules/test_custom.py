@@ -100,6 +100,16 @@ def test_what_a_rule_needs_is_looked_at_when_it_is_made() -> None:
         check_rule(Unreadable, fires=[], healthy=[])
 
 
+@pytest.mark.parametrize(("letters", "fits"), [(80, True), (81, False)])
+def test_a_name_must_fit_into_a_ledger(letters: int, fits: bool) -> None:
+    wordy = type("Wordy", (Chatty,), {"name": "x" * letters})
+    if fits:
+        assert [i.rule for i in LONG.run(rules=[wordy]).incidents()] == ["x" * letters]
+    else:
+        with pytest.raises(ConfigurationError, match="81 letters, expected 80 at most"):
+            Sentinel(rules=[wordy])
+
+
 def test_the_kit_accepts_it() -> None:
     check_rule(Chatty, fires=[LONG.calls], healthy=[SHORT.calls, []])
     check_rule(Chatty, fires=[LONG.calls], healthy=[SHORT.calls], settings={"chatty.max_tokens": 200})

@@ -91,6 +91,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "ts_langchain.rules"
+MAX_NAME = 80
 logger = logging.getLogger("ts_langchain")
 
 
@@ -124,7 +125,7 @@ def rule_classes(rules: Sequence[str | type[Rule[Any]]] | None) -> dict[str, typ
     """Rules by name, from names and classes; all that are installed for None.
 
     Raises:
-        ConfigurationError: A rule does not exist.
+        ConfigurationError: A rule does not exist, or has a name of more than 80 letters, for which a ledger has no room.
     """
     known = known_rules()
     if rules is None:
@@ -136,6 +137,11 @@ def rule_classes(rules: Sequence[str | type[Rule[Any]]] | None) -> dict[str, typ
                 msg = f"there is no rule {rule!r}; there are {', '.join(known)}"
                 raise ConfigurationError(msg)
             rule = known[rule]
+        if len(rule.name) > MAX_NAME:
+            msg = (
+                f"the rule {rule.name[:MAX_NAME]}… has a name of {len(rule.name)} letters, expected {MAX_NAME} at most"
+            )
+            raise ConfigurationError(msg)
         classes[rule.name] = rule
     return classes
 
