@@ -125,7 +125,7 @@ def rule_classes(rules: Sequence[str | type[Rule[Any]]] | None) -> dict[str, typ
     """Rules by name, from names and classes; all that are installed for None.
 
     Raises:
-        ConfigurationError: A rule does not exist, or has a name of more than 80 letters, for which a ledger has no room.
+        ConfigurationError: A rule does not exist, or has a name of more than 80 letters: a ledger has no room for it.
     """
     known = known_rules()
     if rules is None:
