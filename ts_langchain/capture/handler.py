@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ts_langchain.budget import Reservation
+    from ts_langchain.capture.inside import Inside
     from ts_langchain.capture.messages import ToolResult
     from ts_langchain.capture.parameters import Parameters
     from ts_langchain.intervene.core import Here
@@ -457,7 +458,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             agent = agent_of(metadata)
             turn, opening = memory.begin(origin.root_id, reading, messages, alone=alone, agent=agent, task=task)
             tasks = places_of(metadata)[1:] if agent else ()
-            memory.inside.spoke(tasks)
+            if tasks:
+                memory.spoke_inside(tasks)
             if turn.root_id != origin.root_id:
                 origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
             unseen = [
@@ -834,8 +836,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                     call_id = None  # it has none
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
-                if started.places:
-                    findings = self._found(memory, started, output, status)
+                if memory.inside is not None and started.places:
+                    findings = self._found(memory.inside, started, output, status)
         ended_at = self.clock()
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
@@ -871,18 +873,18 @@ class TokenSentinelHandler(BaseCallbackHandler):
             )
         )
 
-    def _found(self, memory: Memory, started: Started, output: Output, status: Status | None) -> int:
+    def _found(self, inside: Inside, started: Started, output: Output, status: Status | None) -> int:
         """What agents inside this tool call have found; what it gives itself is found inside those around it."""
         here, *around = started.places
         findings = 0
-        if here in memory.inside.places:
+        if here in inside.places:
             others = [s for s in list(self._started.values()) if s.kind == "tool" and s.places[:1] == (here,)]
-            findings = memory.inside.end(here, shared=bool(others))
+            findings = inside.end(here, shared=bool(others))
             if status not in (None, "ok") or output.failed:
                 findings = 0
         if around:
             args = started.args.fingerprint if started.args is not None else 0
-            memory.inside.note(around, mix(name_hash(started.name), args, findings or output.digest))
+            inside.note(around, mix(name_hash(started.name), args, findings or output.digest))
         return findings
 
     def reused(self, here: Here, call: Mapping[str, Any], earlier: object) -> None:

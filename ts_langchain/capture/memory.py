@@ -88,7 +88,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.conversation = Conversation()
-        self.inside = Inside()
+        self.inside: Inside | None = None  # most tools run no agents
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
         self.newest: Turn | None = None
@@ -254,13 +254,19 @@ class Memory:
                 return known
         return None
 
+    def spoke_inside(self, tasks: Sequence[int]) -> None:
+        """A model is asked inside of these tasks of LangGraph, of which a tool may be one."""
+        if self.inside is None:
+            self.inside = Inside()
+        self.inside.spoke(tasks)
+
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""
         self.conversation.shrink()
         self.roots.clear()
         self.unread.clear()
         self.behind.clear()
-        self.inside.places.clear()
+        self.inside = None
 
 
 def turn_of(root_id: str, agent: int = 0) -> int:

@@ -82,6 +82,7 @@ class Monologue(Rule[Speech]):
             and prompt.messages > state.messages
             and call.turn == state.turn
             and (call.answer_chars >= STOCK_CHARS or not call.answer_chars)
+            and not call.tool_calls  # asked for in words, they are answered in a user's
         )
         text = None if call.tool_calls else call.answer_text  # words beside tool calls do not tell these apart
         said = call.answer == state.answer or self._alike(text, state.text)
