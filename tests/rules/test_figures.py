@@ -111,12 +111,12 @@ def handed(*steps: str) -> Script:
     return script
 
 
-def alone(number: int, role: str = "ai", text: str = "shall I go on") -> Script:
+def alone(number: int, role: str = "ai", text: str = "shall I go on", **more: Any) -> Script:
     """The model speaks, with its own message before it."""
 
     def step(s: Script, n: int) -> None:
         words = text.format(n)
-        s.say(words, prompt=Prompt(n + 1, 7, n + 1, 400, last_role=role), answer_text=FreeText(words))
+        s.say(words, prompt=Prompt(n + 1, 7, n + 1, 400, last_role=role), answer_text=FreeText(words), **more)
 
     return many(number, step)
 
@@ -416,7 +416,9 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     ),
     "the model says it three times": ("monologue", alone(3), Expected("high", 2, (2_000, 100), 2.0)),
     "and a fourth time": ("monologue", alone(4), Expected("high", 3, (3_000, 150), 3.0)),
-    "it says nothing three times": ("monologue", alone(3, text=""), Expected("high", 2, (2_000, 100), 2.0)),
+    "it says nothing three times": (
+        "monologue", alone(3, text="", got=8, finish_reason="stop"), Expected("high", 2, (2_000, 16), 2.0),
+    ),
     "it is told to go on, and says the same": ("monologue", nudged(4), Expected("medium", 2, (2_000, 100), 2.0)),
     "nobody answers what it asks for": ("monologue", unanswered(*"aaa"), Expected("high", 2, (2_000, 100), 2.0)),
     "summed up three times": ("compaction_thrash", summed_up(3), Expected("medium", 2, (1_800, 200), 2.0)),
@@ -623,6 +625,8 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "another result of one agent": ("handoff_loop", handed("a=1", "b", "a=2", "b", "a=3", "b", "a=4")),
     "told to go on twice": ("monologue", nudged(3)),
     "told something else each time": ("monologue", nudged(9, "look at number {}")),
+    "an answer that is not recorded": ("monologue", alone(9, text="", got=0)),
+    "an answer that could not be read": ("monologue", alone(9, text="", got=9, finish_reason="stop")),
     "yes each time": ("monologue", nudged(9, text="Yes.")),
     "told to go on in runs of its own": ("monologue", nudged(9, runs=9)),
     "other tools in the same words": ("monologue", unanswered(*"abcdefg")),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MAX_UNCLAIMED = 8
 STOCK_CHARS = 20
 """Shorter answers (`Yes.`, `heads`) may well be right each time that somebody asks for another one."""
+SILENT_TOKENS = 8
+"""Tokens that an empty answer may be billed as."""
 
 
 class Speech:
@@ -73,7 +75,7 @@ class Monologue(Rule[Speech]):
 
     def observe(self, call: Call, state: Speech) -> Finding | None:
         prompt = call.prompt
-        if prompt is None or call.status != "ok" or not call.answer:
+        if prompt is None or call.status != "ok" or not call.answer or _is_unread(call):
             return None
         on = prompt.branch == state.branch and prompt.broke_at < 0
         nudged = (
@@ -121,3 +123,14 @@ class Monologue(Rule[Speech]):
 
     def _alike(self, text: FreeText | None, before: FreeText | None) -> bool:
         return text is not None and before is not None and text.similarity(before) >= self.settings.similarity
+
+
+def _is_unread(call: Call) -> bool:
+    """True if the answer only seems to be empty: it is not recorded, or in a form that is not known.
+
+    One that is empty tells why it ended, and next to nothing is billed for it.
+    """
+    if call.answer_chars or call.tool_calls:
+        return False
+    usage = call.usage
+    return call.finish_reason is None or usage.output_tokens - usage.reasoning_tokens > SILENT_TOKENS
