@@ -92,9 +92,10 @@ _LASTED = r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?|min|minutes?)\b)"
 _MEASURED = re.compile(_LASTED)
 
 # `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`, `Ray ID: 8e2f1`
+# (bounded, since an id may hold the words again)
 # `(probability: 0.71)`, `timed out after 30.02 seconds`; what else has a point is a version, a price, a place
 _REQUEST = re.compile(
-    r"\b(?:request|correlation|ray)[ _-]?id\b[:=\s]*[\w-]*\d[\w-]*|"
+    r"\b(?:request|correlation|ray)[ _-]?id\b[:=\s]{0,20}[\w-]{0,100}\d[\w-]{0,100}|"
     rf"(?<=\bprobability)[:=\s]*[01]?\.\d+|(?<![\d.]){_LASTED}",
     re.IGNORECASE,
 )
