@@ -230,7 +230,7 @@ def observations(*talks: Talk) -> list[dict[str, Any]]:
                 "name": row["name"], "startTime": row["start_time"].replace("+00:00", "Z"),
                 "endTime": row["end_time"].replace("+00:00", "Z"), "level": "DEFAULT", "statusMessage": None,
                 "sessionId": metadata["thread_id"], "tags": [],
-                "metadata": {k: v for k, v in metadata.items() if k != "thread_id"},
+                "metadata": {k: v for k, v in metadata.items() if k in ("ls_provider", "lc_source")},
             }  # fmt: skip
             if row["error"]:
                 text = row["error"].partition("(")[2].partition(")")[0].strip("'\"")
