@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from ts_langchain.capture.conversation import LargeResult, names_in
 from ts_langchain.capture.messages import Asked
-from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, failure_hash, value_hash
+from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, failure_hash, gist, value_hash
 
 JAPANESE = "この製品は音質の評価が高い一方で電池の持ちが短いという声もあります"
 odd_text = st.text(st.sampled_from("ab \"'1@/_é日\n\\"), max_size=40)
@@ -147,6 +147,15 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
         ("meet at 0x12", "meet at 0x13", False),
         ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpb7_2ka9c/main.py", line 3', True),
         ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpx2k9q_1z/main.py", line 4', False),
+        ("no file /tmp/box-3fa85f64/a", "no file /tmp/box-9c0d1e2b/a", True),
+        ("in /tmp/3fa85f645717.py, line 3", "in /tmp/9c0d1e2b5717.py, line 3", True),
+        ("in /tmp/report-20261122.csv", "in /tmp/report-20261123.csv", False),
+        ("in /tmp/deadbeef", "in /tmp/feedbeef", False),
+        (
+            "see /root/.npm/_logs/2026-11-22T09_00_01_120Z-debug-0.log",
+            "see /root/.npm/_logs/2026-11-23T10_00_01_120Z-debug-0.log",
+            True,
+        ),
         ("wrote /tmp/tmpfiles1/a", "wrote /tmp/tmpfiles2/a", False),
         ("Cell In[5], line 1\nNameError", "Cell In[6], line 1\nNameError", True),
         ("it took 3 days", "it took 4 days", False),
@@ -161,6 +170,35 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
 )
 def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, same: bool) -> None:
     assert (answer_hash(one) == answer_hash(other)) == same
+
+
+AT = 1_795_372_391.5  # 2026-11-22 18:33:11
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("none as of 2026-11-22T18:33:11.123Z", "none as of 2026-11-22T18:33:12.5Z", True),
+        ("22 Nov 2026 18:33:11: 0 rows", "22 Nov 2026 18:33:10: 0 rows", True),
+        ("2026-11-22 19:33:11 here", "2026-11-22 19:33:12 here", True),  # the next zone
+        ("2026-11-23 00:03:11 here", "2026-11-23 00:03:12 here", True),  # India's
+        ("slot at 2026-11-22 18:30:00, id 3f8a1b2c-5717-4562-b3fc-2c963f66afa6",
+         "slot at 2026-11-22 18:45:00, id 9c0d1e2b-5717-4562-b3fc-2c963f66afa6", False),
+        ("elapsed 00:33:11, 2026-11-22 18:33:11", "elapsed 00:33:12, 2026-11-22 18:33:12", False),
+        ("made 3f8a1b2c-5717-4562-b3fc-2c963f66afa6", "made 9c0d1e2b-5717-4562-b3fc-2c963f66afa6", True),
+        ("made 3f8a1b2c-5717-4562-b3fc-2c963f66afa6", "sold 9c0d1e2b-5717-4562-b3fc-2c963f66afa6", False),
+    ],
+)  # fmt: skip
+def test_the_gist_of_an_answer_is_without_the_time_it_was_made_at(one: str, other: str, same: bool) -> None:
+    assert answer_hash(one) != answer_hash(other)
+    assert (gist(one, AT, AT + 1) == gist(other, AT, AT + 1)) == same
+    assert gist(one, AT, AT + 1) != 0
+
+
+def test_an_answer_without_a_moment_or_an_id_has_no_gist_of_its_own() -> None:
+    for text in ("0 rows", "2026-11-22", "at 18:33:11", "1-2-3", "2026-11-22 18:30:00", "3f8a1b2c-5717"):
+        assert gist(text, AT, AT + 1) == 0
+    assert gist("2026-11-22 18:30:00", AT, AT + 7_200) == 0  # of what takes that long, any time would do
 
 
 @pytest.mark.parametrize(

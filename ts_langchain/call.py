@@ -210,8 +210,9 @@ class Call(NamedTuple):
         task: Which task of that superstep. Tasks of one superstep do not know of each other.
         trace_id: The outermost run that it is recorded under, where `root_id` is another: in a loop by hand the first
             run of a turn stands for all of it. None where they are the same.
-        findings: Of a tool that runs agents: fingerprint of what their tools gave, whatever they made of it in words; 0
-            if nobody can say.
+        findings: What a tool brought beside what is another one each time: of one that runs agents, fingerprint of what
+            their tools gave, whatever they made of it in words; else of its answer without UUIDs and the time it was
+            made at. 0 where the answer alone counts.
         around: Of a model call in a graph inside of another one: the task of LangGraph that it runs in; 0 outermost.
         purpose: What a library asks a model for by itself, as LangChain's middleware says (`summarization`,
             `tool_selection`); None for the app's own requests.

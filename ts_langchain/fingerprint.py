@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import orjson
 from xxhash import xxh3_64_intdigest
 
-from ts_langchain.technical import plain_answer, plain_failure
+from ts_langchain.technical import plain_answer, plain_failure, without_moments
 
 TEXT_LIMIT = 65_536
 ANSWER_LIMIT = 1_048_576
@@ -84,6 +84,14 @@ def failure_hash(text: str) -> int:
         text = cut(text, ANSWER_LIMIT)
     text = plain_failure(text)
     return text_hash(text, len(text))
+
+
+def gist(text: str, began: float, ended: float) -> int:
+    """As `answer_hash`, without UUIDs and the time it was made at; 0 if it has none of these."""
+    if len(text) > ANSWER_LIMIT:
+        text = cut(text, ANSWER_LIMIT)
+    plain = without_moments(text, began, ended)
+    return 0 if plain is None else answer_hash(plain)
 
 
 @lru_cache(maxsize=4096)

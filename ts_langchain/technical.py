@@ -74,7 +74,10 @@ _RESPONSE = re.compile(r"^(?:< )?HTTP/\d", re.MULTILINE)
 _DATE = re.compile(r"[\"'][Dd]ate[\"']\s*:\s*[\"']\w{3}, [^\"']{8,30} GMT[\"']")
 # `<Order object at 0x7f31c2>`, `File "/tmp/tmpx2k9q_1z/main.py"`, `Cell In[5], line 1`, `<ipython-input-5-1a2b3c>`
 _ADDRESS = re.compile(r"(?<= at )0x[\da-fA-F]{6,16}\b")
-_TEMPORARY = re.compile(r"(?<=[/\\])tmp[a-z0-9_]{8}(?![a-z0-9_])")
+_TEMPORARY = re.compile(
+    r"(?<=[/\\])tmp[a-z0-9_]{8}(?![a-z0-9_])|(?<=/tmp/)[\w.-]{0,40}?(?=\d{0,30}[a-f])(?=[a-f]{0,30}\d)[\da-f]{8,64}\b"
+)
+_NPM_LOG = re.compile(r"(?<=/_logs/)[\w-]+-debug-\d+\.log")
 _CELL = re.compile(r"\bIn ?\[\d+\]|<ipython-input-\d+-\w+>")
 # how a log begins its lines
 _LOGGED = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?")
@@ -85,6 +88,7 @@ _NOISE = (
     ((" at 0x",), _ADDRESS),
     (("tmp",), _TEMPORARY),
     (("In [", "In[", "<ipython-input-"), _CELL),
+    (("/_logs/",), _NPM_LOG),
 )
 
 # `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, at the end of what was run
@@ -99,6 +103,36 @@ _REQUEST = re.compile(
     rf"(?<=\bprobability)[:=\s]*[01]?\.\d+|(?<![\d.]){_LASTED}",
     re.IGNORECASE,
 )
+
+
+# `2026-11-22T18:33:11.5Z`, `22 Nov 2026 18:33:11`: what stands behind the hour
+_MOMENT = re.compile(r"(?<=\d\d[T ]\d\d):(\d\d):(\d\d)(?:[.,]\d+)?")
+_UUID_END = re.compile(r"-[\da-fA-F]{4}-[1-8][\da-fA-F]{3}-[89abAB][\da-fA-F]{3}-[\da-fA-F]{12}\b")
+_UUID = re.compile(rf"\b[\da-fA-F]{{8}}{_UUID_END.pattern}")
+_ZONES = 900
+_EARLY, _LATE = 5, 2
+
+
+def without_moments(text: str, began: float, ended: float) -> str | None:
+    """A text without UUIDs and without the time it was made at, wherever these stand; None if there are none.
+
+    Args:
+        text: The text.
+        began: When it was asked for, seconds since the epoch.
+        ended: When it was there.
+
+    A time counts as now if it is, in some time zone: these differ by quarters of an hour.
+    """
+
+    def unless_now(found: re.Match[str]) -> str:
+        told = int(found[1]) * 60 + int(found[2])
+        return "" if (told - began + _EARLY) % _ZONES <= ended - began + _EARLY + _LATE else found[0]
+
+    head = text[:HEAD]
+    plain = _UUID.sub("", head) if _UUID_END.search(head) is not None else head
+    if ended - began < _ZONES / 2:  # of what takes long, nearly every time would be one within
+        plain = _MOMENT.sub(unless_now, plain)
+    return f"{plain}{text[HEAD:]}" if plain != head else None
 
 
 def plain_answer(text: str) -> str:

@@ -36,7 +36,7 @@ from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
-from ts_langchain.fingerprint import arguments, mix, name_hash
+from ts_langchain.fingerprint import arguments, gist, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
@@ -839,6 +839,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if memory.inside is not None and started.places:
                     findings = self._found(memory.inside, started, output, status)
         ended_at = self.clock()
+        if not findings and output.text:
+            findings = gist(output.text, at, ended_at)
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
             origin = origin._replace(root_id=asked.turn.root_id, trace_id=origin.root_id)

@@ -150,6 +150,7 @@ class Output(NamedTuple):
     pending: bool = False
     failed: bool = False
     read: Message | None = None
+    text: str | None = None
 
 
 NOT_RECORDED = Output(0, 0)
@@ -173,7 +174,7 @@ def read_tool_output(output: object) -> Output:
         output = output if type(output) is str else str.__str__(output)
         failed = reads_failed(output)
         answer = failure_hash(output) if failed else answer_hash(output)
-        return Output(answer, len(output), is_pending(output), failed)
+        return Output(answer, len(output), is_pending(output), failed, text=output)
     else:
         kind = getattr(output, "type", None)  # a table's column, perhaps
         is_message = (kind is None or isinstance(kind, str)) and hasattr(output, "content")
@@ -181,7 +182,7 @@ def read_tool_output(output: object) -> Output:
         message = read_message(output)
         if len(message.tool_results) == 1:
             result = message.tool_results[0]
-            return Output(result.answer, result.chars, result.pending, result.failed, message)
+            return Output(result.answer, result.chars, result.pending, result.failed, message, _text_of(output))
         content = unwrap(output).get("content") if is_mapping(output) else getattr(output, "content", None)
         failed = isinstance(content, str) and reads_failed(content)
         return Output(message.content, message.chars, is_pending(content), failed)
@@ -189,6 +190,15 @@ def read_tool_output(output: object) -> Output:
         return _read_update(output.update)
     told = isinstance(output, (dict, list, tuple))
     return Output(answer_hash(canonical(output).decode()) if told else value_hash(output), _size(output))
+
+
+def _text_of(message: object) -> str | None:
+    """A message's text, None if it has more than that."""
+    content = unwrap(message).get("content") if is_mapping(message) else getattr(message, "content", None)
+    if isinstance(content, list):
+        texts = [block.get("text") if isinstance(block, Mapping) else None for block in content]
+        content = "\n".join(cast("list[str]", texts)) if texts and all(type(t) is str for t in texts) else None
+    return content if type(content) is str else None
 
 
 def _size(output: object) -> int:

@@ -47,6 +47,10 @@ _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|k
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
 _PAUSES = frozenset({"delay", "pause"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "toss"})
+_ANOTHER = frozenset({
+    "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
+    "today", "token", "uuid",
+})  # fmt: skip
 _PERSON = re.compile(
     r"(?:^|_)(?:ask|prompt|consult)_?(?:the_?)?(?:user|human|person|customer|operator)|"
     r"human_?(?:input|feedback|approval)|user_?input|^human$|^confirm(?:ation|_?with_?user)?$|"
@@ -118,6 +122,12 @@ def is_meant_again(name: str) -> bool:
         return True
     words = [word.lower() for word in _WORDS.findall(name)]
     return not (_WAITING | _CHANCE).isdisjoint(words) or (bool(words) and words[-1] in _PAUSES)
+
+
+@lru_cache(maxsize=4096)
+def brings_another(name: str) -> bool:
+    """True for a tool that brings another thing each time by nature, and may tell by an id or a time alone."""
+    return not _ANOTHER.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
 def is_under_way(call: Call) -> bool:

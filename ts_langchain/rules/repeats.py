@@ -10,8 +10,9 @@ somebody who may know of it: a model has spoken in between. It is one to stop fo
 and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck.
 
 A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
-answer. It brought what the tools inside it brought: where these gave the same, it is a repeat. The words may have been
-what was wanted, so it is none to stop for, and they are news to all others.
+answer. It brought what the tools inside it brought: where these gave the same, it is a repeat. So is an answer that
+differs in a UUID, or in the time it was made at (`Call.findings`). The words or the id may have been what was wanted,
+so it is none to stop for, and news to all others.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSetti
 from ts_langchain.rules.beside import Made, fall, then, times
 from ts_langchain.rules.effects import (
     asks_a_person,
+    brings_another,
     effect_of,
     is_change,
     is_under_way,
@@ -345,7 +347,7 @@ class RepeatRule(Rule[Repeats]):
             if group.blind
             else "the same error came back"
             if call.status == "error"
-            else "its agent found nothing new"
+            else "only words, ids or times in the answers differed"
             if group.retold
             else "nothing new came back"
         )
@@ -374,6 +376,6 @@ class RepeatRule(Rule[Repeats]):
 
 
 def _nothing_new(call: Call, group: Group) -> bool:
-    if call.answer == group.answer or (call.findings and call.findings == group.findings):
+    if call.answer == group.answer or (call.findings == group.findings != 0 and not brings_another(call.name)):
         return True
     return bool(call.items) and group.items.issuperset(call.items[:MAX_ITEMS])

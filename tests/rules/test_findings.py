@@ -1,10 +1,12 @@
-"""A tool that runs an agent brings what that agent's tools brought, however a model words it."""
+"""What a tool brought: what the tools of its agent gave, however a model words it; and no ids and times of its own."""
 
 from __future__ import annotations
 
 import itertools
 import threading
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
@@ -89,7 +91,7 @@ def test_asking_the_same_again_is_told_though_the_words_differ(build: Any) -> No
     assert found(recorder, "ask_worker") == [("tool_loop", "medium", 3)]
     assert len({c.answer for c in recorder.seen if c.name == "ask_worker"}) == 4
     (incident,) = (i for i in recorder.incidents() if i.evidence.get("tool") == "ask_worker")
-    assert incident.summary.endswith("its agent found nothing new.")
+    assert incident.summary.endswith("only words, ids or times in the answers differed.")
     assert replay_of(*filter(None, map(run_from_row, wire.sent()))).known() == recorder.known()
 
 
@@ -167,3 +169,34 @@ def test_a_failure_has_found_nothing() -> None:
     with pytest.raises(ValueError, match="As I see it"):
         app.invoke(GO, {"callbacks": [handler]})
     assert [c.findings for c in recorder.seen if c.name == "ask_worker" and c.status == "error"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "told"),
+    [
+        ("get_news_page", "Nothing to report. Generated at {now}.", [("tool_loop", "medium", 3)]),
+        ("save_memory", "Created memory {id}.", [("tool_loop", "medium", 3)]),
+        ("get_current_time", "It is {now}.", []),
+        ("next_job", "Job {id}, size 3.", []),
+        ("get_stock", "3 pens, sold {n} on {now}.", []),
+    ],
+)
+def test_answers_that_differ_in_an_id_or_the_time_they_were_made_at(
+    name: str, answer: str, told: list[tuple[str, str, int]]
+) -> None:
+    count = itertools.count()
+
+    @tool(name)
+    def asked(item: str) -> str:
+        """Gives something else each time."""
+        return answer.format(now=datetime.now(UTC).isoformat(), id=uuid4(), n=next(count))
+
+    recorder, handler = recorded()
+    tracer = LangChainTracer(client=(wire := Wire()))
+    script = [call_tool(name, item="pens")] * 4
+    create_agent(ScriptedChatModel(script=[*script, AIMessage("done")]), [asked]).invoke(
+        GO, {"callbacks": [handler, tracer]}
+    )
+    tracer.wait_for_futures()
+    assert found(recorder, name) == told
+    assert replay_of(*filter(None, map(run_from_row, wire.sent()))).known() == recorder.known()
