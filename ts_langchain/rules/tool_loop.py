@@ -35,7 +35,7 @@ class ToolLoop(RepeatRule):
     what is technical does not count: ids of the request, times that it took or was made at (`request_id`,
     `response_time`, `timestamp`; of a clock these do), headers of HTTP, addresses in memory, temporary folders. A tool
     that runs an agent of its own in LangGraph (`task` of deep agents) words its answer differently each time: where the
-    tools inside it gave the same each time, `min_calls` such calls are told with severity medium; and so are answers that
+    tools inside it gave the same each time, `min_calls` such calls are told with severity medium. So are answers that
     differ in UUIDs or in the time they were made at, wherever these stand, but of tools named like `next_job`.
 
     Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
