@@ -127,6 +127,10 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
             '{"timestamp": "09:00:02", "timezone": "UTC"}',
             False,
         ),  # a clock
+        ('{"city": "Bonn", "current_time": "09:00:01"}', '{"city": "Bonn", "current_time": "09:00:02"}', False),
+        ('{"elapsed_seconds": 12}', '{"elapsed_seconds": 30}', False),  # a stopwatch
+        ('{"status": "ok", "elapsed_seconds": 12}', '{"status": "ok", "elapsed_seconds": 30}', True),
+        ('{"request_id": "r1"}', '{"request_id": "r2"}', False),
         ('{"results": [], "timestamp": "09:00:01"}', '{"results": [], "timestamp": "09:00:02"}', True),
         ("{'rows': 3, 'fetched_at': 1.5}", "{'rows': 3, 'fetched_at': 2.5}", True),
         ('{"generationtime_ms":0.045,"t":12}', '{"generationtime_ms":0.051,"t":12}', True),  # Open-Meteo
@@ -138,6 +142,18 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
         (curl("09:00:01", "8f1"), curl("09:00:02", "9a2"), True),
         (curl("09:00:01", "8f1"), curl("09:00:01", "8f1", 'etag: "2"'), False),
         ("date: 1\nx-request-id: 1", "date: 2\nx-request-id: 2", False),  # no headers
+        (f"{curl('09:00:01', '8f1')}\nage: 31", f"{curl('09:00:02', '9a2')}\nage: 31", True),
+        (f"{curl('09:00:01', '8f1')}\nage: 31", f"{curl('09:00:01', '8f1')}\nage: 32", False),  # behind the headers
+        (
+            '{"free": true, "date": "Mon, 23 Nov 2026 00:00:00 GMT"}',
+            '{"free": true, "date": "Tue, 24 Nov 2026 00:00:00 GMT"}',
+            False,
+        ),  # as Flask writes any date
+        (
+            "{'date': 'Sun, 22 Nov 2026 09:00:01 GMT', 'content-type': 'text/html'}",
+            "{'date': 'Sun, 22 Nov 2026 09:00:02 GMT', 'content-type': 'text/html'}",
+            True,
+        ),
         (
             "{'Date': 'Sun, 22 Nov 2026 09:00:01 GMT', 'a': 1}",
             "{'Date': 'Sun, 22 Nov 2026 09:00:02 GMT', 'a': 1}",
@@ -145,9 +161,16 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
         ),
         ("[<Order object at 0x7f31c2a4>]", "[<Order object at 0x7f31c9d8>]", True),
         ("meet at 0x12", "meet at 0x13", False),
+        ("stopped at 0x401136", "stopped at 0x40113a", False),  # a debugger
+        (
+            "<code object f at 0x7f31c2a4, file 'a.py', line 1>",
+            "<code object f at 0x7f31c9d8, file 'a.py', line 1>",
+            True,
+        ),
         ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpb7_2ka9c/main.py", line 3', True),
         ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpx2k9q_1z/main.py", line 4', False),
         ("wrote /tmp/tmpfiles1/a", "wrote /tmp/tmpfiles2/a", False),
+        ("as Lee shows, In [12]", "as Lee shows, In [13]", False),
         ("Cell In[5], line 1\nNameError", "Cell In[6], line 1\nNameError", True),
         ("it took 3 days", "it took 4 days", False),
         ("F.\n=== 1 failed, 9 passed in 0.53s ===", "F.\n=== 1 failed, 9 passed in 12.04s ===", True),
@@ -171,6 +194,8 @@ def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, sam
         ("try again in 1.5s (request id: a1)", "try again in 2.25s (request id: b2)", True),
         ("2026-11-22 09:00:01,120 ERROR x", "2026-11-22 09:00:02,977 ERROR x", True),
         ("no seat on 2026-11-22 09:00:00", "no seat on 2026-11-23 09:00:00", False),
+        ("ToolError: 2026-11-22 09:00:01,120 ERROR x", "ToolError: 2026-11-22 09:00:02,977 ERROR x", True),
+        ("slot 2026-11-22T09:00:00.000Z is taken", "slot 2026-11-22T10:00:00.000Z is taken", False),
         ("blocked (Ray ID: 8e2f1)", "blocked (Ray ID: 9c0d4)", True),
         ("3 tests failed", "2 tests failed", False),
         ("no python 3.9 here", "no python 3.10 here", False),  # of whatever arguments: tried with others

@@ -34,14 +34,16 @@ _STAMPS = (
     "timestamp", "fetched_at", "fetchedAt", "retrieved_at", "retrievedAt", "queried_at", "queriedAt", "checked_at",
     "generated_at", "generatedAt", "server_time", "serverTime", "current_time", "currentTime", "request_time",
 )  # fmt: skip
-_KEY = re.compile(r"""["'](\w+)["']\s*:""")
+_KEY = re.compile(r"""["']([\w-]+)["']\s*:""")
 _CLOCK_CHARS = 400
 _CLOCK = frozenset({
     *_STAMPS, "time", "timezone", "timeZone", "time_zone", "tz", "date", "datetime", "dateTime", "now", "iso", "unix",
     "epoch", "day", "day_of_week", "dayOfWeek", "weekday", "year", "month", "hour", "minute", "minutes", "second",
     "seconds", "utc", "utc_offset", "utc_datetime", "unixtime", "dst", "is_dst", "formatted", "success", "ok", "status",
-    "result", "data",
+    "result", "data", "city", "country", "location", "place", "region", "abbreviation",
 })  # fmt: skip
+# a short answer of nothing else, as of a stopwatch, is about it
+_ALL = frozenset({*_NAMES, *_STAMPS})
 
 
 def _any_of(words: Iterable[str]) -> str:
@@ -70,18 +72,24 @@ _HEADER = re.compile(
     r"x-[\w-]*(?:id|time|timer|runtime|served-by)|x-cache[\w-]*|(?:x-)?ratelimit[\w-]*):.*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_RESPONSE = re.compile(r"^(?:< )?HTTP/\d", re.MULTILINE)
-_DATE = re.compile(r"[\"'][Dd]ate[\"']\s*:\s*[\"']\w{3}, [^\"']{8,30} GMT[\"']")
+# what lies behind the headers may have a `date:` and an `age:` of its own
+_RESPONSE = re.compile(r"^(?:< )?HTTP/\d.*(?:\n(?:[<*] )?[\w-]+:.*)*", re.MULTILINE)
+# in small letters it may be any date of Flask's, unless other headers stand beside it
+_HEADERS = re.compile(r"[\"']content-(?:type|length)[\"']\s*:")
+_DATE = re.compile(r"[\"']Date[\"']\s*:\s*[\"']\w{3}, [^\"']{8,30} GMT[\"']")
+_ANY_DATE = re.compile(_DATE.pattern, re.IGNORECASE)
 # `<Order object at 0x7f31c2>`, `File "/tmp/tmpx2k9q_1z/main.py"`, `Cell In[5], line 1`, `<ipython-input-5-1a2b3c>`
-_ADDRESS = re.compile(r"(?<= at )0x[\da-fA-F]{6,16}\b")
+# a debugger's `stopped at 0x401136` is news
+_ADDRESS = re.compile(r"(?<= at )0x[\da-fA-F]{6,16}(?=>|, file )")
 _TEMPORARY = re.compile(r"(?<=[/\\])tmp[a-z0-9_]{8}(?![a-z0-9_])")
-_CELL = re.compile(r"\bIn ?\[\d+\]|<ipython-input-\d+-\w+>")
-# how a log begins its lines
-_LOGGED = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?")
+_CELL = re.compile(r"\b(?:Cell|Input) In ?\[\d+\]|^In \[\d+\](?=:)|<ipython-input-\d+-\w+>", re.MULTILINE)
+# how a log begins its lines; elsewhere it is what the failure is about (`the slot … is taken`)
+_LOGGED = re.compile(
+    r"(?:^|(?<=: )|(?<=\[))\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?", re.MULTILINE
+)
 
 _NOISE = (
     (("ResponseMetadata",), _RESPONSE_METADATA),
-    ((" GMT",), _DATE),
     ((" at 0x",), _ADDRESS),
     (("tmp",), _TEMPORARY),
     (("In [", "In[", "<ipython-input-"), _CELL),
@@ -110,8 +118,10 @@ def plain_answer(text: str) -> str:
     for hints, noise in _NOISE:
         if any(map(head.__contains__, hints)):
             head = noise.sub("", head)
-    if "HTTP/" in head and _RESPONSE.search(head):
-        head = _HEADER.sub("", head)
+    if " GMT" in head:
+        head = (_ANY_DATE if _HEADERS.search(head) else _DATE).sub("", head)
+    if "HTTP/" in head:
+        head = _RESPONSE.sub(lambda response: _HEADER.sub("", response[0]), head)
     text = f"{head}{rest}" if rest else head
     if "." in (end := text[-END:]):
         text = f"{text[:-END]}{_MEASURED.sub('', end)}"
@@ -121,7 +131,10 @@ def plain_answer(text: str) -> str:
 def _without_fields(fields: re.Pattern[str], text: str) -> str:
     if fields.search(text) is None:
         return text
-    clock = len(text) <= _CLOCK_CHARS and _CLOCK.issuperset(_KEY.findall(text))
+    keys = _KEY.findall(text) if len(text) <= _CLOCK_CHARS else None
+    if keys and _ALL.issuperset(keys):
+        return text
+    clock = keys is not None and _CLOCK.issuperset(keys)
     return fields.sub(lambda field: field[0] if clock and field[1] in _STAMPS else "", text)
 
 
