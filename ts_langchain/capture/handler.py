@@ -922,7 +922,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._keep(
             run_id,
             Started(
-                "retriever", origin, self.clock(), str(name), args=args, parent=parent_run_id, step=step, task=task
+                "retriever",
+                origin,
+                self.clock(),
+                str(name),
+                args=args,
+                parent=parent_run_id,
+                step=step,
+                task=task,
+                places=places_of(metadata or {}),
             ),
         )
 
@@ -949,6 +957,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
         origin = started.origin
+        if len(started.places) > 1:
+            session = self.sentinel.get(origin.session_id)
+            with session.lock:
+                args = started.args.fingerprint if started.args is not None else 0
+                found = mix(name_hash(started.name), args, answer)
+                Memory.of(session.state).found_inside(started.places[1:], found)
         self.sentinel.observe(
             Call(
                 run_id if type(run_id) is str else str(run_id),
