@@ -224,6 +224,28 @@ def asks_once(name: str, answer: str) -> Any:
     return step
 
 
+def test_who_says_done_of_other_things_each_time_is_not_stopped() -> None:
+    worker = create_agent(
+        ScriptedChatModel(script=[asks_once("get_next_invoice", "Done.")]), [numbered("get_next_invoice")]
+    )
+    assert Bosses(worker).run("block") == [("tool_loop", "medium", 3)]
+
+
+def test_another_task_that_is_done_out_of_the_same_file() -> None:
+    """Nearly the same words, and the same read: what is written of it is what was wanted."""
+
+    @tool
+    def read_outline() -> str:
+        """Reads."""
+        return "the outline"
+
+    told = "Read the outline, and write the part about {} in clear and friendly words, for customers of ours."
+    worker = create_agent(
+        ScriptedChatModel(script=[asks_once("read_outline", "Part {}: " + "word " * 40)]), [read_outline]
+    )
+    assert Bosses(worker, [told.format(t) for t in ("pricing", "security", "support", "setup")]).run() == []
+
+
 class News(BaseRetriever):
     """Finds something else each time."""
 

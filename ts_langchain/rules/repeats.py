@@ -11,7 +11,8 @@ and nothing else brings anything new either: an agent that reads the clock befor
 
 A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
 answer. It brought what the tools inside it brought: where these gave the same, it is a repeat. The words may have been
-what was wanted, so it is none to stop for, and they are news to all others.
+what was wanted, so it is none to stop for, and they are news to all others. Nor is one to stop for that says the same
+each time, where its tools gave something else.
 """
 
 from __future__ import annotations
@@ -251,8 +252,11 @@ class RepeatRule(Rule[Repeats]):
                 if state.unknown > group.unknown and not group.retold:
                     group.made = ()  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
-                if group.fresh != state.newest(call.turn):
+                got_on = bool(call.findings and group.findings) and call.findings != group.findings
+                if got_on or group.fresh != state.newest(call.turn):
                     group.again = 0
+                if got_on:  # `Done.` each time, of other things
+                    group.findings = call.findings
                 if not overlapping and not together:
                     group.again += 1
                     group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
@@ -293,7 +297,7 @@ class RepeatRule(Rule[Repeats]):
             group = state.groups.get(key)
             if (
                 group is not None
-                and _nothing_new(call, group)
+                and _nothing_new(call, group, reworded=True)
                 and call.started_at - group.ended_at <= self.settings.window_seconds
                 and arguments.similarity(before) >= self.settings.similarity
                 and (call.answer_chars > BRIEF_CHARS or call.items or arguments.says_no_other(before))
@@ -373,7 +377,11 @@ class RepeatRule(Rule[Repeats]):
         )
 
 
-def _nothing_new(call: Call, group: Group) -> bool:
-    if call.answer == group.answer or (call.findings and call.findings == group.findings):
+def _nothing_new(call: Call, group: Group, *, reworded: bool = False) -> bool:
+    """True if the group had already what the call brought.
+
+    An agent that is told something else may say something else of what it found: there its words count.
+    """
+    if call.answer == group.answer or (not reworded and call.findings and call.findings == group.findings):
         return True
     return bool(call.items) and group.items.issuperset(call.items[:MAX_ITEMS])
