@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 
 from ts_langchain.capture.conversation import LargeResult, names_in
 from ts_langchain.capture.messages import Asked
-from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, failure_hash, gist, value_hash
+from ts_langchain.fingerprint import _LITERAL, FreeText, answer_hash, arguments, failure_hash, gist_hash, value_hash
 
 JAPANESE = "この製品は音質の評価が高い一方で電池の持ちが短いという声もあります"
 odd_text = st.text(st.sampled_from("ab \"'1@/_é日\n\\"), max_size=40)
@@ -99,6 +99,9 @@ def test_fingerprints_are_the_same_in_every_process() -> None:
     assert "model" in told.pop()
 
 
+ID = "req_011CSHoEeqs5C35K2UUqR7Fy"
+
+
 def boto(request: str, at: str, instance: str = "i-1") -> str:
     headers = {"x-amzn-requestid": request, "date": f"Sun, 22 Nov 2026 {at} GMT"}
     metadata = {"RequestId": request, "HTTPStatusCode": 200, "HTTPHeaders": headers, "RetryAttempts": 0}
@@ -112,9 +115,19 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ('{"a": 1, "request_id": "x1"}', '{"a": 1, "request_id": "x2"}', True),
+        (f'{{"a": 1, "request_id": "{ID}"}}', f'{{"a": 1, "request_id": "{ID[::-1]}"}}', True),
+        (f"{{'a': 1, 'traceId': '{ID}'}}", f"{{'a': 1, 'traceId': '{ID[::-1]}'}}", True),
+        ('{"a": 1, "request_id": "REQ-1"}', '{"a": 1, "request_id": "REQ-2"}', False),  # a customer's
+        (f'{{"request_id": "{ID}"}}', f'{{"request_id": "{ID[::-1]}"}}', False),  # all there is
         ('{"response_time": 1.25, "a": 1}', '{"response_time": 0.5, "a": 1}', True),
-        ('{"took": 3, "traceId":"a", "a": 1}', '{"took": 12, "traceId":"b", "a": 1}', True),
+        ('{"took": 3, "a": 1}', '{"took": 12, "a": 1}', True),
+        ('{"took": "rook", "a": 1}', '{"took": "pawn", "a": 1}', False),
+        ('{"host": "a", "latency_ms": 100}', '{"host": "a", "latency_ms": 400}', False),
+        ("The driver arrives in 4.5 min.", "The driver arrives in 3.2 min.", False),
+        ("Lap 3: 81.2 s", "Lap 3: 80.9 s", False),
+        ("https://b/o?X-Amz-Date=1&X-Amz-Signature=a&v=1", "https://b/o?X-Amz-Date=2&X-Amz-Signature=b&v=1", True),
+        ("https://b/o?X-Amz-Date=1&v=1", "https://b/o?X-Amz-Date=1&v=2", False),
+        ("in /tmp/tmp.3Hf0aQ9zXk/a", "in /tmp/tmp.9Kf1bW8yZp/a", True),
         ("{'a': 1, 'elapsed_ms': 7.1}", "{'a': 1, 'elapsed_ms': None}", True),
         ('{"a": 1, "request_id": "x1"}', '{"a": 2, "request_id": "x1"}', False),
         ('{"request_id": {"a": 1}}', '{"request_id": {"a": 2}}', False),
@@ -127,8 +140,10 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
             '{"timestamp": "09:00:02", "timezone": "UTC"}',
             False,
         ),  # a clock
-        ('{"results": [], "timestamp": "09:00:01"}', '{"results": [], "timestamp": "09:00:02"}', True),
-        ("{'rows': 3, 'fetched_at': 1.5}", "{'rows': 3, 'fetched_at': 2.5}", True),
+        ('{"city": "Bonn", "current_time": "09:00:01"}', '{"city": "Bonn", "current_time": "09:00:02"}', False),
+        ('{"elapsed_seconds": 12}', '{"elapsed_seconds": 30}', False),  # a stopwatch
+        ('{"status": "ok", "elapsed_seconds": 12}', '{"status": "ok", "elapsed_seconds": 30}', True),
+        ('{"request_id": "r1"}', '{"request_id": "r2"}', False),
         ('{"generationtime_ms":0.045,"t":12}', '{"generationtime_ms":0.051,"t":12}', True),  # Open-Meteo
         ('{"generationtime_ms":0.045,"t":12}', '{"generationtime_ms":0.051,"t":13}', False),
         ('{"hits": 3, "processingTimeMS": 1}', '{"hits": 3, "processingTimeMS": 2}', True),  # Algolia
@@ -138,13 +153,21 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
         (curl("09:00:01", "8f1"), curl("09:00:02", "9a2"), True),
         (curl("09:00:01", "8f1"), curl("09:00:01", "8f1", 'etag: "2"'), False),
         ("date: 1\nx-request-id: 1", "date: 2\nx-request-id: 2", False),  # no headers
+        (f"{curl('09:00:01', '8f1')}\nage: 31", f"{curl('09:00:02', '9a2')}\nage: 31", True),
+        (f"{curl('09:00:01', '8f1')}\nage: 31", f"{curl('09:00:01', '8f1')}\nage: 32", False),  # behind the headers
         (
-            "{'Date': 'Sun, 22 Nov 2026 09:00:01 GMT', 'a': 1}",
-            "{'Date': 'Sun, 22 Nov 2026 09:00:02 GMT', 'a': 1}",
-            True,
-        ),
+            '{"free": true, "date": "Mon, 23 Nov 2026 00:00:00 GMT"}',
+            '{"free": true, "date": "Tue, 24 Nov 2026 00:00:00 GMT"}',
+            False,
+        ),  # as Flask writes any date
         ("[<Order object at 0x7f31c2a4>]", "[<Order object at 0x7f31c9d8>]", True),
         ("meet at 0x12", "meet at 0x13", False),
+        ("stopped at 0x401136", "stopped at 0x40113a", False),  # a debugger
+        (
+            "<code object f at 0x7f31c2a4, file 'a.py', line 1>",
+            "<code object f at 0x7f31c9d8, file 'a.py', line 1>",
+            True,
+        ),
         ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpb7_2ka9c/main.py", line 3', True),
         ('File "/tmp/tmpx2k9q_1z/main.py", line 3', 'File "/tmp/tmpx2k9q_1z/main.py", line 4', False),
         ("no file /tmp/box-3fa85f64/a", "no file /tmp/box-9c0d1e2b/a", True),
@@ -157,6 +180,7 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
             True,
         ),
         ("wrote /tmp/tmpfiles1/a", "wrote /tmp/tmpfiles2/a", False),
+        ("as Lee shows, In [12]", "as Lee shows, In [13]", False),
         ("Cell In[5], line 1\nNameError", "Cell In[6], line 1\nNameError", True),
         ("it took 3 days", "it took 4 days", False),
         ("F.\n=== 1 failed, 9 passed in 0.53s ===", "F.\n=== 1 failed, 9 passed in 12.04s ===", True),
@@ -172,12 +196,28 @@ def test_answers_are_the_same_but_for_technical_fields(one: str, other: str, sam
     assert (answer_hash(one) == answer_hash(other)) == same
 
 
+CLOCK = '{"timestamp": "09:00:01", "timezone": "UTC"}'
 AT = 1_795_372_391.5  # 2026-11-22 18:33:11
 
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
+        ('{"results": [], "timestamp": "09:00:01"}', '{"results": [], "timestamp": "09:00:02"}', True),
+        ("{'rows': 3, 'fetched_at': 1.5}", "{'rows': 3, 'fetched_at': 2.5}", True),
+        (
+            "{'date': 'Sun, 22 Nov 2026 09:00:01 GMT', 'content-type': 'text/html'}",
+            "{'date': 'Sun, 22 Nov 2026 09:00:02 GMT', 'content-type': 'text/html'}",
+            True,
+        ),
+        (
+            "{'Date': 'Sun, 22 Nov 2026 09:00:01 GMT', 'a': 1}",
+            "{'Date': 'Sun, 22 Nov 2026 09:00:02 GMT', 'a': 1}",
+            True,
+        ),
+        ('{"host": "a", "latency_ms": 100}', '{"host": "a", "latency_ms": 400}', True),
+        ("The driver arrives in 4.5 min.", "The driver arrives in 3.2 min.", True),
+        ('{"a": 1, "request_id": "REQ-1"}', '{"a": 1, "request_id": "REQ-2"}', True),
         ("none as of 2026-11-22T18:33:11.123Z", "none as of 2026-11-22T18:33:12.5Z", True),
         ("22 Nov 2026 18:33:11: 0 rows", "22 Nov 2026 18:33:10: 0 rows", True),
         ("2026-11-22 19:33:11 here", "2026-11-22 19:33:12 here", True),  # the next zone
@@ -191,14 +231,14 @@ AT = 1_795_372_391.5  # 2026-11-22 18:33:11
 )  # fmt: skip
 def test_the_gist_of_an_answer_is_without_the_time_it_was_made_at(one: str, other: str, same: bool) -> None:
     assert answer_hash(one) != answer_hash(other)
-    assert (gist(one, AT, AT + 1) == gist(other, AT, AT + 1)) == same
-    assert gist(one, AT, AT + 1) != 0
+    assert (gist_hash(one, AT, AT + 1) == gist_hash(other, AT, AT + 1)) == same
+    assert gist_hash(one, AT, AT + 1) != 0
 
 
 def test_an_answer_without_a_moment_or_an_id_has_no_gist_of_its_own() -> None:
-    for text in ("0 rows", "2026-11-22", "at 18:33:11", "1-2-3", "2026-11-22 18:30:00", "3f8a1b2c-5717"):
-        assert gist(text, AT, AT + 1) == 0
-    assert gist("2026-11-22 18:30:00", AT, AT + 7_200) == 0  # of what takes that long, any time would do
+    for text in ("0 rows", "2026-11-22", "at 18:33:11", "1-2-3", "2026-11-22 18:30:00", "3f8a1b2c-5717", CLOCK):
+        assert gist_hash(text, AT, AT + 1) == 0
+    assert gist_hash("2026-11-22 18:30:00", AT, AT + 7_200) == 0  # of what takes that long, any time would do
 
 
 @pytest.mark.parametrize(
@@ -209,6 +249,8 @@ def test_an_answer_without_a_moment_or_an_id_has_no_gist_of_its_own() -> None:
         ("try again in 1.5s (request id: a1)", "try again in 2.25s (request id: b2)", True),
         ("2026-11-22 09:00:01,120 ERROR x", "2026-11-22 09:00:02,977 ERROR x", True),
         ("no seat on 2026-11-22 09:00:00", "no seat on 2026-11-23 09:00:00", False),
+        ("ToolError: 2026-11-22 09:00:01,120 ERROR x", "ToolError: 2026-11-22 09:00:02,977 ERROR x", True),
+        ("slot 2026-11-22T09:00:00.000Z is taken", "slot 2026-11-22T10:00:00.000Z is taken", False),
         ("blocked (Ray ID: 8e2f1)", "blocked (Ray ID: 9c0d4)", True),
         ("3 tests failed", "2 tests failed", False),
         ("no python 3.9 here", "no python 3.10 here", False),  # of whatever arguments: tried with others

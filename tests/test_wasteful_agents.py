@@ -20,6 +20,7 @@ from langchain.agents.middleware import (
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import ToolException, tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
@@ -456,6 +457,62 @@ def test_a_graph_that_tells_the_model_to_go_on_for_ever() -> None:
     builder.compile().invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
     (found,) = handler.sentinel.incidents()
     assert (found.rule, found.severity, found.calls) == ("monologue", "medium", 7)
+
+
+def _hands_work_out(config: Any) -> None:
+    """A supervisor whose answers go nowhere but to the graph, and a worker who writes as a model does."""
+    model = ScriptedChatModel(script=[call_tool("Person", age=3)] * 6)
+    builder = StateGraph(MessagesState)
+    builder.add_node("route", lambda s: (model.invoke(s["messages"]), {})[1])
+    builder.add_node("work", lambda _: {"messages": [AIMessage(f"I have read page {model.calls}.", name="worker")]})
+    builder.add_edge(START, "route")
+    builder.add_conditional_edges("route", lambda _: END if model.calls >= 6 else "work", ["work", END])
+    builder.add_edge("work", "route")
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
+
+
+def _votes(config: Any) -> None:
+    """The beginning of the answer is given, and the request sent several times."""
+    model = ScriptedChatModel(script=["the answer is 42"])
+    ask = RunnableLambda(lambda said: [model.invoke(said) for _ in range(5)])
+    ask.invoke([HumanMessage("What?"), AIMessage("I think that")], config)
+
+
+def _asks_the_same_of_each_page(config: Any) -> None:
+    model = ScriptedChatModel(script=["No, there is nothing suspicious on this page."])
+
+    def ask(said: MessagesState) -> Any:
+        new = [HumanMessage(f"Page {model.calls}"), HumanMessage("Is anything on this page suspicious?")]
+        return {"messages": [*new, model.invoke([*said["messages"], *new])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", ask)
+    builder.add_edge(START, "ask")
+    builder.add_conditional_edges("ask", lambda _: END if model.calls >= 6 else "ask", ["ask", END])
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
+
+
+def _searches_at_the_provider(config: Any) -> None:
+    """Claude pauses after searches of its own, and is sent what it has said to go on."""
+
+    def searches(number: int) -> AIMessage:
+        asked = {"type": "server_tool_use", "id": f"s{number}", "name": "web_search", "input": {"query": f"q{number}"}}
+        said = {"type": "text", "text": "Let me search for that."}
+        return AIMessage([said, asked], response_metadata={"stop_reason": "pause_turn", "finish_reason": None})
+
+    model = ScriptedChatModel(script=[*map(searches, range(4)), "Done."])
+    builder = StateGraph(MessagesState)
+    builder.add_node("ask", lambda s: {"messages": [model.invoke(s["messages"])]})
+    builder.add_edge(START, "ask")
+    builder.add_conditional_edges("ask", lambda _: END if model.calls >= 5 else "ask", ["ask", END])
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
+
+
+@pytest.mark.parametrize("program", [_hands_work_out, _votes, _asks_the_same_of_each_page, _searches_at_the_provider])
+def test_who_says_the_same_to_something_new_is_no_monologue(program: Callable[[Any], None]) -> None:
+    handler = TokenSentinelHandler(mode="block")
+    program({"callbacks": [handler]})
+    assert [i.rule for i in handler.sentinel.incidents() if i.rule == "monologue"] == []
 
 
 @pytest.mark.parametrize(("trigger", "summaries"), [(4_000, 11), (30_000, 0)])

@@ -210,9 +210,10 @@ class Call(NamedTuple):
         task: Which task of that superstep. Tasks of one superstep do not know of each other.
         trace_id: The outermost run that it is recorded under, where `root_id` is another: in a loop by hand the first
             run of a turn stands for all of it. None where they are the same.
-        findings: What a tool brought beside what is another one each time: of one that runs agents, fingerprint of what
-            their tools gave, whatever they made of it in words; else of its answer without UUIDs and the time it was
-            made at. 0 where the answer alone counts.
+        findings: Of a tool that runs agents: fingerprint of what their tools gave, whatever they made of it in words; 0
+            if nobody can say.
+        gist: Fingerprint of a tool's answer without UUIDs, the time it was made at, and what else may be another one
+            each time; 0 if it holds none of these.
         around: Of a model call in a graph inside of another one: the task of LangGraph that it runs in; 0 outermost.
         purpose: What a library asks a model for by itself, as LangChain's middleware says (`summarization`,
             `tool_selection`); None for the app's own requests.
@@ -259,6 +260,7 @@ class Call(NamedTuple):
     task: int = 0
     trace_id: str | None = None
     findings: int = 0
+    gist: int = 0
     around: int = 0
     purpose: str | None = None
 

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import orjson
 from xxhash import xxh3_64_intdigest
 
-from ts_langchain.technical import plain_answer, plain_failure, without_moments
+from ts_langchain.technical import gist, plain_answer, plain_failure
 
 TEXT_LIMIT = 65_536
 ANSWER_LIMIT = 1_048_576
@@ -71,27 +71,26 @@ def cut(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def answer_hash(text: str) -> int:
-    """`text_hash` of what a tool answered, without what is technical in it: ids of the request, times that it took."""
-    if len(text) > ANSWER_LIMIT:
-        text = cut(text, ANSWER_LIMIT)
-    text = plain_answer(text)
+    """`text_hash` of what a tool answered, without what is technical for certain: ids of the request, times it took."""
+    text = plain_answer(_cut_answer(text))
     return text_hash(text, len(text))
 
 
 def failure_hash(text: str) -> int:
     """As `answer_hash`, of what says that a call failed."""
-    if len(text) > ANSWER_LIMIT:
-        text = cut(text, ANSWER_LIMIT)
-    text = plain_failure(text)
+    text = plain_failure(_cut_answer(text))
     return text_hash(text, len(text))
 
 
-def gist(text: str, began: float, ended: float) -> int:
-    """As `answer_hash`, without UUIDs and the time it was made at; 0 if it has none of these."""
-    if len(text) > ANSWER_LIMIT:
-        text = cut(text, ANSWER_LIMIT)
-    plain = without_moments(text, began, ended)
-    return 0 if plain is None else answer_hash(plain)
+def gist_hash(text: str, began: float, ended: float) -> int:
+    """As `answer_hash`, without what may be technical; 0 if that takes nothing away. See `technical.gist`."""
+    text = _cut_answer(text)
+    plain = gist(text, began, ended)
+    return 0 if plain == text else answer_hash(plain)
+
+
+def _cut_answer(text: str) -> str:
+    return cut(text, ANSWER_LIMIT) if len(text) > ANSWER_LIMIT else text
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,8 @@
 """What machines write beside an answer, another one each time: ids of the request, times that it took, addresses.
 
-It is no news: two answers that differ in nothing else say the same. It is looked for in the first 64 KB of a text, or
-at its end.
+It is no news. Some of it is certain: two answers that differ in nothing else say the same (`plain_answer`). Of the rest
+(a `timestamp`, a UUID, a latency) nobody can be sure: it may be what was asked for (`gist`). All is looked for in the
+first 64 KB of a text, or at its end.
 """
 
 from __future__ import annotations
@@ -14,33 +15,42 @@ if TYPE_CHECKING:
 
 HEAD = 65_536
 END = 400
+SHORT = 400
 
-# of JSON and of Python's dicts, whatever stands before the name with a hyphen (`x-request-id`)
-_NAMES = (
-    "request_id", "requestId", "RequestId", "request-id", "Request-Id", "RequestID", "amzn-requestid", "amzn-RequestId",
-    "trace_id", "traceId", "trace-id", "Trace-Id", "traceparent", "span_id", "correlation_id", "correlationId",
-    "Correlation-Id", "scrapeId", "cf-ray", "CF-RAY", "CF-Ray", "execution_count",
-    "response_time", "responseTime", "response_time_ms", "responseTimeMs", "took", "took_ms", "tookMs",
-    "elapsed", "elapsed_ms", "elapsedMs", "elapsed_s", "elapsed_seconds", "elapsed_time", "elapsedTime",
-    "latency_ms", "latencyMs", "duration_ms", "durationMs", "query_time", "query_time_ms", "queryTime",
-    "search_time", "search_time_ms", "searchTime", "formattedSearchTime", "total_time_taken", "time_taken", "timeTaken",
-    "processing_time", "processing_time_ms", "processingTime", "processingTimeMs", "processingTimeMS", "serverTimeMS",
-    "execution_time", "execution_time_ms", "executionTime", "executionTimeMs", "executionTimeMillis",
-    "generationtime_ms", "QTime", "runtime_ms",
+# of JSON and of Python's dicts: ids of a request, if they look like one (`REQ-1` may be a customer's)
+_IDS = (
+    "request_id", "requestId", "requestID", "RequestId", "RequestID", "request-id", "Request-Id", "Request-ID",
+    "x_request_id", "amzn-requestid", "amzn-RequestId", "trace_id", "traceId", "trace-id", "Trace-Id", "traceparent",
+    "span_id", "spanId", "correlation_id", "correlationId", "correlation-id", "Correlation-Id", "scrapeId", "cf-ray",
+    "CF-RAY", "CF-Ray",
 )  # fmt: skip
-
-# when it was asked, not what the answer is about; a short one that holds nothing else is a clock's
+# how long it took, in numbers (`"took": "rook"` is a move in chess)
+_TOOK = (
+    "response_time", "responseTime", "response_time_ms", "responseTimeMs", "took", "took_ms", "tookMs", "elapsed",
+    "elapsed_ms", "elapsedMs", "elapsed_s", "elapsed_seconds", "elapsed_time", "elapsedTime", "query_time",
+    "query_time_ms", "queryTime", "search_time", "search_time_ms", "searchTime", "formattedSearchTime",
+    "total_time_taken", "generationtime_ms", "processingTimeMs", "processingTimeMS", "serverTimeMS",
+    "executionTimeMillis", "QTime", "execution_count",
+)  # fmt: skip
+# these may be what the answer is about
+_MEASURES = (
+    "latency", "latency_ms", "latencyMs", "duration_ms", "durationMs", "runtime_ms", "time_taken", "timeTaken",
+    "processing_time", "processing_time_ms", "processingTime", "execution_time", "execution_time_ms", "executionTime",
+    "executionTimeMs", "expires_in", "expiresIn",
+)  # fmt: skip
 _STAMPS = (
     "timestamp", "fetched_at", "fetchedAt", "retrieved_at", "retrievedAt", "queried_at", "queriedAt", "checked_at",
-    "generated_at", "generatedAt", "server_time", "serverTime", "current_time", "currentTime", "request_time",
+    "last_checked", "lastChecked", "generated_at", "generatedAt", "server_time", "serverTime", "current_time",
+    "currentTime", "request_time",
 )  # fmt: skip
-_KEY = re.compile(r"""["'](\w+)["']\s*:""")
-_CLOCK_CHARS = 400
+_KEY = re.compile(r"""["']([\w-]+)["']\s*:""")
+# a short answer of nothing else, as of a clock or a stopwatch, is about it
+_CERTAIN, _ASSUMED = frozenset({*_IDS, *_TOOK}), frozenset({*_IDS, *_TOOK, *_MEASURES, *_STAMPS})
 _CLOCK = frozenset({
-    *_STAMPS, "time", "timezone", "timeZone", "time_zone", "tz", "date", "datetime", "dateTime", "now", "iso", "unix",
+    *_ASSUMED, "time", "timezone", "timeZone", "time_zone", "tz", "date", "datetime", "dateTime", "now", "iso", "unix",
     "epoch", "day", "day_of_week", "dayOfWeek", "weekday", "year", "month", "hour", "minute", "minutes", "second",
     "seconds", "utc", "utc_offset", "utc_datetime", "unixtime", "dst", "is_dst", "formatted", "success", "ok", "status",
-    "result", "data",
+    "result", "data", "city", "country", "location", "place", "region", "abbreviation",
 })  # fmt: skip
 
 
@@ -54,46 +64,61 @@ def _any_of(words: Iterable[str]) -> str:
     return f"(?:{'|'.join(found)}){'?' if ends else ''}" if found else ""
 
 
-def _fields(quote: str) -> re.Pattern[str]:
-    """JSON's fields, or those of Python's dicts, by the quote that they are in."""
+def _certain(quote: str) -> re.Pattern[str]:
+    """Fields in these quotes that are technical for certain."""
+    an_id = rf"{quote}(?=[^{quote}]*\d)[\w.:/+=-]{{16,200}}{quote}"
+    number = rf"(?:[-+.\deE]+|null|None|{quote}[\d.]+ ?m?s?{quote})"
+    return re.compile(
+        rf"{quote}(?:(?:[Xx]-)?{_any_of(_IDS)}{quote}\s*:\s*{an_id}|{_any_of(_TOOK)}{quote}\s*:\s*{number})"
+    )
+
+
+def _assumed(quote: str) -> re.Pattern[str]:
+    """Fields in these quotes that are technical, most likely."""
     value = rf"(?:{quote}[^{quote}]*{quote}|[-+.\deE]+|null|None)"
-    return re.compile(rf"{quote}(?:[Xx]-)?({_any_of((*_NAMES, *_STAMPS))}){quote}\s*:\s*{value}")
+    return re.compile(rf"{quote}(?:[Xx]-)?{_any_of(_ASSUMED)}{quote}\s*:\s*{value}")
 
 
-_OF_JSON, _OF_PYTHON = _fields('"'), _fields("'")
+_CERTAIN_FIELDS = _certain('"'), _certain("'")
+_ASSUMED_FIELDS = _assumed('"'), _assumed("'")
 
-# what boto3 puts beside each answer of AWS
+# what boto3 puts beside each answer of AWS, and what its signed addresses end with
 _RESPONSE_METADATA = re.compile(r"[\"']ResponseMetadata[\"']\s*:\s*\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
-# headers as `curl -i` prints them, or as a dict
-_HEADER = re.compile(
-    r"^(?:< )?(?:date|age|expires|set-cookie|cf-ray|server-timing|report-to|nel|traceparent|via|"
-    r"x-[\w-]*(?:id|time|timer|runtime|served-by)|x-cache[\w-]*|(?:x-)?ratelimit[\w-]*):.*$",
-    re.IGNORECASE | re.MULTILINE,
-)
-_RESPONSE = re.compile(r"^(?:< )?HTTP/\d", re.MULTILINE)
-_DATE = re.compile(r"[\"'][Dd]ate[\"']\s*:\s*[\"']\w{3}, [^\"']{8,30} GMT[\"']")
-# `<Order object at 0x7f31c2>`, `File "/tmp/tmpx2k9q_1z/main.py"`, `Cell In[5], line 1`, `<ipython-input-5-1a2b3c>`
-_ADDRESS = re.compile(r"(?<= at )0x[\da-fA-F]{6,16}\b")
+_SIGNED = re.compile(r"(?<=[?&])X-Amz-(?:Date|Signature|Credential|Security-Token)=[^&\s\"'<>]*")
+# `<Order object at 0x7f31c2>`; a debugger's `stopped at 0x401136` is news
+_ADDRESS = re.compile(r"(?<= at )0x[\da-fA-F]{6,16}(?=>|, file )")
+# `File "/tmp/tmpx2k9q_1z/main.py"`, `/tmp/tmp.3Hf0aQ9zXk` (mktemp), `/tmp/box-3fa85f64`
 _TEMPORARY = re.compile(
-    r"(?<=[/\\])tmp[a-z0-9_]{8}(?![a-z0-9_])|(?<=/tmp/)[\w.-]{0,40}?(?=\d{0,30}[a-f])(?=[a-f]{0,30}\d)[\da-f]{8,64}\b"
+    r"(?<=[/\\])tmp(?:[a-z0-9_]{8}(?![a-z0-9_])|\.[A-Za-z0-9]{10}\b)|"
+    r"(?<=/tmp/)[\w.-]{0,40}?(?=\d{0,30}[a-f])(?=[a-f]{0,30}\d)[\da-f]{8,64}\b"
 )
 _NPM_LOG = re.compile(r"(?<=/_logs/)[\w-]+-debug-\d+\.log")
-_CELL = re.compile(r"\bIn ?\[\d+\]|<ipython-input-\d+-\w+>")
-# how a log begins its lines
-_LOGGED = re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?")
-
+# `Cell In[5], line 1`, `<ipython-input-5-1a2b3c>`
+_CELL = re.compile(r"\b(?:Cell|Input) In ?\[\d+\]|^In \[\d+\](?=:)|<ipython-input-\d+-\w+>", re.MULTILINE)
 _NOISE = (
     (("ResponseMetadata",), _RESPONSE_METADATA),
-    ((" GMT",), _DATE),
+    (("X-Amz-",), _SIGNED),
     ((" at 0x",), _ADDRESS),
     (("tmp",), _TEMPORARY),
-    (("In [", "In[", "<ipython-input-"), _CELL),
     (("/_logs/",), _NPM_LOG),
+    (("In [", "In[", "<ipython-input-"), _CELL),
 )
-
-# `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, at the end of what was run
+# headers as `curl -i` prints them; what lies behind them may have a `date:` and an `age:` of its own
+_RESPONSE = re.compile(r"^(?:< )?HTTP/\d.*(?:\n(?:[<*] )?[\w-]+:.*)*", re.MULTILINE)
+_HEADER = re.compile(
+    r"^(?:< )?(?:date|age|expires|set-cookie|cf-ray|server-timing|report-to|nel|traceparent|via|"
+    r"x-(?:[\w-]*(?:request|trace|correlation)-?id|amz-id-2|timer|runtime|response-time|served-by)|x-cache[\w-]*|"
+    r"(?:x-)?ratelimit[\w-]*):.*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+# `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, `ok example.com/x 0.21s`, at the end of what was run
 _LASTED = r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?|min|minutes?)\b)"
 _MEASURED = re.compile(_LASTED)
+_OF_A_RUN = re.compile(
+    r"^.*\b(?:passed|failed|errors?|tests?|ran|finished|completed|compiled?|took|elapsed|done|built|real|time|ok|fail|"
+    r"pass|rows?|set)\b.*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 # `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`, `Ray ID: 8e2f1`
 # (bounded, since an id may hold the words again)
@@ -103,63 +128,78 @@ _REQUEST = re.compile(
     rf"(?<=\bprobability)[:=\s]*[01]?\.\d+|(?<![\d.]){_LASTED}",
     re.IGNORECASE,
 )
+# how a log begins its lines; elsewhere it is what the failure is about (`the slot … is taken`)
+_LOGGED = re.compile(
+    r"(?:^|(?<=: )|(?<=\[))\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?", re.MULTILINE
+)
 
-
+# in small letters it may be any date of Flask's, unless other headers stand beside it
+_HEADERS = re.compile(r"[\"']content-(?:type|length)[\"']\s*:")
+_DATE = re.compile(r"[\"']Date[\"']\s*:\s*[\"']\w{3}, [^\"']{8,30} GMT[\"']")
+_ANY_DATE = re.compile(_DATE.pattern, re.IGNORECASE)
 # `2026-11-22T18:33:11.5Z`, `22 Nov 2026 18:33:11`: what stands behind the hour
 _MOMENT = re.compile(r"(?<=\d\d[T ]\d\d):(\d\d):(\d\d)(?:[.,]\d+)?")
-_UUID_END = re.compile(r"-[\da-fA-F]{4}-[1-8][\da-fA-F]{3}-[89abAB][\da-fA-F]{3}-[\da-fA-F]{12}\b")
-_UUID = re.compile(rf"\b[\da-fA-F]{{8}}{_UUID_END.pattern}")
 _ZONES = 900
 _EARLY, _LATE = 5, 2
-
-
-def without_moments(text: str, began: float, ended: float) -> str | None:
-    """A text without UUIDs and without the time it was made at, wherever these stand; None if there are none.
-
-    Args:
-        text: The text.
-        began: When it was asked for, seconds since the epoch.
-        ended: When it was there.
-
-    A time counts as now if it is, in some time zone: these differ by quarters of an hour.
-    """
-
-    def unless_now(found: re.Match[str]) -> str:
-        told = int(found[1]) * 60 + int(found[2])
-        return "" if (told - began + _EARLY) % _ZONES <= ended - began + _EARLY + _LATE else found[0]
-
-    head = text[:HEAD]
-    plain = _UUID.sub("", head) if _UUID_END.search(head) is not None else head
-    if ended - began < _ZONES / 2:  # of what takes long, nearly every time would be one within
-        plain = _MOMENT.sub(unless_now, plain)
-    return f"{plain}{text[HEAD:]}" if plain != head else None
+_UUID_END = re.compile(r"-[\da-fA-F]{4}-[1-8][\da-fA-F]{3}-[89abAB][\da-fA-F]{3}-[\da-fA-F]{12}\b")
+_UUID = re.compile(rf"\b[\da-fA-F]{{8}}{_UUID_END.pattern}")
 
 
 def plain_answer(text: str) -> str:
-    """What a tool answered, without what is technical in it."""
+    """What a tool answered, without what is technical for certain."""
     rest, head = text[HEAD:], text[:HEAD]
-    head = _without_fields(_OF_JSON, head)
-    if "':" in head:
-        head = _without_fields(_OF_PYTHON, head)
+    head = _without_fields(_CERTAIN_FIELDS, head, _CERTAIN)
     for hints, noise in _NOISE:
         if any(map(head.__contains__, hints)):
             head = noise.sub("", head)
-    if "HTTP/" in head and _RESPONSE.search(head):
-        head = _HEADER.sub("", head)
+    if "HTTP/" in head:
+        head = _RESPONSE.sub(lambda response: _HEADER.sub("", response[0]), head)
     text = f"{head}{rest}" if rest else head
-    if "." in (end := text[-END:]):
-        text = f"{text[:-END]}{_MEASURED.sub('', end)}"
+    if "." in (end := text[-END:]) and _MEASURED.search(end) is not None:
+        text = f"{text[:-END]}{_OF_A_RUN.sub(lambda line: _MEASURED.sub('', line[0]), end)}"
     return text
-
-
-def _without_fields(fields: re.Pattern[str], text: str) -> str:
-    if fields.search(text) is None:
-        return text
-    clock = len(text) <= _CLOCK_CHARS and _CLOCK.issuperset(_KEY.findall(text))
-    return fields.sub(lambda field: field[0] if clock and field[1] in _STAMPS else "", text)
 
 
 def plain_failure(text: str) -> str:
     """As `plain_answer`, of what says that a call failed: without ids, times and probabilities told in words, too."""
     head = _LOGGED.sub("", _REQUEST.sub("", text[:HEAD]))
     return plain_answer(f"{head}{text[HEAD:]}")
+
+
+def gist(text: str, began: float, ended: float) -> str:
+    """As `plain_answer`, without what may be technical: times it was made at, UUIDs, how long something took.
+
+    Args:
+        text: The answer.
+        began: When it was asked for, seconds since the epoch.
+        ended: When it was there.
+
+    A time in the text counts as now if it is, in some time zone: these differ by quarters of an hour.
+    """
+
+    def unless_now(found: re.Match[str]) -> str:
+        told = int(found[1]) * 60 + int(found[2])
+        return "" if (told - began + _EARLY) % _ZONES <= ended - began + _EARLY + _LATE else found[0]
+
+    rest, head = text[HEAD:], text[:HEAD]
+    head = _without_fields(_ASSUMED_FIELDS, head, _CLOCK)
+    if " GMT" in head:
+        head = (_ANY_DATE if _HEADERS.search(head) else _DATE).sub("", head)
+    if _UUID_END.search(head) is not None:
+        head = _UUID.sub("", head)
+    if ended - began < _ZONES / 2:  # of what takes long, nearly every time would be one within
+        head = _MOMENT.sub(unless_now, head)
+    text = f"{head}{rest}" if rest else head
+    if "." in (end := text[-END:]):
+        text = f"{text[:-END]}{_MEASURED.sub('', end)}"
+    return text
+
+
+def _without_fields(fields: tuple[re.Pattern[str], re.Pattern[str]], text: str, about: frozenset[str]) -> str:
+    """Without these fields of JSON and of Python's dicts, unless a short answer is about them."""
+    of_json, of_python = fields
+    if of_json.search(text) is None and ("':" not in text or of_python.search(text) is None):
+        return text
+    if len(text) <= SHORT and (keys := _KEY.findall(text)) and about.issuperset(keys):
+        return text
+    return of_python.sub("", of_json.sub("", text))

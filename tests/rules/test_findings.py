@@ -10,11 +10,14 @@ from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from pydantic import Field
 from recorder import Wire, recorded, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
@@ -34,6 +37,12 @@ GO: Any = {"messages": [HumanMessage("go")]}
 def get_stock(item: str) -> str:
     """Looks."""
     return f"There are 3 of {item}."
+
+
+@tool
+def get_day() -> str:
+    """Looks."""
+    return "Monday"
 
 
 class Staff:
@@ -200,3 +209,106 @@ def test_answers_that_differ_in_an_id_or_the_time_they_were_made_at(
     tracer.wait_for_futures()
     assert found(recorder, name) == told
     assert replay_of(*filter(None, map(run_from_row, wire.sent()))).known() == recorder.known()
+
+
+class Bosses:
+    """A boss who has the same asked four times, of a worker made of this graph.
+
+    Args:
+        worker: The graph.
+        tasks: What is asked each time.
+    """
+
+    def __init__(self, worker: Any, tasks: Sequence[str] = ("News?",) * 4) -> None:
+        @tool
+        def ask_worker(task: str) -> str:
+            """Has somebody do it."""
+            return str(worker.invoke({"messages": [HumanMessage(task)]})["messages"][-1].content)
+
+        asks = [call_tool("ask_worker", task=task) for task in tasks]
+        self.app = create_agent(ScriptedChatModel(script=[*asks, AIMessage("done")]), [ask_worker])
+
+    def run(self, mode: Any = "observe") -> list[tuple[str, str, int]]:
+        recorder, handler = recorded(mode=mode)
+        self.app.invoke(GO, {"callbacks": [handler]})
+        assert recorder.health().ok
+        return found(recorder, "ask_worker")
+
+
+def numbered(name: str) -> Any:
+    """A tool that gives something else each time."""
+    count = itertools.count()
+
+    @tool(name)
+    def counts() -> str:
+        """Looks."""
+        return f"number {next(count)}"
+
+    return counts
+
+
+def asks_once(name: str, answer: str) -> Any:
+    """A step that asks for a tool, and then says how often it was asked."""
+    count = itertools.count()
+
+    def step(messages: Sequence[BaseMessage]) -> AIMessage:
+        return AIMessage(answer.format(next(count))) if messages[-1].type == "tool" else call_tool(name)
+
+    return step
+
+
+def test_who_says_done_of_other_things_each_time_is_not_stopped() -> None:
+    worker = create_agent(
+        ScriptedChatModel(script=[asks_once("get_next_invoice", "Done.")]), [numbered("get_next_invoice")]
+    )
+    assert Bosses(worker).run("block") == [("tool_loop", "medium", 3)]
+
+
+def test_another_task_that_is_done_out_of_the_same_file() -> None:
+    """Nearly the same words, and the same read: what is written of it is what was wanted."""
+
+    @tool
+    def read_outline() -> str:
+        """Reads."""
+        return "the outline"
+
+    told = "Read the outline, and write the part about {} in clear and friendly words, for customers of ours."
+    worker = create_agent(
+        ScriptedChatModel(script=[asks_once("read_outline", "Part {}: " + "word " * 40)]), [read_outline]
+    )
+    assert Bosses(worker, [told.format(t) for t in ("pricing", "security", "support", "setup")]).run() == []
+
+
+class News(BaseRetriever):
+    """Finds something else each time."""
+
+    numbers: Any = Field(default_factory=itertools.count)
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        return [Document(f"news {next(self.numbers)}")]
+
+
+def test_what_a_retriever_finds_is_found_too() -> None:
+    retriever, model = News(), ScriptedChatModel(script=[asks_once("get_day", "Summary {}.")])
+    builder = StateGraph(MessagesState)
+    builder.add_node("retrieve", lambda _: {"messages": [HumanMessage(retriever.invoke("news")[0].page_content)]})
+    builder.add_node("think", create_agent(model, [get_day]))
+    builder.add_edge(START, "retrieve")
+    builder.add_edge("retrieve", "think")
+    assert Bosses(builder.compile()).run() == []
+
+
+@pytest.mark.parametrize("steps", [2, 12])
+def test_what_was_found_many_steps_ago_is_not_forgotten(steps: int) -> None:
+    """Each step is a graph of its own; only the first one finds something else each time."""
+    count = itertools.count()
+    talks = create_agent(ScriptedChatModel(script=[lambda _: AIMessage(f"thought {next(count)}")]), [])
+    first = create_agent(ScriptedChatModel(script=[asks_once("get_news", "read {}")]), [numbered("get_news")])
+    last = create_agent(ScriptedChatModel(script=[asks_once("get_day", "Answer {}.")]), [get_day])
+    builder = StateGraph(MessagesState)
+    graphs = {"first": first, **{f"step{n}": talks for n in range(steps)}, "last": last}
+    for name, inner in graphs.items():
+        builder.add_node(name, inner)
+    for before, after in itertools.pairwise([START, *graphs, END]):
+        builder.add_edge(before, after)
+    assert Bosses(builder.compile()).run() == []

@@ -36,7 +36,7 @@ from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
-from ts_langchain.fingerprint import arguments, gist, mix, name_hash
+from ts_langchain.fingerprint import arguments, gist_hash, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
 if TYPE_CHECKING:
@@ -839,8 +839,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if memory.inside is not None and started.places:
                     findings = self._found(memory.inside, started, output, status)
         ended_at = self.clock()
-        if not findings and output.text:
-            findings = gist(output.text, at, ended_at)
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
             origin = origin._replace(root_id=asked.turn.root_id, trace_id=origin.root_id)
@@ -872,6 +870,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=asked.task if asked is not None else started.task,
                 trace_id=origin.trace_id,
                 findings=findings,
+                gist=gist_hash(output.text, at, ended_at) if output.text else 0,
             )
         )
 
@@ -879,7 +878,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """What agents inside this tool call have found; what it gives itself is found inside those around it."""
         here, *around = started.places
         findings = 0
-        if here in inside.places:
+        above = self._started.get(started.parent)
+        if above is not None and above.kind == "tool" and above.places == started.places:
+            around = [here, *around]  # another tool has called it by hand, in its own task
+        elif here in inside.places:
             others = [s for s in list(self._started.values()) if s.kind == "tool" and s.places[:1] == (here,)]
             findings = inside.end(here, shared=bool(others))
             if status not in (None, "ok") or output.failed:
@@ -924,7 +926,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self._keep(
             run_id,
             Started(
-                "retriever", origin, self.clock(), str(name), args=args, parent=parent_run_id, step=step, task=task
+                "retriever",
+                origin,
+                self.clock(),
+                str(name),
+                args=args,
+                parent=parent_run_id,
+                step=step,
+                task=task,
+                places=places_of(metadata or {}),
             ),
         )
 
@@ -951,6 +961,12 @@ class TokenSentinelHandler(BaseCallbackHandler):
         self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
     ) -> None:
         origin = started.origin
+        if len(started.places) > 1:
+            session = self.sentinel.get(origin.session_id)
+            with session.lock:
+                args = started.args.fingerprint if started.args is not None else 0
+                found = mix(name_hash(started.name), args, answer)
+                Memory.of(session.state).found_inside(started.places[1:], found)
         self.sentinel.observe(
             Call(
                 run_id if type(run_id) is str else str(run_id),

@@ -58,7 +58,7 @@ class Started(NamedTuple):
     agent: int = 0
     """Of tools: which agent inside a graph it is one of, 0 outside."""
     places: tuple[int, ...] = ()
-    """Of tools: the task of LangGraph it runs in, and those around its graph."""
+    """Of tools and retrievers: the task of LangGraph it runs in, and those around its graph."""
     around: int = 0
     """Of model calls: the task of LangGraph around the graph they are made in, 0 if there is none."""
     purpose: str | None = None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_PLACES = 8
+MAX_LOST = 64
 MAX_FOUND = 64
 
 
@@ -24,7 +25,7 @@ class Found:
         self.spoke = False
         """A model was asked."""
         self.shared = False
-        """Several tool calls run in the task: nobody can say which of them has found what."""
+        """Nobody can say what a tool call in it has found: several run there, or some of it is lost."""
 
 
 class Inside:
@@ -34,10 +35,12 @@ class Inside:
     what such a call brought.
     """
 
-    __slots__ = ("places",)
+    __slots__ = ("lost", "places")
 
     def __init__(self) -> None:
         self.places: Recent[int, Found] = Recent()
+        self.lost: Recent[int, None] = Recent()
+        """Tasks that there was no room for: what is found there later is not all of it."""
 
     def spoke(self, around: Sequence[int]) -> None:
         """A model is asked inside of these tasks."""
@@ -71,7 +74,13 @@ class Inside:
 
     def _at(self, place: int) -> Found:
         found = self.places.get(place)
-        if found is None:
-            found = self.places[place] = Found()
+        if found is not None:
+            self.places.touch(place)  # a task goes on for as long as those inside of it
+            return found
+        found = self.places[place] = Found()
+        found.shared = place in self.lost
+        if len(self.places) > MAX_PLACES:
+            self.lost[next(iter(self.places))] = None
+            self.lost.limit(MAX_LOST)
             self.places.limit(MAX_PLACES)
         return found

@@ -260,6 +260,12 @@ class Memory:
             self.inside = Inside()
         self.inside.spoke(tasks)
 
+    def found_inside(self, tasks: Sequence[int], result: int) -> None:
+        """A retriever has found this inside of these tasks, before any model is asked there, perhaps."""
+        if self.inside is None:
+            self.inside = Inside()
+        self.inside.note(tasks, result)
+
     def shrink(self) -> None:
         """Reduces a session that has been idle for a long time."""
         self.conversation.shrink()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.fingerprint import mix, text_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
 SUMMARY = "summarization"
 ASSUMED_WINDOW = 16_000
-MAX_AGENTS = 4
+MAX_AGENTS = 8
 MAX_UNCLAIMED = 6
 
 
 class Compactions:
     """The summaries that one agent has had in a row."""
 
-    __slots__ = ("count", "share", "steps", "unclaimed")
+    __slots__ = ("count", "guessed", "share", "steps", "unclaimed")
 
     def __init__(self) -> None:
         self.count = 1
@@ -31,18 +32,22 @@ class Compactions:
         """Requests of the agent since the last one."""
         self.share = 0.0
         """How full the model's context window was, at most."""
+        self.guessed = False
+        """How large the window is is not known."""
         self.unclaimed: list[tuple[str, float]] = []
 
 
 class CompactionThrash(Rule["Recent[int, Compactions]"]):
     """An agent's history is summed up before nearly each of its steps.
 
-    Fires at the `min_summaries`-th summary in a row that left room for no more than `max_steps` requests of the agent,
-    while none of these filled more than `max_share` of the model's context window. What is kept after a summary is
-    then nearly as much as what triggers the next one, as with a `trigger` of 4 000 tokens and 20 messages to keep.
+    Fires at the `min_summaries`-th summary in a row of one run that left room for no more than `max_steps` requests of
+    the agent, while none of these filled more than `max_share` of the model's context window. What is kept after a
+    summary is then nearly as much as what triggers the next one, as with a `trigger` of 4 000 tokens and 20 messages to
+    keep.
 
-    Does not fire on: summaries of a context that is really full; a summary now and then; several of one history, in
-    parts; summaries that no middleware of LangChain's makes. A window that is not known counts as 16 000 tokens.
+    Does not fire on: summaries of a context that is really full; a summary now and then, or one in each of several
+    runs; several of one history, in parts; summaries that no middleware of LangChain's makes. A window that is not
+    known counts as 16 000 tokens.
 
     Wasted: the summaries but the first.
     """
@@ -74,12 +79,13 @@ class CompactionThrash(Rule["Recent[int, Compactions]"]):
         summary = call.purpose == SUMMARY
         if (not summary and (not state or call.purpose is not None)) or call.status != "ok":
             return None
-        agent = call.around
+        agent = mix(text_hash(call.root_id), call.around)
         row = state.get(agent)
         if not summary:
             if row is not None:
                 row.steps += 1
                 window = self.context.prices.context_window(call.model, call.provider)
+                row.guessed |= window is None
                 row.share = max(row.share, call.usage.input_tokens / (window or ASSUMED_WINDOW))
                 if row.steps > self.settings.max_steps or row.share > self.settings.max_share:
                     del state[agent]
@@ -104,6 +110,6 @@ class CompactionThrash(Rule["Recent[int, Compactions]"]):
             calls=tuple(i for i, _ in unclaimed),
             seconds=sum(seconds for _, seconds in unclaimed),
             severity="medium",
-            confidence=0.9,
+            confidence=0.6 if row.guessed else 0.9,
             evidence={"summaries": row.count, "largest_share": round(row.share, 3)},
         )

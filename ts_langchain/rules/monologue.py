@@ -19,6 +19,10 @@ STOCK_CHARS = 20
 """Shorter answers (`Yes.`, `heads`) may well be right each time that somebody asks for another one."""
 SILENT_TOKENS = 8
 """Tokens that an empty answer may be billed as."""
+ANSWERED = 2
+"""Messages that a prompt grows by where the model has answered and somebody has said one thing."""
+PAUSED = "pause_turn"
+"""Why an answer of Anthropic's ends that is to go on after tools of its own."""
 
 
 class Speech:
@@ -46,8 +50,9 @@ class Monologue(Rule[Speech]):
     code that says them, most likely.
 
     Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same again
-    in another run (`repair_loop`), or gets `Yes.` each time; requests whose past differs, as of rows that all end with
-    words for the model to go on with.
+    in another run (`repair_loop`), or gets `Yes.` each time; a message of another agent's behind it, as where a
+    supervisor hands work out; one request sent several times, to vote; the same question about the next page; requests
+    whose past differs, as of rows that all end with words for the model to go on with.
 
     Wasted: the calls of all messages but the first.
     """
@@ -78,17 +83,21 @@ class Monologue(Rule[Speech]):
         if prompt is None or call.status != "ok" or not call.answer or _is_unread(call):
             return None
         on = prompt.branch == state.branch and prompt.broke_at < 0
+        grown = prompt.messages - state.messages
+        # another agent, or code in its name, has written a message of a model's: that is something new
+        alone = prompt.last_role == "ai" and grown > 0 and prompt.last in (0, state.last, state.answer)
         nudged = (
             prompt.last_role == "human"
             and prompt.last == state.last != 0
-            and prompt.messages > state.messages
+            and grown == ANSWERED  # of more, the rest is new: the next page, before the same question
             and call.turn == state.turn
             and (call.answer_chars >= STOCK_CHARS or not call.answer_chars)
             and not call.tool_calls  # asked for in words, they are answered in a user's
         )
-        text = None if call.tool_calls else call.answer_text  # words beside tool calls do not tell these apart
+        # words beside tool calls do not tell these apart, be they the provider's own
+        text = None if call.tool_calls or call.finish_reason == PAUSED else call.answer_text
         said = call.answer == state.answer or self._alike(text, state.text)
-        same = on and said and (prompt.last_role == "ai" or nudged)
+        same = on and said and (alone or nudged)
         state.branch, state.turn, state.messages, state.last = prompt.branch, call.turn, prompt.messages, prompt.last
         state.answer, state.text = call.answer, text
         if not same:

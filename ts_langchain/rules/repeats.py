@@ -10,9 +10,10 @@ somebody who may know of it: a model has spoken in between. It is one to stop fo
 and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck.
 
 A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
-answer. It brought what the tools inside it brought: where these gave the same, it is a repeat. So is an answer that
-differs in a UUID, or in the time it was made at (`Call.findings`). The words or the id may have been what was wanted,
-so it is none to stop for, and news to all others.
+answer. It brought what the tools inside it brought (`Call.findings`): where these gave the same, it is a repeat. So is
+an answer that differs in a UUID, or in the time it was made at, alone (`Call.gist`). The words or the id may have been
+what was wanted, so it is none to stop for, and news to all others. Nor is one to stop for that says the same each time,
+where the tools inside it gave something else.
 """
 
 from __future__ import annotations
@@ -74,11 +75,11 @@ class Group:
         "ended_at",
         "findings",
         "fresh",
+        "gist",
         "items",
         "made",
         "mutations",
         "news",
-        "retold",
         "reworded",
         "unclaimed",
         "unknown",
@@ -86,7 +87,8 @@ class Group:
 
     def __init__(self, call: Call, arguments_hash: int) -> None:
         self.arguments_hash = arguments_hash
-        self.answer, self.findings = call.answer, call.findings
+        self.answer: int | None = call.answer  # None once the answers differ in words, ids or times
+        self.findings, self.gist = call.findings, call.gist
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
         self.made: Made = ()
@@ -96,13 +98,18 @@ class Group:
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.mutations = self.news = self.unknown = 0
-        self.reworded = self.retold = False
+        self.reworded = False
         self.unclaimed: list[Turn] = []
 
     @property
     def blind(self) -> bool:
         """True if answers are not captured."""
         return self.answer == 0
+
+    @property
+    def retold(self) -> bool:
+        """True if the answers differ, and only in words, ids or times."""
+        return self.answer is None
 
     def add(self, call: Call, kept: int = MAX_MADE) -> None:
         """Counts a call that follows those before it."""
@@ -249,12 +256,16 @@ class RepeatRule(Rule[Repeats]):
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if _nothing_new(call, group) and not state_changed and not moved_on and not is_under_way(call):
                 group.count += 1
-                group.retold |= call.answer != group.answer and not call.items
+                if call.answer != group.answer and not call.items:
+                    group.answer = None
                 if state.unknown > group.unknown and not group.retold:
                     group.made = ()  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
-                if group.fresh != state.newest(call.turn):
+                got_on = bool(call.findings and group.findings) and call.findings != group.findings
+                if got_on or group.fresh != state.newest(call.turn):
                     group.again = 0
+                if got_on:  # `Done.` each time, of other things
+                    group.findings = call.findings
                 if not overlapping and not together:
                     group.again += 1
                     group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
@@ -295,7 +306,7 @@ class RepeatRule(Rule[Repeats]):
             group = state.groups.get(key)
             if (
                 group is not None
-                and _nothing_new(call, group)
+                and _nothing_new(call, group, reworded=True)
                 and call.started_at - group.ended_at <= self.settings.window_seconds
                 and arguments.similarity(before) >= self.settings.similarity
                 and (call.answer_chars > BRIEF_CHARS or call.items or arguments.says_no_other(before))
@@ -313,7 +324,7 @@ class RepeatRule(Rule[Repeats]):
 
     @staticmethod
     def _start_anew(group: Group, call: Call) -> None:
-        group.answer, group.findings = call.answer, call.findings
+        group.answer, group.findings, group.gist = call.answer, call.findings, call.gist
         if call.items:
             group.items |= frozenset(call.items[:MAX_ITEMS])
         if len(group.items) > MAX_ITEMS * 2:
@@ -323,7 +334,7 @@ class RepeatRule(Rule[Repeats]):
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
-        group.reworded = group.retold = False
+        group.reworded = False
         group.unclaimed.clear()
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
@@ -365,7 +376,7 @@ class RepeatRule(Rule[Repeats]):
                 "tool": call.name,
                 "calls": group.count,
                 "arguments_hash": f"{group.arguments_hash & 0xFFFFFFFFFFFFFFFF:016x}",
-                "answer_hash": f"{group.answer & 0xFFFFFFFFFFFFFFFF:016x}",
+                "answer_hash": f"{call.answer & 0xFFFFFFFFFFFFFFFF:016x}",
                 "answer_chars": call.answer_chars,
                 "answer_captured": not group.blind,
                 "reworded": group.reworded,
@@ -375,7 +386,16 @@ class RepeatRule(Rule[Repeats]):
         )
 
 
-def _nothing_new(call: Call, group: Group) -> bool:
-    if call.answer == group.answer or (call.findings == group.findings != 0 and not brings_another(call.name)):
+def _nothing_new(call: Call, group: Group, *, reworded: bool = False) -> bool:
+    """True if the group had already what the call brought.
+
+    An agent that is told something else may say something else of what it found: there its words count.
+    """
+    if call.answer == group.answer:
         return True
+    if not reworded:
+        if call.findings == group.findings != 0:
+            return True
+        if call.gist == group.gist != 0 and not brings_another(call.name):
+            return True
     return bool(call.items) and group.items.issuperset(call.items[:MAX_ITEMS])
