@@ -132,10 +132,11 @@ def nudged(number: int, words: str = "go on", *, runs: int = 1, text: str = "I s
     return many(number, step)
 
 
-def summed_up(number: int, steps: int = 1, *, sent: int = 20_000, **more: Any) -> Script:
+def summed_up(number: int, steps: int = 1, *, sent: int = 20_000, runs: int = 1, **more: Any) -> Script:
     """A summary after so many requests of an agent."""
 
     def step(s: Script, n: int) -> None:
+        s.root_id = f"r{n * runs // number}"
         for i in range(steps if n else 0):
             s.say(f"step {n} {i}", sent=sent, **more)
         s.say(f"summary {n}", sent=900, got=100, purpose="summarization")
@@ -636,6 +637,7 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "three steps between summaries": ("compaction_thrash", summed_up(9, 3)),
     "more than a quarter of the window": ("compaction_thrash", summed_up(9, sent=32_001)),
     "a window of which nothing is known": ("compaction_thrash", summed_up(9, sent=4_001, model="our-own")),
+    "one summary in each of several runs": ("compaction_thrash", summed_up(9, runs=9)),
     "parts of one summary": ("compaction_thrash", summed_up(9, 0)),
     "agents side by side, of one summary each": (
         "compaction_thrash",

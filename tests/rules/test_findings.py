@@ -312,3 +312,28 @@ def test_what_was_found_many_steps_ago_is_not_forgotten(steps: int) -> None:
     for before, after in itertools.pairwise([START, *graphs, END]):
         builder.add_edge(before, after)
     assert Bosses(builder.compile()).run() == []
+
+
+def test_a_tool_that_is_called_by_hand_inside_another_takes_nothing_away() -> None:
+    """Only its agent's words differ; the helper runs in the same task, and ends first."""
+
+    @tool
+    def load_prompt() -> str:
+        """Loads."""
+        return "You count pens."
+
+    staff = Staff(["pens"])
+
+    @tool
+    def ask_worker(task: str) -> str:
+        """Has somebody do it."""
+        return str(
+            staff.worker.invoke({"messages": [HumanMessage(f"{load_prompt.invoke({})} {task}")]})["messages"][
+                -1
+            ].content
+        )
+
+    recorder, handler = recorded()
+    app = create_agent(ScriptedChatModel(script=[ASKS] * 4 + [AIMessage("done")]), [ask_worker])
+    app.invoke(GO, {"callbacks": [handler]})
+    assert found(recorder, "ask_worker") == [("tool_loop", "medium", 3)]
