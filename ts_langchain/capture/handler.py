@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ts_langchain.budget import Reservation
-    from ts_langchain.capture.inside import Inside
     from ts_langchain.capture.messages import ToolResult
     from ts_langchain.capture.parameters import Parameters
     from ts_langchain.intervene.core import Here
@@ -836,8 +835,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                     call_id = None  # it has none
                 if output.read is not None:
                     memory.conversation.remember(message, output.read)
-                if memory.inside is not None and started.places:
-                    findings = self._found(memory.inside, started, output, status)
+                if started.places:
+                    findings = self._found(memory, started, output, status)
         ended_at = self.clock()
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
@@ -874,21 +873,21 @@ class TokenSentinelHandler(BaseCallbackHandler):
             )
         )
 
-    def _found(self, inside: Inside, started: Started, output: Output, status: Status | None) -> int:
+    def _found(self, memory: Memory, started: Started, output: Output, status: Status | None) -> int:
         """What agents inside this tool call have found; what it gives itself is found inside those around it."""
         here, *around = started.places
         findings = 0
         above = self._started.get(started.parent)
         if above is not None and above.kind == "tool" and above.places == started.places:
             around = [here, *around]  # another tool has called it by hand, in its own task
-        elif here in inside.places:
+        elif memory.inside is not None and here in memory.inside.places:
             others = [s for s in list(self._started.values()) if s.kind == "tool" and s.places[:1] == (here,)]
-            findings = inside.end(here, shared=bool(others))
+            findings = memory.inside.end(here, shared=bool(others))
             if status not in (None, "ok") or output.failed:
                 findings = 0
         if around:
             args = started.args.fingerprint if started.args is not None else 0
-            inside.note(around, mix(name_hash(started.name), args, findings or output.digest))
+            memory.found_inside(around, mix(name_hash(started.name), args, findings or output.digest))
         return findings
 
     def reused(self, here: Here, call: Mapping[str, Any], earlier: object) -> None:

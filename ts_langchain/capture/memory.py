@@ -261,7 +261,7 @@ class Memory:
         self.inside.spoke(tasks)
 
     def found_inside(self, tasks: Sequence[int], result: int) -> None:
-        """A retriever has found this inside of these tasks, before any model is asked there, perhaps."""
+        """A tool or a retriever has given this inside of these tasks, before any model is asked there, perhaps."""
         if self.inside is None:
             self.inside = Inside()
         self.inside.note(tasks, result)
