@@ -32,11 +32,13 @@ class ToolLoop(RepeatRule):
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
     `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some. In answers,
-    what is technical does not count: ids of the request, times that it took or was made at (`request_id`,
-    `response_time`, `timestamp`; of a clock these do), headers of HTTP, addresses in memory, temporary folders. A tool
-    that runs an agent of its own in LangGraph (`task` of deep agents) words its answer differently each time: where the
-    tools inside it gave the same each time, `min_calls` such calls are told with severity medium. So are answers that
-    differ in UUIDs or in the time they were made at, wherever these stand, but of tools named like `next_job`.
+    what is technical does not count: ids of the request and times that it took (`request_id`, `response_time`), headers
+    of HTTP, addresses in memory, temporary folders.
+
+    Severity medium, from `min_calls` on, where the answers differ in what may be technical alone (a `timestamp`, a UUID,
+    a latency, the time they were made at), but for tools named like `next_job` or `get_time`. And where a tool runs an
+    agent of its own in LangGraph (`task` of deep agents), which words its answer differently each time, while the tools
+    inside it gave the same each time.
 
     Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
     something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
