@@ -35,10 +35,10 @@ class ToolLoop(RepeatRule):
     what is technical does not count: ids of the request and times that it took (`request_id`, `response_time`), headers
     of HTTP, addresses in memory, temporary folders.
 
-    Severity medium, from `min_calls` on, where the answers differ in what may be technical alone (a `timestamp`, a UUID,
-    a latency, the time they were made at), but for tools named like `next_job` or `get_time`. And where a tool runs an
-    agent of its own in LangGraph (`task` of deep agents), which words its answer differently each time, while the tools
-    inside it gave the same each time.
+    Severity medium, from `min_calls` on, where the answers differ in what may be technical alone (a `timestamp`, a
+    UUID, a latency, the time they were made at), but for tools named like `next_job` or `get_time`. And where a tool
+    runs an agent of its own in LangGraph (`task` of deep agents), which words its answer differently each time, while
+    the tools inside it gave the same each time.
 
     Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
     something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
