@@ -111,14 +111,15 @@ _HEADER = re.compile(
     r"(?:x-)?ratelimit[\w-]*):.*$",
     re.IGNORECASE | re.MULTILINE,
 )
-# `2 failed, 40 passed in 0.53s`, `Time: 1.204 s`, `ok example.com/x 0.21s`, at the end of what was run
+# how long a test run or a query took, at the end of what it says
+_RUN = re.compile(
+    r"\b\d+ (?:passed|failed|passing|failing|failures?|tests?|errors?|examples?|assertions?|warnings?)\b|"
+    r"^(?:ok|FAIL|--- FAIL:|real)\s|\bset \(\d|\(\d+ rows?\)|could not compile",
+    re.MULTILINE,
+)
+_SECONDS = re.compile(r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?)\b)")
 _LASTED = r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?|min|minutes?)\b)"
 _MEASURED = re.compile(_LASTED)
-_OF_A_RUN = re.compile(
-    r"^.*\b(?:passed|failed|errors?|tests?|ran|finished|completed|compiled?|took|elapsed|done|built|real|time|ok|fail|"
-    r"pass|rows?|set)\b.*$",
-    re.IGNORECASE | re.MULTILINE,
-)
 
 # `(Status Code: 403, Request ID: 9CF3EBB8)`, `Include the request ID req_011C in your message`, `Ray ID: 8e2f1`
 # (bounded, since an id may hold the words again)
@@ -155,8 +156,8 @@ def plain_answer(text: str) -> str:
     if "HTTP/" in head:
         head = _RESPONSE.sub(lambda response: _HEADER.sub("", response[0]), head)
     text = f"{head}{rest}" if rest else head
-    if "." in (end := text[-END:]) and _MEASURED.search(end) is not None:
-        text = f"{text[:-END]}{_OF_A_RUN.sub(lambda line: _MEASURED.sub('', line[0]), end)}"
+    if "." in (end := text[-END:]) and _SECONDS.search(end) is not None and _RUN.search(end) is not None:
+        text = f"{text[:-END]}{_SECONDS.sub('', end)}"
     return text
 
 
