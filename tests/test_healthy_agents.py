@@ -685,13 +685,49 @@ def test_what_an_unknown_tool_may_have_changed_is_looked_at_again(look: str) -> 
     assert {i.severity for i in handler.sentinel.incidents()} == {"low"}
 
 
-@pytest.mark.parametrize("name", ["press_key", "add_to_cart", "undo", "scroll"])
+@pytest.mark.parametrize(
+    "name", ["press_key", "add_to_cart", "undo", "scroll", "sell_shares", "siguiente", "volume_up"]
+)
 def test_what_is_done_again_may_be_meant(name: str) -> None:
     act = tool(name)(do_task.func)  # type: ignore[attr-defined]
     handler = TokenSentinelHandler(mode="block")
     app = create_agent(ScriptedChatModel(script=[*[call_tool(name, task="a")] * 5, DONE]), [act])
     app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
     assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("move_forward", "turn_left"), ("turn_on", "turn_off"), ("avancer", "tourner"), ("press_key", "process_item")],
+)
+def test_steps_in_turn_may_be_meant(names: tuple[str, str]) -> None:
+    """A robot goes round in a square; `ok` is all it is told."""
+    acts = [tool(name)(do_task.func) for name in names]  # type: ignore[attr-defined]
+    script = [call_tool(name, task="a") for _ in range(4) for name in names]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), acts)
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert "high" not in {i.severity for i in handler.sentinel.incidents()}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_people_that_are_on_neither_list(together: bool) -> None:
+    """It is told, since nothing was found, and may go on: each time it is somebody else."""
+    lists = [tool(name)(_on_no_list) for name in ("check_sanctions", "find_lead")]
+    script: list[AIMessage] = []
+    for n in range(8):
+        asked = [call_tool(each.name, person=f"p{n}") for each in lists]
+        calls = [call for message in asked for call in message.tool_calls]
+        script += [AIMessage("", tool_calls=calls)] if together else asked
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), lists)
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("ping_pong", "medium")]
+
+
+def _on_no_list(person: str) -> str:
+    """Looks somebody up."""
+    return "no match"
 
 
 def test_places_that_are_not_on_the_map() -> None:

@@ -34,6 +34,7 @@ from ts_langchain.rules.effects import (
     is_change,
     is_under_way,
     is_worth_another_try,
+    may_be_meant,
     may_be_reworded,
     may_have_changed,
     outcome,
@@ -57,7 +58,7 @@ MAX_TURNS = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 MEANT = 2
-"""What changes something may well be meant to be done again: a loop is severe after so many times as many calls."""
+"""What acts may well be meant to be done again: a loop is severe after so many times as many calls."""
 
 _NO_ITEMS: frozenset[int] = frozenset()
 
@@ -345,10 +346,10 @@ class RepeatRule(Rule[Repeats]):
         if not loop and not identical:
             return None
         severity: Severity = "high" if loop else "low"
-        may_be_meant = is_change(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
+        meant = may_be_meant(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
         gets_on = group.again < s.min_calls - 1 and call.status == "ok"
         reworded = group.reworded and effect_of(call) == "unknown"
-        if loop and (group.blind or gets_on or may_be_meant or reworded or group.retold):
+        if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
         confidence = 0.55 if group.blind else 0.8 if group.reworded or group.retold else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []
