@@ -760,6 +760,50 @@ def test_a_long_log_of_which_only_the_end_is_new() -> None:
     assert {i.rule for i in handler.sentinel.incidents()} == {"cache_miss", "context_bloat"}
 
 
+def test_what_is_there_already() -> None:
+    """One account after the other; whoever has one keeps it."""
+
+    def create(name: str) -> str:
+        """Creates an account."""
+        raise ToolException("409: already exists")
+
+    account = tool("create_user")(create)
+    account.handle_tool_error = True
+    script = [*(call_tool("create_user", name=f"u{n}") for n in range(5)), DONE]
+    handler = TokenSentinelHandler(mode="block")
+    create_agent(ScriptedChatModel(script=script), [account]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("error_loop", "medium")]
+
+
+def test_a_limit_that_is_waited_for() -> None:
+    """It waits longer each time, as it should."""
+    tries = itertools.count()
+
+    def create(title: str) -> str:
+        """Creates an issue."""
+        if next(tries) < 5:
+            raise ToolException("429: rate limit exceeded")
+        return "created"
+
+    @tool
+    def sleep(seconds: int) -> str:
+        """Waits."""
+        return "ok"
+
+    issue = tool("create_issue")(create)
+    issue.handle_tool_error = True
+    script = [s for n in range(6) for s in (call_tool("create_issue", title="a"), call_tool("sleep", seconds=2**n))]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script[:-1], DONE]), [issue, sleep])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert {(i.rule, i.severity) for i in handler.sentinel.incidents()} == {
+        ("error_loop", "medium"),
+        ("tool_loop", "low"),
+    }
+
+
 def test_links_that_are_all_fine() -> None:
     """It takes more than five minutes, and each answer is the same."""
     now = [1_790_000_000.0]

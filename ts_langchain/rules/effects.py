@@ -53,6 +53,7 @@ _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking",
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
 _PAUSES = frozenset({"delay", "pause"})
+_PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "toss"})
 _ANOTHER = frozenset({
     "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
@@ -182,6 +183,11 @@ def may_be_meant(call: Call) -> bool:
     if effect == "changes":
         return True
     return effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name)
+
+
+def lets_time_pass(name: str) -> bool:
+    """True for a tool that waits (`sleep`, `wait_seconds`): what was refused may be allowed now."""
+    return not _PASSES_TIME.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
 def may_have_changed(call: Call) -> bool:

@@ -34,6 +34,7 @@ from ts_langchain.rules.effects import (
     is_change,
     is_under_way,
     is_worth_another_try,
+    lets_time_pass,
     may_be_meant,
     may_be_reworded,
     may_have_changed,
@@ -139,6 +140,8 @@ class Repeats:
             return
         # while something is waited for, it may change; a person may want it looked at again
         self.mutations += is_under_way(call) or may_have_changed(call) or asks_a_person(call.name)
+        waited = lets_time_pass(call.name)
+        self.unknown += waited
         if repeated:
             return
         came = hash(outcome(call))
@@ -147,7 +150,7 @@ class Repeats:
         self.seen.append(came)
         del self.seen[:-MAX_SEEN]
         self.news += 1
-        self.unknown += effect_of(call) == "unknown"
+        self.unknown += not waited and effect_of(call) == "unknown"
         place = self._place(call.turn)
         others = self.fresh if place is None else self.fresh[:place] + self.fresh[place + 2 :]
         self.fresh = (*others, call.turn, self.news)[-2 * MAX_TURNS :]
