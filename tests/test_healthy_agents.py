@@ -398,6 +398,15 @@ SCRIPTS: dict[str, tuple[list[AIMessage], list[Any]]] = {
         [call_tool("search_flights", query=f"{city}の天気について教えて") for city in ("東京", "大阪", "京都", "札幌")],
         [search_flights],
     ),
+    "rows that are mended, and counted by the same query": (
+        [
+            call_tool("sql_query", query=query)
+            for n in range(6)
+            for query in (f"UPDATE t SET a = 1 WHERE id = {n}", "SELECT count(*) FROM t WHERE a IS NULL")  # noqa: S608
+        ],
+        [sql_query],
+    ),
+    "a command that waits first": ([call_tool("bash", command="sleep 10 && kubectl get pods")] * 6, [bash]),
     "silence": ([call_tool("listen")] * 6, [listen]),
     "a sign of life": (
         [s for n in range(8) for s in (call_tool("heartbeat", run="r"), call_tool("get_order", number=f"o{n}"))],

@@ -95,13 +95,17 @@ def named_effect(name: str) -> Effect:
 
 
 def effect_of(call: Call) -> Effect:
-    """What a tool does: as declared (`metadata={"read_only": True}`, MCP's `readOnlyHint`), else what its name says."""
+    """What a tool does: as declared (`metadata={"read_only": True}`, MCP's `readOnlyHint`), else what its name says.
+
+    A tool for queries changes what it is told to (`UPDATE … SET`).
+    """
     if call.kind == "retriever":
         return "looks"
     named = named_effect(call.name)
     declared = trait(call.traits, "read_only") if call.traits else None
     if declared is None:
-        return named
+        wrote = named in ("looks", "unknown") and call.arguments is not None and call.arguments.writes
+        return "changes" if wrote else named
     return "looks" if declared else "runs code" if named == "runs code" else "changes"
 
 
@@ -142,7 +146,12 @@ def brings_another(name: str) -> bool:
 
 
 def is_under_way(call: Call) -> bool:
-    """True if the tool says that its work is not done yet. What a list of things to do says of them is no such word."""
+    """True if the tool says that its work is not done yet, or was told to wait first (`sleep 10 && kubectl get pods`).
+
+    What a list of things to do says of them is no such word.
+    """
+    if call.arguments is not None and call.arguments.sleeps and effect_of(call) == "runs code":
+        return True
     return call.pending and "todo" not in call.name.lower()
 
 
