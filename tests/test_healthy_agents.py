@@ -850,6 +850,20 @@ def test_several_wordings_of_one_question() -> None:
     assert "high" not in {i.severity for i in handler.sentinel.incidents()}
 
 
+@pytest.mark.parametrize("shelf", [Shelf(), get_policy])
+def test_each_section_is_written_from_the_same_documents(shelf: Any) -> None:
+    """They could be kept; each section is another one."""
+    model = ScriptedChatModel(script=[f"Section {n} is about {word}." for n, word in enumerate(WORDS)])
+    asked: Any = {"topic": "refunds"} if shelf is get_policy else "refunds"
+
+    def write(words: tuple[str, ...]) -> list[Any]:
+        return [model.invoke(f"Write about {word}: {shelf.invoke(asked)}").content for word in words]
+
+    handler = TokenSentinelHandler(mode="block")
+    assert len(RunnableLambda(write).invoke(WORDS, {"callbacks": [handler]})) == len(WORDS)
+    assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]
+
+
 @pytest.mark.parametrize("before", [True, False])
 def test_code_that_looks_the_same_up_for_each_row(before: bool) -> None:
     """No model has asked for it, nor heard of it."""
