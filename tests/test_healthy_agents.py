@@ -695,7 +695,19 @@ def test_what_an_unknown_tool_may_have_changed_is_looked_at_again(look: str) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["press_key", "add_to_cart", "undo", "scroll", "sell_shares", "siguiente", "volume_up"]
+    "name",
+    [
+        "press_key",
+        "add_to_cart",
+        "undo",
+        "scroll",
+        "sell_shares",
+        "siguiente",
+        "volume_up",
+        "show_next_card",
+        "load_more",
+        "check_in_guest",
+    ],
 )
 def test_what_is_done_again_may_be_meant(name: str) -> None:
     act = tool(name)(do_task.func)  # type: ignore[attr-defined]
@@ -767,6 +779,16 @@ def test_a_long_log_of_which_only_the_end_is_new() -> None:
         {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
     )
     assert {i.rule for i in handler.sentinel.incidents()} == {"cache_miss", "context_bloat"}
+
+
+def test_each_file_is_loaded_and_judged() -> None:
+    """Nothing tells the answers apart; it gets on."""
+    acts = [tool(name)(do_task.func) for name in ("load_file", "count_errors")]  # type: ignore[attr-defined]
+    script = [s for w in WORDS for s in (call_tool("load_file", task=w), call_tool("count_errors", task="current"))]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), acts)
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert {i.severity for i in handler.sentinel.incidents()} == {"medium"}
 
 
 def test_what_is_there_already() -> None:

@@ -16,9 +16,9 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
     "accept", "activate", "add", "adjust", "advance", "allocate", "append", "apply", "approve", "archive", "assign",
-    "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "clear", "click", "close",
-    "comment", "commit", "complete", "create", "deactivate", "decline", "decrease", "decrement", "delay", "delete",
-    "deploy", "deposit", "dim", "disable", "discard", "dismiss", "dispense", "drag", "drop", "edit", "eject",
+    "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "checkout", "clear", "click",
+    "close", "comment", "commit", "complete", "create", "deactivate", "decline", "decrease", "decrement", "delay",
+    "delete", "deploy", "deposit", "dim", "disable", "discard", "dismiss", "dispense", "drag", "drop", "edit", "eject",
     "enable", "enqueue", "enroll", "enter", "equip", "extend", "fill", "fix", "forward", "go", "goto", "grab",
     "increase", "increment", "ingest", "insert", "install", "invite", "invoke", "jump", "kill", "listen", "log",
     "mark", "merge", "migrate", "modify", "move", "mute", "navigate", "next", "open", "order", "paste", "patch",
@@ -53,8 +53,9 @@ _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking",
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
 _PAUSES = frozenset({"delay", "pause"})
+_MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
 _PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait"})
-_CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "toss"})
+_CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
     "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
     "today", "token", "uuid",
@@ -115,7 +116,9 @@ def _read(name: str) -> Effect:
     words = [word.lower() for word in _WORDS.findall(name)]
     if words and words[0] in _THINKS:
         return "thinks"
-    for word in words:
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == "check" and following in ("in", "out"):
+            return "changes"
         if word in _LOOKS:
             return "looks"
         if word in _PROCESSES:
@@ -181,7 +184,7 @@ def is_change(call: Call) -> bool:
 
 
 def may_be_meant(call: Call) -> bool:
-    """True if to do this once more may well be meant: the next step, one more of them.
+    """True if to do this once more may well be meant: the next step, one more of them (`show_next_card`).
 
     Of a tool of which nobody can say what it does, and of code, too, where a word is all that comes back (`ok`, `done`,
     in whatever language): who looks for something is told more, or gets a verdict (`run_tests`).
@@ -189,7 +192,7 @@ def may_be_meant(call: Call) -> bool:
     if call.kind != "tool" or call.status != "ok":
         return False
     effect = effect_of(call)
-    if effect == "changes":
+    if effect == "changes" or not _MOVES_ON.isdisjoint(word.lower() for word in _WORDS.findall(call.name)):
         return True
     return effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name)
 

@@ -123,15 +123,16 @@ class Group:
 class Repeats:
     """State of one session."""
 
-    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "told", "unknown")
+    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "steps", "told", "unknown")
 
     def __init__(self) -> None:
         self.groups: Recent[int, Group] = Recent()
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        self.fresh: tuple[int, ...] = ()  # each turn and its newest news, one after the other, since they are many
+        self.fresh: tuple[int, ...] = ()  # each turn and its newest step, one after the other, since they are many
         self.asks = 0  # answers of models
+        self.steps = 0  # calls that brought something new, or asked for something else in vain
         self.told = 0  # answers of models in words, that were new
         self.mutations = 0  # calls that changed something, or after which it is well to look again
         self.news = 0  # calls that brought something new
@@ -148,15 +149,21 @@ class Repeats:
         if repeated:
             return
         came = hash(outcome(call))
+        new = came not in self.seen
+        if not new and call.arguments is not None and call.answer_chars <= BRIEF_CHARS and effect_of(call) != "thinks":
+            # `loaded` of the next file: no news, but it gets on
+            came = hash(mix(call.answer, call.arguments.fingerprint))
         if came in self.seen:
             return
         self.seen.append(came)
         del self.seen[:-MAX_SEEN]
-        self.news += 1
-        self.unknown += not waited and effect_of(call) == "unknown"
+        self.steps += 1
+        if new:
+            self.news += 1
+            self.unknown += not waited and effect_of(call) == "unknown"
         place = self._place(call.turn)
         others = self.fresh if place is None else self.fresh[:place] + self.fresh[place + 2 :]
-        self.fresh = (*others, call.turn, self.news)[-2 * MAX_TURNS :]
+        self.fresh = (*others, call.turn, self.steps)[-2 * MAX_TURNS :]
 
     def hear(self, call: Call) -> None:
         """Counts an answer of a model."""
@@ -172,7 +179,7 @@ class Repeats:
             self.told += 1
 
     def newest(self, turn: int) -> int:
-        """Which news was the last of a turn, 0 if there was none."""
+        """Which step was the last of a turn, 0 if there was none."""
         place = self._place(turn)
         return 0 if place is None else self.fresh[place + 1]
 
