@@ -465,6 +465,36 @@ def test_a_writer_and_a_critic() -> None:
     assert handler.sentinel.incidents() == []
 
 
+def test_a_worker_that_takes_the_next_one_each_time() -> None:
+    """It closes what is open, says so, and is sent again."""
+
+    @tool
+    def transfer_to_worker(
+        state: Annotated[dict[str, Any], InjectedState], tool_call_id: Annotated[str, InjectedToolCallId]
+    ) -> Command[Any]:
+        """Gives the task to the worker."""
+        done = ToolMessage("ok", tool_call_id=tool_call_id)
+        return Command(goto="worker", graph=Command.PARENT, update={"messages": [*state["messages"], done]})
+
+    @tool
+    def close_ticket() -> str:
+        """Closes the oldest."""
+        return "closed"
+
+    boss = ScriptedChatModel(script=[*[call_tool("transfer_to_worker")] * 6, DONE])
+    worker = ScriptedChatModel(script=[call_tool("close_ticket"), AIMessage("Done.")] * 6)
+    builder = StateGraph(MessagesState)
+    builder.add_node("boss", create_agent(boss, [transfer_to_worker]), destinations=("worker",))
+    builder.add_node("worker", create_agent(worker, [close_ticket]))
+    builder.add_edge(START, "boss")
+    builder.add_edge("worker", "boss")
+    handler = TokenSentinelHandler(mode="block")
+    config: Any = {"callbacks": [handler], "recursion_limit": 99}
+    out = builder.compile().invoke({"messages": [HumanMessage("Close all tickets.")]}, config)
+    assert out["messages"][-1].content == DONE.content
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("handoff_loop", "medium")]
+
+
 def test_a_chat_in_which_the_user_asks_the_same_again() -> None:
     """What was looked up again is told, as small waste; nothing is stopped."""
     script = [step for n in range(12) for step in (call_tool("get_order", number=f"o{n % 3}"), AIMessage(f"Yes. {n}"))]
