@@ -291,15 +291,14 @@ class Arguments(NamedTuple):
         fixed: Fingerprint of everything but the free-text fields: ids, paths, dates, numbers, flags,
             recipients. A call that differs here is a different call.
         free_text: Residue of the free-text fields, None where there is none.
-        writes: True for a statement that changes something (`UPDATE … SET`, `mutation {`).
-        sleeps: True for a command that waits (`sleep 10 && kubectl get pods`).
+        told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`), "sleep" in a command that
+            waits (`sleep 10 && kubectl get pods`), else "".
     """
 
     fingerprint: int
     fixed: int
     free_text: FreeText | None = None
-    writes: bool = False
-    sleeps: bool = False
+    told: str = ""
 
     def similarity(self, other: Arguments) -> float:
         """1.0 for the same arguments, 0.0 for another call, in between for a reworded one."""
@@ -347,17 +346,19 @@ def arguments(value: object) -> Arguments:
         return Arguments(fingerprint, fingerprint)
     fixed: dict[object, object] = {}
     texts: list[str] = []
-    writes = sleeps = False
+    told = ""
     for key, item in value.items():
         if type(item) is str:
-            writes = writes or _WRITES.match(item, 0, SAMPLE_LIMIT) is not None
-            sleeps = sleeps or ("sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None)
+            if _WRITES.match(item, 0, SAMPLE_LIMIT) is not None:
+                told = "write"
+            elif "sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None:
+                told = told or "sleep"
         if type(item) is str and is_free_text(item) and key not in _NAMING:
             texts.append(item)
             fixed[key] = None  # the field counts, its wording does not
         else:
             fixed[key] = item
     if not texts:
-        return Arguments(fingerprint, fingerprint, None, writes, sleeps)
+        return Arguments(fingerprint, fingerprint, None, told)
     sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])
-    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample), writes, sleeps)
+    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample), told)

@@ -105,7 +105,7 @@ def effect_of(call: Call) -> Effect:
     named = named_effect(call.name)
     declared = trait(call.traits, "read_only") if call.traits else None
     if declared is None:
-        wrote = named in ("looks", "unknown") and call.arguments is not None and call.arguments.writes
+        wrote = named in ("looks", "unknown") and call.arguments is not None and call.arguments.told == "write"
         return "changes" if wrote else named
     return "looks" if declared else "runs code" if named == "runs code" else "changes"
 
@@ -153,7 +153,7 @@ def is_under_way(call: Call) -> bool:
 
     What a list of things to do says of them is no such word.
     """
-    if call.arguments is not None and call.arguments.sleeps and effect_of(call) == "runs code":
+    if call.arguments is not None and call.arguments.told == "sleep" and effect_of(call) == "runs code":
         return True
     return call.pending and "todo" not in call.name.lower()
 
