@@ -398,6 +398,15 @@ SCRIPTS: dict[str, tuple[list[AIMessage], list[Any]]] = {
         [call_tool("search_flights", query=f"{city}の天気について教えて") for city in ("東京", "大阪", "京都", "札幌")],
         [search_flights],
     ),
+    "rows that are mended, and counted by the same query": (
+        [
+            call_tool("sql_query", query=query)
+            for n in range(6)
+            for query in (f"UPDATE t SET a = 1 WHERE id = {n}", "SELECT count(*) FROM t WHERE a IS NULL")  # noqa: S608
+        ],
+        [sql_query],
+    ),
+    "a command that waits first": ([call_tool("bash", command="sleep 10 && kubectl get pods")] * 6, [bash]),
     "silence": ([call_tool("listen")] * 6, [listen]),
     "a sign of life": (
         [s for n in range(8) for s in (call_tool("heartbeat", run="r"), call_tool("get_order", number=f"o{n}"))],
@@ -454,6 +463,36 @@ def test_a_writer_and_a_critic() -> None:
     assert out["messages"][-1].content == DONE.content
     assert (boss.calls, writer.calls, critic.calls) == (9, 4, 4)
     assert handler.sentinel.incidents() == []
+
+
+def test_a_worker_that_takes_the_next_one_each_time() -> None:
+    """It closes what is open, says so, and is sent again."""
+
+    @tool
+    def transfer_to_worker(
+        state: Annotated[dict[str, Any], InjectedState], tool_call_id: Annotated[str, InjectedToolCallId]
+    ) -> Command[Any]:
+        """Gives the task to the worker."""
+        done = ToolMessage("ok", tool_call_id=tool_call_id)
+        return Command(goto="worker", graph=Command.PARENT, update={"messages": [*state["messages"], done]})
+
+    @tool
+    def close_ticket() -> str:
+        """Closes the oldest."""
+        return "closed"
+
+    boss = ScriptedChatModel(script=[*[call_tool("transfer_to_worker")] * 6, DONE])
+    worker = ScriptedChatModel(script=[call_tool("close_ticket"), AIMessage("Done.")] * 6)
+    builder = StateGraph(MessagesState)
+    builder.add_node("boss", create_agent(boss, [transfer_to_worker]), destinations=("worker",))
+    builder.add_node("worker", create_agent(worker, [close_ticket]))
+    builder.add_edge(START, "boss")
+    builder.add_edge("worker", "boss")
+    handler = TokenSentinelHandler(mode="block")
+    config: Any = {"callbacks": [handler], "recursion_limit": 99}
+    out = builder.compile().invoke({"messages": [HumanMessage("Close all tickets.")]}, config)
+    assert out["messages"][-1].content == DONE.content
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("handoff_loop", "medium")]
 
 
 def test_a_chat_in_which_the_user_asks_the_same_again() -> None:
@@ -685,13 +724,61 @@ def test_what_an_unknown_tool_may_have_changed_is_looked_at_again(look: str) -> 
     assert {i.severity for i in handler.sentinel.incidents()} == {"low"}
 
 
-@pytest.mark.parametrize("name", ["press_key", "add_to_cart", "undo", "scroll"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "press_key",
+        "add_to_cart",
+        "undo",
+        "scroll",
+        "sell_shares",
+        "siguiente",
+        "volume_up",
+        "show_next_card",
+        "load_more",
+        "check_in_guest",
+    ],
+)
 def test_what_is_done_again_may_be_meant(name: str) -> None:
     act = tool(name)(do_task.func)  # type: ignore[attr-defined]
     handler = TokenSentinelHandler(mode="block")
     app = create_agent(ScriptedChatModel(script=[*[call_tool(name, task="a")] * 5, DONE]), [act])
     app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
     assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("move_forward", "turn_left"), ("turn_on", "turn_off"), ("avancer", "tourner"), ("press_key", "process_item")],
+)
+def test_steps_in_turn_may_be_meant(names: tuple[str, str]) -> None:
+    """A robot goes round in a square; `ok` is all it is told."""
+    acts = [tool(name)(do_task.func) for name in names]  # type: ignore[attr-defined]
+    script = [call_tool(name, task="a") for _ in range(4) for name in names]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), acts)
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert "high" not in {i.severity for i in handler.sentinel.incidents()}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_people_that_are_on_neither_list(together: bool) -> None:
+    """It is told, since nothing was found, and may go on: each time it is somebody else."""
+    lists = [tool(name)(_on_no_list) for name in ("check_sanctions", "find_lead")]
+    script: list[AIMessage] = []
+    for n in range(8):
+        asked = [call_tool(each.name, person=f"p{n}") for each in lists]
+        calls = [call for message in asked for call in message.tool_calls]
+        script += [AIMessage("", tool_calls=calls)] if together else asked
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), lists)
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("ping_pong", "medium")]
+
+
+def _on_no_list(person: str) -> str:
+    """Looks somebody up."""
+    return "no match"
 
 
 def test_places_that_are_not_on_the_map() -> None:
@@ -722,6 +809,60 @@ def test_a_long_log_of_which_only_the_end_is_new() -> None:
         {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
     )
     assert {i.rule for i in handler.sentinel.incidents()} == {"cache_miss", "context_bloat"}
+
+
+def test_each_file_is_loaded_and_judged() -> None:
+    """Nothing tells the answers apart; it gets on."""
+    acts = [tool(name)(do_task.func) for name in ("load_file", "count_errors")]  # type: ignore[attr-defined]
+    script = [s for w in WORDS for s in (call_tool("load_file", task=w), call_tool("count_errors", task="current"))]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script, DONE]), acts)
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert {i.severity for i in handler.sentinel.incidents()} == {"medium"}
+
+
+def test_what_is_there_already() -> None:
+    """One account after the other; whoever has one keeps it."""
+
+    def create(name: str) -> str:
+        """Creates an account."""
+        raise ToolException("409: already exists")
+
+    account = tool("create_user")(create)
+    account.handle_tool_error = True
+    script = [*(call_tool("create_user", name=f"u{n}") for n in range(5)), DONE]
+    handler = TokenSentinelHandler(mode="block")
+    create_agent(ScriptedChatModel(script=script), [account]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+    )
+    assert [(i.rule, i.severity) for i in handler.sentinel.incidents()] == [("error_loop", "medium")]
+
+
+def test_a_limit_that_is_waited_for() -> None:
+    """It waits longer each time, as it should."""
+    tries = itertools.count()
+
+    def create(title: str) -> str:
+        """Creates an issue."""
+        if next(tries) < 5:
+            raise ToolException("429: rate limit exceeded")
+        return "created"
+
+    @tool
+    def sleep(seconds: int) -> str:
+        """Waits."""
+        return "ok"
+
+    issue = tool("create_issue")(create)
+    issue.handle_tool_error = True
+    script = [s for n in range(6) for s in (call_tool("create_issue", title="a"), call_tool("sleep", seconds=2**n))]
+    handler = TokenSentinelHandler(mode="block")
+    app = create_agent(ScriptedChatModel(script=[*script[:-1], DONE]), [issue, sleep])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert {(i.rule, i.severity) for i in handler.sentinel.incidents()} == {
+        ("error_loop", "medium"),
+        ("tool_loop", "low"),
+    }
 
 
 def test_links_that_are_all_fine() -> None:
@@ -759,6 +900,20 @@ def test_several_wordings_of_one_question() -> None:
     handler = TokenSentinelHandler(mode="block")
     assert RunnableLambda(answer).invoke("Refund?", {"callbacks": [handler]}) == "Send it back within 30 days."
     assert "high" not in {i.severity for i in handler.sentinel.incidents()}
+
+
+@pytest.mark.parametrize("shelf", [Shelf(), get_policy])
+def test_each_section_is_written_from_the_same_documents(shelf: Any) -> None:
+    """They could be kept; each section is another one."""
+    model = ScriptedChatModel(script=[f"Section {n} is about {word}." for n, word in enumerate(WORDS)])
+    asked: Any = {"topic": "refunds"} if shelf is get_policy else "refunds"
+
+    def write(words: tuple[str, ...]) -> list[Any]:
+        return [model.invoke(f"Write about {word}: {shelf.invoke(asked)}").content for word in words]
+
+    handler = TokenSentinelHandler(mode="block")
+    assert len(RunnableLambda(write).invoke(WORDS, {"callbacks": [handler]})) == len(WORDS)
+    assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -42,6 +42,14 @@ _QUERY = re.compile(
     r"\s*(?:select|insert|update|delete|with|create|alter|drop|merge|match)\b.*\b(?:from|into|set|table|where|return)\b",
     re.IGNORECASE,
 )
+# What a tool for queries or commands is told to do, at the beginning: it changes something, or waits first.
+_WRITES = re.compile(
+    r"\s*(?:begin(?: transaction)?\s*;\s*)?(?:(?:insert|merge|replace)\s+into\b|update\s+\S+\s+(?:\w+\s+)?set\b|"
+    r"delete\s+from\b|truncate\s+table\b|(?:create|drop|alter)\s+(?:\w+\s+){0,3}(?:table|view|index|schema)\b|"
+    r"mutation\b[^{]*\{)",
+    re.IGNORECASE,
+)
+_SLEEPS = re.compile(r"(?:(?<![^\s;&|(])|time\.|asyncio\.)sleep[ (]\s*\d")
 # Arguments of these names say which one is meant, in however many words.
 _NAMING = frozenset({
     "address", "author", "bcc", "cc", "city", "company", "contact", "country", "customer", "first_name", "full_name",
@@ -283,11 +291,14 @@ class Arguments(NamedTuple):
         fixed: Fingerprint of everything but the free-text fields: ids, paths, dates, numbers, flags,
             recipients. A call that differs here is a different call.
         free_text: Residue of the free-text fields, None where there is none.
+        told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`), "sleep" in a command that
+            waits (`sleep 10 && kubectl get pods`), else "".
     """
 
     fingerprint: int
     fixed: int
     free_text: FreeText | None = None
+    told: str = ""
 
     def similarity(self, other: Arguments) -> float:
         """1.0 for the same arguments, 0.0 for another call, in between for a reworded one."""
@@ -335,13 +346,19 @@ def arguments(value: object) -> Arguments:
         return Arguments(fingerprint, fingerprint)
     fixed: dict[object, object] = {}
     texts: list[str] = []
+    told = ""
     for key, item in value.items():
+        if type(item) is str:
+            if _WRITES.match(item, 0, SAMPLE_LIMIT) is not None:
+                told = "write"
+            elif "sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None:
+                told = told or "sleep"
         if type(item) is str and is_free_text(item) and key not in _NAMING:
             texts.append(item)
             fixed[key] = None  # the field counts, its wording does not
         else:
             fixed[key] = item
     if not texts:
-        return Arguments(fingerprint, fingerprint)
+        return Arguments(fingerprint, fingerprint, None, told)
     sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])
-    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample))
+    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample), told)

@@ -87,8 +87,7 @@ def by_user(script: Script) -> Script:
 
 
 def fails(script: Script, error: str = "no such table", name: str = "run_sql", **more: Any) -> Script:
-    args = {"sql": f"select {len(script.calls)}"} if name == "run_sql" else {}
-    return script.tool(name, args, error, **{"status": "error", **more})
+    return script.tool(name, {}, error, **{"status": "error", **more})
 
 
 HERDS = ("sheep of Wales", "goats in May", "cattle he sold")
@@ -162,7 +161,7 @@ def thought(number: int, *, sent: int = 500, visible: int = 50, reasoning: int =
 def circle(*answers: str, names: str = "ab", **more: Any) -> Script:
     return many(
         len(answers),
-        lambda s, n: s.tool(f"get_{names[n % len(names)]}", {"n": n}, answers[n], **more),
+        lambda s, n: s.tool(f"get_{names[n % len(names)]}", {}, answers[n], **more),
     )
 
 
@@ -951,6 +950,32 @@ def test_what_was_changed_in_between_excuses_no_other_loop(script: Script, tool:
     """The same change again, which may be meant at first; a test without a change; a change that keeps failing."""
     [found] = script.run(rules=["tool_loop"]).incidents()
     assert (found.severity, found.evidence["tool"]) == (severity, tool)
+
+
+def in_turn(rounds: int, answer: str, *names: str, varied: bool = False) -> Script:
+    return many(
+        rounds * len(names),
+        lambda s, n: s.tool(names[n % len(names)], {"n": n // len(names) if varied else 0}, answer),
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "severity"),
+    [
+        (in_turn(3, "ok", "turn_on", "turn_off"), "medium"),
+        (in_turn(5, "ok", "turn_on", "turn_off"), "medium"),
+        (in_turn(6, "ok", "turn_on", "turn_off"), "high"),
+        (in_turn(3, "ok", "adelante", "izquierda"), "medium"),
+        (in_turn(3, "a long report of what there is", "adelante", "izquierda"), "high"),
+        (in_turn(3, "ok", "turn_on", "get_state"), "high"),
+        (in_turn(9, "no match", "find_customer", "find_lead", varied=True), "medium"),
+        (in_turn(3, "no match", "find_customer", "find_lead"), "high"),
+        (in_turn(3, "n" * 101, "find_customer", "find_lead", varied=True), "high"),
+    ],
+)
+def test_how_severe_a_circle_is(script: Script, severity: str) -> None:
+    [found] = script.run(rules=["ping_pong"]).incidents()
+    assert found.severity == severity
 
 
 def test_a_new_run_begins_a_new_circle() -> None:

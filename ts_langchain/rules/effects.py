@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
-    "add", "append", "apply", "approve", "archive", "assign", "back", "book", "build", "buy", "cancel", "change",
-    "clear", "click", "close", "comment", "commit", "create", "delay", "delete", "deploy", "disable", "drag", "drop",
-    "edit", "enable", "fill", "fix", "go", "goto", "insert", "install", "invoke", "listen", "log", "mark", "merge",
-    "migrate", "modify", "move", "navigate", "next", "open", "order", "patch", "pause", "pay", "play", "post", "press",
-    "publish", "push", "put",
-    "record", "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace", "reply", "reserve",
-    "reset", "restart", "save", "schedule", "scroll", "select", "send", "set", "sleep", "start", "step", "stop",
-    "store", "submit", "toggle", "transfer", "trigger", "turn", "type", "undo", "update", "upload", "upsert",
-    "wait", "write",
+    "accept", "activate", "add", "adjust", "advance", "allocate", "append", "apply", "approve", "archive", "assign",
+    "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "checkout", "clear", "click",
+    "close", "comment", "commit", "complete", "create", "deactivate", "decline", "decrease", "decrement", "delay",
+    "delete", "deploy", "deposit", "dim", "disable", "discard", "dismiss", "dispense", "drag", "drop", "edit", "eject",
+    "enable", "enqueue", "enroll", "enter", "equip", "extend", "fill", "fix", "forward", "go", "goto", "grab",
+    "increase", "increment", "ingest", "insert", "install", "invite", "invoke", "jump", "kill", "listen", "log",
+    "mark", "merge", "migrate", "modify", "move", "mute", "navigate", "next", "open", "order", "paste", "patch",
+    "pause", "pay", "pick", "play", "pop", "post", "press", "publish", "purchase", "push", "put", "raise", "record",
+    "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace", "reply", "resend", "reserve",
+    "reset", "restart", "restore", "resubmit", "revert", "rollback", "rotate", "save", "scale", "schedule", "scroll",
+    "select", "sell", "send", "set", "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "submit",
+    "subscribe", "swap", "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type", "undo", "unlock",
+    "unmute", "unsubscribe", "update", "upload", "upsert", "wait", "walk", "withdraw", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "check", "compare", "count", "describe", "details", "diff", "fetch", "find",
@@ -32,7 +36,8 @@ _LOOKS = frozenset({
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
 _NOUNS = frozenset({
-    "book", "build", "comment", "log", "order", "post", "record", "refund", "schedule", "store", "transfer", "type",
+    "book", "build", "comment", "deposit", "log", "order", "post", "purchase", "record", "refund", "schedule", "store",
+    "transfer", "type",
 })  # fmt: skip
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
 # Work on a text, which is what they are about.
@@ -41,12 +46,16 @@ _PROCESSES = frozenset({
     "proofread", "rewrite", "score", "sentiment", "summarise", "summarize", "tokenize", "translate",
 })  # fmt: skip
 # What comes back is a verdict on what they were given: the same one on something else is news.
-_JUDGES = frozenset({"check", "compare", "count", "has", "is", "test", "validate", "verify"})
+_JUDGES = frozenset({
+    "check", "compare", "count", "has", "is", "lint", "pytest", "test", "tests", "validate", "verify",
+})  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
 _PAUSES = frozenset({"delay", "pause"})
-_CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "toss"})
+_MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
+_PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait"})
+_CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
     "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
     "today", "token", "uuid",
@@ -70,6 +79,9 @@ Effect = Literal["looks", "processes", "changes", "runs code", "thinks", "unknow
 (`book_flight`, `sendEmail`); runs what it is given, to look or to change something (`bash`, `run_python`); takes a
 thought down and brings nothing back (`think`); or its name does not say (`process_invoice`)."""
 
+WORD_CHARS = 24
+"""An answer as short as that (`ok`, `Order filled`) says no more than that something was done."""
+
 _KNOWN: dict[str, Effect] = {}
 
 
@@ -84,13 +96,17 @@ def named_effect(name: str) -> Effect:
 
 
 def effect_of(call: Call) -> Effect:
-    """What a tool does: as declared (`metadata={"read_only": True}`, MCP's `readOnlyHint`), else what its name says."""
+    """What a tool does: as declared (`metadata={"read_only": True}`, MCP's `readOnlyHint`), else what its name says.
+
+    A tool for queries changes what it is told to (`UPDATE … SET`).
+    """
     if call.kind == "retriever":
         return "looks"
     named = named_effect(call.name)
     declared = trait(call.traits, "read_only") if call.traits else None
     if declared is None:
-        return named
+        wrote = named in ("looks", "unknown") and call.arguments is not None and call.arguments.told == "write"
+        return "changes" if wrote else named
     return "looks" if declared else "runs code" if named == "runs code" else "changes"
 
 
@@ -100,7 +116,9 @@ def _read(name: str) -> Effect:
     words = [word.lower() for word in _WORDS.findall(name)]
     if words and words[0] in _THINKS:
         return "thinks"
-    for word in words:
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == "check" and following in ("in", "out"):
+            return "changes"
         if word in _LOOKS:
             return "looks"
         if word in _PROCESSES:
@@ -131,7 +149,12 @@ def brings_another(name: str) -> bool:
 
 
 def is_under_way(call: Call) -> bool:
-    """True if the tool says that its work is not done yet. What a list of things to do says of them is no such word."""
+    """True if the tool says that its work is not done yet, or was told to wait first (`sleep 10 && kubectl get pods`).
+
+    What a list of things to do says of them is no such word.
+    """
+    if call.arguments is not None and call.arguments.told == "sleep" and effect_of(call) == "runs code":
+        return True
     return call.pending and "todo" not in call.name.lower()
 
 
@@ -158,6 +181,25 @@ def may_be_reworded(call: Call) -> bool:
 def is_change(call: Call) -> bool:
     """True if this tool call has changed something, as its name says or as is declared."""
     return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes"
+
+
+def may_be_meant(call: Call) -> bool:
+    """True if to do this once more may well be meant: the next step, one more of them (`show_next_card`).
+
+    Of a tool of which nobody can say what it does, and of code, too, where a word is all that comes back (`ok`, `done`,
+    in whatever language): who looks for something is told more, or gets a verdict (`run_tests`).
+    """
+    if call.kind != "tool" or call.status != "ok":
+        return False
+    effect = effect_of(call)
+    if effect == "changes" or not _MOVES_ON.isdisjoint(word.lower() for word in _WORDS.findall(call.name)):
+        return True
+    return effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name)
+
+
+def lets_time_pass(name: str) -> bool:
+    """True for a tool that waits (`sleep`, `wait_seconds`): what was refused may be allowed now."""
+    return not _PASSES_TIME.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
 def may_have_changed(call: Call) -> bool:

@@ -10,7 +10,7 @@ from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 from ts_langchain.rules.beside import Made, then, times
-from ts_langchain.rules.effects import effect_of, is_worth_another_try, may_have_changed
+from ts_langchain.rules.effects import effect_of, is_worth_another_try, lets_time_pass, may_have_changed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_TOOLS = 6
 MAX_UNCLAIMED = 8
 EXPLORING = 2
-"""Of a tool that looks for something else each time, so many times as many failures are severe."""
+"""Of a tool that is given something else meanwhile, so many times as many failures are severe."""
 
 
 class Failures:
@@ -58,8 +58,8 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
     of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not
     fall into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
-    twice as many failures of a tool that only looks and looked for something else each time, since it may just not be
-    there, or that was given other code each time.
+    twice as many failures of a tool that was given something else meanwhile: what is looked for may just not be there,
+    what is created be there already. Severity medium, too, where it waited before it tried again (`sleep`).
 
     Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
     look, of another one that changed something (`edit_file`, `set_…`, `bash`); a failure that is retried once and
@@ -123,8 +123,7 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if failures.count < s.min_failures:
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
-        explores = failures.varied and effect_of(call) in ("looks", "processes", "runs code")
-        enough = s.min_failures * (EXPLORING if explores else 1)
+        enough = s.min_failures * (EXPLORING if failures.varied else 1)
         return Finding(
             mix(tool, call.answer),
             f"{call.name} failed {failures.count} times in a row with the same error"
@@ -149,6 +148,9 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if state and may_have_changed(call):
             for other in [t for t, failures in state.items() if failures.again]:
                 del state[other]
+            if lets_time_pass(call.name):
+                for others in state.values():
+                    others.made = ()  # what is refused now may be allowed later
         elif state and call.status == "ok" and call.kind == "tool" and effect_of(call) == "unknown":
             for others in state.values():
                 others.made = ()  # it may have changed something

@@ -10,7 +10,7 @@ from pydantic import Field
 from ts_langchain.fingerprint import name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
-from ts_langchain.rules.effects import outcome
+from ts_langchain.rules.effects import is_change, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ _NAMES: dict[str, bool] = {}
 MAX_UNCLAIMED = 12
 MAX_SEEN = 16
 MAX_SAID = 4
+MEANT = 2
+"""Where somebody acts in between, it may be the next of many: it is severe after so many times as many handoffs."""
 
 
 def is_handoff(name: str) -> bool:
@@ -40,11 +42,12 @@ def is_handoff(name: str) -> bool:
 class Handoffs:
     """Handoffs of a run since somebody got something done."""
 
-    __slots__ = ("count", "given", "root_id", "said", "seen", "targets", "unclaimed")
+    __slots__ = ("acted", "count", "given", "root_id", "said", "seen", "targets", "unclaimed")
 
     def __init__(self) -> None:
         self.root_id = ""
         self.count = 0
+        self.acted = False  # somebody did something that had been done before, and may be meant again
         self.targets: list[int] = []
         self.given: Recent[int, tuple[Arguments | None, int]] = Recent()  # to each target: what, and what came back
         self.seen: list[int] = []
@@ -62,7 +65,7 @@ class Handoffs:
 
     def restart(self) -> None:
         """Somebody got something done."""
-        self.count = 0
+        self.count, self.acted = 0, False
         self.targets.clear()
         self.unclaimed.clear()
 
@@ -80,7 +83,8 @@ class HandoffLoop(Rule[Handoffs]):
 
     Fires when in one run there have been `min_handoffs` handoffs (tools named `transfer_to_…`, `handoff_to_…`,
     `delegate_to_…`), back to targets that had the task before, and meanwhile no other tool brought anything new and
-    no agent said anything new in answer.
+    no agent said anything new in answer. Severity medium, up to twice as many handoffs, where one of them changed
+    something in between as before (`close_ticket`): it may be the next one.
 
     Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between, be it a tool's
     or an agent's own words; an agent that is given another task, or that brings back something else than before; a new
@@ -128,6 +132,8 @@ class HandoffLoop(Rule[Handoffs]):
                 state.remember(call)
                 if state.count:
                     state.restart()
+            else:
+                state.acted |= is_change(call)
             return None
         if call.status == "cancelled":
             return None
@@ -162,7 +168,7 @@ class HandoffLoop(Rule[Handoffs]):
             ),
             calls=tuple(t.call_id for t in unclaimed),
             seconds=sum(t.seconds for t in unclaimed),
-            severity="high",
+            severity="medium" if state.acted and state.count < self.settings.min_handoffs * MEANT else "high",
             confidence=0.92,
             evidence={"handoffs": state.count, "agents": agents, "tool": call.name},
         )

@@ -8,7 +8,14 @@ from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, is_meant_again, is_under_way, may_have_changed, outcome
+from ts_langchain.rules.effects import (
+    asks_a_person,
+    is_meant_again,
+    is_under_way,
+    may_be_meant,
+    may_have_changed,
+    outcome,
+)
 from ts_langchain.rules.handoff_loop import is_handoff
 
 if TYPE_CHECKING:
@@ -17,6 +24,10 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_PERIOD = 6
+BRIEF_CHARS = 100
+"""An answer as short as that (`nothing found`, `free`) may well be the same to another question."""
+MEANT = 2
+"""Where all tools of a circle act, it may well be meant: it is severe after so many times as many rounds."""
 
 
 class Steps:
@@ -29,8 +40,9 @@ class Steps:
         self.reported = 0  # calls told of, from the first finding on
         self.asked_by: str | None = None
         self.arrived = 0  # how many of the calls that this model call asked for have ended
-        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task, tool
-        self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int]] = []
+        # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task,
+        # tool, whether it may be meant to be done again, what it was given where a short answer came back
+        self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int, bool, int]] = []
 
 
 class PingPong(Rule[Steps]):
@@ -39,6 +51,10 @@ class PingPong(Rule[Steps]):
     Fires when the latest tool calls of one run are `min_rounds` rounds of the same circle of 2 to 6 different
     tools, each with the same answer as in the round before, whatever was looked for. Calls that one model call asks
     for side by side count once all of them have ended, and in whatever order.
+
+    Severity medium where one of them was given something else in each round and answered with a few words
+    (`no match`). And up to twice as many rounds where all of them act and are told no more than a word (`step`,
+    `turn_left`): it may be meant.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
@@ -105,11 +121,15 @@ class PingPong(Rule[Steps]):
     def _add(call: Call, state: Steps) -> None:
         tool = name_hash(call.name)
         step = mix(tool, outcome(call))
+        given = 0
+        if call.arguments is not None and call.status == "ok" and call.answer_chars <= BRIEF_CHARS:
+            given = call.arguments.fingerprint
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
-        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, call.step, call.task, tool))
+        of = (call.step, call.task, tool, may_be_meant(call), given)
+        state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, *of))
 
     @staticmethod
     def _together(call: Call, state: Steps) -> int:
@@ -134,13 +154,18 @@ class PingPong(Rule[Steps]):
         new = state.steps[-together:] if state.reported else state.steps[-period * (rounds - 1) :]
         state.reported += len(new) if state.reported else period * rounds
         calls = state.reported
+        last = state.steps[-period * rounds :]
+        meant = calls < period * rounds * MEANT and all(s[9] for s in last)
+        # people that are looked for in one list and another, and are in none: each time it is somebody else
+        asked = ({s[10] for s in last[i::period]} for i in range(period))
+        others = any(0 not in given and len(given) == rounds for given in asked)
         return Finding(
             mix(*sorted({s[0] for s in state.steps[-period:]})),
             f"{tools} tools{among} were called in turn for {calls // period} rounds; nothing new came back.",
             claims=tuple(Claim(s[2], "turn", unit=s[3], units=s[4]) for s in new if s[2]),
             calls=tuple(s[1] for s in new),
             seconds=sum(s[5] for s in new),
-            severity="high",
+            severity="medium" if meant or others else "high",
             confidence=0.92,
             evidence={"period": period, "rounds": calls // period, "calls": calls},
         )

@@ -7,7 +7,8 @@ next page, one more in the cart) is no repeat where a look in between showed som
 
 Repeats make a loop within one turn (`Call.turn`): each of them asked for after the one before had been answered, by
 somebody who may know of it: a model has spoken in between. It is one to stop for where the repeats follow one another
-and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck.
+and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck, nor
+is code that looks the same up for each section that it has a model write.
 
 A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
 answer. It brought what the tools inside it brought (`Call.findings`): where these gave the same, it is a repeat. So is
@@ -34,6 +35,8 @@ from ts_langchain.rules.effects import (
     is_change,
     is_under_way,
     is_worth_another_try,
+    lets_time_pass,
+    may_be_meant,
     may_be_reworded,
     may_have_changed,
     outcome,
@@ -57,7 +60,7 @@ MAX_TURNS = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 MEANT = 2
-"""What changes something may well be meant to be done again: a loop is severe after so many times as many calls."""
+"""What acts may well be meant to be done again: a loop is severe after so many times as many calls."""
 
 _NO_ITEMS: frozenset[int] = frozenset()
 
@@ -81,6 +84,7 @@ class Group:
         "mutations",
         "news",
         "reworded",
+        "told",
         "unclaimed",
         "unknown",
     )
@@ -97,7 +101,7 @@ class Group:
         self.asked_by = 0
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
-        self.fresh = self.mutations = self.news = self.unknown = 0
+        self.fresh = self.mutations = self.news = self.told = self.unknown = 0
         self.reworded = False
         self.unclaimed: list[Turn] = []
 
@@ -119,15 +123,17 @@ class Group:
 class Repeats:
     """State of one session."""
 
-    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "unknown")
+    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "steps", "told", "unknown")
 
     def __init__(self) -> None:
         self.groups: Recent[int, Group] = Recent()
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        self.fresh: tuple[int, ...] = ()  # each turn and its newest news, one after the other, since they are many
+        self.fresh: tuple[int, ...] = ()  # each turn and its newest step, one after the other, since they are many
         self.asks = 0  # answers of models
+        self.steps = 0  # calls that brought something new, or asked for something else in vain
+        self.told = 0  # answers of models in words, that were new
         self.mutations = 0  # calls that changed something, or after which it is well to look again
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
@@ -138,21 +144,42 @@ class Repeats:
             return
         # while something is waited for, it may change; a person may want it looked at again
         self.mutations += is_under_way(call) or may_have_changed(call) or asks_a_person(call.name)
+        waited = lets_time_pass(call.name)
+        self.unknown += waited
         if repeated:
             return
         came = hash(outcome(call))
+        new = came not in self.seen
+        if not new and call.arguments is not None and call.answer_chars <= BRIEF_CHARS and effect_of(call) != "thinks":
+            # `loaded` of the next file: no news, but it gets on
+            came = hash(mix(call.answer, call.arguments.fingerprint))
         if came in self.seen:
             return
         self.seen.append(came)
         del self.seen[:-MAX_SEEN]
-        self.news += 1
-        self.unknown += effect_of(call) == "unknown"
+        self.steps += 1
+        if new:
+            self.news += 1
+            self.unknown += not waited and effect_of(call) == "unknown"
         place = self._place(call.turn)
         others = self.fresh if place is None else self.fresh[:place] + self.fresh[place + 2 :]
-        self.fresh = (*others, call.turn, self.news)[-2 * MAX_TURNS :]
+        self.fresh = (*others, call.turn, self.steps)[-2 * MAX_TURNS :]
+
+    def hear(self, call: Call) -> None:
+        """Counts an answer of a model."""
+        if call.status != "ok":
+            return
+        self.asks += 1
+        if call.tool_calls or not call.answer:
+            return
+        said = hash(call.answer)
+        if said not in self.seen:
+            self.seen.append(said)
+            del self.seen[:-MAX_SEEN]
+            self.told += 1
 
     def newest(self, turn: int) -> int:
-        """Which news was the last of a turn, 0 if there was none."""
+        """Which step was the last of a turn, 0 if there was none."""
         place = self._place(turn)
         return 0 if place is None else self.fresh[place + 1]
 
@@ -226,7 +253,7 @@ class RepeatRule(Rule[Repeats]):
 
     def observe(self, call: Call, state: Repeats) -> Finding | None:
         if call.kind == "model":
-            state.asks += call.status == "ok"
+            state.hear(call)
             return None
         concerned = self._concerns.get(call.name)
         if concerned is None:
@@ -262,6 +289,10 @@ class RepeatRule(Rule[Repeats]):
                     group.made = ()  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
                 got_on = bool(call.findings and group.findings) and call.findings != group.findings
+                # code asks the same once more for the next thing that it has a model write
+                by_code = call.requested_by is None and call.tool_call_id is None and not group.reworded
+                if by_code and state.told > group.told:
+                    group.again = 0
                 if got_on or group.fresh != state.newest(call.turn):
                     group.again = 0
                 if got_on:  # `Done.` each time, of other things
@@ -289,13 +320,13 @@ class RepeatRule(Rule[Repeats]):
         state.acting |= is_change(call)
         state.note(call, repeated=group.count > 1 and not group.retold)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
-        group.asked_by, group.fresh = asker, state.newest(call.turn)
+        group.asked_by, group.fresh, group.told = asker, state.newest(call.turn), state.told
         return self._judge(call, group) if group.count > 1 else None
 
     def overlook(self, call: Call, state: Repeats) -> None:
         """What it changed or brought excuses others all the same."""
         if call.kind == "model":
-            state.asks += call.status == "ok"
+            state.hear(call)
         else:
             state.note(call)
 
@@ -345,10 +376,10 @@ class RepeatRule(Rule[Repeats]):
         if not loop and not identical:
             return None
         severity: Severity = "high" if loop else "low"
-        may_be_meant = is_change(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
+        meant = may_be_meant(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
         gets_on = group.again < s.min_calls - 1 and call.status == "ok"
         reworded = group.reworded and effect_of(call) == "unknown"
-        if loop and (group.blind or gets_on or may_be_meant or reworded or group.retold):
+        if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
         confidence = 0.55 if group.blind else 0.8 if group.reworded or group.retold else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []

@@ -25,7 +25,8 @@ class ToolLoop(RepeatRule):
     (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn: what an
     agent does in answer to one request (severity high: a loop). Calls asked for in one message count as one, and so do
     those that code makes before a model is asked again. Severity medium for what changes something and succeeds
-    (`scroll`, `add_to_cart`), up to twice as many calls, since it may be meant; for reworded calls of a tool of which
+    (`scroll`, `add_to_cart`), up to twice as many calls, since it may be meant; so for code and tools of which nobody
+    can say what they do, where a word is all that comes back (`ok`); for reworded calls of a tool of which
     nobody can say what it does; and where other calls bring something new between the repeats (an agent that reads the
     clock before each step): it is waste, and gets on.
 
