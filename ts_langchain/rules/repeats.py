@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
-MAX_GROUPS = 24
+MAX_GROUPS = 22
 MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6
