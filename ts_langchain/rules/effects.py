@@ -102,11 +102,12 @@ def effect_of(call: Call) -> Effect:
     """
     if call.kind == "retriever":
         return "looks"
-    named = named_effect(call.name)
+    named = _KNOWN.get(call.name) or named_effect(call.name)  # asked for a dozen times a call
     declared = trait(call.traits, "read_only") if call.traits else None
     if declared is None:
-        wrote = named in ("looks", "unknown") and call.arguments is not None and call.arguments.told == "write"
-        return "changes" if wrote else named
+        if named != "looks" and named != "unknown":
+            return named
+        return "changes" if call.arguments is not None and call.arguments.told == "write" else named
     return "looks" if declared else "runs code" if named == "runs code" else "changes"
 
 
@@ -183,6 +184,12 @@ def is_change(call: Call) -> bool:
     return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes"
 
 
+@lru_cache(maxsize=4096)
+def moves_on(name: str) -> bool:
+    """True for a tool that brings the next one of several (`show_next_card`)."""
+    return not _MOVES_ON.isdisjoint(word.lower() for word in _WORDS.findall(name))
+
+
 def may_be_meant(call: Call) -> bool:
     """True if to do this once more may well be meant: the next step, one more of them (`show_next_card`).
 
@@ -192,11 +199,12 @@ def may_be_meant(call: Call) -> bool:
     if call.kind != "tool" or call.status != "ok":
         return False
     effect = effect_of(call)
-    if effect == "changes" or not _MOVES_ON.isdisjoint(word.lower() for word in _WORDS.findall(call.name)):
+    if effect == "changes" or moves_on(call.name):
         return True
     return effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name)
 
 
+@lru_cache(maxsize=4096)
 def lets_time_pass(name: str) -> bool:
     """True for a tool that waits (`sleep`, `wait_seconds`): what was refused may be allowed now."""
     return not _PASSES_TIME.isdisjoint(word.lower() for word in _WORDS.findall(name))
