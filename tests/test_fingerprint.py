@@ -184,8 +184,8 @@ def curl(at: str, ray: str, more: str = 'etag: "1"') -> str:
         ("in /tmp/report-20261122.csv", "in /tmp/report-20261123.csv", False),
         ("in /tmp/deadbeef", "in /tmp/feedbeef", False),
         (
-            "see /root/.npm/_logs/2026-11-22T09_00_01_120Z-debug-0.log",
-            "see /root/.npm/_logs/2026-11-23T10_00_01_120Z-debug-0.log",
+            "see ~/.npm/_logs/2026-11-22T09_00_01_120Z-debug-0.log",
+            "see ~/.npm/_logs/2026-11-23T10_00_01_120Z-debug-0.log",
             True,
         ),
         ("wrote /tmp/tmpfiles1/a", "wrote /tmp/tmpfiles2/a", False),

@@ -959,6 +959,28 @@ def in_turn(rounds: int, answer: str, *names: str, varied: bool = False) -> Scri
     )
 
 
+def refused(number: int, *, varied: bool) -> Script:
+    return many(
+        number,
+        lambda s, n: s.tool("create_user", {"name": n if varied else 0}, "it exists already", status="error"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "severity"),
+    [
+        (refused(3, varied=False), "high"),
+        (refused(3, varied=True), "medium"),
+        (refused(5, varied=True), "medium"),
+        (refused(6, varied=True), "high"),
+    ],
+)
+def test_how_severe_failures_are(script: Script, severity: str) -> None:
+    """Who is given something else each time may just be asked for what is there already."""
+    [found] = script.run(rules=["error_loop"]).incidents()
+    assert found.severity == severity
+
+
 @pytest.mark.parametrize(
     ("script", "severity"),
     [

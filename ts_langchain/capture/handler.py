@@ -838,6 +838,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 if started.places:
                     findings = self._found(memory, started, output, status)
         ended_at = self.clock()
+        gist = self._readable("tool output", gist_hash, output.text, at, ended_at) if output.text else None
         call_run = run_id if type(run_id) is str else str(run_id)
         if asked is not None and origin.node is None and origin.root_id != asked.turn.root_id:  # by hand
             origin = origin._replace(root_id=asked.turn.root_id, trace_id=origin.root_id)
@@ -869,7 +870,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 task=asked.task if asked is not None else started.task,
                 trace_id=origin.trace_id,
                 findings=findings,
-                gist=gist_hash(output.text, at, ended_at) if output.text else 0,
+                gist=gist or 0,
             )
         )
 
