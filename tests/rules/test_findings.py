@@ -21,6 +21,7 @@ from pydantic import Field
 from recorder import Wire, recorded, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
+from ts_langchain.errors import WasteBlocked
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def test_of_calls_side_by_side_in_one_task_nobody_knows_who_found_what() -> None
     def ask_worker(task: str) -> str:
         """Has somebody do it."""
         together.wait(timeout=30)
-        answer = str(staff.tool.invoke({"task": task}))
+        answer = str(staff.worker.invoke({"messages": [HumanMessage(task)]})["messages"][-1].content)
         together.wait(timeout=30)
         return answer
 
@@ -140,7 +141,7 @@ def test_of_calls_side_by_side_in_one_task_nobody_knows_who_found_what() -> None
     three = AIMessage("", tool_calls=ASKS.tool_calls * 3)
     app = graph(ScriptedChatModel(script=[three] * 3 + [AIMessage("done")]), [ask_worker])
     app.invoke(GO, {"callbacks": [handler]})
-    outer = [c for c in recorder.seen if c.name == "ask_worker" and c.requested_by is not None]
+    outer = [c for c in recorder.seen if c.name == "ask_worker"]
     assert len(outer) == 9
     assert {c.findings for c in outer} == {0}
 
@@ -337,3 +338,67 @@ def test_a_tool_that_is_called_by_hand_inside_another_takes_nothing_away() -> No
     app = create_agent(ScriptedChatModel(script=[ASKS] * 4 + [AIMessage("done")]), [ask_worker])
     app.invoke(GO, {"callbacks": [handler]})
     assert found(recorder, "ask_worker") == [("tool_loop", "medium", 3)]
+
+
+def test_a_graph_without_a_model_says_what_it_means() -> None:
+    """Nobody words its answer: that it is another one is news."""
+    builder = StateGraph(MessagesState)
+    builder.add_node("tools", ToolNode([get_stock]))
+    builder.add_edge(START, "tools")
+    looks, count = builder.compile(), itertools.count()
+
+    @tool
+    def audit(item: str) -> str:
+        """Looks, and counts."""
+        looks.invoke({"messages": [call_tool("get_stock", item=item)]})
+        return f"{next(count)} are broken."
+
+    recorder, handler = recorded()
+    script = [call_tool("audit", item="pens")] * 4
+    create_agent(ScriptedChatModel(script=[*script, AIMessage("done")]), [audit]).invoke(GO, {"callbacks": [handler]})
+    assert found(recorder, "audit") == []
+    assert {c.findings for c in recorder.seen if c.name == "audit"} == {0}
+
+
+def test_who_says_done_of_the_same_thing_each_time_is_stopped() -> None:
+    """It was something else only once."""
+    things = iter(["a letter", *["an invoice"] * 9])
+
+    @tool
+    def get_day() -> str:
+        """Looks."""
+        return next(things)
+
+    worker = create_agent(ScriptedChatModel(script=[asks_once("get_day", "Done.")]), [get_day])
+    with pytest.raises(WasteBlocked):
+        Bosses(worker, ["News?"] * 9).run("block")
+
+
+def test_of_more_agents_at_once_than_there_is_room_for_nothing_is_said() -> None:
+    """Twelve workers begin, and then each finds the same as ever, and something else."""
+    together, count = threading.Barrier(12), itertools.count()
+
+    @tool
+    def get_stock_twice(first: bool) -> str:
+        """Looks."""
+        together.wait(timeout=30)
+        return f"number {next(count)}" if first else "as ever"
+
+    def works(messages: Sequence[BaseMessage]) -> AIMessage:
+        seen = sum(m.type == "tool" for m in messages)
+        return AIMessage("Done.") if seen == 2 else call_tool("get_stock_twice", first=seen == 0)
+
+    staff = create_agent(ScriptedChatModel(script=[works]), [get_stock_twice])
+
+    @tool
+    def ask_worker(task: str) -> str:
+        """Has somebody do it."""
+        return f"{staff.invoke({'messages': [HumanMessage(task)]})['messages'][-1].content} {next(count)}"
+
+    recorder, handler = recorded()
+    asks = AIMessage(
+        "", tool_calls=[call for n in range(12) for call in call_tool("ask_worker", task=f"t{n}").tool_calls]
+    )
+    app = create_agent(ScriptedChatModel(script=[asks] * 4 + [AIMessage("done")]), [ask_worker])
+    app.invoke(GO, {"callbacks": [handler], "max_concurrency": 12})
+    assert found(recorder, "ask_worker") == []
