@@ -747,6 +747,17 @@ def test_what_is_done_again_may_be_meant(name: str) -> None:
     assert [i.severity for i in handler.sentinel.incidents()] == ["medium"]
 
 
+@pytest.mark.parametrize("name", ["press_key", "undo", "scroll_down", "next_slide", "volume_up", "suivant_page_down"])
+@pytest.mark.parametrize(("times", "severity"), [(11, "medium"), (12, "high")])
+def test_steps_from_where_one_is(name: str, times: int, severity: str) -> None:
+    """Eleven times the arrow key is how one gets down a menu; for ever it is a loop all the same."""
+    act = tool(name)(do_task.func)  # type: ignore[attr-defined]
+    handler = TokenSentinelHandler()
+    app = create_agent(ScriptedChatModel(script=[*[call_tool(name, task="a")] * times, DONE]), [act])
+    app.invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert [i.severity for i in handler.sentinel.incidents()] == [severity]
+
+
 @pytest.mark.parametrize(
     "names",
     [("move_forward", "turn_left"), ("turn_on", "turn_off"), ("avancer", "tourner"), ("press_key", "process_item")],

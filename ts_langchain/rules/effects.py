@@ -54,6 +54,12 @@ _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|k
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
+# Steps from where one is: a key, a page, one more. Five of them are as common as two.
+_RELATIVE = frozenset({
+    "advance", "attack", "back", "backspace", "backward", "brighten", "decrease", "decrement", "dim", "down", "forward",
+    "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate", "scroll", "step",
+    "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
+})  # fmt: skip
 _PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
@@ -190,18 +196,27 @@ def moves_on(name: str) -> bool:
     return not _MOVES_ON.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
-def may_be_meant(call: Call) -> bool:
-    """True if to do this once more may well be meant: the next step, one more of them (`show_next_card`).
+def may_be_meant(call: Call) -> int:
+    """How often as many times to do this may well be meant: the next step, one more of them (`show_next_card`).
+
+    4 for steps from where one is (`press_key`, `undo`), 2 for all else that acts, 0 for what is not meant again.
 
     Of a tool of which nobody can say what it does, and of code, too, where a word is all that comes back (`ok`, `done`,
     in whatever language): who looks for something is told more, or gets a verdict (`run_tests`).
     """
     if call.kind != "tool" or call.status != "ok":
-        return False
+        return 0
     effect = effect_of(call)
     if effect == "changes" or moves_on(call.name):
-        return True
-    return effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name)
+        return 4 if _is_relative(call.name) else 2
+    if effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name):
+        return 4 if effect == "unknown" and _is_relative(call.name) else 2
+    return 0
+
+
+@lru_cache(maxsize=4096)
+def _is_relative(name: str) -> bool:
+    return not (_RELATIVE | _MOVES_ON).isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
 @lru_cache(maxsize=4096)

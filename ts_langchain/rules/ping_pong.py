@@ -128,7 +128,7 @@ class PingPong(Rule[Steps]):
         unit = call.tool_call_id or call.id
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
-        of = (call.step, call.task, tool, may_be_meant(call), given)
+        of = (call.step, call.task, tool, may_be_meant(call) > 0, given)
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, *of))
 
     @staticmethod

@@ -59,8 +59,8 @@ MAX_SEEN = 24
 MAX_TURNS = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
-MEANT = 2
-"""What acts may well be meant to be done again: a loop is severe after so many times as many calls."""
+MEANT = 4
+"""What acts may well be meant to be done again: a loop is severe after up to so many times as many calls."""
 
 _NO_ITEMS: frozenset[int] = frozenset()
 
@@ -376,7 +376,8 @@ class RepeatRule(Rule[Repeats]):
         if not loop and not identical:
             return None
         severity: Severity = "high" if loop else "low"
-        meant = may_be_meant(call) and not fall(made, s.min_calls * MEANT, s.window_seconds * MEANT)
+        often = may_be_meant(call)
+        meant = often > 0 and not fall(made, s.min_calls * often, s.window_seconds * often)
         gets_on = group.again < s.min_calls - 1 and call.status == "ok"
         reworded = group.reworded and effect_of(call) == "unknown"
         if loop and (group.blind or gets_on or meant or reworded or group.retold):
