@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_WHOLE_BYTES = 256_000_000
 _NO_JSON, _CUT_OFF, _NOT_READ = b"no JSON\n", b"no JSON", b"no JSON from here on\n"
 _BROKEN, _LOST = object(), object()
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 _LONGEST_WORD = len("-Infinity")
 _BETWEEN = re.compile(r"[\s,]*")
 
@@ -35,11 +36,13 @@ class Document(NamedTuple):
         line: Number of its first line, or of the element of the list, from 1.
         raw: Its bytes.
         offset: Where it begins in the file.
+        why: Why there is none: the gzipped file is damaged from here on.
     """
 
     line: int
     raw: bytes
     offset: int
+    why: str = ""
 
 
 class Documents:
@@ -57,7 +60,8 @@ class Documents:
         wrapped: Of pages of an API: under which name each holds its rows.
 
     Raises:
-        UnreadableSource: It is not there; once it is read, also for a list that is too large or broken.
+        UnreadableSource: It is not there; once it is read, also for a list that is too large or broken, and for a
+            gzipped file that is damaged from its beginning on.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -87,7 +91,7 @@ class Documents:
         return not (self.gzipped or self.listed or self.printed or self.nested or self.wrapped)
 
     @contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
+    def open(self) -> Iterator[io.BufferedReader]:
         """The bytes, unpacked.
 
         Raises:
@@ -100,28 +104,32 @@ class Documents:
                         yield io.BufferedReader(_Unpacked(unpacked), 1 << 20)
                 else:
                     yield raw
-        except (OSError, EOFError, zlib.error) as error:
-            msg = f"{self.path} cannot be read to its end: {error}"
-            raise UnreadableSource(msg) from error
+        except _DAMAGE as error:
+            raise _Damaged(self._broken_off(error)) from error
+        except OSError as error:
+            raise UnreadableSource(self._broken_off(error)) from error
+
+    def _broken_off(self, error: Exception) -> str:
+        return f"{self.path} cannot be read to its end: {error}"
 
     def read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
         """Documents after so many lines (or elements), which end at `offset`."""
         if self.wrapped is not None:
-            for number, raw in enumerate(self._unwrapped(self.wrapped), 1):
+            for number, (raw, why) in enumerate(self._unwrapped(self.wrapped), 1):
                 if number > line:
-                    yield Document(number, raw, 0)
+                    yield Document(number, raw, 0, why)
             return
         yield from self._read(line, offset)
 
-    def _unwrapped(self, name: str) -> Iterator[bytes]:
+    def _unwrapped(self, name: str) -> Iterator[tuple[bytes, str]]:
         """The rows of all pages."""
         for document in self._read():
             page = loads(document.raw)
             rows = page.get(name) if isinstance(page, dict) else None
             if isinstance(rows, list):
-                yield from map(_dumps, rows)
-            elif document.raw.strip():
-                yield document.raw
+                yield from ((_dumps(row), "") for row in rows)
+            elif document.raw.strip() or document.why:
+                yield document.raw, document.why
 
     def _read(self, line: int = 0, offset: int = 0) -> Iterator[Document]:
         if self.listed and self._elements is None:
@@ -131,16 +139,25 @@ class Documents:
             for number in range(line, len(elements)):
                 yield Document(number + 1, _dumps(elements[number]), 0)
             return
-        with self.open() as file:
-            if self.printed:
-                yield from _objects(file)
-                return
-            if not self.gzipped:
-                file.seek(offset)
-            for number, raw in enumerate(file, 1 if self.gzipped else line + 1):
-                if number > line:
-                    yield Document(number, raw, offset)
-                    offset += len(raw)
+        number = 0
+        try:
+            with self.open() as file:
+                if self.printed:
+                    for document in _objects(file):
+                        number = document.line
+                        yield document
+                    return
+                if not self.gzipped:
+                    file.seek(offset)
+                for number, raw in enumerate(file, 1 if self.gzipped else line + 1):
+                    if number > line:
+                        yield Document(number, raw, offset)
+                        offset += len(raw)
+        except _Damaged as error:
+            if not number:
+                raise
+            if number >= line:
+                yield Document(number + 1, b"", offset, str(error))
 
     def release(self) -> None:
         """Gives the memory of a list back; it is read again when it is asked for."""
@@ -151,7 +168,7 @@ class Documents:
             msg = f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
             raise UnreadableSource(msg)
         with self.open() as file:
-            data = _unmarked(file.read())
+            data = _unmarked(_as_far_as_it_goes(file))
         try:
             rows = orjson.loads(data)
         except ValueError as error:
@@ -172,6 +189,10 @@ class Documents:
         return [whole, *rows[len(whole) :]] if _is_conversation(whole) else rows
 
 
+class _Damaged(UnreadableSource):
+    """A gzipped file cannot be unpacked to its end."""
+
+
 class _Unpacked(io.RawIOBase):
     """What a gzipped file holds, up to where it breaks off."""
 
@@ -185,6 +206,22 @@ class _Unpacked(io.RawIOBase):
         found = self._file.read1(len(buffer))
         buffer[: len(found)] = found
         return len(found)
+
+
+def _as_far_as_it_goes(file: io.BufferedReader) -> bytes:
+    """All bytes; of a gzipped file that is damaged, those before that.
+
+    Raises:
+        EOFError, zlib.error, gzip.BadGzipFile: There are none.
+    """
+    parts: list[bytes] = []
+    try:
+        while part := file.read1(1 << 20):
+            parts.append(part)
+    except _DAMAGE:
+        if not parts:
+            raise
+    return b"".join(parts)
 
 
 def _objects(file: IO[bytes]) -> Iterator[Document]:

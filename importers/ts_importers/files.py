@@ -157,7 +157,7 @@ class FileImporter:
     def _detect(self, documents: Documents) -> Format | None:
         """The format of a file; None, with a notice, if it is empty or, among several, not known."""
         seen, broken = 0, ""
-        for number, raw, _ in documents.read():
+        for number, raw, *_ in documents.read():
             if not raw.strip():
                 continue
             document = loads(raw)
@@ -249,15 +249,15 @@ class FileImporter:
         """Rows from a position on."""
         if self._order is None:
             documents, form = self._files[0]
-            for number, raw, begin in documents.read(line, offset):
-                if raw.strip():
+            for number, raw, begin, why in documents.read(line, offset):
+                if raw.strip() or why:
                     row = loads(raw)
                     known = isinstance(row, dict)
                     yield _Found(
                         form,
                         cast("Row", row) if known else None,
                         f"line {number}",
-                        "" if known else why_unreadable(raw, row),
+                        "" if known else why or why_unreadable(raw, row),
                         number,
                         begin + len(raw),
                         len(raw),

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from ts_importers.documents import Documents, loads, why_unreadable
+from ts_importers.documents import Document, Documents, loads, why_unreadable
 from ts_importers.told_twice import Tellings
 from ts_langchain.errors import UnreadableSource
 
@@ -108,7 +108,7 @@ class TimeOrder:
         before = float("-inf")
         rows: list[tuple[object, ...]] = []
         told: list[tuple[object, ...]] = []
-        for line, raw, offset, why in _to_the_end(documents, several):
+        for line, raw, offset, why in _to_the_end(documents, several=several):
             if why:
                 rows.append((before, file, line, 0, 0, why, *_NOTHING))
                 continue
@@ -242,16 +242,17 @@ class TimeOrder:
         return None
 
 
-def _to_the_end(documents: Documents, several: bool) -> Iterator[tuple[int, bytes, int, str]]:
+def _to_the_end(documents: Documents, *, several: bool) -> Iterator[Document]:
     """Documents, and in the place of those that cannot be read, of one of several files, why they cannot."""
     line = 0
     try:
-        for line, raw, offset in documents.read():
-            yield line, raw, offset, ""
+        for document in documents.read():
+            line = document.line
+            yield document
     except UnreadableSource as error:
         if not several:
             raise
-        yield line + 1, b"", 0, str(error)
+        yield Document(line + 1, b"", 0, str(error))
 
 
 def _dict(usage: str | None) -> dict[str, Any] | None:

@@ -109,11 +109,34 @@ def test_bad_lines_are_counted_and_named(tmp_path: Path) -> None:
     assert summarise(ledger, history).as_dict()["rows"]["skipped"] == 5
 
 
+@pytest.mark.parametrize("shape", ["lines", "disorder", "list", "printed", "pages"])
 @pytest.mark.parametrize("cut", [0.3, 0.9])
-def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path, cut: float) -> None:
+def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path, shape: str, cut: float) -> None:
+    rows = ROWS[10:] + ROWS[:10] if shape == "disorder" else ROWS
+    text = {
+        "list": json.dumps(rows).encode(),
+        "printed": b"\n".join(json.dumps(row, indent=2).encode() for row in rows),
+        "pages": lines([{"runs": rows[at : at + 10]} for at in range(0, len(rows), 10)]),
+    }.get(shape, lines(rows))
+    packed = b"".join(gzip.compress(text[at : at + 10_000]) for at in range(0, len(text), 10_000))
+    half = packed[: int(len(packed) * cut)]
+    source = FileImporter(write(tmp_path / "a.gz", half))
+    pages = list(source.pages())
+    found = [run.id for page in pages for run in page.runs]
+    assert 0.5 * cut < len(found) / len(CALLS) < cut + 0.2
+    assert set(found) <= set(CALLS)
+    [broken] = [s for page in pages for s in page.skipped]
+    assert "was the file cut off?" in broken.why if shape == "list" else "cannot be read to its end" in broken.why
+    if shape == "lines":  # whoever goes on from any row is told as well
+        for at in range(len(found)):
+            rest = FileImporter(tmp_path / "a.gz").pages({"line": at, "offset": 0, "clock": 0.0})
+            assert [s for page in rest for s in page.skipped] == [broken]
+
+
+def test_a_gzip_that_is_damaged_from_its_beginning_is_refused(tmp_path: Path) -> None:
     whole = gzip.compress(lines(ROWS))
     with pytest.raises(UnreadableSource, match="cannot be read to its end"):
-        FileImporter(write(tmp_path / "a.gz", whole[: int(len(whole) * cut)]))
+        FileImporter(write(tmp_path / "a.gz", whole[:15]))
 
 
 def test_a_broken_file_among_others_is_named(tmp_path: Path) -> None:
