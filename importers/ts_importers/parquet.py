@@ -7,6 +7,7 @@ read from there in order, so memory does not grow with the export, and neither d
 from __future__ import annotations
 
 import glob
+import os
 import tempfile
 import time
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ CHUNK_ROWS = 50_000
 FETCH_ROWS = 200
 MAX_NAMED = 3
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
+MAGIC = b"PAR1"
 MINUTE = 60_000_000  # microseconds
 LATEST = 253_402_300_799_000_000  # the last second that Python's calendar has
 INTERRUPTED = "Query interrupted"
@@ -142,6 +144,9 @@ class ParquetImporter:
         if not found:
             msg = f"No files found in {self.path} whose names end with .parquet"
             raise UnreadableSource(msg)
+        if whole := [f for f in found if _is_whole(f)]:
+            self._say_left_out([f.relative_to(folder).as_posix() for f in found if f not in set(whole)], "cut off, or no Parquet")
+            found = whole
         kinds = {f: f.parent.name for f in found if f.parent != folder}
         kind = _with_observations(kinds.values())
         self._name_left_out({f.parent.relative_to(folder).as_posix() for f in kinds}, kind)
@@ -163,11 +168,14 @@ class ParquetImporter:
         """Says which projects have only an older export, where others have a newer one, which is read."""
         projects = {name.rpartition("/")[0] for name in folders if name.rpartition("/")[2] == kind}
         older = sorted(name for name in folders if name.rpartition("/")[2] == OLDER_OBSERVATIONS)
-        if kind == OBSERVATIONS and (others := [name for name in older if name.rpartition("/")[0] not in projects]):
-            named = ", ".join(others[:MAX_NAMED])
-            if len(others) > MAX_NAMED:
-                named += f" and {len(others) - MAX_NAMED:,} more"
-            self.notices.append(f"left out: {named}: older exports beside newer ones; import each by itself")
+        if kind == OBSERVATIONS:
+            others = [name for name in older if name.rpartition("/")[0] not in projects]
+            self._say_left_out(others, "older exports beside newer ones; import each by itself")
+
+    def _say_left_out(self, names: Sequence[str], why: str) -> None:
+        if names:
+            more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+            self.notices.append(f"left out: {', '.join(names[:MAX_NAMED])}{more}: {why}")
 
     def _describe_columns(self, files: str) -> dict[str, str]:
         rows = self._query(f"DESCRIBE SELECT * FROM {_parquet(files)}")  # noqa: S608 - the path is quoted
@@ -476,6 +484,16 @@ def _with_observations(kinds: Iterable[str]) -> str | None:
     """The folder of a Langfuse export that is read, None if it is another export."""
     found = set(kinds)
     return next((kind for kind in (OBSERVATIONS, OLDER_OBSERVATIONS) if kind in found), None)
+
+
+def _is_whole(file: Path) -> bool:
+    """False for a file that was not written, or not copied, to its end: there Parquet says what is in it."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(-min(len(MAGIC), file.stat().st_size), os.SEEK_END)
+            return opened.read() == MAGIC
+    except OSError:
+        return True  # whoever reads it says why that cannot be done
 
 
 def _list_of(files: Iterable[Path]) -> str:

@@ -197,6 +197,26 @@ def test_wrong_files_say_what_is_wrong(tmp_path: Path) -> None:
         ParquetImporter(tmp_path / "a.parquet")
 
 
+def test_files_that_were_not_copied_to_their_end_are_left_out(tmp_path: Path) -> None:
+    folder = export(tmp_path / "export", ROWS, parts=4)
+    one, other, *rest = sorted(folder.rglob("*.parquet"))
+    one.write_bytes(one.read_bytes()[:-100])
+    other.write_bytes(b"")
+    source = ParquetImporter(folder)
+    names = [file.relative_to(folder).as_posix() for file in (one, other)]
+    assert f"left out: {', '.join(names)}: cut off, or no Parquet" in source.notices
+    for file in (one, other):
+        file.unlink()
+    found = [run.id for run in runs(source)]
+    assert found == [run.id for run in runs(ParquetImporter(folder))]
+    assert 0 < len(found) < len(ROWS)
+    for file in rest:
+        file.write_bytes(b"PAR1")
+    one.write_bytes(b"rubbish")
+    with pytest.raises(UnreadableSource, match="cannot be read as Parquet"):
+        ParquetImporter(folder)
+
+
 def test_without_duckdb_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'ts-langchain\[parquet\]'"):
