@@ -144,9 +144,10 @@ class ParquetImporter:
         if not found:
             msg = f"No files found in {self.path} whose names end with .parquet"
             raise UnreadableSource(msg)
-        if whole := [f for f in found if _is_whole(f)]:
-            self._say_left_out([f.relative_to(folder).as_posix() for f in found if f not in set(whole)], "cut off, or no Parquet")
-            found = whole
+        broken = {f for f in found if not _is_whole(f)}
+        if len(broken) < len(found):
+            found = [f for f in found if f not in broken]
+            self._say_left_out(sorted(f.relative_to(folder).as_posix() for f in broken), "cut off, or no Parquet")
         kinds = {f: f.parent.name for f in found if f.parent != folder}
         kind = _with_observations(kinds.values())
         self._name_left_out({f.parent.relative_to(folder).as_posix() for f in kinds}, kind)
