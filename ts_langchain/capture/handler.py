@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from ts_langchain.budget import Request
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Usage
+from ts_langchain.capture import gate
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer, read_usage
 from ts_langchain.capture.context import (
     agent_of,
@@ -26,16 +26,16 @@ from ts_langchain.capture.context import (
     user_of,
 )
 from ts_langchain.capture.continued import family_of
-from ts_langchain.capture.doors import begun, reserved_by
+from ts_langchain.capture.doors import begun
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.messages import as_recorded, is_mapping, request_messages
-from ts_langchain.capture.parameters import estimated_input, read_parameters
+from ts_langchain.capture.parameters import read_parameters
 from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output
 from ts_langchain.capture.traits import read_declared, read_traits
-from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
+from ts_langchain.errors import ConfigurationError, Intervention
 from ts_langchain.fingerprint import arguments, gist_hash, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
@@ -379,10 +379,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
             raise
         except Exception as error:  # noqa: BLE001 - as if it were not recorded: somebody is billed for it all the same
             self.sentinel.faults.record("handler: prompt", error)
-            self._give_back(run_id)
+            gate.give_back(self.sentinel, run_id)
             self._model_start(serialized, (), run_id, parent_run_id, tags, metadata, kwargs)
         except BaseException:  # the program is to end: nothing is sent
-            self._unsent(run_id)
+            gate.forget(self.sentinel, run_id)
             raise
 
     @_fail_open
@@ -415,7 +415,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         seen = self._started.get(run_id)
         if seen is not None:  # by another handler of this Sentinel, which let it pass
             if self.mode == "block":
-                self._look_again(run_id, seen)
+                gate.ask_again(self.sentinel, run_id, seen, force=not self.vetoes)
             return
         asks = read_parameters(serialized, metadata or {}, kwargs, self._readable)
         started, unseen = self._place(run_id, parent_run_id, messages, asks, metadata or {}, tags)
@@ -424,7 +424,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         node = started.origin.node
         if node is not None and (node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
             self.model_nodes[node] = Called(asks.model, asks.provider, asks.toolset, asks.max_tokens)
-        self._ask(run_id, started)
+        gate.ask(self.sentinel, run_id, started, blocks=self.mode == "block", force=not self.vetoes)
         self._keep(run_id, started, tells_itself=completes)
 
     def _place(
@@ -492,89 +492,6 @@ class TokenSentinelHandler(BaseCallbackHandler):
             for_an_hour=asks.for_an_hour,
         )
         return started, unseen
-
-    def _ask(self, run_id: Any, started: Started) -> None:
-        """Raises if the call may not be sent."""
-        try:
-            if self.mode == "block":
-                self._veto(started)
-            if self.sentinel.governed:
-                self._admit(run_id, started)
-        except Intervention:
-            if started.asked is not None:  # whoever sends it again goes on where he was
-                self._continued.end(started.asked, started.started_at, None, failed=True)
-            raise
-        except Exception as error:  # noqa: BLE001 - it is sent, and counts as every other
-            self.sentinel.faults.record("handler: admission", error)
-
-    def _veto(self, started: Started) -> None:
-        """Raises if the session is in trouble."""
-        origin = started.origin
-        session = self.sentinel.get(origin.session_id)
-        incident = self.sentinel.veto(session, origin.root_id, started.turn, started.request, started.started_at)
-        if incident is not None:
-            raise WasteBlocked(incident)
-
-    def _look_again(self, run_id: Any, seen: Started) -> None:
-        """Holds a call back that a handler which only observes has let pass."""
-        try:
-            self._veto(seen)
-            reservation = reserved_by(self.sentinel)
-            let_through = reservation is not None and reservation.take(run_id)
-            if self.sentinel.governed and not let_through:
-                self._admit_again(run_id, seen)
-        except Intervention:
-            self._unsent(run_id)
-            raise
-
-    def _admit_again(self, run_id: Any, seen: Started) -> None:
-        """Asks the budgets once more for a call that was let through by force."""
-        self._give_back(run_id)
-        self._admit(run_id, seen)
-
-    def _unsent(self, run_id: Any) -> None:
-        """Forgets a call that is held back after it was seen: LangChain tells nobody of its end."""
-        seen = self._started.pop(run_id, None)
-        self._give_back(run_id)
-        if seen is not None and seen.asked is not None:  # whoever sends it again goes on where he was
-            self._continued.end(seen.asked, seen.started_at, None, failed=True)
-
-    def _give_back(self, run_id: Any) -> None:
-        """Settles what was reserved for a call that is not made."""
-        reservation = self._reservations.pop(run_id, None)
-        if reservation is not None and self.sentinel.budgets is not None:
-            self.sentinel.budgets.settle(reservation, None)
-
-    def _admit(self, run_id: Any, started: Started) -> None:
-        """Reserves what the call may use, unless a middleware has done so; vetoes it in mode `block`."""
-        reservation = reserved_by(self.sentinel)
-        if reservation is not None and reservation.take(run_id):
-            self._reservations[run_id] = reservation
-            return
-        origin = started.origin
-        asked = Request(
-            origin.session_id,
-            origin.root_id,
-            started.started_at,
-            started.model,
-            started.provider,
-            estimated_input(started.prompt.chars if started.prompt is not None else 0, started.toolset),
-            started.max_tokens,
-            origin.user_id,
-            origin.tags,
-        )
-        admission = self.sentinel.admit(asked, force=not self.vetoes)
-        refused = admission.refused
-        if refused is not None and refused.action == "downgrade":
-            self.sentinel.settle(refused, "skipped", "a handler cannot downgrade")
-            if admission.reservation is None:
-                admission = self.sentinel.admit(asked, cheapest=True)
-            refused = None if admission.reservation is not None else admission.refused
-        if refused is not None:
-            self.sentinel.settle(refused, "done")
-            raise CallRefused(refused)
-        if admission.reservation is not None:
-            self._reservations[run_id] = admission.reservation
 
     @_fail_open
     def on_llm_new_token(self, token: Any, *, run_id: Any, **kwargs: Any) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ts_langchain.capture import gate
 from ts_langchain.capture.activate import active, around
-from ts_langchain.capture.doors import door_of, reserved_by
+from ts_langchain.capture.doors import door_of
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
 from ts_langchain.policy import ENDING
@@ -58,12 +59,12 @@ class DoorHandler(TokenSentinelHandler):
         *,
         completes: bool = False,
     ) -> None:
-        through = self._let_through(run_id)
+        through = gate.let_through(self.sentinel, run_id)
         if not through and self.vetoes:
             try:
                 self._check(run_id, parent_run_id, tags, metadata or {})
             except Intervention:
-                self._unsent(run_id)
+                gate.forget(self.sentinel, run_id)
                 raise
         super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs, completes=completes)
         self._see_whether_chosen(run_id, through)
@@ -95,12 +96,7 @@ class DoorHandler(TokenSentinelHandler):
         if decision is not None:
             raise self._held_back(decision)
         if seen is not None and self.sentinel.governed:
-            self._admit_again(run_id, seen)
-
-    def _let_through(self, run_id: Any) -> bool:
-        """True for the call that a door has let through."""
-        reservation = reserved_by(self.sentinel)
-        return reservation is not None and reservation.take(run_id)
+            gate.admit_again(self.sentinel, run_id, seen, force=not self.vetoes)
 
     def _ending(self, origin: Origin) -> Decision | None:
         """The decision in force that ends the run."""
