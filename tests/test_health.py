@@ -53,6 +53,29 @@ def test_a_log_that_raises_breaks_no_call(mode: Any) -> None:
     assert handler.sentinel.health().faults == {"handler: tool output: ValueError": 1}
 
 
+def test_incidents_are_logged_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever adds the one line and nothing else hears of waste."""
+    caplog.set_level(logging.INFO, "ts_langchain")
+    looping, _ = agent([*[LOOP] * 6, DONE])
+    looping.invoke(ASK, {"callbacks": [TokenSentinelHandler()]})
+    found = [(r.levelname, r.getMessage().split()[1]) for r in caplog.records if r.name == "ts_langchain"]
+    assert found == [("INFO", "tool_loop:"), ("WARNING", "tool_loop:")]
+    assert "fetch_page was called 3 times" in caplog.text
+    assert "https" not in caplog.text  # what it was given
+
+
+@pytest.mark.parametrize("listens", ["a callback", "a policy"])
+def test_incidents_are_no_warnings_where_others_tell(listens: str, caplog: pytest.LogCaptureFixture) -> None:
+    sentinel = Sentinel(policy={"rules": {"tool_loop": {"steps": []}}} if listens == "a policy" else None)
+    if listens == "a callback":
+        sentinel.on_incident(lambda _: None)
+        caplog.set_level(logging.INFO, "ts_langchain")
+    looping, _ = agent([*[LOOP] * 6, DONE])
+    looping.invoke(ASK, {"callbacks": [TokenSentinelHandler(sentinel)]})
+    assert [i.severity for i in sentinel.incidents()] == ["high"]
+    assert "fetch_page" not in caplog.text
+
+
 def test_a_call_at_the_end_of_the_stack_goes_on() -> None:
     """Where the handler has no room left, the app may have enough."""
     handler, prompt = TokenSentinelHandler(mode="block"), [[HumanMessage("hi")]]

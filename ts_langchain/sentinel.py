@@ -6,6 +6,7 @@ It does no I/O of its own; budgets kept in Redis and remote kill switches do, if
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
@@ -64,6 +65,11 @@ def _plain(callback: Any) -> Callable[[Any], object]:
         )
         raise ConfigurationError(msg)
     return cast("Callable[[Any], object]", callback)
+
+
+def _log(found: Incident | Decision, level: int) -> None:
+    """One line about what was found: names and numbers."""
+    logger.log(level, "ts-langchain: %s: %s %s", found.rule, found.summary, found.suggestion)
 
 
 class Store(Protocol):
@@ -253,6 +259,7 @@ class Sentinel:
     def on_incident(self, callback: Callable[[Incident], object]) -> None:
         """Calls `callback` with a copy of each incident that opens or becomes more severe.
 
+        Until then the logger `ts_langchain` tells of them: of severe ones as warnings, of others at level INFO.
         It runs in the thread of the call that caused it, with no lock held; what it raises is counted in
         `health()` and goes no further.
 
@@ -517,6 +524,13 @@ class Sentinel:
                     self.rest(session.state, now)
 
     def _notify(self, opened: list[Incident]) -> None:
+        """Tells users of incidents. No lock may be held. Where nobody listens, they are logged."""
+        if not self._callbacks and self._store is None:
+            with self.faults.fail_open("log"):
+                for incident in opened:
+                    # with a policy it is `warn` that says what is worth a warning
+                    warns = incident.severity == "high" and self.policy is None
+                    _log(incident, logging.WARNING if warns else logging.INFO)
         for incident in opened:
             for callback in self._callbacks:
                 with self.faults.fail_open("on_incident callback"):
@@ -663,7 +677,7 @@ class Sentinel:
     def _tell(self, decision: Decision) -> None:
         """Tells users of a settled decision. No lock may be held."""
         if decision.action == "warn" and decision.outcome == "done":
-            logger.warning("ts-langchain: %s: %s %s", decision.rule, decision.summary, decision.suggestion)
+            _log(decision, logging.WARNING)
         for callback in self._on_decision:
             with self.faults.fail_open("on_decision callback"):
                 callback(copy.copy(decision))

@@ -69,8 +69,9 @@ def _live() -> None:
 def _run(graph: Any, handler: Any) -> None:
     import logging
 
-    # langchain-core logs what a handler raises on purpose
-    logging.getLogger("langchain_core.callbacks.manager").setLevel(logging.ERROR)
+    # langchain-core logs what a handler raises on purpose, and we what nobody listens to; here it is shown
+    for name in ("langchain_core.callbacks.manager", "ts_langchain"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     graph.invoke({"messages": [("user", QUESTION)]}, {"callbacks": [handler]})
 
 
