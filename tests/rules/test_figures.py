@@ -247,6 +247,11 @@ def stuck(number: int, seconds: float) -> Script:
     return many(number, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=seconds))
 
 
+def circling(number: int, of: int) -> Script:
+    """A minute each, it looks at so many pages in turn."""
+    return many(number, lambda s, n: s.tool("get_page", {"n": n % of}, "same", seconds=60))
+
+
 def later(script: Script, seconds: float) -> list[Call]:
     """The same calls again, so much later."""
     return [
@@ -377,7 +382,7 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "nothing anywhere": (
         "error_loop",
         many(6, lambda s, n: s.tool("read_file", {"path": f"{n}.py"}, "not found", status="error")),
-        Expected("high", 5, (5 * TURN[0], 5 * TURN[1]), 5 * TOOK),
+        Expected("medium", 5, (5 * TURN[0], 5 * TURN[1]), 5 * TOOK),
     ),
     "three failures, each asked for by the user": (
         "error_loop",
@@ -479,7 +484,7 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "an image four times": ("vision_re_upload", uploaded(4, gap=300), Expected("medium", 3, (3 * 765, 0))),
     "three voices": ("voice_switching_loop", spoken(1, 2, 3), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
     "slowly": ("voice_switching_loop", spoken(1, 2, 3, gap=59.5), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
-    "five minutes of the same": ("zombie", stuck(6, 60), Expected("high", 10, (5 * TURN[0], 5 * TURN[1]), 300.0)),
+    "five minutes of the same": ("zombie", stuck(6, 60), Expected("medium", 10, (5 * TURN[0], 5 * TURN[1]), 300.0)),
 }  # fmt: skip
 
 MORE_THAN_ENOUGH = {
@@ -959,11 +964,16 @@ def in_turn(rounds: int, answer: str, *names: str, varied: bool = False) -> Scri
     )
 
 
-def refused(number: int, *, varied: bool) -> Script:
+def refused(number: int, *, varied: bool, tool: str = "create_user") -> Script:
     return many(
         number,
-        lambda s, n: s.tool("create_user", {"name": n if varied else 0}, "it exists already", status="error"),
+        lambda s, n: s.tool(tool, {"name": n if varied else 0}, "it exists already", status="error"),
     )
+
+
+def missing(number: int, of: int) -> Script:
+    """So many files are looked for in turn."""
+    return many(number, lambda s, n: s.tool("read_file", {"path": f"{n % of}.py"}, "not found", status="error"))
 
 
 @pytest.mark.parametrize(
@@ -973,6 +983,10 @@ def refused(number: int, *, varied: bool) -> Script:
         (refused(3, varied=True), "medium"),
         (refused(5, varied=True), "medium"),
         (refused(6, varied=True), "high"),
+        (refused(12, varied=True, tool="find_person"), "medium"),
+        (refused(12, varied=True, tool="check_link"), "medium"),
+        (missing(5, 4), "medium"),
+        (missing(6, 5), "high"),
     ],
 )
 def test_how_severe_failures_are(script: Script, severity: str) -> None:
@@ -984,15 +998,34 @@ def test_how_severe_failures_are(script: Script, severity: str) -> None:
 @pytest.mark.parametrize(
     ("script", "severity"),
     [
+        (circling(6, 6), "medium"),
+        (circling(8, 6), "high"),
+        (circling(6, 1), "high"),
+        (many(6, lambda s, n: s.tool("find_person", {"query": f"who is it that {'did' * n}"}, "-", seconds=60)), "high"),
+        (many(7, lambda s, n: s.tool("think", {"thought": f"what if it was {'did' * n}"}, "-", seconds=60)), "medium"),
+        (many(6, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=60, status="error")), "high"),
+    ],
+)
+def test_how_severe_it_is_that_nothing_new_comes(script: Script, severity: str) -> None:
+    """Who looks for something else each time, and finds nothing, may just be told so."""
+    [found] = script.run(rules=["zombie"]).incidents()
+    assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    ("script", "severity"),
+    [
         (in_turn(3, "ok", "turn_on", "turn_off"), "medium"),
         (in_turn(5, "ok", "turn_on", "turn_off"), "medium"),
         (in_turn(6, "ok", "turn_on", "turn_off"), "high"),
         (in_turn(3, "ok", "adelante", "izquierda"), "medium"),
-        (in_turn(3, "a long report of what there is", "adelante", "izquierda"), "high"),
+        (in_turn(5, "o" * 60, "adelante", "izquierda"), "medium"),
+        (in_turn(3, "a long report of what there is, wall after wall, and no door at all", "adelante", "izquierda"), "high"),
         (in_turn(3, "ok", "turn_on", "get_state"), "high"),
         (in_turn(9, "no match", "find_customer", "find_lead", varied=True), "medium"),
         (in_turn(3, "no match", "find_customer", "find_lead"), "high"),
-        (in_turn(3, "n" * 101, "find_customer", "find_lead", varied=True), "high"),
+        (in_turn(9, "n" * 101, "find_customer", "find_lead", varied=True), "medium"),
+        (in_turn(3, "n" * 101, "find_customer", "find_lead"), "high"),
     ],
 )
 def test_how_severe_a_circle_is(script: Script, severity: str) -> None:

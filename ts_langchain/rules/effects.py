@@ -16,28 +16,44 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
     "accept", "activate", "add", "adjust", "advance", "allocate", "append", "apply", "approve", "archive", "assign",
-    "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "checkout", "clear", "click",
-    "close", "comment", "commit", "complete", "create", "deactivate", "decline", "decrease", "decrement", "delay",
-    "delete", "deploy", "deposit", "dim", "disable", "discard", "dismiss", "dispense", "drag", "drop", "edit", "eject",
-    "enable", "enqueue", "enroll", "enter", "equip", "extend", "fill", "fix", "forward", "go", "goto", "grab",
-    "increase", "increment", "ingest", "insert", "install", "invite", "invoke", "jump", "kill", "listen", "log",
-    "mark", "merge", "migrate", "modify", "move", "mute", "navigate", "next", "open", "order", "paste", "patch",
-    "pause", "pay", "pick", "play", "pop", "post", "press", "publish", "purchase", "push", "put", "raise", "record",
-    "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace", "reply", "resend", "reserve",
-    "reset", "restart", "restore", "resubmit", "revert", "rollback", "rotate", "save", "scale", "schedule", "scroll",
-    "select", "sell", "send", "set", "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "submit",
-    "subscribe", "swap", "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type", "undo", "unlock",
-    "unmute", "unsubscribe", "update", "upload", "upsert", "wait", "walk", "withdraw", "write",
+    "attach", "attack", "back", "ban", "book", "brighten", "build", "buy", "cancel", "change", "charge", "checkout",
+    "clear", "click", "close", "comment", "commit", "complete", "copy", "craft", "create", "deactivate", "decline",
+    "decrease", "decrement", "delay", "delete", "deploy", "deposit", "dig", "dim", "disable", "discard", "disconnect",
+    "dismiss", "dispatch", "dispense", "draft", "drag", "drive", "drop", "edit", "eject", "emit", "enable", "enqueue",
+    "enroll", "enter", "equip", "escalate", "extend", "feed", "fill", "fix", "fly", "forward", "gather", "go", "goto",
+    "grab", "hire", "increase", "increment", "ingest", "insert", "install", "invite", "invoke", "jump", "kill",
+    "listen", "log", "mark", "merge", "migrate", "modify", "move", "mute", "navigate", "next", "nudge", "open", "order",
+    "paste", "patch", "pause", "pay", "pick", "pin", "play", "pop", "post", "press", "publish", "pull", "purchase",
+    "push", "put", "raise", "record", "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace",
+    "reply", "requeue", "rerun", "resend", "reserve", "reset", "restart", "restore", "resubmit", "retry", "revert",
+    "rollback", "rotate", "save", "scale", "schedule", "scroll", "select", "sell", "send", "set", "share", "sign",
+    "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "strafe", "submit", "subscribe", "swap",
+    "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type", "undo", "unlock", "unmute", "unsubscribe",
+    "update", "upload", "upsert", "void", "wait", "walk", "withdraw", "write", "zoom",
 })  # fmt: skip
 _LOOKS = frozenset({
-    "analyze", "browse", "calculate", "check", "compare", "count", "describe", "details", "diff", "fetch", "find",
-    "geocode", "get", "history", "info", "inspect", "list", "load", "locate", "look", "lookup", "preview", "query",
-    "read", "resolve", "retrieve", "search", "show", "stat", "stats", "status", "test", "validate", "verify", "view",
+    "analyze", "browse", "calculate", "cat", "check", "compare", "count", "describe", "details", "diff", "fetch", "find",
+    "geocode", "get", "glob", "grep", "history", "info", "inspect", "list", "load", "locate", "look", "lookup", "ls", "preview", "query",
+    "read", "retrieve", "search", "show", "stat", "stats", "status", "test", "tree", "validate", "verify", "view",
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
 _NOUNS = frozenset({
     "book", "build", "comment", "deposit", "log", "order", "post", "purchase", "record", "refund", "schedule", "store",
     "transfer", "type",
+})  # fmt: skip
+# A change wherever it stands behind one of these nouns (`list_append`, `search_index_delete`), or behind `and`, `or`.
+_OF = frozenset({
+    "count", "details", "diff", "history", "info", "list", "lookup", "preview", "search", "stat", "stats", "status", "view",
+})  # fmt: skip
+_CERTAIN = frozenset({
+    "add", "append", "apply", "clear", "complete", "delete", "edit", "increment", "insert", "publish", "remove", "replace",
+    "reset", "update", "upsert",
+})  # fmt: skip
+_JOINED = frozenset({"ack", "and", "or"})
+# What is looked for where something is resolved; a ticket or a conflict is dealt with.
+_RESOLVED = frozenset({
+    "address", "alias", "dns", "entity", "handle", "host", "hostname", "id", "ids", "ip", "library", "location", "name",
+    "names", "path", "reference", "references", "symbol", "type", "types", "url", "urls", "user", "variable", "variables",
 })  # fmt: skip
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
 # Work on a text, which is what they are about.
@@ -54,6 +70,11 @@ _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|k
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
+_WORKS_ON = frozenset({
+    "activate", "apply", "build", "checkout", "click", "commit", "compile", "deploy", "enable", "enter", "fill", "goto",
+    "install", "launch", "merge", "migrate", "navigate", "open", "press", "publish", "push", "rerun", "restart", "run",
+    "select", "start", "submit", "tap", "trigger", "type",
+})  # fmt: skip
 # Steps from where one is: a key, a page, one more. Five of them are as common as two.
 _RELATIVE = frozenset({
     "advance", "attack", "back", "backspace", "backward", "brighten", "decrease", "decrement", "dim", "down", "forward",
@@ -66,15 +87,18 @@ _ANOTHER = frozenset({
     "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
     "today", "token", "uuid",
 })  # fmt: skip
+_WHO = r"(?:user|human|person|customer|operator|caller|student|audience|patient|player|client)"
 _PERSON = re.compile(
-    r"(?:^|_)(?:ask|prompt|consult)_?(?:the_?)?(?:user|human|person|customer|operator)|"
-    r"human_?(?:input|feedback|approval)|user_?input|^human$|^confirm(?:ation|_?with_?user)?$|"
-    r"^request_?(?:approval|confirmation)$",
+    rf"(?:^|_)(?:ask|prompt|consult|contact|interview)_?(?:the_?)?{_WHO}|"
+    rf"{_WHO}_?(?:input|feedback|approval|assistance|repl(?:y|ies)|response|answer|confirmation|help)|"
+    r"human_?review|audience_?question|^human$|^confirm(?:ation|_?with_?user)?$|(?:^|_)ask_?follow_?up|ask_?for_?help|wait_?for_?reply|"
+    r"^(?:request|get|require|seek)_?(?:approval|confirmation|clarification|permission)$|^ask_?clarif",
     re.IGNORECASE,
 )
 _RUNS_CODE = re.compile(
     r"^(?:bash|shell|sh|terminal|computer|execute|exec|repl|python|ipython|code_interpreter|"
-    r"(?:run|execute|exec)_?(?:in_)?(?:bash|shell|terminal|command|commands|code|script|python|cell)|"
+    r"kubectl|docker|helm|psql|sqlite3|npm|git|gh|make|cargo|terraform|aws_?cli|call_?aws|"
+    r"(?:run|execute|exec)_?(?:in_)?(?:bash|shell|terminal|command|commands|code|script|python|cell)_?(?:cmd|command)?|"
     r"(?:bash|shell|terminal|python|python_repl|python_ast)_?(?:tool|repl|repl_ast|command|execute|exec)?)$",
     re.IGNORECASE,
 )
@@ -123,17 +147,30 @@ def _read(name: str) -> Effect:
     words = [word.lower() for word in _WORDS.findall(name)]
     if words and words[0] in _THINKS:
         return "thinks"
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        if word == "check" and following in ("in", "out"):
+    for at, word in enumerate(words):
+        behind = words[at + 1 :]
+        if word == "check" and behind[:1] in (["in"], ["off"], ["out"]):
             return "changes"
+        if word == "resolve":
+            return "changes" if _RESOLVED.isdisjoint(behind[-1:]) and behind else "looks"
         if word in _LOOKS:
-            return "looks"
+            return "changes" if _changes_after_all(word, behind) else "looks"
         if word in _PROCESSES:
             return "processes"
         if word in _CHANGES:
             looked_at = (word in _NOUNS and words[-1] in _LOOKS) or (word == "open" and words[-1] in _OPENED)
             return "looks" if looked_at else "changes"
     return "unknown"
+
+
+def _changes_after_all(look: str, behind: list[str]) -> bool:
+    """True if a change stands behind the look: `find_or_create_user`, `search_replace`, `list_append`."""
+    if look in _OF and not _CERTAIN.isdisjoint(behind):
+        return True
+    if (look, behind) == ("find", ["replace"]):
+        return True
+    joined = next((n for n, word in enumerate(behind) if word in _JOINED), None)
+    return joined is not None and not (_CHANGES | {"ack"}).isdisjoint(behind[joined:])
 
 
 @lru_cache(maxsize=4096)
@@ -201,17 +238,17 @@ def may_be_meant(call: Call) -> int:
 
     4 for steps from where one is (`press_key`, `undo`), 2 for all else that acts, 0 for what is not meant again.
 
-    Of a tool of which nobody can say what it does, and of code, too, where a word is all that comes back (`ok`, `done`,
-    in whatever language): who looks for something is told more, or gets a verdict (`run_tests`).
+    So for a tool of which nobody can say what it does, and for code where a word is all that comes back (`ok`, `done`,
+    in whatever language); not for a verdict (`run_tests`).
     """
     if call.kind != "tool" or call.status != "ok":
         return 0
     effect = effect_of(call)
     if effect == "changes" or moves_on(call.name):
         return 4 if _is_relative(call.name) else 2
-    if effect in ("runs code", "unknown") and call.answer_chars <= WORD_CHARS and not judges(call.name):
-        return 4 if effect == "unknown" and _is_relative(call.name) else 2
-    return 0
+    if judges(call.name) or not (effect == "unknown" or (effect == "runs code" and call.answer_chars <= WORD_CHARS)):
+        return 0
+    return 4 if effect == "unknown" and _is_relative(call.name) else 2
 
 
 @lru_cache(maxsize=4096)
@@ -228,6 +265,15 @@ def lets_time_pass(name: str) -> bool:
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
     return call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
+
+
+@lru_cache(maxsize=4096)
+def works_on_all(name: str) -> bool:
+    """True for a change that works on what others have made: failing, it is tried again once they have been mended.
+
+    To build, deploy, commit, submit, click; not to edit.
+    """
+    return not _WORKS_ON.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 
 def is_worth_another_try(call: Call) -> bool:

@@ -10,6 +10,7 @@ from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import (
     asks_a_person,
+    effect_of,
     is_meant_again,
     is_under_way,
     may_be_meant,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 MAX_PERIOD = 6
 BRIEF_CHARS = 100
-"""An answer as short as that (`nothing found`, `free`) may well be the same to another question."""
+"""An answer as short as that (`nothing found`, `free`) may well be the same to a question in other words."""
+WORDS_CHARS = 60
+"""Of tools of which nobody can say what they do: an answer as short as that says that something was done."""
 MEANT = 2
 """Where all tools of a circle act, it may well be meant: it is severe after so many times as many rounds."""
 
@@ -41,7 +44,7 @@ class Steps:
         self.asked_by: str | None = None
         self.arrived = 0  # how many of the calls that this model call asked for have ended
         # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task,
-        # tool, whether it may be meant to be done again, what it was given where a short answer came back
+        # tool, whether it may be meant to be done again, what it was given; which one, where a long answer came back
         self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int, bool, int]] = []
 
 
@@ -52,8 +55,8 @@ class PingPong(Rule[Steps]):
     tools, each with the same answer as in the round before, whatever was looked for. Calls that one model call asks
     for side by side count once all of them have ended, and in whatever order.
 
-    Severity medium where one of them was given something else in each round and answered with a few words
-    (`no match`). And up to twice as many rounds where all of them act and are told no more than a word (`step`,
+    Severity medium where one of them was given something else in each round, and, if it answered at length, not just
+    in other words: nothing was found there either. And up to twice as many rounds where all of them act and are told no more than a word (`step`,
     `turn_left`): it may be meant.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
@@ -122,13 +125,14 @@ class PingPong(Rule[Steps]):
         tool = name_hash(call.name)
         step = mix(tool, outcome(call))
         given = 0
-        if call.arguments is not None and call.status == "ok" and call.answer_chars <= BRIEF_CHARS:
-            given = call.arguments.fingerprint
+        if call.arguments is not None and call.status == "ok":
+            given = call.arguments.fingerprint if call.answer_chars <= BRIEF_CHARS else call.arguments.fixed
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
-        of = (call.step, call.task, tool, may_be_meant(call) > 0, given)
+        acts = effect_of(call) != "unknown" or call.answer_chars <= WORDS_CHARS
+        of = (call.step, call.task, tool, acts and may_be_meant(call) > 0, given)
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, *of))
 
     @staticmethod

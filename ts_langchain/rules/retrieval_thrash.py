@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.rules.effects import named_effect
 from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.rerank_thrash import is_rerank
 
@@ -20,7 +21,7 @@ _RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.I
 
 def is_retrieval(name: str) -> bool:
     """True for a tool whose name says that it looks something up."""
-    return _RETRIEVAL.search(name) is not None
+    return _RETRIEVAL.search(name) is not None and named_effect(name) != "changes"
 
 
 class RetrievalThrash(RepeatRule):

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, is_meant_again, is_under_way, judges, outcome
+from ts_langchain.rules.effects import asks_a_person, effect_of, is_meant_again, is_under_way, judges, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,19 +24,34 @@ MAX_UNCLAIMED = 18
 class Progress:
     """What a session has achieved, and what it has done since."""
 
-    __slots__ = ("calls", "root_id", "seen", "since", "unclaimed")
+    __slots__ = ("asked", "calls", "root_id", "same", "seen", "since", "unclaimed")
 
     def __init__(self) -> None:
         self.since = 0.0
         self.root_id = ""
         self.calls = 0
         self.seen = array("q")
+        self.asked = array("q")  # what tools were asked for since then
+        self.same = False  # one of them for what it had been asked for before
         self.unclaimed: list[tuple[str, float, bool]] = []
 
     def restart(self, at: float) -> None:
         """Something new came: the clock starts again."""
-        self.since, self.calls = at, 0
+        self.since, self.calls, self.same = at, 0, False
         self.unclaimed.clear()
+        del self.asked[:]
+
+    def ask(self, call: Call) -> None:
+        """Remembers what a tool was asked for: which id, path, thought; in other words, or in vain, it is the same."""
+        about = 0
+        if call.arguments is not None and call.status == "ok":
+            thought = effect_of(call) == "thinks"
+            about = hash(call.arguments.fingerprint if thought else call.arguments.fixed)
+            if not thought and call.arguments.free_text is not None:
+                self.same = True
+        self.same |= not about or about in self.asked
+        self.asked.append(about)
+        del self.asked[:-MAX_SEEN]
 
     def is_new(self, answer: int) -> bool:
         """True if this answer has not come back before; remembers it."""
@@ -54,9 +69,10 @@ class Zombie(Rule[Progress]):
     Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none
     of them a new answer to the user and none a tool result that had not come back before; of tools that do not only
     look (`edit_file`, `bash`, `process_invoice`) or that judge (`validate_file`), none that was given something new.
+    Severity medium where tools were asked for something else each time, and found the same (nothing, most likely).
 
-    Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no;
-    polls and questions to a person, by name, or because the answer says that something is still under way
+    Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no, in
+    words, or in a structured answer; code that tells the model something new each time; polls and questions to a person, by name, or because the answer says that something is still under way
     (`tool_loop.polling_tools` names more of them); a new run of the same session; runs tagged with one of
     `long_running_tags`.
 
@@ -101,20 +117,23 @@ class Zombie(Rule[Progress]):
         if self._gets_on(call, state):
             return None
         state.calls += 1
+        if call.kind != "model":
+            state.ask(call)
         state.unclaimed.append((call.id, call.ended_at - call.started_at, call.kind == "model"))
         del state.unclaimed[:-MAX_UNCLAIMED]
         quiet = call.ended_at - state.since
         if quiet < s.window_seconds or state.calls < s.min_calls or not s.long_running_tags.isdisjoint(call.tags):
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
+        stuck = state.same or not state.asked
         return Finding(
             0,
             f"{state.calls} calls in {quiet / 60:.0f} minutes brought nothing new to the user or the agent.",
             claims=tuple(Claim(i) for i, _, billed in unclaimed if billed),
             calls=tuple(i for i, _, _ in unclaimed),
             seconds=sum(sec for _, sec, _ in unclaimed),
-            severity="high",
-            confidence=0.85,
+            severity="high" if stuck else "medium",
+            confidence=0.85 if stuck else 0.6,
             evidence={"calls": state.calls, "seconds": round(quiet, 3)},
         )
 
@@ -134,6 +153,10 @@ class Zombie(Rule[Progress]):
             said = call.status == "ok" and not call.tool_calls and bool(call.answer_chars)
             # the same answer to another question is a new one
             new = said and state.is_new(mix(call.conversation, call.answer))
+            prompt = call.prompt
+            if not said and prompt is not None and prompt.last and prompt.last_role in ("ai", "human"):
+                # asked for something else, it answers in tool calls that nobody runs, in pictures or in sound
+                new = call.status == "ok" and state.is_new(mix(call.conversation, prompt.last))
         else:
             new = call.status == "ok" and (not call.answer or state.is_new(_came(call)))
         if new:
