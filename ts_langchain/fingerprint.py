@@ -44,11 +44,16 @@ _QUERY = re.compile(
 )
 # What a tool for queries or commands is told to do, at the beginning: it changes something, or waits first.
 _WRITES = re.compile(
-    r"\s*(?:begin(?: transaction)?\s*;\s*)?(?:(?:insert|merge|replace)\s+into\b|update\s+\S+\s+(?:\w+\s+)?set\b|"
-    r"delete\s+from\b|truncate\s+table\b|(?:create|drop|alter)\s+(?:\w+\s+){0,3}(?:table|view|index|schema)\b|"
-    r"mutation\b[^{]*\{)",
-    re.IGNORECASE,
+    r"(?:\s|--[^\n]{0,200}\n|/\*(?:[^*]|\*(?!/)){0,200}\*/|begin(?: transaction)?\s*;)*+"
+    r"(?:(?:insert|merge|replace)\s+into\b|update\s+\S+\s+(?:as\s+)?(?:\w+\s+)?set\b|delete\s+from\b|truncate\s|"
+    r"(?:create|drop|alter|refresh)\s+(?:\w+\s+){0,3}(?:table|view|index|schema)\b|call\s+[\w.]+\s*\(|"
+    r"exec(?:ute)?\s+\w+(?:\.\w+|\s*;?\s*\Z)|copy\s+\S+\s+from\s+(?:'|stdin)|vacuum\s*(?:;|\Z|full|analyze|freeze|verbose)|"
+    r"mutation\b[^{]*\{|"
+    r"(?:with|match|merge|unwind)\b.{0,400}?\b(?:delete\s+from|insert\s+into|update\s+\S+\s+set|(?:detach\s+)?delete\s|"
+    r"set\s+\w+\.\w+\s*=))",
+    re.IGNORECASE | re.DOTALL,
 )
+_METHODS = frozenset({"DELETE", "PATCH", "POST", "PUT"})
 _SLEEPS = re.compile(r"(?:(?<![^\s;&|(])|time\.|asyncio\.)sleep[ (]\s*\d")
 # Arguments of these names say which one is meant, in however many words.
 _NAMING = frozenset({
@@ -214,13 +219,13 @@ class FreeText:
 
     __slots__ = ("_literals", "_names", "_sample", "_words")
 
-    def __init__(self, sample: str) -> None:
+    def __init__(self, sample: str, rest: int = 0) -> None:
         sample = sample[:SAMPLE_LIMIT]
         if not sample.isascii() and sys.getsizeof(sample) > 2 * SAMPLE_LIMIT:
             sample = sample[: SAMPLE_LIMIT // 2]
         self._sample: str | None = sample
         self._words = 0
-        self._literals = 0
+        self._literals = rest  # fingerprint of what lies behind the sample, and counts as named exactly
         self._names = 0
 
     def similarity(self, other: FreeText) -> float:
@@ -257,7 +262,8 @@ class FreeText:
         named = [word.lower() for word in inside if word[0].isupper()]
         self._words = _word_set(_WORD.findall(sample.lower()))
         self._names = _word_set(named) if len(named) <= len(inside) / 2 else 0
-        self._literals, self._sample = text_hash(" ".join(literals).lower()), None
+        self._literals ^= text_hash(" ".join(literals).lower())
+        self._sample = None
 
     def __reduce__(self) -> tuple[object, tuple[int, int, int]]:
         if self._sample is not None:
@@ -349,7 +355,7 @@ def arguments(value: object) -> Arguments:
     told = ""
     for key, item in value.items():
         if type(item) is str:
-            if _WRITES.match(item, 0, SAMPLE_LIMIT) is not None:
+            if _WRITES.match(item, 0, SAMPLE_LIMIT) is not None or (key == "method" and item.upper() in _METHODS):
                 told = "write"
             elif "sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None:
                 told = told or "sleep"
@@ -361,4 +367,5 @@ def arguments(value: object) -> Arguments:
     if not texts:
         return Arguments(fingerprint, fingerprint, None, told)
     sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])
-    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample), told)
+    rest = [text_hash(text[SAMPLE_LIMIT:]) for text in texts if len(text) > SAMPLE_LIMIT]
+    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample, mix(*rest) if rest else 0), told)

@@ -155,7 +155,8 @@ class Incident:
             self.severity = finding.severity
         self.confidence = max(self.confidence, finding.confidence)
         self.last_seen_at = max(self.last_seen_at, call.ended_at)
-        self.summary = finding.summary
+        if finding.severity == self.severity:  # once it was severe, that is what is told
+            self.summary = finding.summary
         before, self.evidence = self.evidence, dict(finding.evidence)
         if self.findings:
             for key in measured:

@@ -492,24 +492,35 @@ rules:                   # what to do, and from which strike on: 1 is the incide
       - {at: 2, do: reuse}
       - {at: 4, do: stop}
   ping_pong:             # tools in a circle, round after round
+    min_severity: high   # medium is told: it may be meant
     steps:
       - {at: 1, do: steer}
       - {at: 3, do: stop}
   handoff_loop:          # agents that hand the task over and over
+    min_severity: high
     steps:
       - {at: 1, do: steer}
       - {at: 3, do: stop}
   error_loop:            # the same failure, whatever the arguments
+    min_severity: high
     steps:
       - {at: 1, do: steer}
       - {at: 4, do: stop}
+  monologue:             # the model says the same again, and nobody else anything
+    min_severity: high
+    steps:
+      - {at: 1, do: steer}
+      - {at: 2, do: stop}
   zombie:
+    min_severity: high
     steps:
       - {at: 1, do: steer}
       - {at: 5, do: stop}
-  retry_storm:
+  retry_storm:           # the same request, failing or answered the same
+    min_severity: high
     steps:
       - {at: 1, do: backoff}
+      - {at: 4, do: stop}
   context_bloat:
     steps:
       - {at: 1, do: trim}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import statistics
 import sys
 from collections import Counter
@@ -23,6 +24,8 @@ from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel
 from ts_langchain.replay import Replay, Run
 from ts_langchain.rules import RULES
+
+logging.getLogger("ts_langchain").setLevel(logging.ERROR)  # incidents are counted here
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures.json"

@@ -34,19 +34,25 @@ def called(
 NAMES = {
     "changes": "book_flight sendEmail edit_file str_replace_based_edit_tool apply_patch set_seat write git-commit "
     "email_send mcp__github__create_issue browser_click open_ticket update_status createList write_todos "
-    "transfer_to_bob",
-    "runs code": "bash Bash shell execute run_python run_command python_repl execute_code computer",
+    "transfer_to_bob search_replace find_and_replace find_or_create_user list_append HassListAddItem status_update diff_apply "
+    "resolve_conflict check_off_item search_index_delete validate_and_save git_push copy_file",
+    "runs code": "bash Bash shell execute kubectl psql run_terminal_cmd run_shell_command run_python run_command python_repl execute_code computer",
     "looks": "query_sql fetch_page get_settings search read_file get_order order_status mcp__shop__get_order "
-    "listOrders open_page check_schedule dataset_search test_connection",
+    "listOrders open_page check_schedule dataset_search test_connection get_last_update list_updates search_and_rank "
+    "resolve_library_id resolve get_status_update list_open_orders find_next grep glob ls cat analyze_sentiment verify_claim",
     "thinks": "think scratchpad Thought reflect_on_it",
-    "unknown": "process_invoice run_tests execute_sql bookmarks rethink thinker ask 検索",
+    "unknown": "process_invoice run_tests evaluate_answer execute_sql bookmarks rethink thinker ask 検索",
 }
+
+
+JUDGES = ("analyze_sentiment", "check_schedule", "evaluate_answer", "run_tests", "test_connection", "verify_claim")
+"""What they are given in words is what they judge."""
 
 
 @pytest.mark.parametrize(("effect", "name"), [(effect, n) for effect, names in NAMES.items() for n in names.split()])
 def test_what_a_name_says(effect: str, name: str) -> None:
     assert named_effect(name) == effect
-    assert may_be_reworded(called(name)) == (effect in ("looks", "unknown"))
+    assert may_be_reworded(called(name)) == (effect in ("looks", "unknown") and name not in JUDGES)
 
 
 def test_no_name_says_nothing() -> None:
@@ -132,6 +138,13 @@ def test_what_a_tool_declares(metadata: dict[str, object] | None, expected: tupl
         ("askUser", True),
         ("human", True),
         ("get_human_input", True),
+        ("human_assistance", True),
+        ("ask_followup_question", True),
+        ("request_human_review", True),
+        ("get_customer_reply", True),
+        ("require_approval", True),
+        ("get_customer_reviews", False),
+        ("get_customer", False),
         ("request_approval", True),
         ("confirm", True),
         ("request", False),

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 
+import orjson
+
 PENDING_CHARS = 500
+OBJECT_CHARS = 8_000
 SHORT_CHARS = 80
 SUBJECT_CHARS = 60
 
@@ -16,7 +19,7 @@ _STATES = (
     "pending", "queued", "queue", "submitted", "scheduled", "progress", "running", "processing", "waiting", "starting",
     "building", "creating", "provisioning", "deploying", "loading", "generating", "indexing", "syncing", "initializing",
     "initialising", "uploading", "downloading", "validating", "preparing", "transcribing", "rendering", "training",
-    "executing", "crawling", "compiling", "importing", "exporting",
+    "executing", "crawling", "compiling", "importing", "exporting", "progressing", "warming", "awaiting", "containercreating",
 )  # fmt: skip
 _ELSEWHERE = (
     "läuft noch", "noch nicht fertig", "noch nicht bereit", "noch nicht abgeschlossen", "wird bearbeitet",
@@ -28,7 +31,10 @@ _ELSEWHERE = (
 )  # fmt: skip
 # nearly all answers have none of these words, and nothing more is looked at
 _WORD = re.compile("[a-z]+|%")
-_MAYBE = frozenset({*_STATES, "inprogress", "started", "accepted", "not", "t", "false", "being", "%", "check"})
+_MAYBE = frozenset({
+    *_STATES, "inprogress", "started", "accepted", "not", "t", "false", "being", "%", "check", "yet", "wait", "percent",
+    "working", "catching",
+})  # fmt: skip
 _ABROAD = frozenset({word for phrase in _ELSEWHERE for word in phrase.split() if word.isascii() and len(word) > 3})
 
 _PHRASES = "in[ _-]?(?:the[ _-])?queue", "in[ _-]?progress"
@@ -37,15 +43,23 @@ _NOT_YET = r"(?:\bnot|n't)[ _-](?:yet[ _-])?(?:ready|finished|done|completed?|av
 _STATE = rf"(?:{_DOING}|started|accepted|{_NOT_YET})"
 # `status: running`, `"phase": "IN_QUEUE"`
 _NAMED = re.compile(
-    rf"\b(?:status|state|phase|stage|progress)\b[\"']?\s*(?:[:=]|\bis\b)\s*[\"']?(?:\w+[._])?{_STATE}(?![^\W_])"
+    rf"(?:status|state|phase|stage|progress|health)\b[\"']?\s*(?:[:=>]|\bis\b)\s*[\"']?(?:\w+[._])?{_STATE}(?![^\W_])"
 )
+_NAMES = ("status", "state", "phase", "stage")
 # `"is_running": true`, `"done": false`
 _FLAG = re.compile(
     r"[\"'](?:is_?)?(?:(?:running|pending|processing|queued|in_?progress)[\"']\s*:\s*true|"
     r"(?:done|finished|completed?|ready)[\"']\s*:\s*false)"
 )
 _PERCENT = re.compile(
-    r"\b\d{1,2}(?:\.\d+)?\s?%\s*(?:complete|done|finished|processed)|\bprogress[\"']?\W+\d{1,2}(?:\.\d+)?\s?%"
+    r"\b\d{1,2}(?:\.\d+)?\s?%\s*(?:complete|done|finished|processed)|\bprogress[\"']?\W+\d{1,2}(?:\.\d+)?\s?%|"
+    r"\b\d{1,2}(?:\.\d+)?\s?%\s*[\[|(]|[\"'](?:percent(?:age)?(?:_?complete)?|progress|queue_?position)[\"']\s*:\s*"
+    r"(?:0?\.\d+|[1-9]\d?(?:\.\d+)?)\s*[,}]"
+)
+# `not found yet`, `No result yet.`, `Please wait`, `Waiting for deployment "web" rollout to finish`
+_SOON = re.compile(
+    r"\b(?:no|not|n't)\b[^.!?\n]{0,60}\byet\b|\bplease wait\b|^\W*waiting (?:for|on|until)\b|\bstill (?:working|waiting)\b|"
+    r"\b202 accepted\b|\b(?:is|are) catching up\b|: catching up\b|\b\d+/\d+ +(?:pending|containercreating|init:)"
 )
 _WHOLE = re.compile(
     rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"
@@ -61,14 +75,17 @@ _SUBJECT = re.compile(
     r"\b(?:jobs?|tasks?|builds?|deploy(?:ment)?s?|exports?|imports?|runs?|quer(?:y|ies)|process(?:es)?|requests?|"
     r"orders?|uploads?|downloads?|reports?|pipelines?|operations?|batch(?:es)?|transfers?|payments?|transactions?|"
     r"scans?|tests?|workflows?|crawls?|migrations?|backups?|simulations?|transcriptions?|conversions?|videos?|images?|"
-    r"results?|data|files?|servers?|instances?|clusters?|environments?|containers?|it)\b(?:\W+\w+){0,4}\W*\Z"
+    r"results?|data|files?|servers?|instances?|clusters?|environments?|containers?|pages?|checks?|apps?|models?|index(?:es)?|"
+    r"rollouts?|stacks?|replicas?|pods?|nodes?|it)\b(?:\W+\w+){0,4}\W*\Z"
 )
 
 
 def reads_pending(text: str) -> bool:
     """True for a short answer that says that something is still under way."""
-    if not text or len(text) > PENDING_CHARS:
+    if not text:
         return False
+    if len(text) > PENDING_CHARS:
+        return text[0] == "{" and len(text) <= OBJECT_CHARS and _object_says_so(text)
     text = text.lower()
     words = _WORD.findall(text)
     if not _MAYBE.isdisjoint(words) and _says_so(text):
@@ -81,10 +98,22 @@ def reads_pending(text: str) -> bool:
 def _says_so(text: str) -> bool:
     if _WHOLE.match(text) or _NAMED.search(text) or _FLAG.search(text) or _PERCENT.search(text):
         return True
-    if "check back" in text or _ENDING.search(text):
+    if "check back" in text or _ENDING.search(text) or _SOON.search(text):
         return True
     for said in _IS.finditer(text):
         start = said.start()
-        if said[1] == "still" or _SUBJECT.search(text[max(0, start - SUBJECT_CHARS) : start]):
+        if "still" in said[0] or _SUBJECT.search(text[max(0, start - SUBJECT_CHARS) : start]):
             return True
     return False
+
+
+def _object_says_so(text: str) -> bool:
+    """True if an object with a lot to say names a state of its own, and in it is under way."""
+    if _NAMED.search(text.lower()) is None:
+        return False
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        return False
+    own = [(name.lower(), said) for name, said in value.items() if isinstance(said, str)]
+    return any(name.endswith(_NAMES) and _NAMED.fullmatch(f"state:{said.lower()}") is not None for name, said in own)

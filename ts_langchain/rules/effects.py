@@ -63,7 +63,8 @@ _PROCESSES = frozenset({
 })  # fmt: skip
 # What comes back is a verdict on what they were given: the same one on something else is news.
 _JUDGES = frozenset({
-    "check", "compare", "count", "has", "is", "lint", "pytest", "test", "tests", "validate", "verify",
+    "analyse", "analyze", "assess", "check", "compare", "count", "evaluate", "grade", "has", "inspect", "is", "lint",
+    "moderate", "pytest", "review", "test", "tests", "validate", "verify",
 })  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
@@ -217,9 +218,10 @@ def asks_a_person(name: str) -> bool:
 def may_be_reworded(call: Call) -> bool:
     """True if the same thing can be asked of this tool in other words.
 
-    Not where the words are what it is about: a message that is sent, a text that is translated, a command, a thought.
+    Not where the words are what it is about: a message that is sent, a text that is translated or judged, a command, a
+    thought.
     """
-    return effect_of(call) in ("looks", "unknown")
+    return effect_of(call) in ("looks", "unknown") and not judges(call.name)
 
 
 def is_change(call: Call) -> bool:

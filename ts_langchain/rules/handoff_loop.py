@@ -42,7 +42,7 @@ def is_handoff(name: str) -> bool:
 class Handoffs:
     """Handoffs of a run since somebody got something done."""
 
-    __slots__ = ("acted", "count", "given", "root_id", "said", "seen", "targets", "unclaimed")
+    __slots__ = ("acted", "count", "given", "root_id", "said", "seen", "spoke", "targets", "unclaimed")
 
     def __init__(self) -> None:
         self.root_id = ""
@@ -51,6 +51,7 @@ class Handoffs:
         self.targets: list[int] = []
         self.given: Recent[int, tuple[Arguments | None, int]] = Recent()  # to each target: what, and what came back
         self.seen: list[int] = []
+        self.spoke = False  # an agent, since the last handoff
         self.said: list[FreeText] = []
         self.unclaimed: list[Turn] = []
 
@@ -86,8 +87,8 @@ class HandoffLoop(Rule[Handoffs]):
     no agent said anything new in answer. Severity medium, up to twice as many handoffs, where one of them changed
     something in between as before (`close_ticket`): it may be the next one.
 
-    Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between, be it a tool's
-    or an agent's own words; an agent that is given another task, or that brings back something else than before; a new
+    Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between, be it a tool's,
+    an agent's own words, or what a worker that is code puts into the conversation; an agent that is given another task, or that brings back something else than before; a new
     question of the user, which is a new run.
 
     Wasted: the turns of the handoffs back to somebody who had the task before.
@@ -124,9 +125,12 @@ class HandoffLoop(Rule[Handoffs]):
 
     def observe(self, call: Call, state: Handoffs) -> Finding | None:
         if call.kind == "model" and (call.tool_calls or not call.answer_chars):
+            if state.count and call.root_id == state.root_id and self._was_told(call, state):
+                state.restart()
             return None
         if call.root_id != state.root_id:
             state.begin(call.root_id)
+        state.spoke |= call.kind == "model"
         if call.kind == "model" or not is_handoff(call.name):
             if call.status == "ok" and (not state.count or self._is_new(call, state)):
                 state.remember(call)
@@ -144,7 +148,7 @@ class HandoffLoop(Rule[Handoffs]):
             state.restart()
         state.given[target] = call.arguments, call.answer
         state.given.limit(MAX_SEEN)
-        back = target in state.targets
+        back, state.spoke = target in state.targets, False
         state.count += 1
         state.targets.append(target)
         del state.targets[:-MAX_UNCLAIMED]
@@ -177,6 +181,18 @@ class HandoffLoop(Rule[Handoffs]):
         """Work is work."""
         if call.kind == "model" or not is_handoff(call.name):
             self.observe(call, state)
+
+    @staticmethod
+    def _was_told(call: Call, state: Handoffs) -> bool:
+        """True if its request ends with something new of a worker's that is code, or of a person's."""
+        prompt = call.prompt
+        if state.spoke or prompt is None or prompt.last_role not in ("ai", "human"):
+            return False  # what an agent has said is judged as what it said
+        if prompt.last in (0, *state.seen):
+            return False
+        state.seen.append(prompt.last)
+        del state.seen[:-MAX_SEEN]
+        return True
 
     def _is_new(self, call: Call, state: Handoffs) -> bool:
         """True for an answer or a change that was not there before, neither word for word nor reworded."""

@@ -40,6 +40,7 @@ from ts_langchain.rules.effects import (
     may_be_reworded,
     may_have_changed,
     outcome,
+    works_on_all,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Group:
         "made",
         "mutations",
         "news",
+        "replaced",
         "reworded",
         "told",
         "unclaimed",
@@ -103,6 +105,7 @@ class Group:
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.mutations = self.news = self.told = self.unknown = 0
         self.reworded = False
+        self.replaced = False  # with words in the place of others: it may be another question
         self.unclaimed: list[Turn] = []
 
     @property
@@ -270,15 +273,18 @@ class RepeatRule(Rule[Repeats]):
         asked_by = call.requested_by or call.tool_call_id
         asker = text_hash(asked_by) if asked_by is not None else state.asks
         group = state.groups.get(key)
-        if group is None and (group := self._similar(call, arguments, tool, state)):
+        if group is None and (similar := self._similar(call, arguments, tool, state)):
+            group, before = similar
             group.reworded = True
+            group.replaced |= not (call.items or arguments.says_no_other(before))
             state.groups[key] = group
         if group is None:
             self._remember(call, arguments, key, tool, state)
             group = state.groups[key]
         else:
             state.groups.touch(key)
-            state_changed = state.mutations > group.mutations and is_worth_another_try(call)
+            mended = state.news > group.news and works_on_all(call.name)
+            state_changed = state.mutations > group.mutations and (is_worth_another_try(call) or mended)
             moved_on = state.news > group.news and is_change(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if _nothing_new(call, group) and not state_changed and not moved_on and not is_under_way(call):
@@ -330,7 +336,8 @@ class RepeatRule(Rule[Repeats]):
         else:
             state.note(call)
 
-    def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> Group | None:
+    def _similar(self, call: Call, arguments: Arguments, tool: int, state: Repeats) -> tuple[Group, Arguments] | None:
+        """The group of a call in other words, and those words."""
         if arguments.free_text is None or not may_be_reworded(call):
             return None
         for key, before in reversed(state.recent.get(tool, ())):
@@ -342,7 +349,7 @@ class RepeatRule(Rule[Repeats]):
                 and arguments.similarity(before) >= self.settings.similarity
                 and (call.answer_chars > BRIEF_CHARS or call.items or arguments.says_no_other(before))
             ):
-                return group
+                return group, before
         return None
 
     @staticmethod
@@ -365,7 +372,7 @@ class RepeatRule(Rule[Repeats]):
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
-        group.reworded = False
+        group.reworded = group.replaced = False
         group.unclaimed.clear()
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
@@ -378,13 +385,13 @@ class RepeatRule(Rule[Repeats]):
         severity: Severity = "high" if loop else "low"
         often = may_be_meant(call)
         meant = often > 0 and not fall(made, s.min_calls * often, s.window_seconds * often)
-        gets_on = group.again < s.min_calls - 1 and call.status == "ok"
-        reworded = group.reworded and effect_of(call) == "unknown"
+        gets_on = group.again < s.min_calls - 1 and (call.status == "ok" or works_on_all(call.name))
+        reworded = group.replaced or (group.reworded and effect_of(call) == "unknown")
         if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
-        confidence = 0.55 if group.blind else 0.8 if group.reworded or group.retold else 0.95
+        confidence = 0.55 if group.blind else 0.6 if group.replaced else 0.8 if group.reworded or group.retold else 0.95
         unclaimed, group.unclaimed = group.unclaimed, []
-        how = "nearly the same" if group.reworded else "the same"
+        how = "similar" if group.replaced else "nearly the same" if group.reworded else "the same"
         back = (
             "what came back was not captured"
             if group.blind

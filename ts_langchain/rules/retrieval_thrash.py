@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.rules.effects import named_effect
+from ts_langchain.rules.handoff_loop import is_handoff
 from ts_langchain.rules.repeats import RepeatRule
 from ts_langchain.rules.rerank_thrash import is_rerank
 
@@ -63,4 +64,6 @@ class RetrievalThrash(RepeatRule):
     def concerns(self, kind: Kind, name: str) -> bool:
         if "rerank_thrash" in self.context.active and is_rerank(name):
             return False
+        if kind == "tool" and "handoff_loop" in self.context.active and is_handoff(name):
+            return False  # `transfer_to_research_agent`
         return kind == "retriever" or is_retrieval(name)

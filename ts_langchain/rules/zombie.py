@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
-from ts_langchain.fingerprint import mix
+from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import asks_a_person, effect_of, is_meant_again, is_under_way, judges, outcome
 
@@ -46,7 +46,8 @@ class Progress:
         about = 0
         if call.arguments is not None and call.status == "ok":
             thought = effect_of(call) == "thinks"
-            about = hash(call.arguments.fingerprint if thought else call.arguments.fixed)
+            given = call.arguments.fingerprint if thought else call.arguments.fixed
+            about = hash(mix(name_hash(call.name), given))
             if not thought and call.arguments.free_text is not None:
                 self.same = True
         self.same |= not about or about in self.asked
