@@ -95,7 +95,12 @@ _TEMPORARY = re.compile(
 _NPM_LOG = re.compile(r"(?<=/_logs/)[\w-]+-debug-\d+\.log")
 # `Cell In[5], line 1`, `<ipython-input-5-1a2b3c>`
 _CELL = re.compile(r"\b(?:Cell|Input) In ?\[\d+\]|^In \[\d+\](?=:)|<ipython-input-\d+-\w+>", re.MULTILINE)
+# which request of a connection it answers
+_RPC = re.compile(
+    r'"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(?:\d+|"[^"]{0,64}")|"id"\s*:\s*(?:\d+|"[^"]{0,64}")\s*,\s*"jsonrpc"\s*:\s*"2\.0"'
+)
 _NOISE = (
+    (('"jsonrpc"',), _RPC),
     (("ResponseMetadata",), _RESPONSE_METADATA),
     (("X-Amz-",), _SIGNED),
     ((" at 0x",), _ADDRESS),
@@ -128,6 +133,11 @@ _REQUEST = re.compile(
     r"\b(?:request|correlation|ray)[ _-]?id\b[:=\s]{0,20}[\w-]{0,100}\d[\w-]{0,100}|"
     rf"(?<=\bprobability)[:=\s]*[01]?\.\d+|(?<![\d.]){_LASTED}",
     re.IGNORECASE,
+)
+# `Rate limit exceeded, retry after 2843 seconds`: how long it still lasts
+_AGAIN = re.compile(r"\b(?:retry|again|limit\w*|resets?|wait|throttled)\b", re.IGNORECASE)
+_LASTS_STILL = re.compile(
+    r"(?<=\b)(?:in|after|for|wait|within)[:=\s]{1,3}\d{1,7} ?(?:m?s|secs?|seconds?|m|mins?|minutes?)\b", re.IGNORECASE
 )
 # how a log begins its lines; elsewhere it is what the failure is about (`the slot … is taken`)
 _LOGGED = re.compile(
@@ -164,6 +174,8 @@ def plain_answer(text: str) -> str:
 def plain_failure(text: str) -> str:
     """As `plain_answer`, of what says that a call failed: without ids, times and probabilities told in words, too."""
     head = _LOGGED.sub("", _REQUEST.sub("", text[:HEAD]))
+    if _AGAIN.search(head) is not None:
+        head = _LASTS_STILL.sub("", head)
     return plain_answer(f"{head}{text[HEAD:]}")
 
 

@@ -436,7 +436,7 @@ def test_no_key_shows_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     """Not in logs of any logger, output, errors, the ledger's bytes; also when the server quotes it."""
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):
-        logging.getLogger(name).setLevel(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, name)
     said = ""
     with serving(LangSmithServer(list(RUNS))) as smith, serving(LangfuseServer()) as fuse, serving(CloudServer()) as to:
         for server in (smith, fuse):

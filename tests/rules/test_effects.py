@@ -34,12 +34,14 @@ def called(
 NAMES = {
     "changes": "book_flight sendEmail edit_file str_replace_based_edit_tool apply_patch set_seat write git-commit "
     "email_send mcp__github__create_issue browser_click open_ticket update_status createList write_todos "
-    "transfer_to_bob search_replace find_and_replace find_or_create_user list_append HassListAddItem status_update diff_apply "
-    "resolve_conflict check_off_item search_index_delete validate_and_save git_push copy_file",
-    "runs code": "bash Bash shell execute kubectl psql run_terminal_cmd run_shell_command run_python run_command python_repl execute_code computer",
+    "transfer_to_bob search_replace find_and_replace find_or_create_user list_append HassListAddItem status_update "
+    "diff_apply resolve_conflict check_off_item search_index_delete validate_and_save git_push copy_file",
+    "runs code": "bash Bash shell execute kubectl psql run_terminal_cmd run_shell_command "
+    "run_python run_command python_repl execute_code computer",
     "looks": "query_sql fetch_page get_settings search read_file get_order order_status mcp__shop__get_order "
     "listOrders open_page check_schedule dataset_search test_connection get_last_update list_updates search_and_rank "
-    "resolve_library_id resolve get_status_update list_open_orders find_next grep glob ls cat analyze_sentiment verify_claim",
+    "resolve_library_id resolve get_status_update list_open_orders find_next grep glob ls cat "
+    "analyze_sentiment verify_claim",
     "thinks": "think scratchpad Thought reflect_on_it",
     "unknown": "process_invoice run_tests evaluate_answer execute_sql bookmarks rethink thinker ask 検索",
 }

@@ -1001,7 +1001,10 @@ def test_how_severe_failures_are(script: Script, severity: str) -> None:
         (circling(6, 6), "medium"),
         (circling(8, 6), "high"),
         (circling(6, 1), "high"),
-        (many(6, lambda s, n: s.tool("find_person", {"query": f"who is it that {'did' * n}"}, "-", seconds=60)), "high"),
+        (
+            many(6, lambda s, n: s.tool("find_person", {"query": f"who is it that {'did' * n}"}, "-", seconds=60)),
+            "high",
+        ),
         (many(7, lambda s, n: s.tool("think", {"thought": f"what if it was {'did' * n}"}, "-", seconds=60)), "medium"),
         (many(6, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=60, status="error")), "high"),
     ],
@@ -1020,7 +1023,10 @@ def test_how_severe_it_is_that_nothing_new_comes(script: Script, severity: str) 
         (in_turn(6, "ok", "turn_on", "turn_off"), "high"),
         (in_turn(3, "ok", "adelante", "izquierda"), "medium"),
         (in_turn(5, "o" * 60, "adelante", "izquierda"), "medium"),
-        (in_turn(3, "a long report of what there is, wall after wall, and no door at all", "adelante", "izquierda"), "high"),
+        (
+            in_turn(3, "a long report of what there is, wall after wall, and no door at all", "adelante", "izquierda"),
+            "high",
+        ),
         (in_turn(3, "ok", "turn_on", "get_state"), "high"),
         (in_turn(9, "no match", "find_customer", "find_lead", varied=True), "medium"),
         (in_turn(3, "no match", "find_customer", "find_lead"), "high"),

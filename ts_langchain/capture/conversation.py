@@ -365,11 +365,14 @@ class Conversation:
                     if older and result.answer not in long:
                         branch.repeated += older
                     long[about] = result.chars
-            if chars >= LONG_MESSAGE_CHARS and role != "system":
+            if chars >= LONG_MESSAGE_CHARS:
                 # arguments that repeat are the repeated-call rules' business; here it is what is carried along
-                if digest in long:
+                about = digest
+                if role == "system" and digest in long:
+                    about = mix(digest, 2)  # said again at the end it is a frame; from the third time on it piles up
+                if about in long:
                     branch.repeated += chars
-                long[digest] = chars
+                long[about] = chars
                 if content != digest and tool_results:
                     long[content] = chars
                 while len(long) > MAX_LONG_MESSAGES:

@@ -7,6 +7,7 @@ are read by the same code, so a live run and its export give the same fingerprin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
@@ -265,7 +266,13 @@ def is_pending(content: object) -> bool:
 
 
 def reads_failed(content: str) -> bool:
-    return content[:5].lower() == "error"
+    """True for what a tool gives back instead of raising: an error, a short text that begins like one.
+
+    That nothing was found is an answer.
+    """
+    if content[:5].lower() == "error":
+        return True
+    return len(content) <= FAILURE_CHARS and _FAILURE.match(content) is not None
 
 
 def plain_text(message: object) -> str:
@@ -285,6 +292,18 @@ def _block_text(block: object) -> str:
             return plain_text(block)
         return text if isinstance(text, str) else ""
     return block if isinstance(block, str) else ""
+
+
+FAILURE_CHARS = 600
+_FAILURE = re.compile(
+    r"\s*(?:\[error\b|<error>|failed to\b|fatal:|traceback \(most|exception:|[a-z]*(?:error|exception):|"
+    r"(?:permission|access) denied\b|command failed\b|string (?:to replace )?not found\b|"
+    r"(?:cannot|can't|could not|couldn't|unable to) (?:access|apply|be|complete|connect|create|delete|edit|execute|"
+    r"load|open|parse|perform|process|read|update|write)\b|"
+    r"\{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!null|none|false|\"\"|''|\{\s*\}|\[\s*\])\S|"
+    r"(?:success|ok)[\"']\s*:\s*false|is_?error[\"']\s*:\s*true))",
+    re.IGNORECASE,
+)
 
 
 NOTHING: Mapping[str, object] = {}

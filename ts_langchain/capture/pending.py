@@ -19,7 +19,8 @@ _STATES = (
     "pending", "queued", "queue", "submitted", "scheduled", "progress", "running", "processing", "waiting", "starting",
     "building", "creating", "provisioning", "deploying", "loading", "generating", "indexing", "syncing", "initializing",
     "initialising", "uploading", "downloading", "validating", "preparing", "transcribing", "rendering", "training",
-    "executing", "crawling", "compiling", "importing", "exporting", "progressing", "warming", "awaiting", "containercreating",
+    "executing", "crawling", "compiling", "importing", "exporting", "progressing", "warming", "awaiting",
+    "containercreating",
 )  # fmt: skip
 _ELSEWHERE = (
     "läuft noch", "noch nicht fertig", "noch nicht bereit", "noch nicht abgeschlossen", "wird bearbeitet",
@@ -58,8 +59,8 @@ _PERCENT = re.compile(
 )
 # `not found yet`, `No result yet.`, `Please wait`, `Waiting for deployment "web" rollout to finish`
 _SOON = re.compile(
-    r"\b(?:no|not|n't)\b[^.!?\n]{0,60}\byet\b|\bplease wait\b|^\W*waiting (?:for|on|until)\b|\bstill (?:working|waiting)\b|"
-    r"\b202 accepted\b|\b(?:is|are) catching up\b|: catching up\b|\b\d+/\d+ +(?:pending|containercreating|init:)"
+    r"(?:\bnot|n't|\bno (?:results?|responses?|repl(?:y|ies)|answers?|updates?|data|output))\b[^.!?\n]{0,60}\byet\b|"
+    r"\bplease wait\b|^\W*waiting (?:for|on|until)\b|\bstill (?:working|waiting)\b|\b202 accepted\b|\b(?:is|are) catching up\b|: catching up\b|\b\d+/\d+ +(?:pending|containercreating|init:)"
 )
 _WHOLE = re.compile(
     rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"

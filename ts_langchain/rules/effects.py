@@ -32,9 +32,9 @@ _CHANGES = frozenset({
     "update", "upload", "upsert", "void", "wait", "walk", "withdraw", "write", "zoom",
 })  # fmt: skip
 _LOOKS = frozenset({
-    "analyze", "browse", "calculate", "cat", "check", "compare", "count", "describe", "details", "diff", "fetch", "find",
-    "geocode", "get", "glob", "grep", "history", "info", "inspect", "list", "load", "locate", "look", "lookup", "ls", "preview", "query",
-    "read", "retrieve", "search", "show", "stat", "stats", "status", "test", "tree", "validate", "verify", "view",
+    "analyze", "browse", "calculate", "cat", "check", "compare", "count", "describe", "details", "diff", "fetch",
+    "find", "geocode", "get", "glob", "grep", "history", "info", "inspect", "list", "load", "locate", "look", "lookup",
+    "ls", "preview", "query", "read", "retrieve", "search", "show", "stat", "stats", "status", "test", "tree", "validate", "verify", "view",
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
 _NOUNS = frozenset({
@@ -43,17 +43,19 @@ _NOUNS = frozenset({
 })  # fmt: skip
 # A change wherever it stands behind one of these nouns (`list_append`, `search_index_delete`), or behind `and`, `or`.
 _OF = frozenset({
-    "count", "details", "diff", "history", "info", "list", "lookup", "preview", "search", "stat", "stats", "status", "view",
+    "count", "details", "diff", "history", "info", "list", "lookup", "preview", "search", "stat", "stats", "status",
+    "view",
 })  # fmt: skip
 _CERTAIN = frozenset({
-    "add", "append", "apply", "clear", "complete", "delete", "edit", "increment", "insert", "publish", "remove", "replace",
-    "reset", "update", "upsert",
+    "add", "append", "apply", "clear", "complete", "delete", "edit", "increment", "insert", "publish", "remove",
+    "replace", "reset", "update", "upsert",
 })  # fmt: skip
 _JOINED = frozenset({"ack", "and", "or"})
 # What is looked for where something is resolved; a ticket or a conflict is dealt with.
 _RESOLVED = frozenset({
     "address", "alias", "dns", "entity", "handle", "host", "hostname", "id", "ids", "ip", "library", "location", "name",
-    "names", "path", "reference", "references", "symbol", "type", "types", "url", "urls", "user", "variable", "variables",
+    "names", "path", "reference", "references", "symbol", "type", "types", "url", "urls", "user", "variable",
+    "variables",
 })  # fmt: skip
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
 # Work on a text, which is what they are about.
@@ -92,7 +94,8 @@ _WHO = r"(?:user|human|person|customer|operator|caller|student|audience|patient|
 _PERSON = re.compile(
     rf"(?:^|_)(?:ask|prompt|consult|contact|interview)_?(?:the_?)?{_WHO}|"
     rf"{_WHO}_?(?:input|feedback|approval|assistance|repl(?:y|ies)|response|answer|confirmation|help)|"
-    r"human_?review|audience_?question|^human$|^confirm(?:ation|_?with_?user)?$|(?:^|_)ask_?follow_?up|ask_?for_?help|wait_?for_?reply|"
+    r"human_?review|audience_?question|^human$|^confirm(?:ation|_?with_?user)?$|(?:^|_)ask_?follow_?up|ask_?for_?help|"
+    r"wait_?for_?reply|"
     r"^(?:request|get|require|seek)_?(?:approval|confirmation|clarification|permission)$|^ask_?clarif",
     re.IGNORECASE,
 )

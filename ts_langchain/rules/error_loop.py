@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -52,12 +53,12 @@ class Failures:
         self.ended_at = 0.0
         self.again = again  # it is worth another try once something has changed
         self.works_on = works_on  # so it is once something has changed that had not been changed so before
-        self.did: tuple[int, ...] = ()  # what others did or brought meanwhile
+        self.did = array("q")  # what others did or brought meanwhile
         self.error = error
         self.since = since
         self.count = 0
         self.arguments = 0
-        self.tried: tuple[int, ...] = ()  # the arguments
+        self.tried = array("q")  # the arguments
         self.others = True  # each time it was given something else
         self.made: Made = ()
         self.varied = False
@@ -71,9 +72,9 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not
     fall into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
     twice as many failures of a tool that was given something else meanwhile: what is looked for may just not be there,
-    what is created be there already. Severity medium, too, where it waited before it tried again (`sleep`), where a tool
-    that looks or judges (`find_person`, `check_link`) was given something else each time, and where other tools brought
-    something new in between and it was given something else, or works on what they do (`merge`, `deploy`).
+    what is created be there already. Severity medium, too, where it waited before it tried again (`sleep`), where a
+    tool that looks or judges (`find_person`, `check_link`) was given something else each time, and where other tools
+    brought something new in between and it was given something else, or works on what they do (`merge`, `deploy`).
 
     Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
     look, of another one that changed something (`edit_file`, `set_…`, `bash`), or for what works on that (`build`,
@@ -131,11 +132,12 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
         if not beside:
             failures.count += 1
             failures.made = then(failures.made, call, call.turn, call.started_at, s.min_failures * EXPLORING)
-        arguments = call.arguments.fingerprint if call.arguments is not None else 0
+        arguments = hash(call.arguments.fingerprint) if call.arguments is not None else 0
         failures.varied |= not first and arguments != failures.arguments
         failures.arguments = arguments
         failures.others &= arguments not in failures.tried
-        failures.tried = (*failures.tried, arguments)[-MAX_TRIED:]
+        failures.tried.append(arguments)
+        del failures.tried[:-MAX_TRIED]
         if not first:
             unit = call.tool_call_id or call.id
             took = call.ended_at - call.started_at
@@ -179,4 +181,5 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             elif effect == "unknown" or lets_time_pass(call.name) or (new and (others.varied or others.works_on)):
                 others.made = ()  # it may have changed something, or may be allowed now; or the agent gets on
             if new:
-                others.did = (*others.did, came)[-MAX_DID:]
+                others.did.append(came)
+                del others.did[:-MAX_DID]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -50,7 +51,7 @@ class Handoffs:
         self.acted = False  # somebody did something that had been done before, and may be meant again
         self.targets: list[int] = []
         self.given: Recent[int, tuple[Arguments | None, int]] = Recent()  # to each target: what, and what came back
-        self.seen: list[int] = []
+        self.seen = array("q")
         self.spoke = False  # an agent, since the last handoff
         self.said: list[FreeText] = []
         self.unclaimed: list[Turn] = []
@@ -62,7 +63,7 @@ class Handoffs:
             self.restart()
             self.given.clear()
             self.said.clear()
-        self.seen.clear()
+        del self.seen[:]
 
     def restart(self) -> None:
         """Somebody got something done."""
@@ -72,7 +73,7 @@ class Handoffs:
 
     def remember(self, call: Call) -> None:
         """Keeps what was brought back or said; of words said between handoffs also which ones."""
-        self.seen.append(outcome(call))
+        self.seen.append(hash(outcome(call)))
         del self.seen[:-MAX_SEEN]
         if self.count and call.answer_text is not None:
             self.said.append(call.answer_text)
@@ -87,9 +88,9 @@ class HandoffLoop(Rule[Handoffs]):
     no agent said anything new in answer. Severity medium, up to twice as many handoffs, where one of them changed
     something in between as before (`close_ticket`): it may be the next one.
 
-    Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between, be it a tool's,
-    an agent's own words, or what a worker that is code puts into the conversation; an agent that is given another task, or that brings back something else than before; a new
-    question of the user, which is a new run.
+    Does not fire on: a task that is passed on from one agent to the next; handoffs with work in between, be it a
+    tool's, an agent's own words, or what a worker that is code puts into the conversation; an agent that is given
+    another task, or that brings back something else than before; a new question of the user, which is a new run.
 
     Wasted: the turns of the handoffs back to somebody who had the task before.
     """
@@ -188,15 +189,16 @@ class HandoffLoop(Rule[Handoffs]):
         prompt = call.prompt
         if state.spoke or prompt is None or prompt.last_role not in ("ai", "human"):
             return False  # what an agent has said is judged as what it said
-        if prompt.last in (0, *state.seen):
+        told = hash(prompt.last)
+        if not told or told in state.seen:
             return False
-        state.seen.append(prompt.last)
+        state.seen.append(told)
         del state.seen[:-MAX_SEEN]
         return True
 
     def _is_new(self, call: Call, state: Handoffs) -> bool:
         """True for an answer or a change that was not there before, neither word for word nor reworded."""
-        if outcome(call) in state.seen:
+        if hash(outcome(call)) in state.seen:
             return False
         text = call.answer_text
         return text is None or not any(text.similarity(before) >= self.settings.similarity for before in state.said)

@@ -56,8 +56,8 @@ class PingPong(Rule[Steps]):
     for side by side count once all of them have ended, and in whatever order.
 
     Severity medium where one of them was given something else in each round, and, if it answered at length, not just
-    in other words: nothing was found there either. And up to twice as many rounds where all of them act and are told no more than a word (`step`,
-    `turn_left`): it may be meant.
+    in other words: nothing was found there either. And up to twice as many rounds where all of them act and are told no
+    more than a word (`step`, `turn_left`): it may be meant.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that

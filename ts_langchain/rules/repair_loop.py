@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from ts_langchain.call import Feature
 from ts_langchain.recent import Recent
@@ -23,10 +23,11 @@ MAX_UNCLAIMED = 4
 class Answers:
     """The latest answer to a user, and how often it has been given."""
 
-    __slots__ = ("answer", "asked", "chars", "corrections", "text", "unclaimed")
+    __slots__ = ("answer", "asked", "at", "chars", "corrections", "text", "unclaimed")
 
     def __init__(self) -> None:
         self.answer = 0
+        self.at = 0.0
         self.chars = 0
         self.asked = 0
         self.text: FreeText | None = None
@@ -37,12 +38,13 @@ class Answers:
 class RepairLoop(Rule["Recent[int, Answers]"]):
     """The user writes back something short, and gets the answer that had just been given.
 
-    Fires when `min_corrections` user messages in a row, each shorter than `max_share` of the answer before it, were
-    answered the same as before: word for word, or with a word-set similarity of `similarity` and the same numbers,
-    names and quotes.
+    Fires when `min_corrections` user messages in a row, each shorter than `max_share` of the answer before it and
+    written within `window_seconds` of event time behind it, were answered the same as before: word for word, or with a
+    word-set similarity of `similarity` and the same numbers, names and quotes.
 
     Does not fire on: a customer who changes a booking and is obeyed, since dates and numbers differ; long new
-    questions; short stock answers below `min_chars`; words such as no or actually, which are looked at by nobody.
+    questions; the same greeting on another day; short stock answers below `min_chars`; words such as no or actually,
+    which are looked at by nobody.
 
     Wasted: the calls that gave the same answer again.
     """
@@ -59,6 +61,7 @@ class RepairLoop(Rule["Recent[int, Answers]"]):
 
         min_corrections: int = Field(2, ge=1, description="Corrections answered the same in a row.")
         max_share: float = Field(0.8, gt=0, description="Longest correction, as a share of the answer before it.")
+        window_seconds: PositiveFloat = Field(1800, description="Event time in which the user writes back.")
         min_chars: int = Field(40, ge=0, description="Shorter answers are stock phrases and do not count.")
         similarity: float = Field(0.85, ge=0, le=1, description="Word-set similarity that counts as the same answer.")
 
@@ -80,17 +83,19 @@ class RepairLoop(Rule["Recent[int, Answers]"]):
         now = state[prompt.branch] = before or Answers()
         state.limit(MAX_BRANCHES)
         short = prompt.last_role == "human" and prompt.last_chars < s.max_share * now.chars
+        soon = call.started_at - now.at <= s.window_seconds
         long_enough = call.answer_chars >= s.min_chars
         same = call.answer == now.answer or (
             now.text is not None and call.answer_text.similarity(now.text) >= s.similarity
         )
-        if before is not None and short and long_enough and same and prompt.messages > now.asked:
+        if before is not None and short and soon and long_enough and same and prompt.messages > now.asked:
             now.corrections += 1
             now.unclaimed.append((call.id, call.ended_at - call.started_at))
             del now.unclaimed[:-MAX_UNCLAIMED]
         else:
             now.corrections = 0
             now.unclaimed.clear()
+        now.at = call.ended_at
         now.answer, now.chars, now.text, now.asked = call.answer, call.answer_chars, call.answer_text, prompt.messages
         if now.corrections < s.min_corrections:
             return None

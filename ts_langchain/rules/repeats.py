@@ -60,6 +60,8 @@ MAX_SEEN = 24
 MAX_TURNS = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
+REWORDED, REPLACED = 1, 2
+"""Asked in other words; and with words in the place of others, as may be another question."""
 MEANT = 4
 """What acts may well be meant to be done again: a loop is severe after up to so many times as many calls."""
 
@@ -84,7 +86,6 @@ class Group:
         "made",
         "mutations",
         "news",
-        "replaced",
         "reworded",
         "told",
         "unclaimed",
@@ -104,8 +105,7 @@ class Group:
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.mutations = self.news = self.told = self.unknown = 0
-        self.reworded = False
-        self.replaced = False  # with words in the place of others: it may be another question
+        self.reworded = 0  # or REWORDED, REPLACED
         self.unclaimed: list[Turn] = []
 
     @property
@@ -275,8 +275,8 @@ class RepeatRule(Rule[Repeats]):
         group = state.groups.get(key)
         if group is None and (similar := self._similar(call, arguments, tool, state)):
             group, before = similar
-            group.reworded = True
-            group.replaced |= not (call.items or arguments.says_no_other(before))
+            other = not (call.items or arguments.says_no_other(before))
+            group.reworded = max(group.reworded, REPLACED if other else REWORDED)
             state.groups[key] = group
         if group is None:
             self._remember(call, arguments, key, tool, state)
@@ -372,7 +372,7 @@ class RepeatRule(Rule[Repeats]):
         group.made = ()
         group.add(call)
         group.conversations = (call.conversation,)
-        group.reworded = group.replaced = False
+        group.reworded = 0
         group.unclaimed.clear()
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
@@ -386,12 +386,20 @@ class RepeatRule(Rule[Repeats]):
         often = may_be_meant(call)
         meant = often > 0 and not fall(made, s.min_calls * often, s.window_seconds * often)
         gets_on = group.again < s.min_calls - 1 and (call.status == "ok" or works_on_all(call.name))
-        reworded = group.replaced or (group.reworded and effect_of(call) == "unknown")
+        reworded = group.reworded == REPLACED or (group.reworded and effect_of(call) == "unknown")
         if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
-        confidence = 0.55 if group.blind else 0.6 if group.replaced else 0.8 if group.reworded or group.retold else 0.95
+        confidence = (
+            0.55
+            if group.blind
+            else 0.6
+            if group.reworded == REPLACED
+            else 0.8
+            if group.reworded or group.retold
+            else 0.95
+        )
         unclaimed, group.unclaimed = group.unclaimed, []
-        how = "similar" if group.replaced else "nearly the same" if group.reworded else "the same"
+        how = "similar" if group.reworded == REPLACED else "nearly the same" if group.reworded else "the same"
         back = (
             "what came back was not captured"
             if group.blind
@@ -418,7 +426,7 @@ class RepeatRule(Rule[Repeats]):
                 "answer_hash": f"{call.answer & 0xFFFFFFFFFFFFFFFF:016x}",
                 "answer_chars": call.answer_chars,
                 "answer_captured": not group.blind,
-                "reworded": group.reworded,
+                "reworded": bool(group.reworded),
                 "retold": group.retold,
                 "failed": call.status == "error",
             },

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_SEEN = 48
+MAX_ASKED = 24
 MAX_SEEN_IDLE = 4
 MAX_UNCLAIMED = 18
 
@@ -52,7 +53,7 @@ class Progress:
                 self.same = True
         self.same |= not about or about in self.asked
         self.asked.append(about)
-        del self.asked[:-MAX_SEEN]
+        del self.asked[:-MAX_ASKED]
 
     def is_new(self, answer: int) -> bool:
         """True if this answer has not come back before; remembers it."""
@@ -73,9 +74,9 @@ class Zombie(Rule[Progress]):
     Severity medium where tools were asked for something else each time, and found the same (nothing, most likely).
 
     Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no, in
-    words, or in a structured answer; code that tells the model something new each time; polls and questions to a person, by name, or because the answer says that something is still under way
-    (`tool_loop.polling_tools` names more of them); a new run of the same session; runs tagged with one of
-    `long_running_tags`.
+    words, or in a structured answer; code that tells the model something new each time; polls and questions to a
+    person, by name, or because the answer says that something is still under way (`tool_loop.polling_tools` names more
+    of them); a new run of the same session; runs tagged with one of `long_running_tags`.
 
     Wasted: the model calls since the last thing that was new.
     """
