@@ -60,7 +60,8 @@ _PERCENT = re.compile(
 # `not found yet`, `No result yet.`, `Please wait`, `Waiting for deployment "web" rollout to finish`
 _SOON = re.compile(
     r"(?:\bnot|n't|\bno (?:results?|responses?|repl(?:y|ies)|answers?|updates?|data|output))\b[^.!?\n]{0,60}\byet\b|"
-    r"\bplease wait\b|^\W*waiting (?:for|on|until)\b|\bstill (?:working|waiting)\b|\b202 accepted\b|\b(?:is|are) catching up\b|: catching up\b|\b\d+/\d+ +(?:pending|containercreating|init:)"
+    r"\bplease wait\b|^\W*waiting (?:for|on|until)\b|\bstill (?:working|waiting)\b|"
+    r"\b202 accepted\b|\b(?:is|are) catching up\b|: catching up\b|\b\d+/\d+ +(?:pending|containercreating|init:)"
 )
 _WHOLE = re.compile(
     rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"

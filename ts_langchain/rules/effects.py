@@ -34,7 +34,8 @@ _CHANGES = frozenset({
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "cat", "check", "compare", "count", "describe", "details", "diff", "fetch",
     "find", "geocode", "get", "glob", "grep", "history", "info", "inspect", "list", "load", "locate", "look", "lookup",
-    "ls", "preview", "query", "read", "retrieve", "search", "show", "stat", "stats", "status", "test", "tree", "validate", "verify", "view",
+    "ls", "preview", "query", "read", "retrieve", "search", "show", "stat", "stats", "status", "test", "tree",
+    "validate", "verify", "view",
 })  # fmt: skip
 # Nouns too, in front of what is looked at (`order_status`); and what is only looked at when it is opened.
 _NOUNS = frozenset({

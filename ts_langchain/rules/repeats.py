@@ -389,17 +389,9 @@ class RepeatRule(Rule[Repeats]):
         reworded = group.reworded == REPLACED or (group.reworded and effect_of(call) == "unknown")
         if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
-        confidence = (
-            0.55
-            if group.blind
-            else 0.6
-            if group.reworded == REPLACED
-            else 0.8
-            if group.reworded or group.retold
-            else 0.95
-        )
+        confidence = 0.55 if group.blind else (0.95, 0.8, 0.6)[group.reworded or group.retold]
         unclaimed, group.unclaimed = group.unclaimed, []
-        how = "similar" if group.reworded == REPLACED else "nearly the same" if group.reworded else "the same"
+        how = ("the same", "nearly the same", "similar")[group.reworded]
         back = (
             "what came back was not captured"
             if group.blind
