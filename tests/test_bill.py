@@ -174,6 +174,18 @@ def test_a_severity_is_told_of_when_it_rises() -> None:
     assert incident().extend(Finding(1, "", severity="low"), call()) is True
 
 
+def test_it_is_told_of_as_when_it_was_most_severe() -> None:
+    loop = incident()
+    for severity, summary in [
+        ("low", "2 times"),
+        ("high", "5 times"),
+        ("low", "2 times, after a change"),
+        ("high", "6"),
+    ]:
+        loop.extend(Finding(1, summary, severity=severity), call())  # type: ignore[arg-type]
+        assert loop.summary == ("5 times" if "change" in summary else summary)
+
+
 claims = st.lists(
     st.tuples(
         st.sampled_from(["a", "b", "c"]),

@@ -261,6 +261,16 @@ def test_an_answer_without_a_moment_or_an_id_has_no_gist_of_its_own() -> None:
         ("ToolError: 2026-11-22 09:00:01,120 ERROR x", "ToolError: 2026-11-22 09:00:02,977 ERROR x", True),
         ("slot 2026-11-22T09:00:00.000Z is taken", "slot 2026-11-22T10:00:00.000Z is taken", False),
         ("blocked (Ray ID: 8e2f1)", "blocked (Ray ID: 9c0d4)", True),
+        ("rate limit: retry after 2843 seconds", "rate limit: retry after 2841 seconds", True),
+        ("quota exceeded, resets in 12 minutes", "quota exceeded, resets in 9 minutes", True),
+        ("no train in 30 minutes", "no train in 40 minutes", False),
+        (
+            '{"jsonrpc":"2.0","id":94,"error":{"code":-32001}}',
+            '{"jsonrpc":"2.0","id":95,"error":{"code":-32001}}',
+            True,
+        ),
+        ('{"id": "a1", "jsonrpc": "2.0", "error": 1}', '{"id": "b2", "jsonrpc": "2.0", "error": 1}', True),
+        ('{"jsonrpc":"2.0","id":94,"error":1}', '{"jsonrpc":"2.0","id":94,"error":2}', False),
         ("3 tests failed", "2 tests failed", False),
         ("no python 3.9 here", "no python 3.10 here", False),  # of whatever arguments: tried with others
         ("21.5 is out of range", "19.5 is out of range", False),
@@ -271,3 +281,43 @@ def test_an_answer_without_a_moment_or_an_id_has_no_gist_of_its_own() -> None:
 )
 def test_failures_are_the_same_but_for_what_was_measured(one: str, other: str, same: bool) -> None:
     assert (failure_hash(one) == failure_hash(other)) == same
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"sql": "CALL archive_orders(1000)"}, "write"),
+        ({"sql": "EXEC dbo.PurgeBatch"}, "write"),
+        ({"sql": "REFRESH MATERIALIZED VIEW sales"}, "write"),
+        ({"sql": "COPY orders FROM 's3://b/x' CSV"}, "write"),
+        ({"sql": "TRUNCATE staging"}, "write"),
+        ({"sql": "WITH d AS (SELECT id FROM q LIMIT 9) DELETE FROM q USING d"}, "write"),
+        ({"sql": "-- step 2\nUPDATE t AS x SET a = 1"}, "write"),
+        ({"sql": "/* by hand */ VACUUM ANALYZE orders;"}, "write"),
+        ({"cypher": "MATCH (n:Old) WITH n LIMIT 9 DETACH DELETE n"}, "write"),
+        ({"url": "https://x.example", "method": "post"}, "write"),
+        ({"command": "sleep 10 && kubectl get pods"}, "sleep"),
+        ({"sql": "SELECT * FROM calls"}, ""),
+        ({"sql": "WITH deleted AS (SELECT 1) SELECT * FROM deleted"}, ""),
+        ({"cypher": "MATCH (n) RETURN n"}, ""),
+        ({"url": "https://x.example", "method": "GET"}, ""),
+        ({"text": "call me maybe"}, ""),
+        ({"text": "update me on the set"}, ""),
+        ({"text": "copy that from here"}, ""),
+        ({"text": "vacuum cleaner prices"}, ""),
+    ],
+)
+def test_what_a_statement_or_a_command_is_told_to_do(given: dict[str, str], told: str) -> None:
+    assert arguments(given).told == told
+
+
+def test_what_lies_behind_a_long_beginning_counts() -> None:
+    """Of free text a sample is compared; the rest has to be the same."""
+    opening = "this agreement is made by and between the parties named below " * 10
+    one, other, again = (
+        arguments({"clause": f"{opening}{end}"}) for end in ("about rent", "about noise", "about rent")
+    )
+    assert one.similarity(other) == 0.0
+    assert one.similarity(again) == 1.0
+    shorter = arguments({"clause": opening[:500]}), arguments({"clause": f"{opening[:490]} end"})
+    assert shorter[0].similarity(shorter[1]) > 0.7

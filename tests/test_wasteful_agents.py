@@ -32,7 +32,8 @@ from recorder import Wire, replay_of
 from typing_extensions import TypedDict
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked
+from ts_langchain import Policy, Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, WasteBlocked, guard
+from ts_langchain.capture.tools import read_tool_output
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
@@ -669,3 +670,83 @@ def test_such_a_loop_is_paused_again_right_after_a_human_has_let_it_go_on() -> N
     assert model.calls == 3
     assert "__interrupt__" in agent.invoke(Command(resume="approve"), config)
     assert model.calls == 4
+
+
+FAILURES = [
+    "Failed to edit: String to replace not found in file.",
+    "String to replace not found in file.",
+    '{"error": "no such field", "code": 7}',
+    '{"success": false, "message": "stale revision"}',
+    "fatal: not a git repository (or any of the parent directories): .git",
+    "Unable to update the record: it is locked.",
+]
+
+
+@pytest.mark.parametrize("said", FAILURES)
+def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
+    """It has changed nothing, so that to look again is a repeat, too; other words each time do not help."""
+
+    @tool
+    def edit_file(path: str, old: str) -> str:
+        """Edits."""
+        return said
+
+    @tool
+    def read_file(path: str) -> str:
+        """Reads."""
+        return "the file as it is"
+
+    script = [
+        s for n in range(9) for s in (call_tool("edit_file", path="a", old=f"x{n}"), call_tool("read_file", path="a"))
+    ]
+    handler = TokenSentinelHandler(mode="block")
+    with pytest.raises(WasteBlocked):
+        create_agent(ScriptedChatModel(script=script), [edit_file, read_file]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
+        )
+    assert {i.rule for i in handler.sentinel.incidents() if i.severity == "high"} & {"error_loop", "tool_loop"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No customer of that name.",
+        '{"error": null, "rows": []}',
+        "Could not find it.",
+        "Erroneous zones: 3",
+        "0 failed",
+    ],
+)
+def test_what_is_no_failure(said: str) -> None:
+    assert not read_tool_output(ToolMessage(said, tool_call_id="c")).failed
+    assert read_tool_output(ToolMessage(FAILURES[0], tool_call_id="c")).failed
+    assert not read_tool_output(ToolMessage(f"{FAILURES[0]} {'x' * 600}", tool_call_id="c")).failed
+
+
+@pytest.mark.parametrize("look", ["grep", "glob", "ls", "list_directory"])
+def test_to_look_around_excuses_no_change_that_keeps_failing(look: str) -> None:
+    @tool
+    def edit_file(path: str) -> str:
+        """Edits."""
+        return "Error: String to replace not found in file."
+
+    looked = itertools.count()
+    around = tool(look, description="Looks around.")(lambda pattern: f"{next(looked)} matches of {pattern}")
+    script = [s for n in range(9) for s in (call_tool("edit_file", path="a"), call_tool(look, pattern=f"{n}"))]
+    with pytest.raises(WasteBlocked):
+        create_agent(ScriptedChatModel(script=script), [edit_file, around]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
+        )
+
+
+def test_the_recommended_policy_stops_a_model_that_talks_to_itself() -> None:
+    model = ScriptedChatModel(script=["Sorry, I cannot do that without more about what you have in mind, can you say?"])
+    builder = StateGraph(MessagesState)
+    builder.add_node("talk", lambda state: {"messages": [model.invoke(state["messages"])]})
+    builder.add_edge(START, "talk")
+    builder.add_conditional_edges("talk", lambda state: "talk" if len(state["messages"]) < 40 else END)
+    policy = Policy.recommended().model_copy(update={"mode": "enforce"})
+    guarded = guard(builder, Sentinel(policy=policy)).compile()
+    with pytest.raises(WasteBlocked):
+        guarded.invoke({"messages": [HumanMessage("go")]}, {"recursion_limit": 99})
+    assert model.calls <= 10

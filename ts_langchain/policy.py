@@ -511,6 +511,7 @@ rules:                   # what to do, and from which strike on: 1 is the incide
     steps:
       - {at: 1, do: steer}
       - {at: 2, do: stop}
+      - {at: 3, do: block}   # code that asks again takes no notice of an answer that says stop
   zombie:
     min_severity: high
     steps:
@@ -521,6 +522,7 @@ rules:                   # what to do, and from which strike on: 1 is the incide
     steps:
       - {at: 1, do: backoff}
       - {at: 4, do: stop}
+      - {at: 5, do: block}
   context_bloat:
     steps:
       - {at: 1, do: trim}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage, message_to_dict
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, message_to_dict
 
 from ts_langchain.capture.conversation import Conversation, LargeResult, is_classification, names_in
 
@@ -105,6 +105,17 @@ def test_a_chinese_document_counts_as_used_once_a_part_of_it_is_named() -> None:
         large = LargeResult(3, len(document))
         large.turn(names_in(AIMessage(wrote), ()), ToolMessage(document, tool_call_id="c"))
         assert large.used == used
+
+
+def test_a_system_message_that_piles_up_is_dead_weight() -> None:
+    """Said again at the end it is a frame."""
+    rules = SystemMessage("Be kind, be precise, and never promise a refund to anybody at all. " * 20)
+    conversation, messages, repeated = Conversation(), [], []
+    for number in range(5):
+        messages += [rules, HumanMessage(f"Where is parcel {number}?"), AIMessage(f"Parcel {number} is on its way.")]
+        repeated.append(conversation.read(messages).prompt.repeated_chars)
+    size = len(str(rules.content))
+    assert repeated == [0, 0, size, 2 * size, 3 * size]
 
 
 @pytest.mark.parametrize(("status", "superseded"), [("success", True), ("error", False)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from langchain_core.messages import ToolMessage
 
@@ -40,6 +42,25 @@ The results are not ready.
 The video isn't ready yet
 It is still processing.
 Data import still running; check back in a minute.
+{"StackName": "a", "StackStatus": "CREATE_IN_PROGRESS"}
+{"run_id": 1, "life_cycle_state": "RUNNING"}
+{"deployment_status":"in_progress","id":3}
+<status>running</status>
+web-7d 0/1 ContainerCreating 0
+web 0/3 Pending
+Waiting for deployment "web" rollout to finish: 1 of 3 updated replicas are available...
+No result yet.
+The record was not found yet
+DNS has not propagated yet
+Still working on it...
+The page is loading...
+Please wait, generating your report
+HTTP 202 Accepted
+checks are still running
+{"progress": 0.4}
+{"percent_complete": 40}
+42% [======>      ]
+Health: Progressing
 Der Auftrag läuft noch.
 wird bearbeitet
 Die Datei ist noch nicht fertig.
@@ -61,6 +82,12 @@ started in 1998
 The company was started in 1998 and is still owned by the family.
 Order o1 is on its way
 status: done
+There are no comments on it yet.
+{"progress": 1.0}
+{"progress": 100}
+Please come in and wait
+Waiters for weddings
+3/5 stars
 {"status": "failed"}
 {"status": "succeeded", "started": "2026-11-21"}
 {"is_running": false}
@@ -103,3 +130,20 @@ def test_it_says_something_else(answer: str) -> None:
 @pytest.mark.parametrize("answer", ["", None, 7, {}, [], [{"type": "image", "url": "running"}], ["running"] * 5])
 def test_what_is_no_short_text(answer: object) -> None:
     assert not is_pending(answer)
+
+
+@pytest.mark.parametrize(
+    ("told", "waits"),
+    [
+        ({"id": 7, "status": "in_progress"}, True),
+        ({"id": 7, "buildStatus": "IN_PROGRESS", "conclusion": None}, True),
+        ({"id": 7, "status": "completed", "note": "status: running"}, False),
+        ({"id": 7, "jobs": [{"status": "in_progress"}]}, False),  # one of many things it tells
+        ({"id": 7, "status": "in progress with style"}, False),
+    ],
+)
+def test_an_object_with_much_to_say(told: dict[str, object], waits: bool) -> None:
+    assert is_pending(json.dumps({"urls": ["https://x.example/" + "x" * 60] * 12, **told})) == waits
+    assert not is_pending(json.dumps({**told, "urls": ["https://x.example/" + "x" * 60] * 200}))
+    assert not is_pending(json.dumps([{"urls": ["x" * 60] * 12, **told}]))
+    assert not is_pending(json.dumps({"urls": ["x" * 60] * 12, **told})[:-1])

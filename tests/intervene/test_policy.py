@@ -10,7 +10,7 @@ from histories import Script
 from ts_langchain import Policy, Sentinel
 from ts_langchain.cli.policy import doubts
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.policy import RECOMMENDED, Budget, as_policy
+from ts_langchain.policy import ENDING, RECOMMENDED, Budget, as_policy
 
 
 def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
@@ -20,6 +20,14 @@ def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
     assert policy.of("tool_loop").action(9) == "stop"
     assert policy.of("model_misroute").action(1) == "warn"
     assert Policy.from_yaml(RECOMMENDED) == policy
+
+
+def test_the_recommended_policy_ends_what_mode_block_ends() -> None:
+    """And nothing else: what is of severity medium is told, and may go on."""
+    policy = Policy.recommended()
+    ends = {name for name, rule in policy.rules.items() if any(step.do in ENDING for step in rule.steps)}
+    assert ends == {rule.name for rule in Sentinel().rules if rule.settings.block}
+    assert {policy.of(name).min_severity for name in ends} == {"high"}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ _FLAG = re.compile(
 _PERCENT = re.compile(
     r"\b\d{1,2}(?:\.\d+)?\s?%\s*(?:complete|done|finished|processed)|\bprogress[\"']?\W+\d{1,2}(?:\.\d+)?\s?%|"
     r"\b\d{1,2}(?:\.\d+)?\s?%\s*[\[|(]|[\"'](?:percent(?:age)?(?:_?complete)?|progress|queue_?position)[\"']\s*:\s*"
-    r"(?:0?\.\d+|[1-9]\d?(?:\.\d+)?)\s*[,}]"
+    r"(?:0?\.\d+|(?:[2-9]|[1-9]\d)(?:\.\d+)?)\s*[,}]"
 )
 # `not found yet`, `No result yet.`, `Please wait`, `Waiting for deployment "web" rollout to finish`
 _SOON = re.compile(
