@@ -31,8 +31,9 @@ class RetrievalThrash(RepeatRule):
     Fires when the same query brought back the same documents `min_identical_calls` times (severity low), and
     again when `min_calls` queries with a word overlap of at least `similarity` fall into `window_seconds`
     of event time and none brought back a new document (severity high; medium where other calls bring something new
-    in between, where code asks the same once more for the next thing that it has a model write, and where the answers
-    of a search tool differ in what may be technical alone, see `tool_loop`).
+    in between, where code asks the same once more for the next thing that it has a model write, where the answers of a
+    search tool differ in what may be technical alone, see `tool_loop`, and where its queries have a word in place of
+    another: that may be another question, to which the same is found).
 
     Does not fire on: queries that differ in a name, number, date or filter; similar queries that bring back
     something new; queries that have a word in place of another and get the same short answer (`nothing found`);

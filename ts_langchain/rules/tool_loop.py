@@ -26,13 +26,14 @@ class ToolLoop(RepeatRule):
     agent does in answer to one request (severity high: a loop). Calls asked for in one message count as one, and so do
     those that code makes before a model is asked again. Severity medium for what changes something and succeeds
     (`add_to_cart`), up to twice as many calls, since it may be meant, and up to four times as many for steps from where
-    one is (`scroll`, `press_key`, `undo`); so for code and tools of which nobody can say what they do, where a word is
-    all that comes back (`ok`); for reworded calls of a tool of which nobody can say what it does; and where other calls
-    bring something new between the repeats (an agent that reads the clock before each step): it is waste, and gets on.
+    one is (`scroll`, `press_key`, `undo`); so for tools of which nobody can say what they do, and for code where a word
+    is all that comes back (`ok`); for reworded calls of a tool of which nobody can say what it does, or with words in
+    place of others; and where other calls bring something new between the repeats (an agent that reads the clock before
+    each step): it is waste, and gets on.
 
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
-    `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some. In answers,
+    `verify_…`, `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some. In answers,
     what is technical does not count: ids of the request and times that it took (`request_id`, `response_time`), headers
     of HTTP, addresses in memory, temporary folders.
 
@@ -44,7 +45,8 @@ class ToolLoop(RepeatRule):
     Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
     something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
     `human`), who may well say yes again; a call that is made again after another one changed something (`edit_file`,
-    `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps failing; what is done
+    `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps failing (what works on all that was
+    changed, to build or to submit it, may); what is done
     again after a look at something new (click, read the next page, click); search tools, which `retrieval_thrash`
     looks after; handing over to another agent, which `handoff_loop` looks after.
 
