@@ -33,22 +33,22 @@ class ToolLoop(RepeatRule):
 
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
-    `verify_…`, `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some. In answers,
-    what is technical does not count: ids of the request and times that it took (`request_id`, `response_time`), headers
-    of HTTP, addresses in memory, temporary folders.
+    `verify_…`, `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some.
+    In answers, what is technical does not count: ids of the request and times that it took (`request_id`,
+    `response_time`), headers of HTTP, addresses in memory, temporary folders.
 
     Severity medium, from `min_calls` on, where the answers differ in what may be technical alone (a `timestamp`, a
     UUID, a latency, the time they were made at), but for tools named like `next_job` or `get_time`. And where a tool
     runs an agent of its own in LangGraph (`task` of deep agents), which words its answer differently each time, while
     the tools inside it gave the same each time.
 
-    Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says that
-    something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
-    `human`), who may well say yes again; a call that is made again after another one changed something (`edit_file`,
-    `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps failing (what works on all that was
-    changed, to build or to submit it, may); what is done
-    again after a look at something new (click, read the next page, click); search tools, which `retrieval_thrash`
-    looks after; handing over to another agent, which `handoff_loop` looks after.
+    Does not fire on: a call whose answer changes; polling and waiting (by name, or because the short answer says
+    that something is still under way) and what is left to chance (`roll_dice`); a question to a person (`ask_user`,
+    `human`), who may well say yes again; a call that is made again after another one changed something
+    (`edit_file`, `set_…`, `bash`), be it a test, a look or the next change, unless it is a change that keeps
+    failing (what works on all that was changed, to build or to submit it, may); what is done again after a look at
+    something new (click, read the next page, click); search tools, which `retrieval_thrash` looks after; handing
+    over to another agent, which `handoff_loop` looks after.
 
     Wasted: the model turn that asked for the repeat; the whole turn if all its tool calls were repeats, else
     the output tokens of those that were. Nothing in a conversation that has not been told yet: there it had to ask.
