@@ -32,8 +32,8 @@ class Expected(NamedTuple):
     nano: int | None = None
 
 
-def many(number: int, step: Any) -> Script:
-    script = Script()
+def many(number: int, step: Any, script: Script | None = None) -> Script:
+    script = script or Script()
     for n in range(number):
         step(script, n)
     return script
@@ -993,6 +993,33 @@ def test_how_severe_failures_are(script: Script, severity: str) -> None:
     """Who is given something else each time may just be asked for what is there already."""
     [found] = script.run(rules=["error_loop"]).incidents()
     assert found.severity == severity
+
+
+def in_vain(number: int, script: Script | None = None) -> Script:
+    """Calls of two tools in turn, of which each fails with an error of its own."""
+    return many(
+        number,
+        lambda s, n: s.tool(("read_file", "edit_file")[n % 2], {"n": n}, f"no such file: {n}", status="error"),
+        script,
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "failures"),
+    [
+        (in_vain(8), None),
+        (in_vain(9), 9),
+        (in_vain(12), 12),
+        (in_vain(4, in_vain(5).tool("think", {"thought": "hm"}, "ok")), 9),
+        (in_vain(4, in_vain(5).tool("read_file", {"n": 99}, "what is in it")), None),
+        (in_vain(4, by_user(in_vain(5))), None),
+    ],
+)
+def test_failures_in_a_row_are_told_of_whatever_they_say(script: Script, failures: int | None) -> None:
+    found = script.run(rules=["error_loop"]).incidents()
+    assert [(i.severity, i.evidence["failures"]) for i in found] == ([("medium", failures)] if failures else [])
+    if failures:
+        assert (found[0].calls, found[0].wasted_input_tokens) == (failures - 1, (failures - 1) * TURN[0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
-from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
 from ts_langchain.rules.beside import Made, then, times
 from ts_langchain.rules.effects import effect_of, is_worth_another_try, judges, lets_time_pass, outcome, works_on_all
 
@@ -22,6 +22,8 @@ MAX_TOOLS = 6
 MAX_UNCLAIMED = 8
 MAX_TRIED = 24
 MAX_DID = 8
+IN_A_ROW = 3
+"""So many times as many failures of whatever tools, with whatever errors, are told of."""
 EXPLORING = 2
 """Of a tool that is given something else meanwhile, so many times as many failures are severe."""
 
@@ -65,7 +67,50 @@ class Failures:
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
 
 
-class ErrorLoop(Rule["Recent[int, Failures]"]):
+class Row:
+    """Failures one after the other in one turn of an agent, of whatever tool and with whatever error."""
+
+    __slots__ = ("asked_by", "count", "turn", "unclaimed")
+
+    def __init__(self) -> None:
+        self.turn = self.count = 0
+        self.asked_by: str | None = None
+        self.unclaimed: list[Turn] = []
+
+    def end(self) -> None:
+        """Something worked."""
+        self.count = 0
+        self.unclaimed.clear()
+
+    def add(self, call: Call) -> bool:
+        """Counts a failure that a model has asked for, those of one answer as one. True if it counts."""
+        if call.turn != self.turn:
+            self.end()
+            self.turn = call.turn
+        if call.requested_by is None or call.requested_by == self.asked_by:
+            return False
+        self.asked_by = call.requested_by
+        self.count += 1
+        if self.count > 1:
+            unit = call.tool_call_id or call.id
+            self.unclaimed.append(
+                Turn(call.id, call.requested_by, unit, call.siblings, call.ended_at - call.started_at)
+            )
+            del self.unclaimed[:-MAX_UNCLAIMED]
+        return True
+
+
+class Trouble:
+    """State of one session: failures by tool, and all of them in a row."""
+
+    __slots__ = ("row", "tools")
+
+    def __init__(self) -> None:
+        self.tools: Recent[int, Failures] = Recent()
+        self.row = Row()
+
+
+class ErrorLoop(Rule[Trouble]):
     """A tool fails, and the model calls it again and again into the same error.
 
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
@@ -76,10 +121,13 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
     tool that looks or judges (`find_person`, `check_link`) was given something else each time, and where other tools
     brought something new in between and it was given something else, or works on what they do (`merge`, `deploy`).
 
-    Does not fire on: different errors, which is trying; a success in between, of the tool itself, or for a test or a
-    look, of another one that changed something (`edit_file`, `set_…`, `bash`), or for what works on that (`build`,
-    `git_commit`, `click`), of another change than before; a failure that is retried once and mended; failures side by
-    side, or that code tries again within one tool call, which count as one.
+    Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
+    tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
+
+    Does not fire on: a few different errors, which is trying; a success in between, of the tool itself, or for a
+    test or a look, of another one that changed something (`edit_file`, `set_…`, `bash`), or for what works on that
+    (`build`, `git_commit`, `click`), of another change than before; a failure that is retried once and mended;
+    failures side by side, or that code tries again within one tool call, which count as one.
 
     Wasted: the turns of all failures but the first.
     """
@@ -99,21 +147,44 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
 
     settings: Settings
 
-    def new_state(self) -> Recent[int, Failures]:
-        return Recent()
+    def new_state(self) -> Trouble:
+        return Trouble()
 
-    def shrink(self, state: Recent[int, Failures]) -> None:
-        state.clear()
+    def shrink(self, state: Trouble) -> None:
+        state.tools.clear()
+        state.row = Row()
 
-    def observe(self, call: Call, state: Recent[int, Failures]) -> Finding | None:
+    def observe(self, call: Call, state: Trouble) -> Finding | None:
         if call.status == "cancelled":
             return None
-        tool = name_hash(call.name)
         if call.status != "error" or not call.answer:
-            state.pop(tool, None)
+            state.tools.pop(name_hash(call.name), None)
             self.overlook(call, state)
             return None
-        s = self.settings
+        counts = state.row.add(call)
+        return self._same(call, state.tools) or (self._all(call, state.row) if counts else None)
+
+    def _all(self, call: Call, row: Row) -> Finding | None:
+        """The finding, if nothing but failures has come for long."""
+        if row.count < self.settings.min_failures * IN_A_ROW:
+            return None
+        unclaimed, row.unclaimed = row.unclaimed, []
+        return Finding(
+            0,
+            f"{row.count} tool calls in a row failed, the last one of {call.name}; nothing worked in between.",
+            claims=tuple(
+                Claim(t.requested_by, "turn", unit=t.unit, units=t.units) for t in unclaimed if t.requested_by
+            ),
+            calls=tuple(t.call_id for t in unclaimed),
+            seconds=sum(t.seconds for t in unclaimed),
+            severity="medium",
+            confidence=0.7,
+            evidence={"failures": row.count, "error": call.error},
+        )
+
+    def _same(self, call: Call, state: Recent[int, Failures]) -> Finding | None:
+        """The finding, if one tool has run into the same error again."""
+        s, tool = self.settings, name_hash(call.name)
         failures = state.pop(tool, None)
         if failures is None or failures.error != call.answer or call.started_at - failures.since > s.window_seconds:
             works_on = effect_of(call) == "changes" and works_on_all(call.name)
@@ -166,18 +237,22 @@ class ErrorLoop(Rule["Recent[int, Failures]"]):
             },
         )
 
-    def overlook(self, call: Call, state: Recent[int, Failures]) -> None:
+    def overlook(self, call: Call, state: Trouble) -> None:
         """What it changed is a reason to try others again."""
-        if call.status == "ok":
-            state.pop(name_hash(call.name), None)
-        if not state or call.status != "ok" or call.kind != "tool":
+        if call.status != "ok":
             return
-        effect, came = effect_of(call), hash(outcome(call))
+        effect = effect_of(call)
+        if effect != "thinks":
+            state.row.end()
+        state.tools.pop(name_hash(call.name), None)
+        if not state.tools or call.kind != "tool":
+            return
+        came = hash(outcome(call))
         changes = effect in ("changes", "runs code")
-        for tool, others in list(state.items()):
+        for tool, others in list(state.tools.items()):
             new = came not in others.did
             if changes and (others.again or (others.works_on and new)):
-                del state[tool]
+                del state.tools[tool]
             elif effect == "unknown" or lets_time_pass(call.name) or (new and (others.varied or others.works_on)):
                 others.made = ()  # it may have changed something, or may be allowed now; or the agent gets on
             if new:
