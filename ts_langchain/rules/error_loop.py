@@ -68,7 +68,7 @@ class Failures:
 
 
 class Row:
-    """Failures one after the other in one turn of an agent, of whatever tool and with whatever error."""
+    """Failures one after the other in one turn of an agent, of whatever tool and with whatever error: nothing works."""
 
     __slots__ = ("asked_by", "count", "turn", "unclaimed")
 
@@ -77,16 +77,11 @@ class Row:
         self.asked_by: str | None = None
         self.unclaimed: list[Turn] = []
 
-    def end(self) -> None:
-        """Something worked."""
-        self.count = 0
-        self.unclaimed.clear()
-
     def add(self, call: Call) -> bool:
         """Counts a failure that a model has asked for, those of one answer as one. True if it counts."""
         if call.turn != self.turn:
-            self.end()
-            self.turn = call.turn
+            self.turn, self.count = call.turn, 0
+            self.unclaimed.clear()
         if call.requested_by is None or call.requested_by == self.asked_by:
             return False
         self.asked_by = call.requested_by
@@ -107,7 +102,7 @@ class Trouble:
 
     def __init__(self) -> None:
         self.tools: Recent[int, Failures] = Recent()
-        self.row = Row()
+        self.row: Row | None = None
 
 
 class ErrorLoop(Rule[Trouble]):
@@ -152,7 +147,7 @@ class ErrorLoop(Rule[Trouble]):
 
     def shrink(self, state: Trouble) -> None:
         state.tools.clear()
-        state.row = Row()
+        state.row = None
 
     def observe(self, call: Call, state: Trouble) -> Finding | None:
         if call.status == "cancelled":
@@ -161,8 +156,9 @@ class ErrorLoop(Rule[Trouble]):
             state.tools.pop(name_hash(call.name), None)
             self.overlook(call, state)
             return None
-        counts = state.row.add(call)
-        return self._same(call, state.tools) or (self._all(call, state.row) if counts else None)
+        row = state.row = state.row or Row()
+        counts = row.add(call)
+        return self._same(call, state.tools) or (self._all(call, row) if counts else None)
 
     def _all(self, call: Call, row: Row) -> Finding | None:
         """The finding, if nothing but failures has come for long."""
@@ -243,7 +239,7 @@ class ErrorLoop(Rule[Trouble]):
             return
         effect = effect_of(call)
         if effect != "thinks":
-            state.row.end()
+            state.row = None
         state.tools.pop(name_hash(call.name), None)
         if not state.tools or call.kind != "tool":
             return

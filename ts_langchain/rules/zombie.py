@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_SEEN = 48
-MAX_ASKED = 24
+MAX_ASKED = 16
 MAX_SEEN_IDLE = 4
 MAX_UNCLAIMED = 18
 
