@@ -715,6 +715,8 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         "Could not find it.",
         "Erroneous zones: 3",
         "0 failed",
+        '{"errors": 0, "passed": 3}',
+        '{"error": "none"}',
     ],
 )
 def test_what_is_no_failure(said: str) -> None:

@@ -300,7 +300,7 @@ _FAILURE = re.compile(
     r"(?:permission|access) denied\b|command failed\b|string (?:to replace )?not found\b|"
     r"(?:cannot|can't|could not|couldn't|unable to) (?:access|apply|be|complete|connect|create|delete|edit|execute|"
     r"load|open|parse|perform|process|read|update|write)\b|"
-    r"\{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!null|none|false|\"\"|''|\{\s*\}|\[\s*\])\S|"
+    r"\{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!null|false|[\"']?(?:none\b|0\b|no\b)|\"\"|''|\{\s*\}|\[\s*\])\S|"
     r"(?:success|ok)[\"']\s*:\s*false|is_?error[\"']\s*:\s*true))",
     re.IGNORECASE,
 )
