@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import functools
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import ASK, DONE, LOOP, agent, graph
 from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from recorder import Wire
@@ -250,3 +253,27 @@ def test_a_callback_that_nobody_would_await_is_refused() -> None:
         with pytest.raises(ConfigurationError, match="a function of one argument"):
             listen("slack")  # type: ignore[arg-type]
         listen([].append)
+
+
+@pytest.mark.parametrize("rule", ["tool_loop", "retry_storm"])
+def test_each_way_out_that_the_veto_names_lets_it_run(rule: str) -> None:
+    """The narrowest comes first: this tool alone."""
+    looping, model = agent([*[LOOP] * 6, DONE])
+    if rule == "retry_storm":
+        looping, model = ScriptedChatModel(script=["no"], temperature=0.0), None
+
+    def run(handler: TokenSentinelHandler) -> None:
+        if model is None:
+            RunnableLambda(lambda _: [looping.invoke("Well?") for _ in range(6)]).invoke(0, {"callbacks": [handler]})
+        else:
+            looping.invoke(ASK, {"callbacks": [handler]})
+
+    with pytest.raises(WasteBlocked) as blocked:
+        run(TokenSentinelHandler(mode="block"))
+    ways = re.findall(r"settings=(\{.*?\})", str(blocked.value))
+    assert [key for way in ways for key in ast.literal_eval(way)] == (
+        ["tool_loop.exempt_tools", "tool_loop.block"] if model is not None else ["retry_storm.block"]
+    )
+    for way in ways:
+        looping = agent([*[LOOP] * 6, DONE])[0] if model is not None else looping
+        run(TokenSentinelHandler(Sentinel(settings=ast.literal_eval(way)), mode="block"))

@@ -36,10 +36,12 @@ class WasteBlocked(Intervention):
 
     def __init__(self, incident: Incident) -> None:
         self.incident = incident
+        rule, tool = incident.rule, incident.evidence.get("tool")
+        this_tool = f"settings={{'{rule}.exempt_tools': [{tool!r}]}}, " if isinstance(tool, str) else ""
         super().__init__(
-            f"{incident.rule}: {incident.summary} The next model call of session {incident.session_id!r} was "
-            f"not sent. What to do: {incident.suggestion} To let it run, use mode='observe' or "
-            f"settings={{'{incident.rule}.block': False}}."
+            f"{rule}: {incident.summary} The next model call of session {incident.session_id!r} was not sent. "
+            f"What to do: {incident.suggestion} To let it run, use {this_tool}settings={{'{rule}.block': False}} or "
+            "mode='observe'."
         )
 
     def __reduce__(self) -> tuple[type[WasteBlocked], tuple[Incident]]:
