@@ -995,6 +995,28 @@ def test_how_severe_failures_are(script: Script, severity: str) -> None:
     assert found.severity == severity
 
 
+def polled(number: int, name: str = "get_job", said: str = '{"status": "running"}', **more: Any) -> Script:
+    return many(number, lambda s, n: s.tool(name, {"id": 1}, said.replace("@", str(n)), seconds=30, **more))
+
+
+@pytest.mark.parametrize(
+    ("script", "calls"),
+    [
+        (polled(19, pending=True), None),
+        (polled(20, pending=True), 1),
+        (polled(23, pending=True), 4),
+        (polled(40, pending=True, said='{"status": "running", "done": @}'), None),
+        (polled(20, name="wait_for_job", said="no"), 1),
+        (polled(40, name="ask_user", said="no"), None),
+    ],
+)
+def test_polls_for_ever_are_told_of(script: Script, calls: int | None) -> None:
+    found = script.run(rules=["zombie"]).incidents()
+    assert [(i.severity, i.calls, i.wasted_input_tokens) for i in found] == (
+        [("low", calls, calls * TURN[0])] if calls else []
+    )
+
+
 def in_vain(number: int, script: Script | None = None) -> Script:
     """Calls of two tools in turn, of which each fails with an error of its own."""
     return many(

@@ -22,10 +22,20 @@ MAX_SEEN_IDLE = 4
 MAX_UNCLAIMED = 18
 
 
+class Polls:
+    """Questions in a row whether something is done, all answered by the same: not yet."""
+
+    __slots__ = ("about", "count")
+
+    def __init__(self, about: int) -> None:
+        self.about = about
+        self.count = 1
+
+
 class Progress:
     """What a session has achieved, and what it has done since."""
 
-    __slots__ = ("asked", "calls", "root_id", "same", "seen", "since", "unclaimed")
+    __slots__ = ("asked", "calls", "polls", "root_id", "same", "seen", "since", "unclaimed")
 
     def __init__(self) -> None:
         self.since = 0.0
@@ -34,6 +44,7 @@ class Progress:
         self.seen = array("q")
         self.asked = array("q")  # what tools were asked for since then
         self.same = False  # one of them for what it had been asked for before
+        self.polls: Polls | None = None
         self.unclaimed: list[tuple[str, float, bool]] = []
 
     def restart(self, at: float) -> None:
@@ -73,19 +84,22 @@ class Zombie(Rule[Progress]):
     look (`edit_file`, `bash`, `process_invoice`) or that judge (`validate_file`), none that was given something new.
     Severity medium where tools were asked for something else each time, and found the same (nothing, most likely).
 
+    Fires with severity low when the model has asked `min_polls` times in a row whether something is done, and was told
+    the same each time (`running`): each time is a call with all of the context; a tool that waits would need one.
+
     Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no, in
     words, or in a structured answer; code that tells the model something new each time; polls and questions to a
     person, by name, or because the answer says that something is still under way (`tool_loop.polling_tools` names more
     of them); a new run of the same session; runs tagged with one of `long_running_tags`.
 
-    Wasted: the model calls since the last thing that was new.
+    Wasted: the model calls since the last thing that was new; the turns of polls from `min_polls` on.
     """
 
     name = "zombie"
     specificity = 10
     kinds: ClassVar[frozenset[Kind]] = frozenset({"model", "tool", "retriever"})
-    suggestion = "Stop the run, and give the agent a step or time limit."
-    thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "window_seconds": "seconds"}
+    suggestion = "Stop the run, and give the agent a step or time limit; where it waits, let a tool wait for it."
+    thresholds: ClassVar[Mapping[str, str]] = {"min_calls": "calls", "window_seconds": "seconds", "min_polls": "polls"}
 
     class Settings(RuleSettings):
         """Settings of zombie."""
@@ -93,6 +107,7 @@ class Zombie(Rule[Progress]):
         block: bool = Field(True, description="In mode `block`: veto the next model call of this run.")
         window_seconds: PositiveFloat = Field(300, description="Event time without anything new.")
         min_calls: int = Field(5, ge=2, description="Calls in that time.")
+        min_polls: int = Field(20, ge=2, description="Times in a row that the model is told that it is not done yet.")
         long_running_tags: frozenset[str] = Field(
             frozenset({"long_running", "long-running"}),
             description="Tags that mark runs allowed to take long.",
@@ -116,6 +131,9 @@ class Zombie(Rule[Progress]):
 
     def observe(self, call: Call, state: Progress) -> Finding | None:
         s = self.settings
+        if call.kind == "tool" and (polled := self._polled(call, state)) is not None:
+            self._gets_on(call, state)
+            return polled
         if self._gets_on(call, state):
             return None
         state.calls += 1
@@ -137,6 +155,32 @@ class Zombie(Rule[Progress]):
             severity="high" if stuck else "medium",
             confidence=0.85 if stuck else 0.6,
             evidence={"calls": state.calls, "seconds": round(quiet, 3)},
+        )
+
+    def _polled(self, call: Call, state: Progress) -> Finding | None:
+        """The finding, if the model has asked for long whether something is done."""
+        if not (is_under_way(call) or self._waits(call.name)) or asks_a_person(call.name) or call.requested_by is None:
+            if call.requested_by is not None:
+                state.polls = None
+            return None
+        args = call.arguments.fingerprint if call.arguments is not None else 0
+        about = mix(name_hash(call.name), args, call.answer, call.turn)
+        polls = state.polls
+        if polls is None or polls.about != about or not call.answer:
+            state.polls = Polls(about)
+            return None
+        polls.count += 1
+        if polls.count < self.settings.min_polls:
+            return None
+        return Finding(
+            mix(1, about),
+            f"{call.name} said {polls.count} times in a row that it is not done; a model was asked each time.",
+            claims=(Claim(call.requested_by, "turn", unit=call.tool_call_id or call.id, units=call.siblings),),
+            calls=(call.id,),
+            seconds=call.ended_at - call.started_at,
+            severity="low",
+            confidence=0.7,
+            evidence={"tool": call.name, "polls": polls.count},
         )
 
     def overlook(self, call: Call, state: Progress) -> None:
