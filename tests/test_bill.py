@@ -180,7 +180,7 @@ def test_it_is_told_of_as_when_it_was_most_severe() -> None:
         ("low", "2 times"),
         ("high", "5 times"),
         ("low", "2 times, after a change"),
-        ("high", "6"),
+        ("medium", "6 times"),
     ]:
         loop.extend(Finding(1, summary, severity=severity), call())  # type: ignore[arg-type]
         assert loop.summary == ("5 times" if "change" in summary else summary)

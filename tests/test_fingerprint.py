@@ -305,6 +305,14 @@ def test_failures_are_the_same_but_for_what_was_measured(one: str, other: str, s
         ({"text": "update me on the set"}, ""),
         ({"text": "copy that from here"}, ""),
         ({"text": "vacuum cleaner prices"}, ""),
+        ({"text": "vacuum"}, ""),
+        ({"text": "truncate text in css"}, ""),
+        ({"text": "call center (Berlin)"}, ""),
+        ({"text": "refresh the search index"}, ""),
+        ({"text": "Merge two dicts and delete the old one"}, ""),
+        ({"cypher": "MATCH (n) WHERE n.name CONTAINS ' delete me' RETURN n"}, ""),
+        ({"cypher": "CALL db.labels()"}, ""),
+        ({"url": "https://x.example", "method": "POST", "query": "{ orders { id } }"}, ""),
     ],
 )
 def test_what_a_statement_or_a_command_is_told_to_do(given: dict[str, str], told: str) -> None:

@@ -676,7 +676,7 @@ FAILURES = [
     "Failed to edit: String to replace not found in file.",
     "String to replace not found in file.",
     '{"error": "no such field", "code": 7}',
-    '{"success": false, "message": "stale revision"}',
+    '{"success": false, "error": "stale revision"}',
     "fatal: not a git repository (or any of the parent directories): .git",
     "Unable to update the record: it is locked.",
 ]
@@ -717,6 +717,14 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         "0 failed",
         '{"errors": 0, "passed": 3}',
         '{"error": "none"}',
+        '{"error": 0, "id": 7}',
+        '{"error_message": " "}',
+        '{"success": false}',
+        '{"ok": false, "reason": "above the limit"}',
+        "Failed to connect: common causes\nThe first one is the cable.",
+        "Exception: see list",
+        "Could not be better! 5 stars",
+        "Can't process payments? Here is how",
     ],
 )
 def test_what_is_no_failure(said: str) -> None:

@@ -44,13 +44,14 @@ _QUERY = re.compile(
 )
 # What a tool for queries or commands is told to do, at the beginning: it changes something, or waits first.
 _WRITES = re.compile(
-    r"(?:\s|--[^\n]{0,200}\n|/\*(?:[^*]|\*(?!/)){0,200}\*/|begin(?: transaction)?\s*;)*+"
-    r"(?:(?:insert|merge|replace)\s+into\b|update\s+\S+\s+(?:as\s+)?(?:\w+\s+)?set\b|delete\s+from\b|truncate\s|"
-    r"(?:create|drop|alter|refresh)\s+(?:\w+\s+){0,3}(?:table|view|index|schema)\b|call\s+[\w.]+\s*\(|"
-    r"exec(?:ute)?\s+\w+(?:\.\w+|\s*;?\s*\Z)|copy\s+\S+\s+from\s+(?:'|stdin)|vacuum\s*(?:;|\Z|full|analyze|freeze|verbose)|"
-    r"mutation\b[^{]*\{|"
-    r"(?:with|match|merge|unwind)\b.{0,400}?\b(?:delete\s+from|insert\s+into|update\s+\S+\s+set|(?:detach\s+)?delete\s|"
-    r"set\s+\w+\.\w+\s*=))",
+    r"(?:\s|--[^\n]{0,200}\n|/\*(?:[^*]|\*(?!/)){0,400}\*/|begin(?: transaction)?\s*;)*+"
+    r"(?:(?:insert|merge|replace)\s+into\b|update\s+\S+\s+(?:as\s+)?(?:\w+\s+)?set\b|delete\s+from\b|"
+    r"truncate\s+(?:table\b|[\w.\"]+\s*(?:;|\Z|cascade|restart))|refresh\s+materialized\s+view\b|"
+    r"(?:create|drop|alter)\s+(?:\w+\s+){0,3}(?:table|view|index|schema)\b|call\s+(?!db\.|apoc\.meta)[\w.]+\(|"
+    r"exec(?:ute)?\s+\w+(?:\.\w+|\s*;?\s*\Z)|copy\s+\S+\s+from\s+(?:'|stdin)|"
+    r"vacuum\s*(?:;|full\b|analyze\b|freeze\b|verbose\b)|mutation\b[^{]*\{|"
+    r"with\s+\w+\s+as\s*\(.{0,400}?\)\s*(?:delete\s+from|insert\s+into|update\s+\S+\s+set)\b|"
+    r"(?:match|merge|unwind)\s*\((?:[^'\"]|'[^']*'|\"[^\"]*\"){0,400}?\s(?:(?:detach\s+)?delete\s+\w|set\s+\w+\.\w+\s*=))",
     re.IGNORECASE | re.DOTALL,
 )
 _METHODS = frozenset({"DELETE", "PATCH", "POST", "PUT"})
@@ -355,7 +356,9 @@ def arguments(value: object) -> Arguments:
     told = ""
     for key, item in value.items():
         if type(item) is str:
-            if _WRITES.match(item, 0, SAMPLE_LIMIT) is not None or (key == "method" and item.upper() in _METHODS):
+            if _WRITES.match(item, 0, SAMPLE_LIMIT) is not None or (
+                key == "method" and item.upper() in _METHODS and "query" not in value
+            ):
                 told = "write"
             elif "sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None:
                 told = told or "sleep"

@@ -155,7 +155,7 @@ class Incident:
             self.severity = finding.severity
         self.confidence = max(self.confidence, finding.confidence)
         self.last_seen_at = max(self.last_seen_at, call.ended_at)
-        if finding.severity == self.severity:  # once it was severe, that is what is told
+        if finding.severity != "low" or self.severity == "low":  # once it was worse, that is what is told
             self.summary = finding.summary
         before, self.evidence = self.evidence, dict(finding.evidence)
         if self.findings:

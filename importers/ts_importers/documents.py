@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MAX_WHOLE_BYTES = 256_000_000
 _NO_JSON, _CUT_OFF, _NOT_READ = b"no JSON\n", b"no JSON", b"no JSON from here on\n"
 _BROKEN, _LOST = object(), object()
-_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 _LONGEST_WORD = len("-Infinity")
 _BETWEEN = re.compile(r"[\s,]*")
 
@@ -36,7 +35,7 @@ class Document(NamedTuple):
         line: Number of its first line, or of the element of the list, from 1.
         raw: Its bytes.
         offset: Where it begins in the file.
-        why: Why there is none: the gzipped file is damaged from here on.
+        why: Why there is none: the gzipped file is cut off here.
     """
 
     line: int
@@ -61,7 +60,7 @@ class Documents:
 
     Raises:
         UnreadableSource: It is not there; once it is read, also for a list that is too large or broken, and for a
-            gzipped file that is damaged from its beginning on.
+            gzipped file that is damaged, or holds nothing.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -78,7 +77,7 @@ class Documents:
             msg = f"{path} cannot be read: {error.strerror}"
             raise UnreadableSource(msg) from error
         with self.open() as file:
-            start = _unmarked(file.read(4096)).lstrip()
+            start = _unmarked(file.read1(4096)).lstrip()
         self.listed = start.startswith(b"[")
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
         self.nested = False
@@ -104,9 +103,9 @@ class Documents:
                         yield io.BufferedReader(_Unpacked(unpacked), 1 << 20)
                 else:
                     yield raw
-        except _DAMAGE as error:
-            raise _Damaged(self._broken_off(error)) from error
-        except OSError as error:
+        except EOFError as error:
+            raise _CutOff(self._broken_off(error)) from error
+        except (OSError, zlib.error) as error:  # of what is damaged, what came before may be wrong, too
             raise UnreadableSource(self._broken_off(error)) from error
 
     def _broken_off(self, error: Exception) -> str:
@@ -153,7 +152,7 @@ class Documents:
                     if number > line:
                         yield Document(number, raw, offset)
                         offset += len(raw)
-        except _Damaged as error:
+        except _CutOff as error:
             if not number:
                 raise
             if number >= line:
@@ -168,7 +167,8 @@ class Documents:
             msg = f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
             raise UnreadableSource(msg)
         with self.open() as file:
-            data = _unmarked(_as_far_as_it_goes(file))
+            data, cut_off = _as_far_as_it_goes(file)
+            data = _unmarked(data)
         try:
             rows = orjson.loads(data)
         except ValueError as error:
@@ -186,11 +186,13 @@ class Documents:
         if not isinstance(rows, list):
             return None
         whole = rows[:-1] if rows and (rows[-1] is _BROKEN or rows[-1] is _LOST) else rows
+        if cut_off and whole is rows:
+            rows = [*rows, _BROKEN]
         return [whole, *rows[len(whole) :]] if _is_conversation(whole) else rows
 
 
-class _Damaged(UnreadableSource):
-    """A gzipped file cannot be unpacked to its end."""
+class _CutOff(UnreadableSource):
+    """A gzipped file has no end."""
 
 
 class _Unpacked(io.RawIOBase):
@@ -208,20 +210,21 @@ class _Unpacked(io.RawIOBase):
         return len(found)
 
 
-def _as_far_as_it_goes(file: io.BufferedReader) -> bytes:
-    """All bytes; of a gzipped file that is damaged, those before that.
+def _as_far_as_it_goes(file: io.BufferedReader) -> tuple[bytes, bool]:
+    """All bytes, of a gzipped file without an end those that there are; and whether it has none.
 
     Raises:
-        EOFError, zlib.error, gzip.BadGzipFile: There are none.
+        EOFError: There are no bytes.
     """
     parts: list[bytes] = []
     try:
         while part := file.read1(1 << 20):
             parts.append(part)
-    except _DAMAGE:
+    except EOFError:
         if not parts:
             raise
-    return b"".join(parts)
+        return b"".join(parts), True
+    return b"".join(parts), False
 
 
 def _objects(file: IO[bytes]) -> Iterator[Document]:

@@ -37,7 +37,9 @@ CHUNK_ROWS = 50_000
 FETCH_ROWS = 200
 MAX_NAMED = 3
 MEMORY_MB, MAX_MEMORY_MB = 100, 6_400
-MAGIC = b"PAR1"
+MAGIC = b"PAR1", b"PARE"  # the latter is encrypted
+LEAST_BYTES = 12
+CUT_OFF = "cut off, or no Parquet"
 MINUTE = 60_000_000  # microseconds
 LATEST = 253_402_300_799_000_000  # the last second that Python's calendar has
 INTERRUPTED = "Query interrupted"
@@ -90,6 +92,7 @@ class ParquetImporter:
         self._memory = memory_mb
         self._retrying = retrying("the object store", on_wait=on_wait, sleep=sleep)
         self.notices: list[str] = []
+        self._broken: list[str] = []
         self._db = _connect(memory_mb)
         if self._remote:
             with _interruptible():
@@ -147,7 +150,8 @@ class ParquetImporter:
         broken = {f for f in found if not _is_whole(f)}
         if len(broken) < len(found):
             found = [f for f in found if f not in broken]
-            self._say_left_out(sorted(f.relative_to(folder).as_posix() for f in broken), "cut off, or no Parquet")
+            self._broken = sorted(f.relative_to(folder).as_posix() for f in broken)
+            self._say_left_out(self._broken, f"{CUT_OFF}; once they are whole, import again with --fresh")
         kinds = {f: f.parent.name for f in found if f.parent != folder}
         kind = _with_observations(kinds.values())
         self._name_left_out({f.parent.relative_to(folder).as_posix() for f in kinds}, kind)
@@ -276,6 +280,7 @@ class ParquetImporter:
         start = position or {}
         begin, first = int(start.get("start") or -MINUTE), str(start.get("id") or "")
         taken = int(start.get("rows") or 0)
+        broken = [] if start else [Skipped(name, CUT_OFF) for name in self._broken]
         for chunk in self._chunks:
             if chunk.end <= begin:
                 continue
@@ -285,6 +290,7 @@ class ParquetImporter:
                 page, taken = self._page(islice(rows, size), taken)
                 if page is None:
                     break
+                page.skipped[:0], broken = broken, []
                 yield page
 
     def _page(self, rows: Iterator[dict[str, Any]], taken: int) -> tuple[Page | None, int]:
@@ -491,8 +497,10 @@ def _is_whole(file: Path) -> bool:
     """False for a file that was not written, or not copied, to its end: there Parquet says what is in it."""
     try:
         with file.open("rb") as opened:
-            opened.seek(-min(len(MAGIC), file.stat().st_size), os.SEEK_END)
-            return opened.read() == MAGIC
+            if file.stat().st_size < LEAST_BYTES or opened.read(4) not in MAGIC:
+                return False
+            opened.seek(-4, os.SEEK_END)
+            return opened.read() in MAGIC
     except OSError:
         return True  # whoever reads it says why that cannot be done
 

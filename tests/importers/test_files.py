@@ -133,10 +133,27 @@ def test_a_truncated_gzip_keeps_what_was_read(tmp_path: Path, shape: str, cut: f
             assert [s for page in rest for s in page.skipped] == [broken]
 
 
-def test_a_gzip_that_is_damaged_from_its_beginning_is_refused(tmp_path: Path) -> None:
-    whole = gzip.compress(lines(ROWS))
-    with pytest.raises(UnreadableSource, match="cannot be read to its end"):
-        FileImporter(write(tmp_path / "a.gz", whole[:15]))
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_damaged_gzip_is_refused(tmp_path: Path, listed: bool) -> None:
+    """What came before may be wrong, too: its checksum is at the end."""
+    whole = gzip.compress(json.dumps(ROWS).encode() if listed else lines(ROWS))
+    bad_sum = whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:]
+    for damaged in (whole[:15], bad_sum, whole + b"garbage", whole[:2000] + b"\xff" * 50 + whole[2050:]):
+        with pytest.raises(UnreadableSource, match=r"cannot be read to its end|holds nothing"):
+            ids(FileImporter(write(tmp_path / "a.gz", damaged)))
+
+
+@pytest.mark.parametrize("missing", [1, 8])
+def test_a_list_that_is_whole_in_a_gzip_that_is_not(tmp_path: Path, missing: int) -> None:
+    source = FileImporter(write(tmp_path / "a.gz", gzip.compress(json.dumps(ROWS).encode())[:-missing]))
+    assert ids(source) == CALLS
+    assert ["was the file cut off?" in s.why for page in source.pages() for s in page.skipped] == [True]
+
+
+def test_a_small_gzip_that_is_cut_off(tmp_path: Path) -> None:
+    packed = gzip.compress(lines(ROWS[:3]))
+    source = FileImporter(write(tmp_path / "a.gz", packed[: len(packed) - 12]), format="langsmith")
+    assert len([s for page in source.pages() for s in page.skipped]) == 1
 
 
 def test_a_broken_file_among_others_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from importers.fake_langsmith import agent_rows
 from importers.test_rows import odd
 from typer.testing import CliRunner
 
-from ts_importers.base import Importer
+from ts_importers.base import Importer, Skipped
 from ts_importers.files import FileImporter
 from ts_importers.langfuse_rows import run_from_observation
 from ts_importers.langsmith_rows import run_from_row
@@ -204,14 +204,18 @@ def test_files_that_were_not_copied_to_their_end_are_left_out(tmp_path: Path) ->
     other.write_bytes(b"")
     source = ParquetImporter(folder)
     names = [file.relative_to(folder).as_posix() for file in (one, other)]
-    assert f"left out: {', '.join(names)}: cut off, or no Parquet" in source.notices
+    assert any(n.startswith(f"left out: {', '.join(names)}: cut off, or no Parquet; once") for n in source.notices)
+    assert [s for page in source.pages() for s in page.skipped] == [Skipped(n, "cut off, or no Parquet") for n in names]
+    first, *others = source.pages()
+    assert not [s for page in source.pages(first.position) for s in page.skipped]
+    assert not [s for page in others for s in page.skipped]
     for file in (one, other):
         file.unlink()
     found = [run.id for run in runs(source)]
     assert found == [run.id for run in runs(ParquetImporter(folder))]
     assert 0 < len(found) < len(ROWS)
     for file in rest:
-        file.write_bytes(b"PAR1")
+        file.write_bytes(b"PAR1PAR1")
     one.write_bytes(b"rubbish")
     with pytest.raises(UnreadableSource, match="cannot be read as Parquet"):
         ParquetImporter(folder)

@@ -35,13 +35,14 @@ NAMES = {
     "changes": "book_flight sendEmail edit_file str_replace_based_edit_tool apply_patch set_seat write git-commit "
     "email_send mcp__github__create_issue browser_click open_ticket update_status createList write_todos "
     "transfer_to_bob search_replace find_and_replace find_or_create_user list_append HassListAddItem status_update "
-    "diff_apply resolve_conflict check_off_item search_index_delete validate_and_save git_push copy_file",
+    "diff_apply resolve_conflict check_off_item search_index_delete validate_and_save git_push find_replace",
     "runs code": "bash Bash shell execute kubectl psql run_terminal_cmd run_shell_command "
     "run_python run_command python_repl execute_code computer",
     "looks": "query_sql fetch_page get_settings search read_file get_order order_status mcp__shop__get_order "
     "listOrders open_page check_schedule dataset_search test_connection get_last_update list_updates search_and_rank "
-    "resolve_library_id resolve get_status_update list_open_orders find_next grep glob ls cat "
-    "analyze_sentiment verify_claim",
+    "google_drive_search drive_list_files search_issues_and_pull_requests list_edit_history resolve_ticker git_log "
+    "get_order_and_store_details gather_info resolve_library_id resolve get_status_update list_open_orders find_next "
+    "grep glob ls cat analyze_sentiment verify_claim",
     "thinks": "think scratchpad Thought reflect_on_it",
     "unknown": "process_invoice run_tests evaluate_answer execute_sql bookmarks rethink thinker ask 検索",
 }
@@ -143,7 +144,11 @@ def test_what_a_tool_declares(metadata: dict[str, object] | None, expected: tupl
         ("human_assistance", True),
         ("ask_followup_question", True),
         ("request_human_review", True),
-        ("get_customer_reply", True),
+        ("wait_for_user_reply", True),
+        ("get_customer_reply", False),
+        ("get_user_feedback", False),
+        ("list_customer_replies", False),
+        ("contact_person_lookup", False),
         ("require_approval", True),
         ("get_customer_reviews", False),
         ("get_customer", False),

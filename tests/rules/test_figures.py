@@ -987,6 +987,8 @@ def missing(number: int, of: int) -> Script:
         (refused(12, varied=True, tool="check_link"), "medium"),
         (missing(5, 4), "medium"),
         (missing(6, 5), "high"),
+        (refused(23, varied=True, tool="find_person"), "medium"),
+        (refused(24, varied=True, tool="find_person"), "high"),
     ],
 )
 def test_how_severe_failures_are(script: Script, severity: str) -> None:
@@ -1055,7 +1057,10 @@ def test_failures_in_a_row_are_told_of_whatever_they_say(script: Script, failure
             "high",
         ),
         (many(7, lambda s, n: s.tool("think", {"thought": f"what if it was {'did' * n}"}, "-", seconds=60)), "medium"),
-        (many(6, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=60, status="error")), "high"),
+        (many(6, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=60, status="error")), "medium"),
+        (many(6, lambda s, n: s.tool("save_page", {"n": n}, "same", seconds=60, status="error")), "high"),
+        (many(99, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=3)), "medium"),
+        (many(102, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=3)), "high"),
     ],
 )
 def test_how_severe_it_is_that_nothing_new_comes(script: Script, severity: str) -> None:

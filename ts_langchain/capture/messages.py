@@ -295,13 +295,17 @@ def _block_text(block: object) -> str:
 
 
 FAILURE_CHARS = 600
+_SAYS_NONE = (
+    r"(?:null|none|false|no\b|ok\b|success\b|[-+.\d]|[\"']\s*(?:none|null|no|ok|success|0)?\s*[\"']|\{\s*\}|\[\s*\])"
+)
 _FAILURE = re.compile(
-    r"\s*(?:\[error\b|<error>|failed to\b|fatal:|traceback \(most|exception:|[a-z]*(?:error|exception):|"
-    r"(?:permission|access) denied\b|command failed\b|string (?:to replace )?not found\b|"
-    r"(?:cannot|can't|could not|couldn't|unable to) (?:access|apply|be|complete|connect|create|delete|edit|execute|"
-    r"load|open|parse|perform|process|read|update|write)\b|"
-    r"\{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!null|false|[\"']?(?:none\b|0\b|no\b)|\"\"|''|\{\s*\}|\[\s*\])\S|"
-    r"(?:success|ok)[\"']\s*:\s*false|is_?error[\"']\s*:\s*true))",
+    rf"\s*(?:\[error\b|<error>|fatal:|traceback \(most|[a-z]+(?:error|exception):|(?:permission|access) denied\b|"
+    r"string (?:to replace )?not found\b|"
+    r"(?:failed|unable) to (?:access|apply|complete|connect|create|delete|edit|execute|load|open|parse|perform|process|"
+    r"read|update|write)\b[^\n]{0,200}\Z|"
+    rf"\{{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!{_SAYS_NONE})\S|"
+    r"(?:success|ok)[\"']\s*:\s*false\s*,\s*[\"'](?:errors?|error_?(?:message|code)|exception)[\"']\s*:|"
+    r"is_?error[\"']\s*:\s*true))",
     re.IGNORECASE,
 )
 

@@ -20,7 +20,6 @@ _STATES = (
     "building", "creating", "provisioning", "deploying", "loading", "generating", "indexing", "syncing", "initializing",
     "initialising", "uploading", "downloading", "validating", "preparing", "transcribing", "rendering", "training",
     "executing", "crawling", "compiling", "importing", "exporting", "progressing", "warming", "awaiting",
-    "containercreating",
 )  # fmt: skip
 _ELSEWHERE = (
     "läuft noch", "noch nicht fertig", "noch nicht bereit", "noch nicht abgeschlossen", "wird bearbeitet",
@@ -42,26 +41,44 @@ _PHRASES = "in[ _-]?(?:the[ _-])?queue", "in[ _-]?progress"
 _DOING = "|".join((*_PHRASES, *(state for state in _STATES if state not in ("queue", "progress"))))
 _NOT_YET = r"(?:\bnot|n't)[ _-](?:yet[ _-])?(?:ready|finished|done|completed?|available)"
 _STATE = rf"(?:{_DOING}|started|accepted|{_NOT_YET})"
-# `status: running`, `"phase": "IN_QUEUE"`
-_NAMED = re.compile(
-    rf"(?:status|state|phase|stage|progress|health)\b[\"']?\s*(?:[:=>]|\bis\b)\s*[\"']?(?:\w+[._])?{_STATE}(?![^\W_])"
+# what may be under way (`StackStatus`, `life_cycle_state`); orders and customers have a status, too
+_JOBS = (
+    r"(?:async|batch|build|check|cluster|crawl|current|db_?instance|deploy(?:ment)?|execution|export|import|index(?:ing)?|"
+    r"ingestion|instance|job|life_?cycle|operation|pipeline|process(?:ing)?|provisioning|query|ready|render|rollout|run|"
+    r"scan|stack|sync|task|test|training|transcription_?job|transfer|upload|validation|workflow)_?"
 )
-_NAMES = ("status", "state", "phase", "stage")
+_KEY = rf"[\"'](?:{_JOBS})?(?:status|state|phase|stage)[\"']\s*:"
+# `status: running`, `"phase": "IN_QUEUE"`, `<status>running</status>`
+_NAMED = re.compile(
+    rf"(?:{_KEY}|\b(?:{_JOBS})?(?:status|state|phase|stage|progress|health)\b[\"']?\s*(?:[:=>]|\bis\b))\s*[\"']?"
+    rf"(?:\w+[._])?{_STATE}(?![^\W_])"
+)
+# of an object with much to say: what a product, a contract or a person is hardly ever
+_OWN = re.compile(
+    r"(?:\w+_)?(?:in[ _-]?progress|running|queued|building|creating|provisioning|deploying|starting)(?:_\w+)?"
+)
+_OWN_NAME = re.compile(rf"(?:{_JOBS})?(?:status|state|phase|stage)")
 # `"is_running": true`, `"done": false`
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 _FLAG = re.compile(
     r"[\"'](?:is_?)?(?:(?:running|pending|processing|queued|in_?progress)[\"']\s*:\s*true|"
     r"(?:done|finished|completed?|ready)[\"']\s*:\s*false)"
 )
 _PERCENT = re.compile(
     r"\b\d{1,2}(?:\.\d+)?\s?%\s*(?:complete|done|finished|processed)|\bprogress[\"']?\W+\d{1,2}(?:\.\d+)?\s?%|"
-    r"\b\d{1,2}(?:\.\d+)?\s?%\s*[\[|(]|[\"'](?:percent(?:age)?(?:_?complete)?|progress|queue_?position)[\"']\s*:\s*"
-    r"(?:0?\.\d+|(?:[2-9]|[1-9]\d)(?:\.\d+)?)\s*[,}]"
+    r"\b\d{1,2}(?:\.\d+)?\s?%\s*[\[|(]?\s*[=#█▉>]|"
+    r"[\"'](?:percent(?:age)?_?complete|queue_?position)[\"']\s*:\s*(?:[1-9]\d?(?:\.\d+)?|0?\.\d+)\s*[,}]|"
+    r"[\"']progress[\"']\s*:\s*0?\.\d+\s*[,}]"
 )
-# `not found yet`, `No result yet.`, `Please wait`, `Waiting for deployment "web" rollout to finish`
+# `not found yet`, `No result yet.`, `Please wait while …`, `Waiting for deployment "web" rollout to finish`
 _SOON = re.compile(
-    r"(?:\bnot|n't|\bno (?:results?|responses?|repl(?:y|ies)|answers?|updates?|data|output))\b[^.!?\n]{0,60}\byet\b|"
-    r"\bplease wait\b|^\W*waiting (?:for|on|until)\b|\bstill (?:working|waiting)\b|"
-    r"\b202 accepted\b|\b(?:is|are) catching up\b|: catching up\b|\b\d+/\d+ +(?:pending|containercreating|init:)"
+    r"(?:\bnot|n't)(?: \w+){0,1} (?:been )?(?:ready|finished|completed?|done|found|propagated|started|processed|built|"
+    r"generated|deployed|indexed|uploaded|delivered|arrived|settled|reachable|responding) yet\b|\Anot yet\W*\Z|"
+    r"\bno (?:results?|responses?|repl(?:y|ies)|answers?|updates?|data|output)(?: \w+)? yet\b|"
+    r"\bplease wait\W+(?:while|your|generating|loading|processing|preparing)\b|\A\W*still (?:working|waiting)\b|"
+    r"\A\W*waiting (?:for|on) (?:the )?(?:deployment|rollout|pods?|jobs?|builds?|servers?|services?|containers?|"
+    r"instances?|stacks?|clusters?|nodes?|checks?|approval|confirmation|condition|tasks?)\b|"
+    r"\b202 accepted\b|: catching up\b|\b\d+/\d+ +(?:pending|container_?creating|init:)"
 )
 _WHOLE = re.compile(
     rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"
@@ -77,8 +94,8 @@ _SUBJECT = re.compile(
     r"\b(?:jobs?|tasks?|builds?|deploy(?:ment)?s?|exports?|imports?|runs?|quer(?:y|ies)|process(?:es)?|requests?|"
     r"orders?|uploads?|downloads?|reports?|pipelines?|operations?|batch(?:es)?|transfers?|payments?|transactions?|"
     r"scans?|tests?|workflows?|crawls?|migrations?|backups?|simulations?|transcriptions?|conversions?|videos?|images?|"
-    r"results?|data|files?|servers?|instances?|clusters?|environments?|containers?|pages?|checks?|apps?|models?|index(?:es)?|"
-    r"rollouts?|stacks?|replicas?|pods?|nodes?|it)\b(?:\W+\w+){0,4}\W*\Z"
+    r"results?|data|files?|servers?|instances?|clusters?|environments?|containers?|pages?|rollouts?|"
+    r"stacks?|replicas?|pods?|nodes?|it)\b(?:\W+\w+){0,4}\W*\Z"
 )
 
 
@@ -88,7 +105,7 @@ def reads_pending(text: str) -> bool:
         return False
     if len(text) > PENDING_CHARS:
         return text[0] == "{" and len(text) <= OBJECT_CHARS and _object_says_so(text)
-    text = text.lower()
+    text = _snake(text)
     words = _WORD.findall(text)
     if not _MAYBE.isdisjoint(words) and _says_so(text):
         return True
@@ -111,11 +128,16 @@ def _says_so(text: str) -> bool:
 
 def _object_says_so(text: str) -> bool:
     """True if an object with a lot to say names a state of its own, and in it is under way."""
-    if _NAMED.search(text.lower()) is None:
+    if _NAMED.search(_snake(text)) is None:
         return False
     try:
         value = orjson.loads(text)
     except ValueError:
         return False
-    own = [(name.lower(), said) for name, said in value.items() if isinstance(said, str)]
-    return any(name.endswith(_NAMES) and _NAMED.fullmatch(f"state:{said.lower()}") is not None for name, said in own)
+    own = [(_snake(name), said.lower()) for name, said in value.items() if isinstance(said, str)]
+    return any(_OWN_NAME.fullmatch(name) is not None and _OWN.fullmatch(said) is not None for name, said in own)
+
+
+def _snake(text: str) -> str:
+    """`StackStatus` as `stack_status`, and all in small letters."""
+    return _CAMEL.sub("_", text).lower()

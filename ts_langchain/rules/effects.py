@@ -16,20 +16,19 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
     "accept", "activate", "add", "adjust", "advance", "allocate", "append", "apply", "approve", "archive", "assign",
-    "attach", "attack", "back", "ban", "book", "brighten", "build", "buy", "cancel", "change", "charge", "checkout",
-    "clear", "click", "close", "comment", "commit", "complete", "copy", "craft", "create", "deactivate", "decline",
-    "decrease", "decrement", "delay", "delete", "deploy", "deposit", "dig", "dim", "disable", "discard", "disconnect",
-    "dismiss", "dispatch", "dispense", "draft", "drag", "drive", "drop", "edit", "eject", "emit", "enable", "enqueue",
-    "enroll", "enter", "equip", "escalate", "extend", "feed", "fill", "fix", "fly", "forward", "gather", "go", "goto",
-    "grab", "hire", "increase", "increment", "ingest", "insert", "install", "invite", "invoke", "jump", "kill",
-    "listen", "log", "mark", "merge", "migrate", "modify", "move", "mute", "navigate", "next", "nudge", "open", "order",
-    "paste", "patch", "pause", "pay", "pick", "pin", "play", "pop", "post", "press", "publish", "pull", "purchase",
-    "push", "put", "raise", "record", "redo", "refactor", "refund", "register", "reject", "remove", "rename", "replace",
-    "reply", "requeue", "rerun", "resend", "reserve", "reset", "restart", "restore", "resubmit", "retry", "revert",
-    "rollback", "rotate", "save", "scale", "schedule", "scroll", "select", "sell", "send", "set", "share", "sign",
-    "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "strafe", "submit", "subscribe", "swap",
-    "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type", "undo", "unlock", "unmute", "unsubscribe",
-    "update", "upload", "upsert", "void", "wait", "walk", "withdraw", "write", "zoom",
+    "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "checkout", "clear", "click",
+    "close", "comment", "commit", "complete", "craft", "create", "deactivate", "decline", "decrease", "decrement",
+    "delay", "delete", "deploy", "deposit", "dig", "dim", "disable", "discard", "disconnect", "dismiss", "dispense",
+    "drag", "drop", "edit", "eject", "emit", "enable", "enqueue", "enroll", "enter", "equip", "escalate", "extend",
+    "fill", "fix", "fly", "forward", "go", "goto", "grab", "increase", "increment", "ingest", "insert", "install",
+    "invite", "invoke", "jump", "kill", "listen", "log", "mark", "merge", "migrate", "modify", "move", "mute",
+    "navigate", "next", "nudge", "open", "order", "paste", "patch", "pause", "pay", "pick", "play", "pop", "post",
+    "press", "publish", "purchase", "push", "put", "raise", "record", "redo", "refactor", "refund", "register",
+    "reject", "remove", "rename", "replace", "reply", "requeue", "rerun", "resend", "reserve", "reset", "restart",
+    "restore", "resubmit", "retry", "revert", "rollback", "rotate", "save", "scale", "schedule", "scroll", "select",
+    "sell", "send", "set", "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "strafe", "submit",
+    "subscribe", "swap", "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type", "undo", "unlock",
+    "unmute", "unsubscribe", "update", "upload", "upsert", "wait", "walk", "withdraw", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "cat", "check", "compare", "count", "describe", "details", "diff", "fetch",
@@ -42,22 +41,22 @@ _NOUNS = frozenset({
     "book", "build", "comment", "deposit", "log", "order", "post", "purchase", "record", "refund", "schedule", "store",
     "transfer", "type",
 })  # fmt: skip
-# A change wherever it stands behind one of these nouns (`list_append`, `search_index_delete`), or behind `and`, `or`.
+# What is done to the thing before it (`search_index_delete`), or right behind it (`list_add_item`).
+_AT_THE_END = frozenset({
+    "add", "append", "apply", "clear", "complete", "delete", "edit", "increment", "insert", "remove", "replace",
+    "reset", "update", "upsert",
+})  # fmt: skip
+_RIGHT_BEHIND = frozenset({"add", "append", "insert", "remove", "replace", "upsert"})
 _OF = frozenset({
-    "count", "details", "diff", "history", "info", "list", "lookup", "preview", "search", "stat", "stats", "status",
-    "view",
+    "count", "details", "diff", "find", "history", "info", "list", "lookup", "preview", "search", "stat", "stats",
+    "status", "view",
 })  # fmt: skip
-_CERTAIN = frozenset({
-    "add", "append", "apply", "clear", "complete", "delete", "edit", "increment", "insert", "publish", "remove",
-    "replace", "reset", "update", "upsert",
-})  # fmt: skip
-_JOINED = frozenset({"ack", "and", "or"})
-# What is looked for where something is resolved; a ticket or a conflict is dealt with.
+_JOINED = frozenset({"and", "or"})
+# What is dealt with where it is resolved; all else is looked up.
 _RESOLVED = frozenset({
-    "address", "alias", "dns", "entity", "handle", "host", "hostname", "id", "ids", "ip", "library", "location", "name",
-    "names", "path", "reference", "references", "symbol", "type", "types", "url", "urls", "user", "variable",
-    "variables",
+    "alert", "case", "comment", "conflict", "conflicts", "dispute", "incident", "issue", "merge", "thread", "ticket",
 })  # fmt: skip
+_REPOSITORY = frozenset({"blame", "log", "show"})
 _OPENED = frozenset({"document", "file", "link", "page", "site", "url", "website"})
 # Work on a text, which is what they are about.
 _PROCESSES = frozenset({
@@ -93,11 +92,12 @@ _ANOTHER = frozenset({
 })  # fmt: skip
 _WHO = r"(?:user|human|person|customer|operator|caller|student|audience|patient|player|client)"
 _PERSON = re.compile(
-    rf"(?:^|_)(?:ask|prompt|consult|contact|interview)_?(?:the_?)?{_WHO}|"
-    rf"{_WHO}_?(?:input|feedback|approval|assistance|repl(?:y|ies)|response|answer|confirmation|help)|"
-    r"human_?review|audience_?question|^human$|^confirm(?:ation|_?with_?user)?$|(?:^|_)ask_?follow_?up|ask_?for_?help|"
-    r"wait_?for_?reply|"
-    r"^(?:request|get|require|seek)_?(?:approval|confirmation|clarification|permission)$|^ask_?clarif",
+    rf"(?:^|_)(?:ask|prompt|consult)_?(?:the_?)?{_WHO}|{_WHO}_?(?:input|approval|assistance|confirmation)$|"
+    rf"^(?:human|user)_?(?:feedback|reply|response|answer)$|"
+    rf"^(?:request|await|wait_?for|collect)_?{_WHO}_?(?:feedback|reply|response|answer)$|"
+    r"human_?(?:input|feedback|approval|review)$|user_?input|^human$|^confirm(?:ation|_?with_?user)?$|"
+    r"(?:^|_)ask_?follow_?up|^ask_?for_?help$|wait_?for_?reply|^contact_?human$|^ask_?clarif|"
+    r"^(?:request|get|require|seek)_?(?:approval|confirmation|clarification|permission)$",
     re.IGNORECASE,
 )
 _RUNS_CODE = re.compile(
@@ -157,7 +157,9 @@ def _read(name: str) -> Effect:
         if word == "check" and behind[:1] in (["in"], ["off"], ["out"]):
             return "changes"
         if word == "resolve":
-            return "changes" if _RESOLVED.isdisjoint(behind[-1:]) and behind else "looks"
+            return "looks" if _RESOLVED.isdisjoint(behind) else "changes"
+        if word == "git" and not _REPOSITORY.isdisjoint(behind[:1]):
+            return "looks"
         if word in _LOOKS:
             return "changes" if _changes_after_all(word, behind) else "looks"
         if word in _PROCESSES:
@@ -170,12 +172,11 @@ def _read(name: str) -> Effect:
 
 def _changes_after_all(look: str, behind: list[str]) -> bool:
     """True if a change stands behind the look: `find_or_create_user`, `search_replace`, `list_append`."""
-    if look in _OF and not _CERTAIN.isdisjoint(behind):
+    done = bool(behind) and (behind[-1] in _AT_THE_END or behind[0] in _RIGHT_BEHIND)
+    if done and look in _OF and behind[-1] not in _LOOKS:
         return True
-    if (look, behind) == ("find", ["replace"]):
-        return True
-    joined = next((n for n, word in enumerate(behind) if word in _JOINED), None)
-    return joined is not None and not (_CHANGES | {"ack"}).isdisjoint(behind[joined:])
+    joined = next((n for n, word in enumerate(behind[:-1]) if word in _JOINED), None)
+    return joined is not None and behind[joined + 1] in (_CHANGES | {"ack"}) - _NOUNS
 
 
 @lru_cache(maxsize=4096)

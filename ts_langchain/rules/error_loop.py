@@ -22,6 +22,8 @@ MAX_TOOLS = 6
 MAX_UNCLAIMED = 8
 MAX_TRIED = 24
 MAX_DID = 8
+PATIENCE = 8
+"""After so many times as many failures nothing excuses another one."""
 IN_A_ROW = 3
 """So many times as many failures of whatever tools, with whatever errors, are told of."""
 EXPLORING = 2
@@ -39,6 +41,7 @@ class Failures:
         "did",
         "ended_at",
         "error",
+        "excused",
         "made",
         "others",
         "since",
@@ -59,12 +62,22 @@ class Failures:
         self.error = error
         self.since = since
         self.count = 0
+        self.excused = 0  # failures before something was done that may have mended them
         self.arguments = 0
         self.tried = array("q")  # the arguments
         self.others = True  # each time it was given something else
         self.made: Made = ()
         self.varied = False
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
+
+    def excuse(self, *, anew: bool = False) -> None:
+        """Something was done that may have mended it; `anew`, what it works on was changed."""
+        self.excused += len(self.made) // 4
+        self.made = ()
+        if anew:
+            self.count, self.varied, self.others = 0, False, True
+            self.unclaimed.clear()
+            del self.tried[:]
 
 
 class Row:
@@ -114,7 +127,8 @@ class ErrorLoop(Rule[Trouble]):
     twice as many failures of a tool that was given something else meanwhile: what is looked for may just not be there,
     what is created be there already. Severity medium, too, where it waited before it tried again (`sleep`), where a
     tool that looks or judges (`find_person`, `check_link`) was given something else each time, and where other tools
-    brought something new in between and it was given something else, or works on what they do (`merge`, `deploy`).
+    brought something new in between and it was given something else, or works on what they do (`merge`, `deploy`); all
+    that up to eight times as many failures.
 
     Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
     tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
@@ -183,8 +197,10 @@ class ErrorLoop(Rule[Trouble]):
         s, tool = self.settings, name_hash(call.name)
         failures = state.pop(tool, None)
         if failures is None or failures.error != call.answer or call.started_at - failures.since > s.window_seconds:
+            before = failures.excused if failures is not None and failures.error == call.answer else 0
             works_on = effect_of(call) == "changes" and works_on_all(call.name)
             failures = Failures(call.answer, call.started_at, is_worth_another_try(call), works_on)
+            failures.excused = before
         state[tool] = failures
         state.limit(MAX_TOOLS)
         # side by side, in one answer of the model, they are one try; so is one tool call that code tries several times
@@ -215,7 +231,10 @@ class ErrorLoop(Rule[Trouble]):
         unclaimed, failures.unclaimed = failures.unclaimed, []
         enough = s.min_failures * (EXPLORING if failures.varied else 1)
         looked = failures.others and (effect_of(call) == "looks" or judges(call.name))
-        severe = not looked and len(times(failures.made, call.turn)) >= enough
+        patience = s.min_failures * PATIENCE
+        again = len(times(failures.made, call.turn))
+        severe = again >= enough and not (looked and len(failures.tried) < patience)
+        severe |= failures.excused + again >= patience
         return Finding(
             mix(tool, call.answer),
             f"{call.name} failed {failures.count} times in a row with the same error"
@@ -247,10 +266,12 @@ class ErrorLoop(Rule[Trouble]):
         changes = effect in ("changes", "runs code")
         for tool, others in list(state.tools.items()):
             new = came not in others.did
-            if changes and (others.again or (others.works_on and new)):
+            if changes and others.again:
                 del state.tools[tool]
+            elif changes and others.works_on and new:
+                others.excuse(anew=True)
             elif effect == "unknown" or lets_time_pass(call.name) or (new and (others.varied or others.works_on)):
-                others.made = ()  # it may have changed something, or may be allowed now; or the agent gets on
+                others.excuse()  # it may have changed something, or may be allowed now; or the agent gets on
             if new:
                 others.did.append(came)
                 del others.did[:-MAX_DID]

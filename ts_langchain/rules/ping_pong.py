@@ -33,6 +33,10 @@ MEANT = 2
 """Where all tools of a circle act, it may well be meant: it is severe after so many times as many rounds."""
 
 
+OTHERS = 8
+"""Where each round is about something else, after so many times as many."""
+
+
 class Steps:
     """The latest tool calls of a run."""
 
@@ -55,9 +59,9 @@ class PingPong(Rule[Steps]):
     tools, each with the same answer as in the round before, whatever was looked for. Calls that one model call asks
     for side by side count once all of them have ended, and in whatever order.
 
-    Severity medium where one of them was given something else in each round, and, if it answered at length, not just
-    in other words: nothing was found there either. And up to twice as many rounds where all of them act and are told no
-    more than a word (`step`, `turn_left`): it may be meant.
+    Severity medium where one of them was given something else in each round, and, if it answered at length, not
+    just in other words: nothing was found there either; up to eight times as many rounds. And up to twice as many
+    rounds where all of them act and are told no more than a word (`step`, `turn_left`): it may be meant.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
@@ -169,7 +173,7 @@ class PingPong(Rule[Steps]):
             claims=tuple(Claim(s[2], "turn", unit=s[3], units=s[4]) for s in new if s[2]),
             calls=tuple(s[1] for s in new),
             seconds=sum(s[5] for s in new),
-            severity="medium" if meant or others else "high",
+            severity="medium" if meant or (others and calls < period * rounds * OTHERS) else "high",
             confidence=0.92,
             evidence={"period": period, "rounds": calls // period, "calls": calls},
         )

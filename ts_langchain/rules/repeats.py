@@ -62,6 +62,8 @@ BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 REWORDED, REPLACED = 1, 2
 """Asked in other words; and with words in the place of others, as may be another question."""
+OTHERS = 8
+"""Nobody has so many times as many other questions of nearly the same words that find the same."""
 MEANT = 4
 """What acts may well be meant to be done again: a loop is severe after up to so many times as many calls."""
 
@@ -387,6 +389,7 @@ class RepeatRule(Rule[Repeats]):
         meant = often > 0 and not fall(made, s.min_calls * often, s.window_seconds * often)
         gets_on = group.again < s.min_calls - 1 and (call.status == "ok" or works_on_all(call.name))
         reworded = group.reworded == REPLACED or (group.reworded and effect_of(call) == "unknown")
+        reworded = reworded and group.count < s.min_calls * OTHERS
         if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
         confidence = 0.55 if group.blind else (0.95, 0.8, 0.6)[group.reworded or group.retold]

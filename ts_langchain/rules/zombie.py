@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 MAX_SEEN = 48
 MAX_ASKED = 16
+MANY = 40
+"""Nobody looks for so many times `min_calls` other things in vain."""
 MAX_SEEN_IDLE = 4
 MAX_UNCLAIMED = 18
+LONG = 3
+"""After so many times as many polls it may be no poll at all."""
 
 
 class Polls:
@@ -35,7 +39,7 @@ class Polls:
 class Progress:
     """What a session has achieved, and what it has done since."""
 
-    __slots__ = ("asked", "calls", "polls", "root_id", "same", "seen", "since", "unclaimed")
+    __slots__ = ("asked", "calls", "polls", "ran", "root_id", "same", "seen", "since", "unclaimed")
 
     def __init__(self) -> None:
         self.since = 0.0
@@ -45,6 +49,7 @@ class Progress:
         self.asked = array("q")  # what tools were asked for since then
         self.same = False  # one of them for what it had been asked for before
         self.polls: Polls | None = None
+        self.ran = False  # a tool that the model has asked for
         self.unclaimed: list[tuple[str, float, bool]] = []
 
     def restart(self, at: float) -> None:
@@ -56,7 +61,8 @@ class Progress:
     def ask(self, call: Call) -> None:
         """Remembers what a tool was asked for: which id, path, thought; in other words, or in vain, it is the same."""
         about = 0
-        if call.arguments is not None and call.status == "ok":
+        looks = effect_of(call) == "looks" or judges(call.name)
+        if call.arguments is not None and (call.status == "ok" or looks):
             thought = effect_of(call) == "thinks"
             given = call.arguments.fingerprint if thought else call.arguments.fixed
             about = hash(mix(name_hash(call.name), given))
@@ -79,13 +85,15 @@ class Progress:
 class Zombie(Rule[Progress]):
     """A run goes on for minutes, and neither the user nor the agent itself gets anything new.
 
-    Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none
-    of them a new answer to the user and none a tool result that had not come back before; of tools that do not only
-    look (`edit_file`, `bash`, `process_invoice`) or that judge (`validate_file`), none that was given something new.
-    Severity medium where tools were asked for something else each time, and found the same (nothing, most likely).
+    Fires when for `window_seconds` of event time, inside one run, at least `min_calls` calls were made, none of
+    them a new answer to the user and none a tool result that had not come back before; of tools that do not only
+    look (`edit_file`, `bash`, `process_invoice`) or that judge (`validate_file`), none that was given something
+    new. Severity medium where tools were asked for something else each time, and found the same (nothing, most
+    likely), up to 200 calls.
 
-    Fires with severity low when the model has asked `min_polls` times in a row whether something is done, and was told
-    the same each time (`running`): each time is a call with all of the context; a tool that waits would need one.
+    Fires with severity low when the model has asked `min_polls` times in a row whether something is done, and was
+    told the same each time (`running`), medium after three times as many: each time is a call with all of the
+    context; a tool that waits would need one.
 
     Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no, in
     words, or in a structured answer; code that tells the model something new each time; polls and questions to a
@@ -145,7 +153,7 @@ class Zombie(Rule[Progress]):
         if quiet < s.window_seconds or state.calls < s.min_calls or not s.long_running_tags.isdisjoint(call.tags):
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
-        stuck = state.same or not state.asked
+        stuck = state.same or not state.asked or state.calls >= s.min_calls * MANY
         return Finding(
             0,
             f"{state.calls} calls in {quiet / 60:.0f} minutes brought nothing new to the user or the agent.",
@@ -178,7 +186,7 @@ class Zombie(Rule[Progress]):
             claims=(Claim(call.requested_by, "turn", unit=call.tool_call_id or call.id, units=call.siblings),),
             calls=(call.id,),
             seconds=call.ended_at - call.started_at,
-            severity="low",
+            severity="low" if polls.count < self.settings.min_polls * LONG else "medium",
             confidence=0.7,
             evidence={"tool": call.name, "polls": polls.count},
         )
@@ -190,8 +198,9 @@ class Zombie(Rule[Progress]):
     def _gets_on(self, call: Call, state: Progress) -> bool:
         """True if the call brings something new, or waits for it: the clock starts again then, and in a new run."""
         if call.root_id != state.root_id:
-            state.root_id = call.root_id
+            state.root_id, state.ran = call.root_id, False
             state.restart(call.started_at)
+        state.ran |= call.kind == "tool" and call.requested_by is not None
         if is_under_way(call) or (call.kind == "tool" and self._waits(call.name)):
             state.restart(call.ended_at)
             return True
@@ -200,7 +209,8 @@ class Zombie(Rule[Progress]):
             # the same answer to another question is a new one
             new = said and state.is_new(mix(call.conversation, call.answer))
             prompt = call.prompt
-            if not said and prompt is not None and prompt.last and prompt.last_role in ("ai", "human"):
+            told = prompt is not None and prompt.last_role in ("ai", "human") and not state.ran
+            if not said and prompt is not None and prompt.last and told:
                 # asked for something else, it answers in tool calls that nobody runs, in pictures or in sound
                 new = call.status == "ok" and state.is_new(mix(call.conversation, prompt.last))
         else:
