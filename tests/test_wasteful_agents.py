@@ -720,6 +720,7 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         '{"error": 0, "id": 7}',
         '{"error_message": " "}',
         '{"success": false}',
+        "errors.py\nmain.py",
         '{"ok": false, "reason": "above the limit"}',
         "Failed to connect: common causes\nThe first one is the cable.",
         "Exception: see list",

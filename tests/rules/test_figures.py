@@ -971,6 +971,14 @@ def refused(number: int, *, varied: bool, tool: str = "create_user") -> Script:
     )
 
 
+def mending(number: int, tool: str) -> Script:
+    """Something new is noted down before each try."""
+    return many(
+        number,
+        lambda s, n: s.tool("add_note", {"n": n}, "noted").tool(tool, {}, "it does not work", status="error"),
+    )
+
+
 def missing(number: int, of: int) -> Script:
     """So many files are looked for in turn."""
     return many(number, lambda s, n: s.tool("read_file", {"path": f"{n % of}.py"}, "not found", status="error"))
@@ -987,14 +995,17 @@ def missing(number: int, of: int) -> Script:
         (refused(12, varied=True, tool="check_link"), "medium"),
         (missing(5, 4), "medium"),
         (missing(6, 5), "high"),
+        (mending(20, "submit_form"), None),
+        (mending(27, "submit_form"), "high"),
+        (mending(99, "run_tests"), None),
         (refused(23, varied=True, tool="find_person"), "medium"),
         (refused(24, varied=True, tool="find_person"), "high"),
     ],
 )
-def test_how_severe_failures_are(script: Script, severity: str) -> None:
+def test_how_severe_failures_are(script: Script, severity: str | None) -> None:
     """Who is given something else each time may just be asked for what is there already."""
-    [found] = script.run(rules=["error_loop"]).incidents()
-    assert found.severity == severity
+    found = script.run(rules=["error_loop"]).incidents()
+    assert [i.severity for i in found] == ([severity] if severity else [])
 
 
 def polled(number: int, name: str = "get_job", said: str = '{"status": "running"}', **more: Any) -> Script:
@@ -1059,7 +1070,7 @@ def test_failures_in_a_row_are_told_of_whatever_they_say(script: Script, failure
         (many(7, lambda s, n: s.tool("think", {"thought": f"what if it was {'did' * n}"}, "-", seconds=60)), "medium"),
         (many(6, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=60, status="error")), "medium"),
         (many(6, lambda s, n: s.tool("save_page", {"n": n}, "same", seconds=60, status="error")), "high"),
-        (many(99, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=3)), "medium"),
+        (many(99, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=4)), "medium"),
         (many(102, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=3)), "high"),
     ],
 )

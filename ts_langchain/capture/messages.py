@@ -270,8 +270,8 @@ def reads_failed(content: str) -> bool:
 
     That nothing was found is an answer.
     """
-    if content[:5].lower() == "error":
-        return True
+    if content[:5].lower() == "error" and not (content[5:6].isalnum() or content[5:6] in ("_", ".", "-")):
+        return True  # and no file called errors.py
     return len(content) <= FAILURE_CHARS and _FAILURE.match(content) is not None
 
 

@@ -268,6 +268,8 @@ class ErrorLoop(Rule[Trouble]):
             new = came not in others.did
             if changes and others.again:
                 del state.tools[tool]
+            elif others.excused >= self.settings.min_failures * PATIENCE:
+                pass
             elif changes and others.works_on and new:
                 others.excuse(anew=True)
             elif effect == "unknown" or lets_time_pass(call.name) or (new and (others.varied or others.works_on)):
