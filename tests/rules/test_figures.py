@@ -1015,12 +1015,12 @@ def polled(number: int, name: str = "get_job", said: str = '{"status": "running"
 @pytest.mark.parametrize(
     ("script", "calls"),
     [
-        (polled(19, pending=True), None),
-        (polled(20, pending=True), 1),
-        (polled(23, pending=True), 4),
-        (polled(40, pending=True, said='{"status": "running", "done": @}'), None),
-        (polled(20, name="wait_for_job", said="no"), 1),
-        (polled(40, name="ask_user", said="no"), None),
+        (polled(59, pending=True), None),
+        (polled(60, pending=True), 1),
+        (polled(63, pending=True), 4),
+        (polled(99, pending=True, said='{"status": "running", "done": @}'), None),
+        (polled(99, pending=True, name="wait_for_job"), None),
+        (polled(99, name="ask_user", said="no"), None),
     ],
 )
 def test_polls_for_ever_are_told_of(script: Script, calls: int | None) -> None:

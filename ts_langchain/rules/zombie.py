@@ -115,7 +115,7 @@ class Zombie(Rule[Progress]):
         block: bool = Field(True, description="In mode `block`: veto the next model call of this run.")
         window_seconds: PositiveFloat = Field(300, description="Event time without anything new.")
         min_calls: int = Field(5, ge=2, description="Calls in that time.")
-        min_polls: int = Field(20, ge=2, description="Times in a row that the model is told that it is not done yet.")
+        min_polls: int = Field(60, ge=2, description="Times in a row that the model is told that it is not done yet.")
         long_running_tags: frozenset[str] = Field(
             frozenset({"long_running", "long-running"}),
             description="Tags that mark runs allowed to take long.",
@@ -167,7 +167,7 @@ class Zombie(Rule[Progress]):
 
     def _polled(self, call: Call, state: Progress) -> Finding | None:
         """The finding, if the model has asked for long whether something is done."""
-        if not (is_under_way(call) or self._waits(call.name)) or asks_a_person(call.name) or call.requested_by is None:
+        if not is_under_way(call) or self._waits(call.name) or call.requested_by is None:
             if call.requested_by is not None:
                 state.polls = None
             return None
