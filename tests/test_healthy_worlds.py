@@ -185,6 +185,11 @@ WORLDS: dict[str, Callable[[], World]] = {
         each(6, ("describe_stack", lambda _: {"name": "a"})),
         [a_tool("describe_stack", '{"StackName": "a", "StackStatus": "CREATE_IN_PROGRESS"}')],
     ),
+    "a monitor that goes to sleep between its looks": lambda: World(
+        each(8, ("get_page", lambda _: {"url": "https://x.example"}), ("schedule_wakeup", lambda _: {"minutes": 10})),
+        [a_tool("get_page", "sold out"), a_tool("schedule_wakeup", "ok")],
+        seconds=120,
+    ),
     "a tool of which nobody knows what it does": lambda: World(
         each(5, ("brew_coffee", lambda _: {"cups": 1})),
         [a_tool("brew_coffee", "Your coffee is ready. Please take the cup.")],

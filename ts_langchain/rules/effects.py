@@ -70,7 +70,7 @@ _JUDGES = frozenset({
 })  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
-_WAITING = frozenset({"heartbeat", "idle", "listen", "wait"})
+_WAITING = frozenset({"heartbeat", "idle", "listen", "wait", "wakeup"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
 _WORKS_ON = frozenset({
@@ -84,7 +84,7 @@ _RELATIVE = frozenset({
     "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate", "scroll", "step",
     "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
 })  # fmt: skip
-_PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait"})
+_PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait", "wakeup"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
     "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
