@@ -259,7 +259,9 @@ class Sentinel:
     def on_incident(self, callback: Callable[[Incident], object]) -> None:
         """Calls `callback` with a copy of each incident that opens or becomes more severe.
 
-        Until then the logger `ts_langchain` tells of them: of severe ones as warnings, of others at level INFO.
+        Until then the logger `ts_langchain` tells of them: of severe ones as warnings, of others, and of all where
+        there is a policy, at level INFO.
+
         It runs in the thread of the call that caused it, with no lock held; what it raises is counted in
         `health()` and goes no further.
 
