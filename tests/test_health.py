@@ -53,6 +53,26 @@ def test_a_log_that_raises_breaks_no_call(mode: Any) -> None:
     assert handler.sentinel.health().faults == {"handler: tool output: ValueError": 1}
 
 
+def test_a_log_that_raises_hides_no_incident() -> None:
+    def broken(record: logging.LogRecord) -> bool:
+        raise OSError
+
+    logger = logging.getLogger("ts_langchain")
+    logger.addFilter(broken)
+    handler = TokenSentinelHandler()
+    looping, model = agent([*[LOOP] * 6, DONE])
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        looping.invoke(ASK, {"callbacks": [handler]})
+    finally:
+        logger.removeFilter(broken)
+        logger.setLevel(level)
+    assert model.calls == 7
+    assert handler.sentinel.health().faults == {"log: OSError": 2}
+    assert [i.severity for i in handler.sentinel.incidents()] == ["high"]
+
+
 def test_incidents_are_logged_where_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever adds the one line and nothing else hears of waste."""
     caplog.set_level(logging.INFO, "ts_langchain")

@@ -298,8 +298,8 @@ class Arguments(NamedTuple):
         fixed: Fingerprint of everything but the free-text fields: ids, paths, dates, numbers, flags,
             recipients. A call that differs here is a different call.
         free_text: Residue of the free-text fields, None where there is none.
-        told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`), "sleep" in a command that
-            waits (`sleep 10 && kubectl get pods`), else "".
+        told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`, method `POST`), "sleep"
+            in a command that waits (`sleep 10 && kubectl get pods`), else "".
     """
 
     fingerprint: int

@@ -143,7 +143,7 @@ class Documents:
             with self.open() as file:
                 if self.printed:
                     for document in _objects(file):
-                        number = document.line
+                        number = document.line + document.raw.count(b"\n")
                         yield document
                     return
                 if not self.gzipped:

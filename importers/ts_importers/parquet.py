@@ -147,16 +147,17 @@ class ParquetImporter:
         if not found:
             msg = f"No files found in {self.path} whose names end with .parquet"
             raise UnreadableSource(msg)
-        broken = {f for f in found if not _is_whole(f)}
-        if len(broken) < len(found):
-            found = [f for f in found if f not in broken]
-            self._broken = sorted(f.relative_to(folder).as_posix() for f in broken)
-            self._say_left_out(self._broken, f"{CUT_OFF}; once they are whole, import again with --fresh")
         kinds = {f: f.parent.name for f in found if f.parent != folder}
         kind = _with_observations(kinds.values())
         self._name_left_out({f.parent.relative_to(folder).as_posix() for f in kinds}, kind)
-        self._traces = _list_of(f for f in found if kinds.get(f) == TRACES)
-        return _list_of(f for f in found if kind is None or kinds.get(f) == kind)
+        read = [f for f in found if kind is None or kinds.get(f) in (kind, TRACES)]
+        broken = {f for f in read if not _is_whole(f)}
+        if len(broken) < len(read):
+            read = [f for f in read if f not in broken]
+            self._broken = sorted(f.relative_to(folder).as_posix() for f in broken)
+            self._say_left_out(self._broken, f"{CUT_OFF}; once they are whole, import again with --fresh")
+        self._traces = _list_of(f for f in read if kinds.get(f) == TRACES)
+        return _list_of(f for f in read if kind is None or kinds.get(f) == kind)
 
     def _find_in_store(self, folder: str) -> str:
         """Patterns: of the files in a list DuckDB would ask one by one how long they are."""

@@ -150,6 +150,13 @@ def test_a_list_that_is_whole_in_a_gzip_that_is_not(tmp_path: Path, missing: int
     assert ["was the file cut off?" in s.why for page in source.pages() for s in page.skipped] == [True]
 
 
+def test_where_printed_objects_are_cut_off(tmp_path: Path) -> None:
+    printed = b"\n".join(json.dumps(row, indent=2).encode() for row in ROWS[:2]) + b"\n"
+    source = FileImporter(write(tmp_path / "a.gz", gzip.compress(printed)[:-8]))
+    [broken] = [s for page in source.pages() for s in page.skipped]
+    assert broken.where == f"line {len(printed.splitlines()) + 1}"
+
+
 def test_a_small_gzip_that_is_cut_off(tmp_path: Path) -> None:
     packed = gzip.compress(lines(ROWS[:3]))
     source = FileImporter(write(tmp_path / "a.gz", packed[: len(packed) - 12]), format="langsmith")

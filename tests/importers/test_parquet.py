@@ -221,6 +221,16 @@ def test_files_that_were_not_copied_to_their_end_are_left_out(tmp_path: Path) ->
         ParquetImporter(folder)
 
 
+def test_a_broken_file_of_what_is_not_read_is_no_loss(tmp_path: Path) -> None:
+    shutil.copytree(LANGFUSE / "enriched", tmp_path / "export")
+    place = tmp_path / "export" / "scores"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "part.parquet").write_bytes(b"PAR1 and half of it")
+    source = ParquetImporter(tmp_path / "export")
+    assert not any("cut off" in notice for notice in source.notices)
+    assert not [s for page in source.pages() for s in page.skipped]
+
+
 def test_without_duckdb_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'ts-langchain\[parquet\]'"):

@@ -971,6 +971,29 @@ def refused(number: int, *, varied: bool, tool: str = "create_user") -> Script:
     )
 
 
+def test_a_tool_call_is_one_try_only_if_code_makes_it_again() -> None:
+    """Some models give each of their tool calls the same id."""
+    for asked, severities in ((True, ["high"]), (False, [])):
+        script = refused(4, varied=False)
+        script.calls = [
+            c._replace(tool_call_id="call_0", requested_by=c.requested_by if asked or not n else None)
+            if c.kind == "tool"
+            else c
+            for n, c in enumerate(script.calls, start=-1)
+        ]
+        assert [i.severity for i in script.run(rules=["error_loop"]).incidents()] == severities
+
+
+def test_patience_follows_the_setting() -> None:
+    settings = {"error_loop.min_failures": 10}
+    for number, severity in ((79, "medium"), (80, "high")):
+        script = refused(number, varied=True, tool="find_person")
+        [found] = script.run(
+            rules=["error_loop"], settings={**settings, "error_loop.window_seconds": 9_999}
+        ).incidents()
+        assert found.severity == severity
+
+
 def mending(number: int, tool: str) -> Script:
     """Something new is noted down before each try."""
     return many(
@@ -1065,7 +1088,7 @@ def test_failures_in_a_row_are_told_of_whatever_they_say(script: Script, failure
         (circling(6, 1), "high"),
         (
             many(6, lambda s, n: s.tool("find_person", {"query": f"who is it that {'did' * n}"}, "-", seconds=60)),
-            "high",
+            "medium",
         ),
         (many(7, lambda s, n: s.tool("think", {"thought": f"what if it was {'did' * n}"}, "-", seconds=60)), "medium"),
         (many(6, lambda s, n: s.tool("get_page", {"n": n}, "same", seconds=60, status="error")), "medium"),

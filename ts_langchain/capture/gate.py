@@ -10,6 +10,7 @@ from ts_langchain.capture.parameters import estimated_input
 from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
 
 if TYPE_CHECKING:
+    from ts_langchain.budget import Reservation
     from ts_langchain.capture.in_flight import Started
     from ts_langchain.sentinel import Sentinel
 
@@ -53,8 +54,7 @@ def ask_again(sentinel: Sentinel, run_id: Any, seen: Started, *, force: bool) ->
 
 def let_through(sentinel: Sentinel, run_id: Any) -> bool:
     """True for the call that a door around it has reserved for and let through."""
-    reservation = reserved_by(sentinel)
-    return reservation is not None and reservation.take(run_id)
+    return _taken(sentinel, run_id) is not None
 
 
 def admit_again(sentinel: Sentinel, run_id: Any, seen: Started, *, force: bool) -> None:
@@ -90,8 +90,8 @@ def _veto(sentinel: Sentinel, started: Started) -> None:
 def _admit(sentinel: Sentinel, run_id: Any, started: Started, *, force: bool) -> None:
     """Reserves what the call may use, unless a middleware has done so; raises if it may not be sent."""
     reservations = sentinel.in_flight.reservations
-    reservation = reserved_by(sentinel)
-    if reservation is not None and reservation.take(run_id):
+    reservation = _taken(sentinel, run_id)
+    if reservation is not None:
         reservations[run_id] = reservation
         return
     origin = started.origin
@@ -118,6 +118,12 @@ def _admit(sentinel: Sentinel, run_id: Any, started: Started, *, force: bool) ->
         raise CallRefused(refused)
     if admission.reservation is not None:
         reservations[run_id] = admission.reservation
+
+
+def _taken(sentinel: Sentinel, run_id: Any) -> Reservation | None:
+    """What a door around the call has reserved for it; None if there is none, or it is another call's."""
+    reservation = reserved_by(sentinel)
+    return reservation if reservation is not None and reservation.take(run_id) else None
 
 
 def _goes_on_there(sentinel: Sentinel, unsent: Started) -> None:

@@ -53,6 +53,20 @@ ROLES = {
     "FunctionMessageChunk": "tool",
 }
 MAX_PENDING_BLOCKS = 4
+FAILURE_CHARS = 600
+_SAYS_NONE = (
+    r"(?:null|none|false|no\b|ok\b|success\b|[-+.\d]|[\"']\s*(?:none|null|no|ok|success|0)?\s*[\"']|\{\s*\}|\[\s*\])"
+)
+_FAILURE = re.compile(
+    rf"\s*(?:\[error\b|<error>|fatal:|traceback \(most|[a-z]+(?:error|exception):|(?:permission|access) denied\b|"
+    r"string (?:to replace )?not found\b|"
+    r"(?:failed|unable) to (?:access|apply|complete|connect|create|delete|edit|execute|load|open|parse|perform|process|"
+    r"read|update|write)\b[^\n]{0,200}\Z|"
+    rf"\{{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!{_SAYS_NONE})\S|"
+    r"(?:success|ok)[\"']\s*:\s*false\s*,\s*[\"'](?:errors?|error_?(?:message|code)|exception)[\"']\s*:|"
+    r"is_?error[\"']\s*:\s*true))",
+    re.IGNORECASE,
+)
 
 _ROLE_CODES = {"human": 1, "ai": 2, "system": 3, "tool": 4}
 
@@ -292,22 +306,6 @@ def _block_text(block: object) -> str:
             return plain_text(block)
         return text if isinstance(text, str) else ""
     return block if isinstance(block, str) else ""
-
-
-FAILURE_CHARS = 600
-_SAYS_NONE = (
-    r"(?:null|none|false|no\b|ok\b|success\b|[-+.\d]|[\"']\s*(?:none|null|no|ok|success|0)?\s*[\"']|\{\s*\}|\[\s*\])"
-)
-_FAILURE = re.compile(
-    rf"\s*(?:\[error\b|<error>|fatal:|traceback \(most|[a-z]+(?:error|exception):|(?:permission|access) denied\b|"
-    r"string (?:to replace )?not found\b|"
-    r"(?:failed|unable) to (?:access|apply|complete|connect|create|delete|edit|execute|load|open|parse|perform|process|"
-    r"read|update|write)\b[^\n]{0,200}\Z|"
-    rf"\{{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!{_SAYS_NONE})\S|"
-    r"(?:success|ok)[\"']\s*:\s*false\s*,\s*[\"'](?:errors?|error_?(?:message|code)|exception)[\"']\s*:|"
-    r"is_?error[\"']\s*:\s*true))",
-    re.IGNORECASE,
-)
 
 
 NOTHING: Mapping[str, object] = {}

@@ -33,7 +33,7 @@ _ELSEWHERE = (
 _WORD = re.compile("[a-z]+|%")
 _MAYBE = frozenset({
     *_STATES, "inprogress", "started", "accepted", "not", "t", "false", "being", "%", "check", "yet", "wait", "percent",
-    "working", "catching",
+    "working", "catching", "containercreating",
 })  # fmt: skip
 _ABROAD = frozenset({word for phrase in _ELSEWHERE for word in phrase.split() if word.isascii() and len(word) > 3})
 
@@ -57,9 +57,10 @@ _NAMED = re.compile(
 _OWN = re.compile(
     r"(?:\w+_)?(?:in[ _-]?progress|running|queued|building|creating|provisioning|deploying|starting)(?:_\w+)?"
 )
+_ENDS = ('tatus"', 'tate"', 'hase"', 'tage"')
 _OWN_NAME = re.compile(rf"(?:{_JOBS})?(?:status|state|phase|stage)")
-# `"is_running": true`, `"done": false`
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+# `"is_running": true`, `"done": false`
 _FLAG = re.compile(
     r"[\"'](?:is_?)?(?:(?:running|pending|processing|queued|in_?progress)[\"']\s*:\s*true|"
     r"(?:done|finished|completed?|ready)[\"']\s*:\s*false)"
@@ -72,7 +73,7 @@ _PERCENT = re.compile(
 )
 # `not found yet`, `No result yet.`, `Please wait while …`, `Waiting for deployment "web" rollout to finish`
 _SOON = re.compile(
-    r"(?:\bnot|n't)(?: \w+){0,1} (?:been )?(?:ready|finished|completed?|done|found|propagated|started|processed|built|"
+    r"(?:\bnot|n't)(?: \w+)? (?:been )?(?:ready|finished|completed?|done|found|propagated|started|processed|built|"
     r"generated|deployed|indexed|uploaded|delivered|arrived|settled|reachable|responding) yet\b|\Anot yet\W*\Z|"
     r"\bno (?:results?|responses?|repl(?:y|ies)|answers?|updates?|data|output)(?: \w+)? yet\b|"
     r"\bplease wait\W+(?:while|your|generating|loading|processing|preparing)\b|\A\W*still (?:working|waiting)\b|"
@@ -105,10 +106,10 @@ def reads_pending(text: str) -> bool:
         return False
     if len(text) > PENDING_CHARS:
         return text[0] == "{" and len(text) <= OBJECT_CHARS and _object_says_so(text)
-    text = _snake(text)
-    words = _WORD.findall(text)
-    if not _MAYBE.isdisjoint(words) and _says_so(text):
+    words = _WORD.findall(text.lower())
+    if not _MAYBE.isdisjoint(words) and _says_so(_snake(text)):
         return True
+    text = text.lower()
     if len(text) > SHORT_CHARS or (text.isascii() and _ABROAD.isdisjoint(words)):
         return False
     return any(phrase in text for phrase in _ELSEWHERE)
@@ -128,7 +129,7 @@ def _says_so(text: str) -> bool:
 
 def _object_says_so(text: str) -> bool:
     """True if an object with a lot to say names a state of its own, and in it is under way."""
-    if _NAMED.search(_snake(text)) is None:
+    if not any(map(text.__contains__, _ENDS)):
         return False
     try:
         value = orjson.loads(text)

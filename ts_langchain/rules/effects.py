@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
 _CHANGES = frozenset({
-    "accept", "activate", "add", "adjust", "advance", "allocate", "append", "apply", "approve", "archive", "assign",
-    "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "checkout", "clear", "click",
-    "close", "comment", "commit", "complete", "craft", "create", "deactivate", "decline", "decrease", "decrement",
-    "delay", "delete", "deploy", "deposit", "dig", "dim", "disable", "discard", "disconnect", "dismiss", "dispense",
-    "drag", "drop", "edit", "eject", "emit", "enable", "enqueue", "enroll", "enter", "equip", "escalate", "extend",
-    "fill", "fix", "fly", "forward", "go", "goto", "grab", "increase", "increment", "ingest", "insert", "install",
-    "invite", "invoke", "jump", "kill", "listen", "log", "mark", "merge", "migrate", "modify", "move", "mute",
-    "navigate", "next", "nudge", "open", "order", "paste", "patch", "pause", "pay", "pick", "play", "pop", "post",
-    "press", "publish", "purchase", "push", "put", "raise", "record", "redo", "refactor", "refund", "register",
+    "accept", "ack", "activate", "add", "adjust", "advance", "allocate", "append", "apply", "approve", "archive",
+    "assign", "attach", "attack", "back", "book", "brighten", "build", "buy", "cancel", "change", "checkout", "clear",
+    "click", "close", "comment", "commit", "complete", "craft", "create", "deactivate", "decline", "decrease",
+    "decrement", "delay", "delete", "deploy", "deposit", "dig", "dim", "disable", "discard", "disconnect", "dismiss",
+    "dispense", "drag", "drop", "edit", "eject", "emit", "enable", "enqueue", "enroll", "enter", "equip", "escalate",
+    "extend", "fill", "fix", "fly", "forward", "go", "goto", "grab", "increase", "increment", "ingest", "insert",
+    "install", "invite", "invoke", "jump", "kill", "listen", "log", "mark", "merge", "migrate", "modify", "move",
+    "mute", "navigate", "next", "nudge", "open", "order", "paste", "patch", "pause", "pay", "pick", "play", "pop",
+    "post", "press", "publish", "purchase", "push", "put", "raise", "record", "redo", "refactor", "refund", "register",
     "reject", "remove", "rename", "replace", "reply", "requeue", "rerun", "resend", "reserve", "reset", "restart",
     "restore", "resubmit", "retry", "revert", "rollback", "rotate", "save", "scale", "schedule", "scroll", "select",
     "sell", "send", "set", "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "strafe", "submit",
@@ -73,6 +73,7 @@ _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|k
 _WAITING = frozenset({"heartbeat", "idle", "listen", "wait", "wakeup"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
+# Work on what others have made; they fail until that has been mended.
 _WORKS_ON = frozenset({
     "activate", "apply", "build", "checkout", "click", "commit", "compile", "deploy", "enable", "enter", "fill", "goto",
     "install", "launch", "merge", "migrate", "navigate", "open", "press", "publish", "push", "rerun", "restart", "run",
@@ -176,7 +177,7 @@ def _changes_after_all(look: str, behind: list[str]) -> bool:
     if done and look in _OF and behind[-1] not in _LOOKS:
         return True
     joined = next((n for n, word in enumerate(behind[:-1]) if word in _JOINED), None)
-    return joined is not None and behind[joined + 1] in (_CHANGES | {"ack"}) - _NOUNS
+    return joined is not None and behind[joined + 1] in _CHANGES - _NOUNS
 
 
 @lru_cache(maxsize=4096)
@@ -274,12 +275,16 @@ def may_have_changed(call: Call) -> bool:
     return call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
 
 
-@lru_cache(maxsize=4096)
-def works_on_all(name: str) -> bool:
+def works_on_all(call: Call) -> bool:
     """True for a change that works on what others have made: failing, it is tried again once they have been mended.
 
     To build, deploy, commit, submit, click; not to edit.
     """
+    return effect_of(call) == "changes" and _works_on(call.name)
+
+
+@lru_cache(maxsize=4096)
+def _works_on(name: str) -> bool:
     return not _WORKS_ON.isdisjoint(word.lower() for word in _WORDS.findall(name))
 
 

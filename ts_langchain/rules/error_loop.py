@@ -198,8 +198,7 @@ class ErrorLoop(Rule[Trouble]):
         failures = state.pop(tool, None)
         if failures is None or failures.error != call.answer or call.started_at - failures.since > s.window_seconds:
             before = failures.excused if failures is not None and failures.error == call.answer else 0
-            works_on = effect_of(call) == "changes" and works_on_all(call.name)
-            failures = Failures(call.answer, call.started_at, is_worth_another_try(call), works_on)
+            failures = Failures(call.answer, call.started_at, is_worth_another_try(call), works_on_all(call))
             failures.excused = before
         state[tool] = failures
         state.limit(MAX_TOOLS)
@@ -207,7 +206,7 @@ class ErrorLoop(Rule[Trouble]):
         beside = (
             call.started_at < failures.ended_at
             or (call.requested_by is not None and call.requested_by == failures.asked_by)
-            or (call.tool_call_id is not None and call.tool_call_id == failures.unit)
+            or (call.requested_by is None and call.tool_call_id is not None and call.tool_call_id == failures.unit)
         )
         failures.unit, failures.asked_by = call.tool_call_id, call.requested_by or failures.asked_by
         failures.ended_at = max(failures.ended_at, call.ended_at)
@@ -230,11 +229,10 @@ class ErrorLoop(Rule[Trouble]):
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
         enough = s.min_failures * (EXPLORING if failures.varied else 1)
-        looked = failures.others and (effect_of(call) == "looks" or judges(call.name))
         patience = s.min_failures * PATIENCE
+        looked = failures.others and failures.count < patience and (effect_of(call) == "looks" or judges(call.name))
         again = len(times(failures.made, call.turn))
-        severe = again >= enough and not (looked and len(failures.tried) < patience)
-        severe |= failures.excused + again >= patience
+        severe = (again >= enough and not looked) or failures.excused + again >= patience
         return Finding(
             mix(tool, call.answer),
             f"{call.name} failed {failures.count} times in a row with the same error"

@@ -31,8 +31,6 @@ WORDS_CHARS = 60
 """Of tools of which nobody can say what they do: an answer as short as that says that something was done."""
 MEANT = 2
 """Where all tools of a circle act, it may well be meant: it is severe after so many times as many rounds."""
-
-
 OTHERS = 8
 """Where each round is about something else, after so many times as many."""
 

@@ -285,7 +285,7 @@ class RepeatRule(Rule[Repeats]):
             group = state.groups[key]
         else:
             state.groups.touch(key)
-            mended = state.news > group.news and works_on_all(call.name)
+            mended = state.news > group.news and works_on_all(call)
             state_changed = state.mutations > group.mutations and (is_worth_another_try(call) or mended)
             moved_on = state.news > group.news and is_change(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
@@ -387,7 +387,7 @@ class RepeatRule(Rule[Repeats]):
         severity: Severity = "high" if loop else "low"
         often = may_be_meant(call)
         meant = often > 0 and not fall(made, s.min_calls * often, s.window_seconds * often)
-        gets_on = group.again < s.min_calls - 1 and (call.status == "ok" or works_on_all(call.name))
+        gets_on = group.again < s.min_calls - 1 and (call.status == "ok" or works_on_all(call))
         reworded = group.reworded == REPLACED or (group.reworded and effect_of(call) == "unknown")
         reworded = reworded and group.count < s.min_calls * OTHERS
         if loop and (group.blind or gets_on or meant or reworded or group.retold):

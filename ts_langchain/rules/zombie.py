@@ -59,15 +59,11 @@ class Progress:
         del self.asked[:]
 
     def ask(self, call: Call) -> None:
-        """Remembers what a tool was asked for: which id, path, thought; in other words, or in vain, it is the same."""
+        """Remembers what a tool was asked for. Where it failed to do something it is all the same."""
         about = 0
         looks = effect_of(call) == "looks" or judges(call.name)
         if call.arguments is not None and (call.status == "ok" or looks):
-            thought = effect_of(call) == "thinks"
-            given = call.arguments.fingerprint if thought else call.arguments.fixed
-            about = hash(mix(name_hash(call.name), given))
-            if not thought and call.arguments.free_text is not None:
-                self.same = True
+            about = hash(mix(name_hash(call.name), call.arguments.fingerprint))
         self.same |= not about or about in self.asked
         self.asked.append(about)
         del self.asked[:-MAX_ASKED]
@@ -89,11 +85,11 @@ class Zombie(Rule[Progress]):
     them a new answer to the user and none a tool result that had not come back before; of tools that do not only
     look (`edit_file`, `bash`, `process_invoice`) or that judge (`validate_file`), none that was given something
     new. Severity medium where tools were asked for something else each time, and found the same (nothing, most
-    likely), up to 200 calls.
+    likely), up to forty times `min_calls`.
 
     Fires with severity low when the model has asked `min_polls` times in a row whether something is done, and was
-    told the same each time (`running`), medium after three times as many: each time is a call with all of the
-    context; a tool that waits would need one.
+    told the same each time (`running`) by a tool that does not poll by its name, medium after three times as many:
+    each time is a call with all of the context; a tool that waits would need one.
 
     Does not fire on: long work in which each step brings something new; rows that are judged one by one, yes or no, in
     words, or in a structured answer; code that tells the model something new each time; polls and questions to a
@@ -167,6 +163,7 @@ class Zombie(Rule[Progress]):
 
     def _polled(self, call: Call, state: Progress) -> Finding | None:
         """The finding, if the model has asked for long whether something is done."""
+        s = self.settings
         if not is_under_way(call) or self._waits(call.name) or call.requested_by is None:
             if call.requested_by is not None:
                 state.polls = None
@@ -178,7 +175,7 @@ class Zombie(Rule[Progress]):
             state.polls = Polls(about)
             return None
         polls.count += 1
-        if polls.count < self.settings.min_polls:
+        if polls.count < s.min_polls or not s.long_running_tags.isdisjoint(call.tags):
             return None
         return Finding(
             mix(1, about),
@@ -186,7 +183,7 @@ class Zombie(Rule[Progress]):
             claims=(Claim(call.requested_by, "turn", unit=call.tool_call_id or call.id, units=call.siblings),),
             calls=(call.id,),
             seconds=call.ended_at - call.started_at,
-            severity="low" if polls.count < self.settings.min_polls * LONG else "medium",
+            severity="low" if polls.count < s.min_polls * LONG else "medium",
             confidence=0.7,
             evidence={"tool": call.name, "polls": polls.count},
         )
