@@ -1053,6 +1053,12 @@ def test_polls_for_ever_are_told_of(script: Script, calls: int | None) -> None:
     )
 
 
+def test_runs_that_may_take_long_may_poll() -> None:
+    script = polled(99, pending=True)
+    script.calls = [call._replace(tags=("long-running",)) for call in script.calls]
+    assert script.run(rules=["zombie"]).incidents() == []
+
+
 def in_vain(number: int, script: Script | None = None) -> Script:
     """Calls of two tools in turn, of which each fails with an error of its own."""
     return many(
