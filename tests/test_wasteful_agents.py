@@ -16,6 +16,7 @@ from langchain.agents.middleware import (
     SummarizationMiddleware,
     TodoListMiddleware,
     ToolErrorMiddleware,
+    before_model,
 )
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -761,3 +762,21 @@ def test_the_recommended_policy_stops_a_model_that_talks_to_itself() -> None:
     with pytest.raises(WasteBlocked):
         guarded.invoke({"messages": [HumanMessage("go")]}, {"recursion_limit": 99})
     assert model.calls <= 10
+
+
+def test_a_counter_in_the_prompt_brings_nothing_new() -> None:
+    """As middleware puts it there before each call; the tools bring what they brought before."""
+    left = itertools.count()
+
+    @before_model
+    def count(state: Any, runtime: Any) -> dict[str, Any]:
+        return {"messages": [HumanMessage(f"You have {99 - next(left)} steps left.")]}
+
+    moments = itertools.count()
+    sentinel = Sentinel(rules=["zombie"])
+    handler = TokenSentinelHandler(sentinel, clock=lambda: 1_790_000_000.0 + 20 * next(moments))
+    script = [*(call_tool("read_page", number=1) for _ in range(12)), AIMessage("done")]
+    create_agent(ScriptedChatModel(script=script), [read_page], middleware=[count]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99}
+    )
+    assert [(i.rule, i.severity) for i in sentinel.incidents()] == [("zombie", "high")]

@@ -1059,6 +1059,18 @@ def test_runs_that_may_take_long_may_poll() -> None:
     assert script.run(rules=["zombie"]).incidents() == []
 
 
+@pytest.mark.parametrize(("number", "severity"), [(3, "medium"), (23, "medium"), (24, "high")])
+def test_how_severe_it_is_to_ask_for_one_after_the_other(number: int, severity: str) -> None:
+    """With a word in the place of another it may be another question, to which nothing is found either."""
+    services = ["".join(chr(97 + int(digit)) for digit in f"{n:03}") for n in range(number)]
+    script = many(
+        number,
+        lambda s, n: s.tool("search_logs", {"query": f"errors of the {services[n]} service since noon"}, "none " * 40),
+    )
+    [found] = script.run(rules=["retrieval_thrash"]).incidents()
+    assert (found.severity, found.evidence["calls"]) == (severity, number)
+
+
 def in_vain(number: int, script: Script | None = None) -> Script:
     """Calls of two tools in turn, of which each fails with an error of its own."""
     return many(
@@ -1125,6 +1137,8 @@ def test_how_severe_it_is_that_nothing_new_comes(script: Script, severity: str) 
         (in_turn(9, "no match", "find_customer", "find_lead", varied=True), "medium"),
         (in_turn(3, "no match", "find_customer", "find_lead"), "high"),
         (in_turn(9, "n" * 101, "find_customer", "find_lead", varied=True), "medium"),
+        (in_turn(23, "no match", "find_customer", "find_lead", varied=True), "medium"),
+        (in_turn(24, "no match", "find_customer", "find_lead", varied=True), "high"),
         (in_turn(3, "n" * 101, "find_customer", "find_lead"), "high"),
     ],
 )
