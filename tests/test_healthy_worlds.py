@@ -82,6 +82,16 @@ EMPTY = json.dumps(
 SERVICES = ("billing", "checkout", "search", "login", "cart", "mail")
 
 
+def outage(says: str) -> World:
+    """Whoever answers is back at the fifth try."""
+    fails = iter([*[ToolException(says)] * 4, "Invoice 7: 120 EUR, paid"])
+    return World(
+        each(5, ("get_invoice", lambda _: {"number": 7})),
+        [a_tool("get_invoice", lambda **_: next(fails))],
+        {"tool_loop": "medium", "error_loop": "medium"},
+    )
+
+
 def built(name: str) -> World:
     """Edited, built, and its log read, until it works; the first line of the failure is always the same."""
     fails = iter([*[ToolException("exit code 1, see build.log")] * 4, "ok"])
@@ -99,6 +109,16 @@ def built(name: str) -> World:
 
 WORLDS: dict[str, Callable[[], World]] = {
     **{name: lambda name=name: built(name) for name in ("build_project", "deploy", "git_commit", "start_server")},
+    **{
+        f"an outage: {says}": lambda says=says: outage(says)
+        for says in (
+            "503 Service Unavailable",
+            "HTTPStatusError: Server error '502 Bad Gateway' for url 'https://api.example/invoices/7'",
+            "Error: too many requests, slow down",
+            "ConnectError: [Errno 111] Connection refused",
+            "RateLimitError",
+        )
+    },
     "a cookie banner that the next shops do not have": lambda: World(
         each(
             6,

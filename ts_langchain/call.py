@@ -215,6 +215,7 @@ class Call(NamedTuple):
         gist: Fingerprint of a tool's answer without UUIDs, the time it was made at, and what else may be another one
             each time; 0 if it holds none of these.
         around: Of a model call in a graph inside of another one: the task of LangGraph that it runs in; 0 outermost.
+        unavailable: True if it failed because whoever answers is not there for now (503, too many requests).
         purpose: What a library asks a model for by itself, as LangChain's middleware says (`summarization`,
             `tool_selection`); None for the app's own requests.
     """
@@ -263,6 +264,7 @@ class Call(NamedTuple):
     gist: int = 0
     around: int = 0
     purpose: str | None = None
+    unavailable: bool = False
 
 
 class Feature(IntFlag):

@@ -8,6 +8,13 @@ from ts_langchain.fingerprint import TEXT_LIMIT, failure_hash
 
 SUMMARY_CHARS = 500
 
+_UNAVAILABLE = re.compile(
+    r"(?:service|server|api|temporarily)(?: is)?(?: temporarily| currently)? ?unavailable|bad ?gateway|"
+    r"gateway ?time-?out|too ?many ?requests|rate[ _-]?limit|overloaded|temporary failure|"
+    r"connection(?: was)? ?(?:reset|refused|aborted)|"
+    r"\b(?:http|status|code|error)\b\D{0,12}\b(?:429|50[234])\b|\A\W*(?:429|50[234])\b",
+    re.IGNORECASE,
+)
 _ERROR_REPR = re.compile(r"([A-Za-z_]\w*)\(")
 _ERROR_LINE = re.compile(r"(?:[\w.]*\.)?([A-Za-z_]\w*): (.*)")
 
@@ -42,6 +49,19 @@ def _raised(text: str, message: str) -> str | None:
 def error_name(error: BaseException | str) -> str:
     """Type name of an error."""
     return type(error).__name__ if isinstance(error, BaseException) else error_line(error)[0]
+
+
+def is_unavailable(error: BaseException | str) -> bool:
+    """True for an error that says that whoever answers is not there for now."""
+    return reads_unavailable(": ".join(error_line(error)))
+
+
+def reads_unavailable(message: str) -> bool:
+    """The same of an error's text. Trying again may help.
+
+    Not so after a time-out: what takes too long takes as long the next time.
+    """
+    return _UNAVAILABLE.search(message[:SUMMARY_CHARS]) is not None
 
 
 def error_hash(error: BaseException | str) -> int:

@@ -27,7 +27,7 @@ from ts_langchain.capture.context import (
 )
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.doors import begun
-from ts_langchain.capture.errors import error_hash, error_name
+from ts_langchain.capture.errors import error_hash, error_name, is_unavailable
 from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.messages import as_recorded, is_mapping, request_messages
@@ -727,7 +727,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
             self._tool_end(started, run_id, Output(0, 0), "cancelled", name)
         else:
             about = self._readable("tool error", error_hash, error) or name_hash(name)
-            self._tool_end(started, run_id, Output(about, 0, failed=True), "error", name)
+            unavailable = self._readable("tool error", is_unavailable, error) or False
+            self._tool_end(started, run_id, Output(about, 0, failed=True, unavailable=unavailable), "error", name)
 
     def _tool_end(
         self,
@@ -788,6 +789,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 trace_id=origin.trace_id,
                 findings=findings,
                 gist=gist or 0,
+                unavailable=output.unavailable,
             )
         )
 
@@ -872,10 +874,18 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if started is not None:
             name = error_name(error)
             about = self._readable("retriever error", error_hash, error) or name_hash(name)
-            self._retriever_end(started, run_id, about, (), name)
+            unavailable = self._readable("retriever error", is_unavailable, error) or False
+            self._retriever_end(started, run_id, about, (), name, unavailable=unavailable)
 
     def _retriever_end(
-        self, started: Started, run_id: Any, answer: int, items: tuple[int, ...], error: str | None
+        self,
+        started: Started,
+        run_id: Any,
+        answer: int,
+        items: tuple[int, ...],
+        error: str | None,
+        *,
+        unavailable: bool = False,
     ) -> None:
         origin = started.origin
         if len(started.places) > 1:
@@ -904,6 +914,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 turn=turn_of(origin.root_id),
                 step=started.step,
                 task=started.task,
+                unavailable=unavailable,
             )
         )
 
@@ -942,4 +953,5 @@ def _unseen_tool_call(
         conversation=asked.conversation,
         step=asked.step,
         task=asked.task,
+        unavailable=result.unavailable,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import orjson
 
+from ts_langchain.capture.errors import reads_unavailable
 from ts_langchain.capture.images import IMAGE_KINDS, read_image
 from ts_langchain.capture.pending import reads_pending
 from ts_langchain.fingerprint import (
@@ -79,6 +80,7 @@ class ToolResult(NamedTuple):
     chars: int
     pending: bool
     failed: bool
+    unavailable: bool = False
 
 
 class Asked(NamedTuple):
@@ -155,7 +157,9 @@ def read_message(message: object) -> Message:
     if result_id is not None and role == "tool":
         pending = is_pending(content)
         failed = status == "error" or (type(content) is str and reads_failed(content))
-        tool_results = (ToolResult(label(result_id), _answer(content, body, failed), chars, pending, failed),)
+        unavailable = failed and reads_unavailable(plain_text(content))
+        answer = _answer(content, body, failed)
+        tool_results = (ToolResult(label(result_id), answer, chars, pending, failed, unavailable),)
     elif tool_results:
         role = "tool"
     return Message(role, digest, body, chars, tool_calls, tool_results, images)
@@ -206,6 +210,7 @@ def _read_content(content: object) -> Text:
                     text_.chars,
                     is_pending(inner),
                     failed,
+                    failed and reads_unavailable(plain_text(inner)),
                 )
             )
             others.append(text_.digest)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeGuard, cast
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from ts_langchain.call import Toolset
+from ts_langchain.capture.errors import reads_unavailable
 from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
 from ts_langchain.fingerprint import (
     DEPTH_LIMIT,
@@ -149,6 +150,7 @@ class Output(NamedTuple):
     chars: int
     pending: bool = False
     failed: bool = False
+    unavailable: bool = False
     read: Message | None = None
     text: str | None = None
 
@@ -174,7 +176,8 @@ def read_tool_output(output: object) -> Output:
         output = output if type(output) is str else str.__str__(output)
         failed = reads_failed(output)
         answer = failure_hash(output) if failed else answer_hash(output)
-        return Output(answer, len(output), is_pending(output), failed, text=output)
+        unavailable = failed and reads_unavailable(output)
+        return Output(answer, len(output), is_pending(output), failed, unavailable, text=output)
     else:
         kind = getattr(output, "type", None)  # a table's column, perhaps
         is_message = (kind is None or isinstance(kind, str)) and hasattr(output, "content")
@@ -182,10 +185,12 @@ def read_tool_output(output: object) -> Output:
         message = read_message(output)
         if len(message.tool_results) == 1:
             result = message.tool_results[0]
-            return Output(result.answer, result.chars, result.pending, result.failed, message, _text_of(output))
+            _, digest, chars, pending, failed, unavailable = result
+            return Output(digest, chars, pending, failed, unavailable, message, _text_of(output))
         content = unwrap(output).get("content") if is_mapping(output) else getattr(output, "content", None)
         failed = isinstance(content, str) and reads_failed(content)
-        return Output(message.content, message.chars, is_pending(content), failed)
+        unavailable = failed and reads_unavailable(str(content))
+        return Output(message.content, message.chars, is_pending(content), failed, unavailable)
     if hasattr(output, "update") and hasattr(output, "goto"):
         return _read_update(output.update)
     told = isinstance(output, (dict, list, tuple))

@@ -247,8 +247,10 @@ def may_be_meant(call: Call) -> int:
     4 for steps from where one is (`press_key`, `undo`), 2 for all else that acts, 0 for what is not meant again.
 
     So for a tool of which nobody can say what it does, and for code where a word is all that comes back (`ok`, `done`,
-    in whatever language); not for a verdict (`run_tests`).
+    in whatever language); not for a verdict (`run_tests`). 2, too, where whoever answers is not there for now.
     """
+    if call.unavailable:
+        return 2
     if call.kind != "tool" or call.status != "ok":
         return 0
     effect = effect_of(call)

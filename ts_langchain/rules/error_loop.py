@@ -27,7 +27,7 @@ PATIENCE = 8
 IN_A_ROW = 3
 """So many times as many failures of whatever tools, with whatever errors, are told of."""
 EXPLORING = 2
-"""Of a tool that is given something else meanwhile, so many times as many failures are severe."""
+"""Of a tool that is given something else meanwhile, or is not there for now, so many times as many are severe."""
 
 
 class Failures:
@@ -124,11 +124,11 @@ class ErrorLoop(Rule[Trouble]):
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
     of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not
     fall into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
-    twice as many failures of a tool that was given something else meanwhile: what is looked for may just not be there,
-    what is created be there already. Severity medium, too, where it waited before it tried again (`sleep`), where a
-    tool that looks or judges (`find_person`, `check_link`) was given something else each time, and where other tools
-    brought something new in between and it was given something else, or works on what they do (`merge`, `deploy`); all
-    that up to eight times as many failures.
+    twice as many failures of a tool that was given something else meanwhile (what is looked for may just not be there,
+    what is created be there already) or is not there for now (503, too many requests). Severity medium, too, where it
+    waited before it tried again (`sleep`), where a tool that looks or judges (`find_person`, `check_link`) was given
+    something else each time, and where other tools brought something new in between and it was given something else, or
+    works on what they do (`merge`, `deploy`); all that up to eight times as many failures.
 
     Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
     tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
@@ -228,7 +228,7 @@ class ErrorLoop(Rule[Trouble]):
         if failures.count < s.min_failures:
             return None
         unclaimed, failures.unclaimed = failures.unclaimed, []
-        enough = s.min_failures * (EXPLORING if failures.varied else 1)
+        enough = s.min_failures * (EXPLORING if failures.varied or call.unavailable else 1)
         patience = s.min_failures * PATIENCE
         looked = failures.others and failures.count < patience and (effect_of(call) == "looks" or judges(call.name))
         again = len(times(failures.made, call.turn))

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 class ToolLoop(RepeatRule):
     """One tool is called again with the same or nearly the same arguments and nothing new comes back.
 
-    Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time
-    (severity low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn: what an
-    agent does in answer to one request (severity high: a loop). Calls asked for in one message count as one, and so do
+    Fires when a tool got the same arguments `min_identical_calls` times and answered the same each time (severity
+    low), and again when `min_calls` such calls fall into `window_seconds` of event time and one turn: what an agent
+    does in answer to one request (severity high: a loop). Calls asked for in one message count as one, and so do
     those that code makes before a model is asked again. Severity medium for what changes something and succeeds
-    (`add_to_cart`), up to twice as many calls, since it may be meant, and up to four times as many for steps from where
-    one is (`scroll`, `press_key`, `undo`); so for tools of which nobody can say what they do, and for code where a word
-    is all that comes back (`ok`); for reworded calls of a tool of which nobody can say what it does, or with words in
-    place of others; and where other calls bring something new between the repeats (an agent that reads the clock before
-    each step): it is waste, and gets on.
+    (`add_to_cart`), up to twice as many calls, since it may be meant, and up to four times as many for steps from
+    where one is (`scroll`, `press_key`, `undo`); so for tools of which nobody can say what they do, for code where
+    a word is all that comes back (`ok`), and where whoever answers is not there for now (503, too many requests);
+    for reworded calls of a tool of which nobody can say what it does, or with words in place of others; and where
+    other calls bring something new between the repeats (an agent that reads the clock before each step): it is
+    waste, and gets on.
 
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
