@@ -116,6 +116,22 @@ class Image(NamedTuple):
     tokens: int
 
 
+class Lost(NamedTuple):
+    """A model's answer that nobody got, since what was around the call failed behind it.
+
+    Attributes:
+        call_id: The call that gave it.
+        error: Type name of what was raised.
+        at: When it was lost.
+        seconds: Time the call took.
+    """
+
+    call_id: str
+    error: str
+    at: float
+    seconds: float
+
+
 class Prompt(NamedTuple):
     """What a model request looked like, without its content.
 
@@ -218,6 +234,7 @@ class Call(NamedTuple):
         unavailable: True if it failed because whoever answers is not there for now (503, too many requests).
         purpose: What a library asks a model for by itself, as LangChain's middleware says (`summarization`,
             `tool_selection`); None for the app's own requests.
+        lost: The answer to the very same request before this one, if it was lost.
     """
 
     id: str
@@ -265,6 +282,7 @@ class Call(NamedTuple):
     around: int = 0
     purpose: str | None = None
     unavailable: bool = False
+    lost: Lost | None = None
 
 
 class Feature(IntFlag):
@@ -286,9 +304,11 @@ class Feature(IntFlag):
     """The model answered in words and asked for no tools."""
     TRAITS = 128
     """Facts about a tool call are known, see `Call.traits`."""
+    LOST = 256
+    """The answer to the very same request before this one was lost."""
 
 
-_CANCELLED, _TOOLSET, _IMAGES, _CLASSIFICATION, _UNUSED, _REASONING, _WORDS, _TRAITS = map(int, Feature)
+_CANCELLED, _TOOLSET, _IMAGES, _CLASSIFICATION, _UNUSED, _REASONING, _WORDS, _TRAITS, _LOST = map(int, Feature)
 
 
 def features(call: Call) -> int:
@@ -300,6 +320,8 @@ def features(call: Call) -> int:
         return found
     if call.toolset is not None:
         found |= _TOOLSET
+    if call.lost is not None:
+        found |= _LOST
     if call.usage.reasoning_tokens:
         found |= _REASONING
     if call.answer_chars and not call.tool_calls:

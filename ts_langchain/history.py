@@ -275,7 +275,7 @@ class Import:
         """Feeds a page's rows, each once however often it comes."""
         replay = self.replay
         self._positions[number] = dict(page.position)
-        self._ignored[number] = page.ignored
+        self._ignored[number] = page.ignored + sum(run.run_type == "chain" for run in page.runs)
         keys = [run_key(run.id) for run in page.runs]
         odd = [(row, run_key(f"skipped {row.where}")) for row in page.skipped]
         asked = [key for key in (*keys, *(key for _, key in odd)) if key in self._counted]

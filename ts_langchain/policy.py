@@ -523,6 +523,10 @@ rules:                   # what to do, and from which strike on: 1 is the incide
       - {at: 1, do: backoff}
       - {at: 4, do: stop}
       - {at: 5, do: block}
+  discarded_output:      # answers that the app throws away, and the same request sent again
+    min_severity: high
+    steps:
+      - {at: 1, do: block}
   context_bloat:
     steps:
       - {at: 1, do: trim}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ts_langchain.sentinel import Sentinel
 
 RunType = Literal["llm", "tool", "retriever", "embedding", "chain"]
+ENCLOSES = 2
+"""Of what ends at the same time, a chain ends last."""
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class Run:
 
     Attributes:
         id: Unique id of the run.
-        run_type: What ran; `chain` stands for everything that is not a call.
+        run_type: What ran; `chain` stands for everything that is not a call. Of chains those that failed are told.
         name: Name of the model class, tool or retriever.
         started_at: Seconds since the epoch.
         ended_at: Seconds since the epoch, never before `started_at`.
@@ -103,7 +105,7 @@ class Replay:
         self._clock = 0.0
         self._watermark = float("-inf")
         self._tied: list[Run] = []
-        self._ends: list[tuple[float, float, bool, str, Run]] = []
+        self._ends: list[tuple[float, float, int, str, Run]] = []
         self._under_way: dict[str, int] = {}
         # what has begun and not ended, also before an import was resumed: it is fed again, and does not begin twice
         self._begun: set[str] = set()
@@ -121,6 +123,9 @@ class Replay:
             page: Number of the page it came on, to know which pages are still needed.
         """
         if run.run_type == "chain":
+            if run.error is not None:
+                self._under_way[run.id] = page
+                heapq.heappush(self._ends, (run.ended_at, -run.started_at, ENCLOSES, run.id, run))
             return
         self._under_way[run.id] = page
         tied = self._tied
@@ -222,6 +227,9 @@ class Replay:
         self._begun.discard(run.id)
         handler, run_id = self.handler, run.id
         error: Any = run.error
+        if run.run_type == "chain":
+            handler.on_chain_error(error, run_id=run_id)  # type: ignore[arg-type]
+            return
         if run.run_type == "embedding":
             self._embedding(run)
         elif run.run_type == "llm":
@@ -286,7 +294,8 @@ class Replay:
         """What is needed to go on later: calls that have begun, without content."""
         shared = {rule.name: rule.shared for rule in self.sentinel.rules if rule.shared is not None}
         continued = self.sentinel.in_flight.continued.snapshot()
-        held = (self._watermark, self.late, self._begun, self.handler.pending(), shared, continued)
+        answered = self.sentinel.in_flight.answered
+        held = (self._watermark, self.late, self._begun, self.handler.pending(), shared, continued, answered)
         return pickle.dumps(held, protocol=5)
 
     def restore(self, snapshot: bytes, *, from_the_beginning: bool = False) -> None:
@@ -298,7 +307,7 @@ class Replay:
                 range of the same history do; they are not late.
         """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
-        watermark, late, begun, pending, shared, continued = load_state(snapshot, modules)
+        watermark, late, begun, pending, shared, continued, answered = load_state(snapshot, modules)
         self.late, self._begun = late, begun
         if not from_the_beginning:
             self._watermark = watermark
@@ -306,6 +315,7 @@ class Replay:
             rule.shared = shared.get(rule.name, rule.shared)
         self.handler.resume(pending)
         self.sentinel.in_flight.continued.restore(continued)
+        self.sentinel.in_flight.answered.update(answered)
 
 
 def _rank(run: Run, encloses: bool) -> tuple[int, float, float, str]:

@@ -443,6 +443,32 @@ def picture(n: int, detail: str | None = None) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {**inner, **({"detail": detail} if detail else {})}}
 
 
+def discarded_output(c: Case) -> None:
+    w, talk = c.world, c.talk.system(c.world.system)
+    talk.params = {"temperature": 0.7}
+    talk.user(f"{w.question} JSON!")
+    errors = ("OutputParserException('Invalid json output')", "ValidationError('1 validation error for Answer')")
+    # near miss: the model learns what was wrong; the run waits for a person; it is the model call that fails
+    near = ("told", "interrupted", "failed")[c.v % 3]
+    for n in range(2 + c.v % 4):
+        text = f"{w.sentence} ({n})"
+        if c.positive or near == "told":
+            talk.rejected(text, errors[c.v % 2])
+        elif near == "interrupted":
+            talk.rejected(text, "GraphInterrupt('approve?')")
+        else:
+            talk.rejected("", errors[c.v % 2])
+            talk.rows[-2]["error"], talk.rows[-2]["outputs"] = "APIConnectionError('reset')", None
+        if c.positive:
+            c.waste()
+        talk.wait(1)
+        if near == "told" and not c.positive:
+            talk.user(f"No JSON ({n}). {w.sentence}")
+        if n == 1 and c.positive:  # it has been asked again; behind it stands the chain around it
+            c.provable = talk.rows[-2]["id"]
+    talk.ai(json.dumps({"answer": w.label}))
+
+
 def vision_re_upload(c: Case) -> None:
     talk, w = c.talk.system(c.world.system), c.world
     for n in range(3 + c.v % 3):
@@ -528,9 +554,9 @@ BUILDERS: dict[str, Callable[[Case], None]] = {
     for f in (
         tool_loop, retrieval_thrash, retry_storm, context_bloat, zombie, model_misroute, tool_definition_bloat,
         ping_pong, error_loop, handoff_loop, monologue, repair_loop, truncated_output, overthinking, cache_miss,
-        compaction_thrash,
-        dead_context, unused_tools, duplicate_work, abandoned_stream, vision_re_upload, vision_high_detail_misroute,
-        vision_cost_concentration, rerank_thrash, voice_switching_loop, audio_multichannel_doubling, embedding_waste,
+        compaction_thrash, dead_context, unused_tools, duplicate_work, abandoned_stream, vision_re_upload,
+        vision_high_detail_misroute, vision_cost_concentration, rerank_thrash, voice_switching_loop,
+        audio_multichannel_doubling, embedding_waste, discarded_output,
     )
 }  # fmt: skip
 

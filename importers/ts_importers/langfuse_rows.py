@@ -80,7 +80,8 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
         trace: The older endpoints keep session, user and tags there.
 
     Returns:
-        The run; None for observations that are no calls (spans, events, chains, agents, ...); or why it cannot be read.
+        The run; None for observations that are no calls (spans, events, chains, agents, ...), but for those that
+        failed; or why it cannot be read.
     """
     kind = row.get("type")
     run_id = row.get("id")
@@ -89,7 +90,7 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
         return Skipped(where, "no type")
     run_type = _CALLS.get(kind.upper())
     if run_type is None:
-        return None
+        return _failed_chain(row) if str(row.get("level")).upper() == "ERROR" else None
     if where is not run_id:
         return Skipped(where, "no id")
     started = timestamp(row.get("startTime"))
@@ -146,6 +147,25 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
         _usage(row),
         _cost(row),
         _tool_call_id(made) if run_type == "tool" else None,
+    )
+
+
+def _failed_chain(row: Mapping[str, Any]) -> Run | None:
+    """A chain that failed, of which that is all that matters."""
+    run_id, trace_id, status = row.get("id"), row.get("traceId"), row.get("statusMessage")
+    started, ended = timestamp(row.get("startTime")), timestamp(row.get("endTime"))
+    if not isinstance(run_id, str) or not run_id or started is None or ended is None:
+        return None
+    # what is cancelled raises without a message
+    error = "CancelledError()" if status == "" else status if isinstance(status, str) else "Error"
+    return Run(
+        run_id,
+        "chain",
+        str(row.get("name") or "chain"),
+        started,
+        max(started, ended),
+        trace_id if isinstance(trace_id, str) and trace_id else run_id,
+        error="GraphInterrupt()" if error.startswith(_INTERRUPT) else error,
     )
 
 

@@ -43,14 +43,15 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
     row is skipped only without id, start or end.
 
     Returns:
-        The run; None for rows that are no calls (chains, prompts, parsers); or why it cannot be read.
+        The run; None for rows that are no calls (chains, prompts, parsers), but for chains that failed; or why it
+        cannot be read.
     """
     kind = row.get("run_type")
     run_type = _CALLS.get(kind) if type(kind) is str else None
     if run_type is None and type(kind) is str:
         run_type = _CALLS.get(kind.lower())
         if run_type is None:
-            return None
+            return _failed_chain(row) if kind.lower() == "chain" and row.get("error") else None
     run_id = row.get("id")
     where = run_id if type(run_id) is str else "a row without id"
     if run_type is None:
@@ -113,6 +114,23 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
         usage,
         cost,
         tool_call_id if type(tool_call_id) is str else None,
+    )
+
+
+def _failed_chain(row: Mapping[str, Any]) -> Run | None:
+    """A chain that failed, of which that is all that matters."""
+    run_id, trace_id, error = row.get("id"), row.get("trace_id"), row["error"]
+    started, ended = timestamp(row.get("start_time")), timestamp(row.get("end_time"))
+    if type(run_id) is not str or not run_id or started is None or ended is None:
+        return None
+    return Run(
+        run_id,
+        "chain",
+        str(row.get("name") or "chain"),
+        started,
+        max(started, ended),
+        trace_id if type(trace_id) is str and trace_id else run_id,
+        error=error if type(error) is str else str(error)[:2000],
     )
 
 

@@ -109,6 +109,17 @@ class Talk:
             self.messages.append(message)
         return self
 
+    def rejected(self, text: str, error: str = "OutputParserException('no JSON')", **more: Any) -> Talk:
+        """A model call whose answer the chain around it cannot use."""
+        begin = self.clock
+        self.ai(text, keep=False, **more)
+        row = self.rows[-1]
+        row["parent_run_id"] = f"{row['id']}-chain"
+        chain = {"id": row["parent_run_id"], "name": "RunnableSequence", "run_type": "chain", "error": error}
+        times = {"start_time": begin.isoformat(), "end_time": self.clock.isoformat(), "trace_id": self.trace}
+        self.rows.append({**chain, **times, "inputs": {}, "outputs": None, "extra": row["extra"], "_result": None})
+        return self
+
     def sum_up(self, summary: str) -> Talk:
         """The history is replaced by its summary, as LangChain's middleware has it made."""
         told = "\n".join(json.dumps(m) for m in self.messages)
@@ -173,9 +184,9 @@ def through_callbacks(*talks: Talk, **kwargs: Any) -> Sentinel:
     handler = TokenSentinelHandler(sentinel, clock=lambda: now[0])
     rows = sorted((r for talk in talks for r in talk.rows), key=lambda r: (r["start_time"], r["id"]))
     for row in rows:
-        handler.adopt(row["trace_id"], row["trace_id"])
-        extra = row["extra"]
-        manager = CallbackManager(handlers=[], parent_run_id=row["trace_id"], metadata=extra["metadata"])
+        extra, above = row["extra"], row.get("parent_run_id", row["trace_id"])
+        handler.adopt(above, row["trace_id"])
+        manager = CallbackManager(handlers=[], parent_run_id=above, metadata=extra["metadata"])
         manager.add_handler(handler)
         now[0] = datetime.fromisoformat(row["start_time"]).timestamp()
         error = _exception(row["error"]) if row["error"] else None
@@ -186,6 +197,10 @@ def through_callbacks(*talks: Talk, **kwargs: Any) -> Sentinel:
             now[0] = datetime.fromisoformat(row["end_time"]).timestamp()
             result = LLMResult(generations=[[ChatGeneration(message=_message(row["outputs"]["message"]))]])
             run.on_llm_error(error, response=result) if error is not None else run.on_llm_end(result)
+        elif row["run_type"] == "chain":
+            assert error is not None
+            now[0] = datetime.fromisoformat(row["end_time"]).timestamp()
+            handler.on_chain_error(error, run_id=row["id"])
         elif row["run_type"] == "tool":
             call_id = extra.get("tool_call_id")
             tool = manager.on_tool_start({}, "", inputs=row["inputs"], name=row["name"], tool_call_id=call_id)
@@ -220,7 +235,7 @@ def _exception(text: str) -> BaseException:
 
 def observations(*talks: Talk) -> list[dict[str, Any]]:
     """The rows as Langfuse's own LangChain handler records them and its v2 endpoint hands them out."""
-    kinds = {"llm": "GENERATION", "tool": "TOOL", "retriever": "RETRIEVER"}
+    kinds = {"llm": "GENERATION", "tool": "TOOL", "retriever": "RETRIEVER", "chain": "CHAIN"}
     made = []
     for talk in talks:
         for row in talk.rows:
@@ -229,12 +244,13 @@ def observations(*talks: Talk) -> list[dict[str, Any]]:
                 "id": row["id"], "traceId": row["trace_id"], "projectId": "p", "type": kinds[row["run_type"]],
                 "name": row["name"], "startTime": row["start_time"].replace("+00:00", "Z"),
                 "endTime": row["end_time"].replace("+00:00", "Z"), "level": "DEFAULT", "statusMessage": None,
-                "sessionId": metadata["thread_id"], "tags": [],
+                "sessionId": metadata["thread_id"], "tags": [], "parentObservationId": row.get("parent_run_id"),
                 "metadata": {k: v for k, v in metadata.items() if k in ("ls_provider", "lc_source")},
             }  # fmt: skip
             if row["error"]:
                 text = row["error"].partition("(")[2].partition(")")[0].strip("'\"")
-                observation |= {"level": "ERROR", "statusMessage": text or row["error"]}
+                level = "DEFAULT" if row["error"].startswith("GraphInterrupt") else "ERROR"
+                observation |= {"level": level, "statusMessage": text or row["error"]}
             output: Any = (row["outputs"] or {}).get("output")
             given = row["inputs"]
             if row["run_type"] == "llm":
@@ -273,8 +289,9 @@ def through_langfuse(*talks: Talk, **kwargs: Any) -> Sentinel:
     """As Langfuse observations, replayed."""
     sentinel = Sentinel(**kwargs)
     replay = Replay(sentinel)
-    runs = [run_from_observation(o) for o in observations(*talks)]
-    assert all(isinstance(run, Run) for run in runs)
+    made = observations(*talks)
+    runs = [run_from_observation(o) for o in made]
+    assert all(isinstance(run, Run) or o["type"] == "CHAIN" for o, run in zip(made, runs, strict=True))
     for run in sorted((r for r in runs if isinstance(r, Run)), key=lambda r: (r.started_at, r.id)):
         replay.feed(run)
     replay.finish()
@@ -330,5 +347,6 @@ BLIND |= {
     ("Helicone rows", rule)
     for rule in (
         "retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream", "compaction_thrash",
+        "discarded_output",
     )
 }  # fmt: skip

@@ -65,7 +65,7 @@ def otlp(talks: Iterable[Talk], attributes: Callable[[dict[str, Any]], tuple[str
     """One `ExportTraceServiceRequest` for every eight spans, children and late ones first."""
     spans = []
     for talk in talks:
-        for row in talk.rows:
+        for row in (r for r in talk.rows if r["run_type"] != "chain"):
             name, found = attributes(row)
             span: dict[str, Any] = {
                 "traceId": row["trace_id"].replace("-", ""),
@@ -330,7 +330,7 @@ def phoenix(talks: Iterable[Talk]) -> list[dict[str, Any]]:
     """Spans as Phoenix exports them."""
     made = []
     for talk in talks:
-        for row in talk.rows:
+        for row in (r for r in talk.rows if r["run_type"] != "chain"):
             name, attributes = openinference_attributes(row)
             kind, message = raised(row) if row["error"] else ("", "")
             about = {"exception.type": kind, "exception.message": message}
@@ -422,6 +422,11 @@ FILE_BLIND |= {
     for rule in ("retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream")
 }
 FILE_BLIND |= {(door, "compaction_thrash") for door in ("GenAI spans", "OpenLLMetry spans", "Requests and responses")}
+# of spans, chains that failed are not read; logs have none
+FILE_BLIND |= {
+    (door, "discarded_output")
+    for door in ("GenAI spans", "OpenInference spans", "OpenLLMetry spans", "Phoenix spans", "Requests and responses")
+}
 # an image of unknown detail counts as a small one: found, at fewer tokens
 FILE_ESTIMATES = {(door, "vision_re_upload") for door in ("GenAI spans", "OpenInference spans", "Phoenix spans")}
 FILE_DOORS: dict[str, Callable[..., Sentinel]] = {

@@ -9,7 +9,7 @@ import pytest
 from histories import Script
 
 from ts_langchain import Sentinel
-from ts_langchain.call import Call, Image, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.call import Call, Image, Lost, Prompt, ToolCall, Toolset, Usage
 from ts_langchain.cli.options import parse_settings
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import FreeText, name_hash
@@ -46,6 +46,18 @@ def said(number: int, text: str = "the same words", **more: Any) -> Script:
 def left(number: int, *, got: int = 210, gap: float = 0, **more: Any) -> Script:
     """Streams left after ten tokens."""
     return many(number, lambda s, _: s.say("x" * 40, got=got, status="cancelled", **more).wait(gap))
+
+
+def discarded(number: int, *, gap: float = 1.0, same: bool = True) -> Script:
+    """Answers that the chain around the call cannot use, each asked for again."""
+    script = Script().say("no JSON", prompt=Prompt(0, 7, 2, 400), request=5)
+    for n in range(number):
+        before = script.calls[-1]
+        if not same and n:
+            before = script.say("no JSON", request=5 + n).calls[-1]
+        lost = Lost(before.id, "OutputParserException", before.ended_at, 1.0)
+        script.wait(gap).say(f"no JSON {n}", request=before.request, lost=lost)
+    return script
 
 
 def facts(script: Script, **traits: int) -> Script:
@@ -338,6 +350,14 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "at temperature 0": ("duplicate_work", sessions("abc", temperature=0.0), Expected("low", 1, (1_000, 50), 1.0)),
     "a day apart": ("duplicate_work", sessions("abc", gap=86_399), Expected("low", 1, (1_000, 50), 1.0)),
     "a repeat in the third": ("duplicate_work", sessions("abcc"), Expected("low", 1, (1_000, 50), 1.0)),
+    "an answer lost and asked for again": ("discarded_output", discarded(1), Expected("low", 1, (1_000, 50), 1.0)),
+    "ten minutes later": ("discarded_output", discarded(1, gap=600), Expected("low", 1, (1_000, 50), 1.0)),
+    "three answers lost": ("discarded_output", discarded(3), Expected("medium", 3, (3_000, 150), 3.0)),
+    "three answers to three requests": (
+        "discarded_output",
+        discarded(3, same=False),
+        Expected("medium", 3, (3_000, 150), 3.0),
+    ),
     "one text of two": (
         "embedding_waste",
         Script().embed(["x" * 10, "y" * 30]).embed(["x" * 10, "z" * 30]),
@@ -491,7 +511,7 @@ MORE_THAN_ENOUGH = {
     "a repeat in the third", "the longest question",
     "a fourth", "again", "and a fourth time", "a fourth thought", "and x", "three corrections", "ranked three times",
     "cut off three times", "one call more", "six of them", "three of them", "an image four times",
-    "nothing where it was looked for", "nothing anywhere",
+    "nothing where it was looked for", "nothing anywhere", "three answers lost", "three answers to three requests",
 }  # fmt: skip
 
 
@@ -543,6 +563,13 @@ EVIDENCE: dict[str, dict[str, object]] = {
         "usage_estimated": False,
     },
     "again": {"calls": 2, "unused_chars": 8000, "share": 0.2},
+    "three answers lost": {"model": "gpt-4o", "answers": 3, "in_a_row": 3, "error": "OutputParserException"},
+    "three answers to three requests": {
+        "model": "gpt-4o",
+        "answers": 3,
+        "in_a_row": 1,
+        "error": "OutputParserException",
+    },
     "a third session": {"model": "gpt-4o", "sessions": 3, "same_answer": True},
     "three failures": {"tool": "run_sql", "failures": 3, "error": "Boom"},
     "three agents": {"handoffs": 6, "agents": 3, "tool": "transfer_to_c"},
@@ -577,6 +604,8 @@ def test_the_evidence(case: str) -> None:
 
 JUST_NOT: dict[str, tuple[str, Script]] = {
     "a stream left too late": ("abandoned_stream", left(2).wait(600.5).say("x", status="cancelled")),
+    "an answer that is not asked for again": ("discarded_output", Script().say("no JSON")),
+    "asked for again too late": ("discarded_output", discarded(9, gap=600.5)),
     "a stream that failed": ("abandoned_stream", left(2).say("", status="error")),
     "one channel": ("audio_multichannel_doubling", facts(Script().tool("transcribe", {}, ""), channels=1)),
     "a transcription that failed": (
@@ -708,6 +737,7 @@ HIGH: dict[str, tuple[str, dict[str, object], Script, str, int]] = {
     "handoffs": ("handoff_loop", {"min_handoffs": 14}, handed(*"ab" * 8), "handoffs", 16),
     "rounds of six tools": ("ping_pong", {"min_rounds": 5}, circle(*"uvwxyz" * 5, names="abcdef"), "calls", 30),
     "voices": ("voice_switching_loop", {"min_voices": 8}, spoken(*range(8)), "voices", 8),
+    "answers lost": ("discarded_output", {"min_discarded": 9}, discarded(11), "answers", 11),
     "sessions": ("duplicate_work", {"min_sessions": 12}, sessions("abcdefghijklm"), "sessions", 13),
     "messages": ("monologue", {"min_messages": 12}, alone(13), "messages", 13),
     "corrections": ("repair_loop", {"min_corrections": 9}, corrected(11), "corrections", 10),
@@ -1213,6 +1243,6 @@ def test_the_rules_without_a_case_here_have_exact_ones_in_test_tables() -> None:
 def test_which_rules_block_by_default() -> None:
     """In mode `block` the loops do, and nothing that is only expensive."""
     assert {name for name, rule in RULES.items() if rule.Settings().block} == {
-        "error_loop", "handoff_loop", "monologue", "ping_pong", "retrieval_thrash", "retry_storm", "tool_loop",
-        "zombie",
+        "discarded_output", "error_loop", "handoff_loop", "monologue", "ping_pong", "retrieval_thrash", "retry_storm",
+        "tool_loop", "zombie",
     }  # fmt: skip

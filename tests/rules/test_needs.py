@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ts_langchain.call import Call, Feature, Image, Prompt, ToolCall, Toolset, Usage, features
+from ts_langchain.call import Call, Feature, Image, Lost, Prompt, ToolCall, Toolset, Usage, features
 from ts_langchain.pricing import Prices
 from ts_langchain.rules import RULES, build_rules
 from ts_langchain.stored import dump_state
@@ -32,6 +32,7 @@ def plain(**more: Any) -> Call:
         ({}, 0),
         ({"status": "cancelled"}, Feature.CANCELLED),
         ({"status": "error"}, 0),
+        ({"lost": Lost("c0", "ValueError", 1.0, 0.5)}, Feature.LOST),
         ({"toolset": Toolset(("a",), (1,), 1)}, Feature.TOOLSET),
         ({"usage": Usage(9, 9, reasoning_tokens=1)}, Feature.REASONING),
         ({"answer_chars": 5}, Feature.WORDS),
@@ -53,6 +54,7 @@ def test_which_rules_need_something() -> None:
         "abandoned_stream": Feature.CANCELLED,
         "audio_multichannel_doubling": Feature.TRAITS,
         "dead_context": Feature.UNUSED,
+        "discarded_output": Feature.LOST,
         "model_misroute": Feature.CLASSIFICATION,
         "overthinking": Feature.REASONING,
         "repair_loop": Feature.WORDS,
@@ -88,6 +90,7 @@ calls = st.builds(
     ),
     model=st.just("gpt-4o"),
     provider=st.just("openai"),
+    lost=st.none() | st.builds(Lost, st.just("c"), st.just("ValueError"), st.floats(0, 12), st.just(0.5)),
 )
 
 

@@ -220,6 +220,18 @@ def handed(names: list[str], *, work: bool) -> Talk:
     return talk
 
 
+def rejected(
+    times: int, *, again: bool = True, told: bool = False, error: str = "OutputParserException('no')", pause: float = 1
+) -> Talk:
+    """Answers that the parser rejects, each asked for again; `told`, with what was wrong in the prompt."""
+    talk = Talk().system(LOREM).user("Extract the person as JSON: Anna turned thirty in May.")
+    for n in range(times):
+        talk.rejected(f"Sure! Here is number {n}: Anna, thirty.", error).wait(pause)
+        if told:
+            talk.user(f"That is no JSON (number {n}). Answer with JSON only.")
+    return talk.ai('{"name": "Anna", "age": 30}') if again else talk
+
+
 CASES: dict[str, tuple[Callable[[], Talks], list[Callable[[], Talks]]]] = {
     "tool_loop": (
         lambda: tool_loop(["Ask sales."] * 4),
@@ -309,6 +321,15 @@ CASES: dict[str, tuple[Callable[[], Talks], list[Callable[[], Talks]]]] = {
         ],
     ),
     "abandoned_stream": (lambda: left(4), [lambda: left(2)]),
+    "discarded_output": (
+        lambda: rejected(4),
+        [
+            lambda: rejected(1, again=False),
+            lambda: rejected(4, told=True),
+            lambda: rejected(4, error="GraphInterrupt('approve?')"),
+            lambda: rejected(4, pause=700),
+        ],
+    ),
     "vision_re_upload": (
         lambda: pictured([ask(f"What about part {n}?", PICTURE) for n in range(4)]),
         [
@@ -355,7 +376,7 @@ def as_list(talks: Talks) -> list[Talk]:
 
 def test_every_rule_has_its_case() -> None:
     assert set(CASES) == set(RULES)
-    assert len(RULES) == 27
+    assert len(RULES) == 28
 
 
 RECORDED = [rule for rule in CASES if rule != "embedding_waste"]  # not on the callback bus; see below

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Usage
+from ts_langchain.call import NO_USAGE, UNBILLED, Call, Lost, Prompt, Status, Usage
 from ts_langchain.capture import gate
 from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer, read_usage
 from ts_langchain.capture.context import (
@@ -28,14 +28,14 @@ from ts_langchain.capture.context import (
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.doors import begun
 from ts_langchain.capture.errors import error_hash, error_name, is_unavailable
-from ts_langchain.capture.in_flight import Called, Origin, Reported, Started
+from ts_langchain.capture.in_flight import Answered, Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory, turn_of
 from ts_langchain.capture.messages import as_recorded, is_mapping, request_messages
 from ts_langchain.capture.parameters import read_parameters
 from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.capture.tools import NOT_RECORDED, Output, document_hash, read_tool_output
 from ts_langchain.capture.traits import read_declared, read_traits
-from ts_langchain.errors import ConfigurationError, Intervention
+from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.fingerprint import arguments, gist_hash, mix, name_hash
 from ts_langchain.sentinel import Mode, Sentinel
 
@@ -55,6 +55,7 @@ MAX_NODES = 1_000
 _INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
 _HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
 _CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt", "SystemExit"})
+_NO_FAILURES = _INTERRUPTS | _HANDOFFS | _CANCELLED | {WasteBlocked.__name__, CallRefused.__name__}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         flight = self.sentinel.in_flight
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
-        self._continued = flight.continued
+        self._continued, self._answered = flight.continued, flight.answered
         self.model_nodes = flight.model_nodes
 
     def __getstate__(self) -> tuple[Sentinel, Mode, str | None, Callable[[], float]]:
@@ -177,17 +178,32 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if run_id in self._started:
             self._decided(run_id, outputs)
         self._roots.pop(run_id, None)
+        self._answered.pop(run_id, None)
 
     @_fail_open
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forgets the chain. An interrupt is no error, and what else broke is not ours to judge."""
         if run_id in self._started:
             self._model_end(run_id, None, error_name(error))
+        self._lose(run_id, error)
         if isinstance(error, asyncio.CancelledError):
             self.sentinel.in_flight.leave(run_id)
             self._cancel_below(run_id, error)
         else:
             self._roots.pop(run_id, None)
+
+    def _lose(self, run_id: Any, error: BaseException | str) -> None:
+        """A run failed: what models had answered directly below, nobody got."""
+        answers = self._answered.pop(run_id, None)
+        if answers is None or (name := error_name(error)) in _NO_FAILURES:
+            return
+        at = self.clock()
+        for answered in answers:
+            session = self.sentinel.get(answered.session_id)
+            with session.lock:
+                lost = Lost(answered.call_id, name, at, answered.seconds)
+                Memory.of(session.state).lose(answered.request, lost)
+                self.sentinel.changed(session)
 
     def _decided(self, run_id: Any, response: Any) -> None:
         """A decision model answered."""
@@ -461,6 +477,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 memory.spoke_inside(tasks)
             if turn.root_id != origin.root_id:
                 origin = origin._replace(root_id=turn.root_id, trace_id=origin.root_id)
+            request = asks.request(reading.prompt)
+            lost = memory.send_again(request)
             unseen = [
                 call
                 for result, tool, args in reading.results
@@ -478,7 +496,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             asks.provider,
             reading.prompt,
             asks.toolset,
-            asks.request(reading.prompt),
+            request,
             asks.temperature,
             max_tokens=asks.max_tokens,
             turn=turn.number,
@@ -489,6 +507,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             task=task,
             around=tasks[0] if tasks else 0,
             purpose=purpose_of(metadata),
+            lost=lost,
             for_an_hour=asks.for_an_hour,
         )
         return started, unseen
@@ -598,6 +617,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             trace_id=origin.trace_id,
             around=started.around,
             purpose=started.purpose,
+            lost=started.lost,
         )
         told = not started.told_inside and self._tells(call, started.parent)
         try:
@@ -610,6 +630,9 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 )
             elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
                 self._continued.named(origin.session_id, answer.tool_calls)
+            if told and status == "ok" and started.parent is not None and started.request and cost != UNBILLED:
+                answered = Answered(origin.session_id, started.request, call.id, call.ended_at - call.started_at)
+                self.sentinel.in_flight.answer(started.parent, answered)
             if told and answer.read is not None and error is None:
                 session = self.sentinel.get(origin.session_id)
                 with session.lock:
@@ -699,6 +722,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         """A tool answered."""
         started = self._started.pop(run_id, None)
         self._roots.pop(run_id, None)
+        self._answered.pop(run_id, None)
         if started is not None:
             read = self._readable("tool output", read_tool_output, output) or NOT_RECORDED
             self._tool_end(started, run_id, read, message=output)
@@ -707,6 +731,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """A tool failed, was interrupted, or hands over."""
         started = self._started.pop(run_id, None)
+        self._lose(run_id, error)
         name = error_name(error)
         if name in _CANCELLED:
             self.sentinel.in_flight.leave(run_id)

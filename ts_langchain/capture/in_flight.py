@@ -8,12 +8,14 @@ from ts_langchain.capture.continued import Continued
 
 if TYPE_CHECKING:
     from ts_langchain.budget import Reservation
-    from ts_langchain.call import Kind, Prompt, SourceCost, Toolset, Usage
+    from ts_langchain.call import Kind, Lost, Prompt, SourceCost, Toolset, Usage
     from ts_langchain.capture.continued import Asked
     from ts_langchain.fingerprint import Arguments
 
 MAX_PENDING = 20_000
 MAX_LEFT = 1_000
+MAX_ANSWERED = 2_000
+MAX_ANSWERS = 8
 
 
 class Origin(NamedTuple):
@@ -69,6 +71,8 @@ class Started(NamedTuple):
     """It began in one of asyncio's tasks, and may be cancelled with it."""
     told_inside: bool = False
     """Of model calls: another one ran inside, which is the same call and has been recorded."""
+    lost: Lost | None = None
+    """Of model calls: the answer to the very same request before this one, if it was lost."""
     for_an_hour: bool = False
     """Of model calls: what it writes to the provider's cache is to be kept for an hour."""
 
@@ -85,6 +89,15 @@ class Reported(NamedTuple):
     usage: Usage | None
     cost: SourceCost | None
     cached: bool = False
+
+
+class Answered(NamedTuple):
+    """A model call that was answered, as long as what is around it may still fail."""
+
+    session_id: str
+    request: int
+    call_id: str
+    seconds: float
 
 
 class Called(NamedTuple):
@@ -107,9 +120,10 @@ class InFlight:
         reservations: What calls under way were let through with.
         model_nodes: LangGraph nodes that have called a model, and the last one of each.
         continued: Tells the conversations that nothing names.
+        answered: Model calls that were answered, by the run directly above.
     """
 
-    __slots__ = ("continued", "left", "model_nodes", "reported", "reservations", "roots", "started")
+    __slots__ = ("answered", "continued", "left", "model_nodes", "reported", "reservations", "roots", "started")
 
     def __init__(self) -> None:
         self.started: dict[Any, Started] = {}
@@ -119,6 +133,7 @@ class InFlight:
         self.reservations: dict[Any, Reservation] = {}
         self.model_nodes: dict[str, Called] = {}
         self.continued = Continued()
+        self.answered: dict[Any, tuple[Answered, ...]] = {}
 
     def leave(self, run_id: Any) -> None:
         """Forgets a run that is cancelled, in the end: a thread may go on in it for a while."""
@@ -127,6 +142,12 @@ class InFlight:
             self.left[run_id] = root_id
             if len(self.left) > MAX_LEFT:
                 self.left.pop(next(iter(self.left)), None)
+
+    def answer(self, above: Any, answered: Answered) -> None:
+        """Keeps what a model call gave, until it is known what becomes of the run directly above."""
+        self.answered[above] = (*self.answered.pop(above, ()), answered)[-MAX_ANSWERS:]
+        if len(self.answered) > MAX_ANSWERED:
+            self.answered.pop(next(iter(self.answered)), None)
 
     def keep(self, run_id: Any, started: Started) -> bool:
         """Keeps a call until it ends. False if another, the oldest, had to be given up for it."""

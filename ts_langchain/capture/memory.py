@@ -13,13 +13,14 @@ from ts_langchain.recent import Recent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ts_langchain.call import Call
+    from ts_langchain.call import Call, Lost
     from ts_langchain.capture.conversation import Reading
     from ts_langchain.fingerprint import Arguments
     from ts_langchain.session import SessionState
 
 MAX_REQUESTED = 20
 MAX_UNREAD = 8
+MAX_LOST = 16
 MAX_ROOTS = 4
 NOTES_CHARS = 40
 MAX_NOTES = 3
@@ -84,11 +85,12 @@ class Memory:
     turn stands for all of it.
     """
 
-    __slots__ = ("behind", "conversation", "inside", "newest", "requested", "roots", "unread")
+    __slots__ = ("behind", "conversation", "inside", "lost", "newest", "requested", "roots", "unread")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.inside: Inside | None = None  # most tools run no agents
+        self.lost: Recent[int, Lost] | None = None  # answers that nobody got, by the request; most sessions have none
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
         self.newest: Turn | None = None
@@ -254,6 +256,18 @@ class Memory:
                 return known
         return None
 
+    def lose(self, request: int, lost: Lost) -> None:
+        """Nobody got the answer to this request."""
+        if self.lost is None:
+            self.lost = Recent()
+        self.lost[request] = lost
+        self.lost.touch(request)
+        self.lost.limit(MAX_LOST)
+
+    def send_again(self, request: int) -> Lost | None:
+        """This request is sent: the answer that it had already, if nobody got that."""
+        return self.lost.pop(request, None) if self.lost else None
+
     def spoke_inside(self, tasks: Sequence[int]) -> None:
         """A model is asked inside of these tasks of LangGraph, of which a tool may be one."""
         if self.inside is None:
@@ -272,7 +286,7 @@ class Memory:
         self.roots.clear()
         self.unread.clear()
         self.behind.clear()
-        self.inside = None
+        self.inside = self.lost = None
 
 
 def turn_of(root_id: str, agent: int = 0) -> int:

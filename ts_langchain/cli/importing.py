@@ -193,7 +193,8 @@ def _range(source: Any) -> dict[str, str]:
 def _look(source: Any, as_json: bool) -> None:
     """`--dry-run`: what would be read, and what its first page holds."""
     page = next(iter(source.pages()), None)
-    runs = page.runs if page is not None else []
+    runs = [run for run in page.runs if run.run_type != "chain"] if page is not None else []
+    no_calls = page.ignored + len(page.runs) - len(runs) if page is not None else 0
     kinds = Counter(run.run_type for run in runs)
     first = datetime.fromtimestamp(runs[0].started_at, tz=UTC).isoformat(timespec="seconds") if runs else None
     found = {
@@ -205,7 +206,7 @@ def _look(source: Any, as_json: bool) -> None:
         "first_call_at": first,
         "first_page": {
             "calls": dict(kinds),
-            "no_calls": page.ignored if page is not None else 0,
+            "no_calls": no_calls,
             "unreadable": [{"where": s.where, "why": s.why} for s in page.skipped] if page is not None else [],
         },
         "notices": list(source.notices),
@@ -224,7 +225,7 @@ def _look(source: Any, as_json: bool) -> None:
         return
     said = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()) or "no calls"
     out.print(
-        f"first page: {said}; {page.ignored:,} rows that are no calls, {len(page.skipped):,} that cannot be read"
+        f"first page: {said}; {no_calls:,} rows that are no calls, {len(page.skipped):,} that cannot be read"
         + (f"; the first call began at {first}" if first else "")
     )
     for row in page.skipped[:SHOWN]:

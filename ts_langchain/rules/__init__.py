@@ -16,6 +16,7 @@ from ts_langchain.rules.cache_miss import CacheMiss
 from ts_langchain.rules.compaction_thrash import CompactionThrash
 from ts_langchain.rules.context_bloat import ContextBloat
 from ts_langchain.rules.dead_context import DeadContext
+from ts_langchain.rules.discarded_output import DiscardedOutput
 from ts_langchain.rules.duplicate_work import DuplicateWork
 from ts_langchain.rules.embedding_waste import EmbeddingWaste
 from ts_langchain.rules.error_loop import ErrorLoop
@@ -60,6 +61,7 @@ RULES: dict[str, type[Rule[Any]]] = {
         Monologue,
         RepairLoop,
         TruncatedOutput,
+        DiscardedOutput,
         Overthinking,
         CacheMiss,
         DeadContext,
