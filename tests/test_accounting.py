@@ -58,17 +58,22 @@ def histories(draw: st.DrawFn) -> list[Run]:
                 "input_token_details": {"cache_read": chance.randrange(0, sent + 1)},
             }
             failed = kind > 0.85
+            above = f"{run_id}-chain" if chance.random() < 0.2 else None
             answer = {"role": "assistant", "content": None if calls else "an answer", "tool_calls": calls}
             runs.append(
                 Run(
                     run_id, "llm", "M", at, at + took, inputs={"messages": list(history)},
                     outputs=None if failed else {"message": answer}, error="Boom('x')" if failed else None,
                     metadata=metadata, usage=None if failed or kind > 0.75 else usage,
-                    invocation_params={"temperature": 0}, **base,
+                    invocation_params={"temperature": 0}, parent_id=above, **base,
                 )
             )  # fmt: skip
             at += took
-            if failed:
+            if above is not None:  # its parser rejects the answer, sooner or later
+                late = chance.choice([0.0, 0.2, 30.0])
+                runs.append(Run(above, "chain", "C", at - took, at + late, error="OutputParserException('no')", **base))
+                at += late
+            if failed or above is not None:
                 continue
             history.append(answer)
             for i, name in enumerate(names):

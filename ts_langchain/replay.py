@@ -122,10 +122,7 @@ class Replay:
             run: A run that starts no earlier than the one before.
             page: Number of the page it came on, to know which pages are still needed.
         """
-        if run.run_type == "chain":
-            if run.error is not None:
-                self._under_way[run.id] = page
-                heapq.heappush(self._ends, (run.ended_at, -run.started_at, ENCLOSES, run.id, run))
+        if run.run_type == "chain" and run.error is None:
             return
         self._under_way[run.id] = page
         tied = self._tied
@@ -165,6 +162,9 @@ class Replay:
             self._end(heapq.heappop(ends)[-1])
 
     def _start(self, run: Run) -> None:
+        if run.run_type == "chain":  # nothing but its end is told
+            heapq.heappush(self._ends, (run.ended_at, -run.started_at, ENCLOSES, run.id, run))
+            return
         again = run.id in self._begun
         self._begun.add(run.id)
         if run.started_at < self._watermark and not again:
@@ -321,9 +321,13 @@ class Replay:
 def _rank(run: Run, encloses: bool) -> tuple[int, float, float, str]:
     """Order of runs that start at the same time: what encloses another one, then the shorter prompt, comes first.
 
+    Chains, of which only the end is told, come last: what is in one that takes no time at all ends before it.
+
     A retriever that ends with a tool is inside it. Model calls enclose only what says so. Of those with prompts of one
     length the first to end comes first: another try follows.
     """
+    if run.run_type == "chain":
+        return 2, 0.0, 0.0, run.id
     if run.run_type == "llm" and not encloses:
         return 1, len(request_messages(run.inputs)), run.ended_at, run.id
     return 0, -run.ended_at, float(run.run_type != "tool"), run.id

@@ -200,3 +200,17 @@ def test_a_tool_that_asks_a_model_and_fails_behind_it() -> None:
     assert extract.with_retry(wait_exponential_jitter=False).invoke({"text": "Anna"}, config) == GOOD
     assert told(handler.sentinel) == [("discarded_output", "low", 2, 1720)]
     assert told(replayed(client)) == told(handler.sentinel)
+
+
+def test_a_chain_that_takes_no_time_fails_behind_what_is_in_it() -> None:
+    """Sources that round times to the second; whatever else begins at the same moment."""
+    at: dict[str, Any] = {"trace_id": "t", "started_at": 5.0, "ended_at": 5.0}
+    asked = {"messages": [{"role": "user", "content": "Who is it? JSON!"}]}
+    said = {"message": {"role": "assistant", "content": "Anna, thirty."}}
+    sentinel = replay_of(
+        Run("before", "llm", "M", **at, inputs=asked, error="Boom('x')"),
+        Run("chain", "chain", "RunnableSequence", **at, error="OutputParserException('no')"),
+        Run("m1", "llm", "M", **at, inputs=asked, outputs=said, parent_id="chain"),
+        Run("m2", "llm", "M", 6.0, 7.0, "t", inputs=asked, outputs=said),
+    )
+    assert [(severity, calls) for _, severity, calls, _ in told(sentinel)] == [("low", 1)]
