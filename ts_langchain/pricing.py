@@ -9,6 +9,7 @@ Money is counted in whole nano-dollars (1e-9 USD), so that sums are exact and do
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -43,12 +44,26 @@ PROVIDERS: Mapping[str, str | None] = {
     "gemini": "google",
     "mistralai": "mistral",
     "xai": "x-ai",
+    "together_ai": "together",
+    "fireworks_ai": "fireworks",
     "ollama": None,
+    "ollama_chat": None,
     "llamacpp": None,
     "huggingface": None,
     "mlx": None,
     "vllm": None,
+    "hosted_vllm": None,
 }
+
+# They run open models of others at prices of their own: what they charge for one is in nobody else's list.
+HOSTS = frozenset({
+    "baseten", "cerebras", "cloudflare", "deepinfra", "fireworks", "groq", "novita", "nvidia", "nvidia_nim",
+    "ovhcloud", "sambanova", "together",
+})  # fmt: skip
+
+# Names of what has no price in anyone's list: Ollama's, with a size or `latest` (`deepseek-r1:14b`), whatever client
+# calls it, and the free variants of OpenRouter.
+_UNLISTED = re.compile(r"(?!ft:).*:(?:latest|free|\d+(?:\.\d+)?[bm](?:-.*)?)", re.IGNORECASE | re.DOTALL)
 
 # What `init_chat_model` takes in front of a model's name, beside the above: `openai:gpt-4o`.
 _PREFIXES = frozenset(PROVIDERS) | {
@@ -99,6 +114,7 @@ class Rates:
         input_audio: Audio input; the input price where None.
         output_audio: Audio output; the output price where None.
         cache_write_1h: Input written to the cache for an hour; `cache_write` where None.
+        per_request: USD for each request, whatever its tokens (Perplexity's search); counted as input.
     """
 
     input: float
@@ -108,6 +124,7 @@ class Rates:
     input_audio: float | None = None
     output_audio: float | None = None
     cache_write_1h: float | None = None
+    per_request: float | None = None
 
     def cost(self, usage: Usage, source: CostSource = "table") -> Cost:
         """Cost of a usage at these prices, each side rounded to a whole nano-dollar."""
@@ -122,6 +139,8 @@ class Rates:
                 usd += usage.cache_write_1h_tokens * (self.cache_write_1h - price)
         if audio:
             usd += audio * (self.input if self.input_audio is None else self.input_audio)
+        if self.per_request is not None and (usage.input_tokens or usage.output_tokens):
+            usd += self.per_request * 1_000_000
         spoken = usage.output_audio_tokens
         out = (usage.output_tokens - spoken) * self.output
         if spoken:
@@ -222,7 +241,7 @@ class Prices:
 def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
     try:
         read = rates if isinstance(rates, Rates) else Rates(**rates)
-        for field in ("input", "output", "cache_read", "cache_write", "input_audio", "output_audio", "cache_write_1h"):
+        for field in read.__slots__:
             value = getattr(read, field)
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= MAX_RATE):
                 msg = f"prices: {name!r}: {field} is {value!r}, expected USD per million tokens, 0 to {MAX_RATE:,}"
@@ -237,12 +256,17 @@ def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
 
 
 def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost | None:
-    """The source's own figures; a bare total is split as our prices, or else the tokens, split it."""
+    """The source's own figures; a bare total is split as our prices, or else the tokens, split it.
+
+    What a total has beyond its parts (searches, which Langfuse counts apart) was paid, too: it is counted as input.
+    """
+    total = None if source.total_usd is None else round(source.total_usd * NANO)
     if source.input_usd is not None and source.output_usd is not None:
-        return Cost(round(source.input_usd * NANO), round(source.output_usd * NANO), "source")
-    if source.total_usd is None:
+        into, out = round(source.input_usd * NANO), round(source.output_usd * NANO)
+        if into or out or not total:
+            return Cost(into if total is None else max(into, total - out), out, "source")
+    if total is None:
         return None
-    total = round(source.total_usd * NANO)
     ours = rates.cost(usage) if rates else None
     if ours is not None and ours.nano:
         into = total * ours.input_nano // ours.nano
@@ -256,7 +280,7 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
     """Names under which a model may stand in the price table, likeliest first.
 
     Gateways and clouds put prefixes in front (`openai/gpt-4o`, `us.anthropic.claude-…`, `models/gemini-…`,
-    `@key/…`); the longest remainder that is known wins.
+    `@key/…`); the longest remainder that is known wins. Of one of `HOSTS` only its own names are.
     """
     name = model.strip().lower()
     mapped = PROVIDERS.get(provider.lower(), provider.lower()) if provider else None
@@ -264,6 +288,11 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
     found.append((name, None))
     if name.startswith(("text-embedding-3-", "text-embedding-ada-")):  # the table knows them as OpenAI's only
         found.append((name, "openai"))
+    if mapped in (None, "litellm") and "/" in name:  # who is called stands in front
+        first = name.partition("/")[0]
+        mapped = whose if (whose := PROVIDERS.get(first, first)) is None or whose in HOSTS else mapped
+        if whose is None:
+            return ()
     rest = name.removeprefix("models/")
     if rest.startswith("@"):
         rest = rest.partition("/")[2] or rest
@@ -283,13 +312,15 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
 
 
 def _find(model: str, provider: str | None) -> _Model | None:
+    if mapped in HOSTS:
+        found = [(known, mapped) for known, _ in found]
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import ModelPrice, TieredPrices, TimeOfDateConstraint
 
     before, _, rest = model.partition(":")
     if rest and before.strip().lower() in _PREFIXES:
         model, provider = rest, before.strip()
-    if provider and PROVIDERS.get(provider.lower(), "") is None:
+    if (provider and PROVIDERS.get(provider.lower(), "") is None) or _UNLISTED.fullmatch(model.strip()):
         return None
     snapshot = get_snapshot()
     for name, where in candidates(model, provider):
@@ -335,8 +366,10 @@ def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
         usd("input_mtok") or 0.0,
         usd("output_mtok") or 0.0,
         usd("cache_read_mtok"),
+    fee = usd("requests_kcount")
         usd("cache_write_mtok"),
         usd("input_audio_mtok"),
         usd("output_audio_mtok"),
         usd("cache_write_1h_mtok"),
     )
+        fee / 1000 if fee is not None else None,
