@@ -167,6 +167,14 @@ def test_what_the_responses_api_says(tmp_path: Path) -> None:
     assert call.finish_reason == "length"
 
 
+def test_a_stream_of_an_answer_that_failed_is_a_failed_call(tmp_path: Path) -> None:
+    """It was taken for an empty answer, whose prompt was billed by estimate."""
+    failed = {**RESPONSE, "status": "failed", "error": {"code": "server_error", "message": "no"}, "usage": None}
+    events = [{"type": "response.created", "response": {}}, {"type": "response.failed", "response": failed}]
+    [call] = calls(write(tmp_path / "a.jsonl", {"timestamp": 1, "request": RESPONSES_REQUEST, "response": events}))
+    assert (call.status, call.error, call.usage) == ("error", "server_error", Usage())
+
+
 def test_streams(tmp_path: Path) -> None:
     openai = [
         {"model": "gpt-4o", "choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hel"}}]},
