@@ -223,6 +223,10 @@ class Prices:
             rates = self._rates[key] = _rates(known.info.get_prices(when, TIERS.get(tier or "")), input_tokens)
         return rates
 
+    def are_own(self, model: str | None) -> bool:
+        """True if the user has set the price of a model of this name."""
+        return model in self._overrides
+
     def context_window(self, model: str | None, provider: str | None) -> int | None:
         """Tokens that fit into the model's context, None where unknown."""
         known = self._model(model, provider) if model else None
@@ -284,15 +288,15 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
     """
     name = model.strip().lower()
     mapped = PROVIDERS.get(provider.lower(), provider.lower()) if provider else None
-    found: list[tuple[str, str | None]] = [(name, mapped)] if mapped else []
-    found.append((name, None))
-    if name.startswith(("text-embedding-3-", "text-embedding-ada-")):  # the table knows them as OpenAI's only
-        found.append((name, "openai"))
     if mapped in (None, "litellm") and "/" in name:  # who is called stands in front
         first = name.partition("/")[0]
         mapped = whose if (whose := PROVIDERS.get(first, first)) is None or whose in HOSTS else mapped
         if whose is None:
             return ()
+    found: list[tuple[str, str | None]] = [(name, mapped)] if mapped else []
+    found.append((name, None))
+    if name.startswith(("text-embedding-3-", "text-embedding-ada-")):  # the table knows them as OpenAI's only
+        found.append((name, "openai"))
     rest = name.removeprefix("models/")
     if rest.startswith("@"):
         rest = rest.partition("/")[2] or rest
@@ -308,12 +312,12 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
         found.append((rest, "aws"))
         bare = parts[-1] if parts[0] != "anthropic" else rest.partition(".")[2]
         found.append((bare.partition("-v1:")[0], "anthropic"))
+    if mapped in HOSTS:
+        found = [(known, mapped) for known, _ in found]
     return tuple(dict.fromkeys(found))
 
 
 def _find(model: str, provider: str | None) -> _Model | None:
-    if mapped in HOSTS:
-        found = [(known, mapped) for known, _ in found]
     from genai_prices.data_snapshot import get_snapshot
     from genai_prices.types import ModelPrice, TieredPrices, TimeOfDateConstraint
 
@@ -362,14 +366,14 @@ def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
             return float(applicable)
         return float(price)
 
+    fee = usd("requests_kcount")
     return Rates(
         usd("input_mtok") or 0.0,
         usd("output_mtok") or 0.0,
         usd("cache_read_mtok"),
-    fee = usd("requests_kcount")
         usd("cache_write_mtok"),
         usd("input_audio_mtok"),
         usd("output_audio_mtok"),
         usd("cache_write_1h_mtok"),
-    )
         fee / 1000 if fee is not None else None,
+    )

@@ -636,10 +636,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         return True
 
     def _priced_name(self, answered: str, started: Started) -> str:
-        """The model that was billed: what the answer names, if that has a price, else what was asked for."""
+        """The model that was billed: what the answer names, if that has a price, else what was asked for.
+
+        A price of the user's own holds by either name: who sets that of `gpt-4o` does not know of `gpt-4o-2024-08-06`.
+        """
         asked = started.model
         if asked is not None and asked != answered:
             prices = self.sentinel.prices
+            if prices.are_own(asked) and not prices.are_own(answered):
+                return asked
             if prices.rates(answered, started.provider, started.started_at) is None:
                 return asked
         return answered
