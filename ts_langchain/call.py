@@ -201,7 +201,8 @@ class Call(NamedTuple):
         max_tokens: Bound on the output that the request set; None if it set none.
         answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
         traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
-        tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS`.
+        tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS` and
+            `DECISION`.
         turn: Which of the session's turns it belongs to: what an agent does in answer to one request (see
             `ts_langchain.capture.memory.Memory`).
         conversation: Fingerprint of how the conversation it was made in opens, of tools the one it was asked for in; 0

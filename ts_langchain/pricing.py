@@ -80,6 +80,9 @@ TIERS: Mapping[str, Mapping[str, str]] = {
     "batch": {"processing": "batch"},
 }
 
+DECISION = "decision"
+"""What OpenAI decides (`/v1/decisions`) has a list of its own: the input alone is billed, cached or not."""
+
 CostSource = Literal["source", "override", "table"]
 
 
@@ -203,13 +206,15 @@ class Prices:
             provider: Provider as LangChain names it, None if unknown.
             at: Seconds since the epoch; prices of that day are used.
             input_tokens: Length of the input; some prices rise beyond a threshold.
-            tier: One of `TIERS`, None for the standard one; the standard price where the model has none for it.
+            tier: One of `TIERS`, or `DECISION`; None for the standard one. The standard price where the model has none
+                for it.
         """
         if not model:
             return None
         if self._overrides and model in self._overrides:
             return self._overrides[model]
-        known = self._model(model, provider)
+        listed = "openai-decisions" if tier == DECISION and provider == "openai" else provider
+        known = self._model(model, listed)
         if known is None:
             return None
         period = int(at // 60) if known.timed else int(at // 86_400) if known.dated else 0

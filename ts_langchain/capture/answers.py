@@ -9,7 +9,7 @@ from ts_langchain.call import NO_USAGE, SourceCost, ToolCall, Usage
 from ts_langchain.capture.in_words import asked_in_words
 from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
 from ts_langchain.fingerprint import FreeText, arguments, canonical
-from ts_langchain.pricing import TIERS
+from ts_langchain.pricing import DECISION, TIERS
 
 CHARS_PER_TOKEN = 4
 MAX_USD = 1_000_000.0  # of one call; beyond it a cost is a mistake of whoever reported it
@@ -108,7 +108,7 @@ def read_answer(
         message,
         read,
         FreeText(words) if words and not calls else None,
-        _tier(meta, extra),
+        DECISION if _decides(extra.get("output") or extra.get("message")) else _tier(meta, extra),
         # what LangChain's cache returns says so by a cost of nothing
         is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
         _charged(meta, counted or extra.get("usage")),
@@ -214,7 +214,7 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
         return choice.get("message") or {"role": "ai", "content": choice.get("text") or ""}, beside, output
     nested = response.get("message") or response.get("output")
     if isinstance(nested, Mapping):
-        if "answers" in nested and "content" not in nested:  # a decision model's
+        if _decides(nested):
             nested = {"role": "ai", "content": canonical(nested["answers"]).decode()}
         return nested, response, output
     if isinstance(nested, str):
@@ -225,6 +225,11 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
     if "content" in response or "lc" in response:
         return {"role": "ai", **response}, response, output
     return None, NOTHING, output
+
+
+def _decides(answer: object) -> bool:
+    """True for the answer of a decision model."""
+    return isinstance(answer, Mapping) and "answers" in answer and "content" not in answer
 
 
 def _first(value: object) -> object:

@@ -79,6 +79,8 @@ class Exchanges:
         failed = _error(row, answered, answer)
         if "custom_id" in row and answer:  # a batch, at a batch's price
             answer = {**answer, "service_tier": "batch"}
+        if "questions" in request and "answers" in answer:
+            answer = {**answer, "output": {"answers": answer["answers"]}}
         if not request and not answer and failed is None:
             return [Skipped(setting.place, "neither a request nor a response that can be read")]
         if not answer and failed is None:
