@@ -117,6 +117,7 @@ class Rates:
         input_audio: Audio input; the input price where None.
         output_audio: Audio output; the output price where None.
         cache_write_1h: Input written to the cache for an hour; `cache_write` where None.
+        output_image: Images that are made; the output price where None.
         per_request: USD for each request, whatever its tokens (Perplexity's search); counted as input.
     """
 
@@ -127,6 +128,7 @@ class Rates:
     input_audio: float | None = None
     output_audio: float | None = None
     cache_write_1h: float | None = None
+    output_image: float | None = None
     per_request: float | None = None
 
     def cost(self, usage: Usage, source: CostSource = "table") -> Cost:
@@ -144,10 +146,12 @@ class Rates:
             usd += audio * (self.input if self.input_audio is None else self.input_audio)
         if self.per_request is not None and (usage.input_tokens or usage.output_tokens):
             usd += self.per_request * 1_000_000
-        spoken = usage.output_audio_tokens
-        out = (usage.output_tokens - spoken) * self.output
+        spoken, drawn = usage.output_audio_tokens, usage.output_image_tokens
+        out = (usage.output_tokens - spoken - drawn) * self.output
         if spoken:
             out += spoken * (self.output if self.output_audio is None else self.output_audio)
+        if drawn:
+            out += drawn * (self.output if self.output_image is None else self.output_image)
         # USD per million tokens is 1000 nano-dollars per token
         return Cost(round(usd * 1000), round(out * 1000), source)
 
@@ -380,5 +384,6 @@ def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
         usd("input_audio_mtok"),
         usd("output_audio_mtok"),
         usd("cache_write_1h_mtok"),
+        usd("output_image_mtok"),
         fee / 1000 if fee is not None else None,
     )

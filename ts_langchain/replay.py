@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ts_langchain.call import NO_USAGE, UNBILLED
-from ts_langchain.capture.answers import read_tier, read_usage
+from ts_langchain.capture.answers import read_embedding_usage, read_tier, read_usage
 from ts_langchain.capture.context import session_of
 from ts_langchain.capture.embeddings import embedding_call
 from ts_langchain.capture.errors import error_name
@@ -265,7 +265,7 @@ class Replay:
                     started_at=run.started_at,
                     ended_at=run.ended_at,
                     error=error_name(run.error) if run.error else None,
-                    usage=NO_USAGE if run.cached else read_usage(run.usage),
+                    usage=NO_USAGE if run.cached else read_embedding_usage(run.usage),
                     source_cost=UNBILLED if run.cached else run.cost,
                     tier=read_tier(run.outputs or {}),
                     tags=run.tags,

@@ -77,20 +77,21 @@ def _usage(counted: Mapping[str, Any]) -> dict[str, Any] | None:
     def count(name: str) -> int:
         return int(number(counted.get(name), MAX_TOKENS) or 0)
 
+    def of(name: str, modality: str) -> int:
+        parts = [d for d in details if isinstance(d, dict)] if isinstance(details := counted.get(name), list) else []
+        return sum(int(number(d.get("tokenCount"), MAX_TOKENS) or 0) for d in parts if d.get("modality") == modality)
+
     thought = count("thoughtsTokenCount")
     return usage_metadata(
         count("promptTokenCount") + count("toolUsePromptTokenCount"),
         count("candidatesTokenCount") + thought,
         read=count("cachedContentTokenCount"),
         reasoning=thought,
-        audio_in=_audio(counted.get("promptTokensDetails")),
-        audio_out=_audio(counted.get("candidatesTokensDetails")),
+        # what of it was cached is cached input, and counted there
+        audio_in=max(0, of("promptTokensDetails", "AUDIO") - of("cacheTokensDetails", "AUDIO")),
+        audio_out=of("candidatesTokensDetails", "AUDIO"),
+        drawn=of("candidatesTokensDetails", "IMAGE"),
     )
-
-
-def _audio(details: object) -> int:
-    parts = [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
-    return sum(int(number(d.get("tokenCount"), MAX_TOKENS) or 0) for d in parts if d.get("modality") == "AUDIO")
 
 
 def _declared(tool: Mapping[str, Any]) -> list[Any]:

@@ -285,6 +285,7 @@ def read_usage(reported: object) -> Usage | None:
             _count(ins.get("audio")),
             _count(outs.get("audio")),
             cache_write_1h_tokens=hour,
+            output_image_tokens=_count(outs.get("image")),
         )
     else:
         ins = mapping(get("prompt_tokens_details") or get("input_tokens_details"))
@@ -308,6 +309,7 @@ def read_usage(reported: object) -> Usage | None:
             _count(ins.get("audio_tokens")),
             _count(outs.get("audio_tokens")),
             cache_write_1h_tokens=hour,
+            output_image_tokens=_count(outs.get("image_tokens")),
         )
         if passes := get("iterations"):
             usage = _compacted(usage, passes)
@@ -336,6 +338,14 @@ def _thought_apart(usage: Usage, total: int, details: Mapping[str, object]) -> U
     if details or thought or more <= 0 or not usage.input_tokens or usage.cache_read_tokens or usage.cache_write_tokens:
         return usage
     return usage._replace(output_tokens=usage.output_tokens + more, reasoning_tokens=more)
+
+
+def read_embedding_usage(reported: object) -> Usage | None:
+    """The same of an embedding, of which some (Voyage) tell nothing but the total: all of it is input."""
+    usage = read_usage(reported)
+    if usage is None and is_mapping(reported) and (total := _count(mapping(reported).get("total_tokens"))):
+        return Usage(total)
+    return usage
 
 
 def _for_an_hour(kept: object) -> int:
@@ -368,7 +378,7 @@ def _consistent(usage: Usage) -> Usage:
     """Parts never exceed their whole, whatever the source says."""
     if (
         usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens <= usage.input_tokens
-        and usage.reasoning_tokens + usage.output_audio_tokens <= usage.output_tokens
+        and usage.reasoning_tokens + usage.output_audio_tokens + usage.output_image_tokens <= usage.output_tokens
         and usage.cache_write_1h_tokens <= usage.cache_write_tokens
     ):
         return usage
@@ -383,5 +393,6 @@ def _consistent(usage: Usage) -> Usage:
         reasoning_tokens=reasoning,
         input_audio_tokens=audio,
         output_audio_tokens=spoken,
+        output_image_tokens=min(usage.output_image_tokens, usage.output_tokens - reasoning - spoken),
         cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
     )
