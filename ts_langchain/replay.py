@@ -54,6 +54,7 @@ class Run:
         cost: Cost as the source reports it.
         tool_call_id: For tools: joins the run with the model's request for it.
         cached: True if a cache of responses answered: nothing was sent to the provider, and nothing billed.
+        completions: Of completion models: how many prompts were sent together.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Run:
     cost: SourceCost | None = None
     tool_call_id: str | None = None
     cached: bool = False
+    completions: int = 1
 
 
 class Replay:
@@ -187,6 +189,7 @@ class Replay:
                 metadata=metadata,
                 invocation_params=run.invocation_params,
                 name=run.name,
+                completions=run.completions,
             )
         elif run.run_type == "tool":
             handler.on_tool_start(

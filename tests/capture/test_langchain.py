@@ -904,6 +904,40 @@ def test_completion_models_and_batches() -> None:
     clean(recorder, handler)
 
 
+class Completes(FakeListLLM):
+    """Counts as langchain-openai's completion models do: the tokens of all prompts that are sent together."""
+
+    counts: bool = True
+
+    def _generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        result = super()._generate(prompts, *args, **kwargs)
+        counted = {"prompt_tokens": 10 * len(prompts), "completion_tokens": 5 * len(prompts)} if self.counts else {}
+        result.llm_output = {"token_usage": counted, "model_name": "gpt-3.5-turbo-instruct"}
+        return result
+
+    async def _agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        return self._generate(prompts)
+
+
+def test_the_tokens_of_completions_that_are_sent_together_are_counted_once() -> None:
+    """LangChain hands them to the first and none to the others, which were estimated on top."""
+    recorder, handler = recorded()
+    config = {"callbacks": [handler, LangChainTracer(client=(wire := Wire()))]}
+    three = ["one", "two", "three"]
+    Completes(responses=["a"]).batch(three, config)
+    asyncio.run(Completes(responses=["a"]).abatch(three, config))
+    assert sorted(c.usage for c in recorder.seen) == [Usage()] * 4 + [Usage(30, 15)] * 2
+    cost = [recorder.prices.cost(call) for call in recorder.seen]
+    assert sum(c.nano for c in cost if c is not None) == 2 * (30 * 1_500 + 15 * 2_000)
+    replayed = replay_of(*(run for row in wire.sent() if isinstance(run := run_from_row(row), Run)))
+    assert sorted(c.usage for c in replayed.seen) == sorted(c.usage for c in recorder.seen)
+    Completes(responses=["a"], counts=False).batch(three, config)  # nobody counts: all are estimated
+    assert [c.usage for c in recorder.seen[6:]] == [Usage(1, 1, estimated=True)] * 2 + [Usage(2, 1, estimated=True)]
+    Completes(responses=["a"]).invoke("one", config)
+    assert recorder.seen[-1].usage == Usage(10, 5)
+    clean(recorder, handler)
+
+
 class Shelf(BaseRetriever):
     """A retriever that always finds the same."""
 

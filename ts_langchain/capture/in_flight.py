@@ -71,6 +71,10 @@ class Started(NamedTuple):
     """Of model calls: another one ran inside, which is the same call and has been recorded."""
     for_an_hour: bool = False
     """Of model calls: what it writes to the provider's cache is to be kept for an hour."""
+    batch: int = 1
+    """Of completion models: how many prompts were sent together. The first is told the tokens of all of them."""
+    counted: bool = False
+    """It was, with another of its batch."""
 
 
 class Reported(NamedTuple):
