@@ -174,10 +174,13 @@ def test_a_model_on_ones_own_machine_has_no_list_price() -> None:
         ("fireworks_ai/accounts/fireworks/models/mixtral-8x22b-instruct", None),
         ("deepseek-r1", "sambanova"),
         ("deepseek-ai/deepseek-r1", "nvidia"),
+        ("mistralai/mistral-large", "ibm"),
+        ("deepseek-ai/deepseek-r1-0528-maas", "google_vertexai"),
+        ("vertex_ai/deepseek-ai/deepseek-r1-0528-maas", "litellm"),
     ],
 )
 def test_what_a_host_charges_is_in_nobody_elses_list(model: str, provider: str | None) -> None:
-    """DeepSeek's own price of R1 is a fifth of Together's."""
+    """Of R1 Fireworks takes five times what DeepSeek itself does."""
     assert Prices().rates(model, provider, DAY.timestamp()) is None
 
 
@@ -202,6 +205,8 @@ def test_hosts_have_prices_of_their_own() -> None:
     prices, at, llama = Prices(), DAY.timestamp(), "meta-llama/Llama-3.3-70B-Instruct-Turbo"
     assert prices.rates(llama, "together", at) == prices.rates(f"together_ai/{llama}", "litellm", at) is not None
     assert prices.rates("accounts/fireworks/models/deepseek-r1-0528", "fireworks", at) is not None
+    for name in ("claude-sonnet-4-5@20250929", "models/gemini-2.5-pro", "publishers/google/models/gemini-2.5-pro"):
+        assert prices.rates(name, "google_vertexai", at) == prices.rates(f"vertex_ai/{name}", None, at) is not None
 
 
 @pytest.mark.parametrize("model", ["sonar", "sonar-pro"])

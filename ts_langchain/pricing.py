@@ -41,6 +41,7 @@ PROVIDERS: Mapping[str, str | None] = {
     "google_vertexai": "google",
     "google_anthropic_vertex": "google",
     "vertexai": "google",
+    "vertex_ai": "google",
     "gemini": "google",
     "mistralai": "mistral",
     "xai": "x-ai",
@@ -55,10 +56,11 @@ PROVIDERS: Mapping[str, str | None] = {
     "hosted_vllm": None,
 }
 
-# They run open models of others at prices of their own: what they charge for one is in nobody else's list.
+# They run models of others at prices of their own: what they charge for one is in nobody else's list. (What Google
+# charges for Anthropic's genai-prices knows itself.)
 HOSTS = frozenset({
-    "baseten", "cerebras", "cloudflare", "deepinfra", "fireworks", "groq", "novita", "nvidia", "nvidia_nim",
-    "ovhcloud", "sambanova", "together",
+    "baseten", "cerebras", "cloudflare", "deepinfra", "fireworks", "google", "groq", "hyperbolic", "ibm", "nebius",
+    "novita", "nvidia", "nvidia_nim", "oci", "ovhcloud", "replicate", "sambanova", "scaleway", "together", "watsonx",
 })  # fmt: skip
 
 # Names of what has no price in anyone's list: Ollama's, with a size or `latest` (`deepseek-r1:14b`), whatever client
