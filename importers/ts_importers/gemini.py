@@ -16,6 +16,8 @@ _SYSTEM = ("systemInstruction", "system_instruction")
 _SETTINGS = ("generationConfig", "generation_config")
 _DECLARED = ("functionDeclarations", "function_declarations")
 _REASONS = {"STOP": "stop", "MAX_TOKENS": "length"}
+_TIERS = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
+"""Vertex says with the tokens how it processed the request."""
 _PARAMS = {"maxOutputTokens": "max_tokens", "temperature": "temperature", "topP": "top_p"}
 
 
@@ -68,6 +70,8 @@ def answer_of_gemini(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     answer["choices"] = [{"message": message, "finish_reason": _REASONS.get(str(reason), reason)}]
     if isinstance(counted, dict) and (usage := _usage(counted)):
         answer["usage"] = usage
+        if (tier := _TIERS.get(str(counted.get("trafficType")))) is not None:
+            answer["service_tier"] = tier
     return answer
 
 

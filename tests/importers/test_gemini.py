@@ -125,6 +125,19 @@ def test_geminis_images_and_cached_audio(tmp_path: Path) -> None:
     assert audio.usage == Usage(12_000, 5, 8000, input_audio_tokens=2000)
 
 
+@pytest.mark.parametrize(
+    ("traffic", "tier"),
+    [("ON_DEMAND", None), ("ON_DEMAND_FLEX", "flex"), ("ON_DEMAND_PRIORITY", "priority"), (["?"], None)],
+)
+def test_how_vertex_processed_a_request(tmp_path: Path, traffic: object, tier: str | None) -> None:
+    asked = {"model": "gemini-2.5-flash", "contents": [{"role": "user", "parts": [{"text": "Hi."}]}]}
+    said = {"candidates": [{"content": {"role": "model", "parts": [{"text": "There."}]}, "finishReason": "STOP"}]}
+    counted = {"promptTokenCount": 10, "candidatesTokenCount": 5, "trafficType": traffic}
+    row = {"timestamp": 1_794_000_000, "request": asked, "response": {**said, "usageMetadata": counted}}
+    [call] = calls(write(tmp_path / "a.jsonl", row))
+    assert (call.usage, call.tier) == (Usage(10, 5), tier)
+
+
 def test_an_error_of_gemini(tmp_path: Path) -> None:
     failed = {"error": {"code": 429, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}}
     [call] = calls(write(tmp_path / "a.jsonl", {"url": GEMINI, "status": 429, "request": ASKED, "response": failed}))
