@@ -236,6 +236,16 @@ def test_a_total_may_hold_more_than_its_parts() -> None:
     assert less == (2_500_000, 2_000_000, "source")
 
 
+@pytest.mark.parametrize("odd", [-1.0, float("nan"), float("inf"), 1e300])
+def test_a_source_is_not_believed_what_cannot_be(odd: float) -> None:
+    usage = Usage(1_000, 100)
+    plain = Prices().cost(call("gpt-4o", "openai", usage))
+    assert plain is not None
+    for told in (SourceCost(odd, odd, odd), SourceCost(0.1, odd), SourceCost(total_usd=odd)):
+        assert Prices().cost(call("gpt-4o", "openai", usage, told)) == plain
+    assert Prices().cost(call("gpt-4o", "openai", usage, SourceCost(0.5, 0.25, odd))) == (5e8, 2.5e8, "source")
+
+
 def test_who_is_believed() -> None:
     usage = Usage(1_000_000, 1_000_000)
     own = Prices({"gpt-4o": {"input": 1.0, "output": 2.0}})

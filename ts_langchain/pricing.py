@@ -275,11 +275,9 @@ def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost 
 
     What a total has beyond its parts (searches, which Langfuse counts apart) was paid, too: it is counted as input.
     """
-    total = None if source.total_usd is None else round(source.total_usd * NANO)
-    if source.input_usd is not None and source.output_usd is not None:
-        into, out = round(source.input_usd * NANO), round(source.output_usd * NANO)
-        if into or out or not total:
-            return Cost(into if total is None else max(into, total - out), out, "source")
+    into, out, total = _nano(source.input_usd), _nano(source.output_usd), _nano(source.total_usd)
+    if into is not None and out is not None and (into or out or not total):
+        return Cost(into if total is None else max(into, total - out), out, "source")
     if total is None:
         return None
     ours = rates.cost(usage) if rates else None
@@ -288,6 +286,11 @@ def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost 
     else:
         into = total * usage.input_tokens // usage.total_tokens if usage.total_tokens else total
     return Cost(into, total - into, "source")
+
+
+def _nano(usd: float | None) -> int | None:
+    """Whole nano-dollars of a sum that can be: an importer of somebody else's may hand on what is none."""
+    return round(usd * NANO) if usd is not None and 0 <= usd <= MAX_RATE else None
 
 
 @lru_cache(maxsize=4096)
