@@ -174,6 +174,15 @@ def test_what_is_thought_apart_from_the_output_is_output(tmp_path: Path, counts:
     assert [(call.usage.input_tokens, call.usage.output_tokens) for call in replay_of(run).seen] == [(100, got)]
 
 
+@pytest.mark.parametrize(("total", "sent"), [(8020, 8000), (5020, 5000), (0, 5000)])
+def test_what_a_cache_brought_apart_from_the_input_is_input(tmp_path: Path, total: int, sent: int) -> None:
+    """Anthropic's own count, where more was sent than came from the cache: the total tells."""
+    counts = {"input_tokens": 5000, "output_tokens": 20, "cache_read_input_tokens": 3000, "total_tokens": total}
+    told = {**CHAT, **{f"gen_ai.usage.{name}": value for name, value in counts.items() if value}}
+    [run] = runs(write(tmp_path / "a.json", request(span(0, told))))
+    assert [call.usage for call in replay_of(run).seen] == [Usage(sent, 20, 3000)]
+
+
 def test_what_openinference_counts_apart_is_output(tmp_path: Path) -> None:
     counts = {"prompt": 32, "completion": 200, "completion_details.reasoning": 94, "total": 326}
     told = {"openinference.span.kind": "LLM", "llm.model_name": "grok-4"}
