@@ -600,6 +600,18 @@ def test_what_only_the_total_tells_was_thought(details: dict[str, Any]) -> None:
     assert read_usage(cached) == Usage(10, 20, 5)
 
 
+@pytest.mark.parametrize("name", ["prompt_cache_hit_tokens", "cached_tokens"])
+def test_cached_tokens_that_langchain_openai_does_not_know_by_name(name: str) -> None:
+    """DeepSeek's and Moonshot's; it hands the provider's own count on beside its own."""
+    raw = {"prompt_tokens": 1000, "completion_tokens": 9, "total_tokens": 1009, name: 640}
+    told: Any = {"input_tokens": 1000, "output_tokens": 9, "total_tokens": 1009}
+    told |= {"input_token_details": {}, "output_token_details": {}}
+    recorder, handler = recorded()
+    answer = AIMessage("hi", usage_metadata=told, response_metadata={"token_usage": raw})
+    ScriptedChatModel(script=[answer]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == Usage(1000, 9, 640)
+
+
 def test_own_prices_hold_for_what_was_asked_for() -> None:
     """Answers name the version, and of Azure's deployments the model."""
     own = {"input": 1.0, "output": 2.0}

@@ -117,11 +117,16 @@ def read_answer(
 
 
 def _reported(reported: object, counted: object) -> Usage | None:
-    """LangChain's usage; the provider's own where that alone tells the parts (Mistral) or all passes (Anthropic)."""
+    """LangChain's usage; the provider's own where that alone tells the parts (Mistral) or all passes (Anthropic).
+
+    Or what was cached, which langchain-openai does not know by the names of DeepSeek and Moonshot.
+    """
     usage = read_usage(reported)
     if usage is None or type(counted) is not dict:
         return usage
     untold = "prompt_tokens_details" in counted and "input_token_details" not in cast("Mapping[str, object]", reported)
+    if not usage.cache_read_tokens:
+        untold = untold or "prompt_cache_hit_tokens" in counted or "cached_tokens" in counted
     if untold or counted.get("iterations"):
         own = read_usage(counted)
         if own is not None and own.input_tokens >= usage.input_tokens and own.output_tokens >= usage.output_tokens:
