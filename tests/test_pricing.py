@@ -165,6 +165,87 @@ def test_a_model_on_ones_own_machine_has_no_list_price() -> None:
     assert Prices().cost(call("gpt-4o", "ollama", Usage(1000, 100))) is None
 
 
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("deepseek-ai/DeepSeek-R1", "together"),
+        ("together_ai/deepseek-ai/DeepSeek-R1", "litellm"),
+        ("accounts/fireworks/models/mixtral-8x22b-instruct", "fireworks"),
+        ("fireworks_ai/accounts/fireworks/models/mixtral-8x22b-instruct", None),
+        ("deepseek-r1", "sambanova"),
+        ("deepseek-ai/deepseek-r1", "nvidia"),
+        ("mistralai/mistral-large", "ibm"),
+        ("deepseek-ai/deepseek-r1-0528-maas", "google_vertexai"),
+        ("vertex_ai/deepseek-ai/deepseek-r1-0528-maas", "litellm"),
+    ],
+)
+def test_what_a_host_charges_is_in_nobody_elses_list(model: str, provider: str | None) -> None:
+    """Of R1 Fireworks takes five times what DeepSeek itself does."""
+    assert Prices().rates(model, provider, DAY.timestamp()) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("deepseek-r1:14b", "openai"),
+        ("deepseek-r1:8b-llama-distill-q4_K_M", None),
+        ("ollama/deepseek-r1", None),
+        ("ollama_chat/deepseek-r1", "litellm"),
+        ("hosted_vllm/mistral-small-latest", None),
+        ("deepseek/deepseek-r1:free", "openrouter"),
+    ],
+)
+def test_what_runs_at_home_or_for_free_has_no_list_price(model: str, provider: str | None) -> None:
+    """By whatever client it is called."""
+    assert Prices().rates(model, provider, DAY.timestamp()) is None
+    assert Prices({model: {"input": 1, "output": 1}}).rates(model, provider, DAY.timestamp()) is not None
+
+
+def test_hosts_have_prices_of_their_own() -> None:
+    prices, at, llama = Prices(), DAY.timestamp(), "meta-llama/Llama-3.3-70B-Instruct-Turbo"
+    assert prices.rates(llama, "together", at) == prices.rates(f"together_ai/{llama}", "litellm", at) is not None
+    assert prices.rates("accounts/fireworks/models/deepseek-r1-0528", "fireworks", at) is not None
+    for name in ("claude-sonnet-4-5@20250929", "models/gemini-2.5-pro", "publishers/google/models/gemini-2.5-pro"):
+        assert prices.rates(name, "google_vertexai", at) == prices.rates(f"vertex_ai/{name}", None, at) is not None
+
+
+@pytest.mark.parametrize("model", ["sonar", "sonar-pro"])
+def test_a_request_may_cost_by_itself(model: str) -> None:
+    """Perplexity takes a fee for each search, which is most of what a short answer costs."""
+    theirs = calc_price(
+        TheirUsage(input_tokens=100, output_tokens=50), model, provider_id="perplexity", genai_request_timestamp=DAY
+    )
+    ours = Prices().cost(call(model, "perplexity", Usage(100, 50)))
+    assert ours is not None
+    assert ours.nano / 1e9 == pytest.approx(float(theirs.total_price), abs=2e-9)
+    nothing = Prices().cost(call(model, "perplexity", Usage()))
+    assert nothing is not None
+    assert nothing.nano == 0
+    own = Prices({model: {"input": 1.0, "output": 1.0, "per_request": 0.005}}).cost(call(model, None, Usage(100, 50)))
+    assert own == (5_100_000, 50_000, "override")
+
+
+def test_a_total_may_hold_more_than_its_parts() -> None:
+    """What Langfuse counts apart, such as searches; of parts that nobody filled in it is all there is."""
+    usage = Usage(1_000, 100)
+    searched = Prices().cost(call("gpt-4o", "openai", usage, SourceCost(0.0025, 0.002, 0.0145)))
+    assert searched == (12_500_000, 2_000_000, "source")
+    whole = Prices().cost(call("gpt-4o", "openai", usage, SourceCost(0.0, 0.0, 0.0035)))
+    assert whole == (2_500_000, 1_000_000, "source")
+    less = Prices().cost(call("gpt-4o", "openai", usage, SourceCost(0.0025, 0.002, 0.001)))
+    assert less == (2_500_000, 2_000_000, "source")
+
+
+@pytest.mark.parametrize("odd", [-1.0, float("nan"), float("inf"), 1e300])
+def test_a_source_is_not_believed_what_cannot_be(odd: float) -> None:
+    usage = Usage(1_000, 100)
+    plain = Prices().cost(call("gpt-4o", "openai", usage))
+    assert plain is not None
+    for told in (SourceCost(odd, odd, odd), SourceCost(0.1, odd), SourceCost(total_usd=odd)):
+        assert Prices().cost(call("gpt-4o", "openai", usage, told)) == plain
+    assert Prices().cost(call("gpt-4o", "openai", usage, SourceCost(0.5, 0.25, odd))) == (5e8, 2.5e8, "source")
+
+
 def test_who_is_believed() -> None:
     usage = Usage(1_000_000, 1_000_000)
     own = Prices({"gpt-4o": {"input": 1.0, "output": 2.0}})

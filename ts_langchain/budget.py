@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import uuid4
 
+from ts_langchain.call import Usage
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class Budgets:
         output = request.max_tokens if request.max_tokens is not None else self.policy.assumed_output_tokens
         tokens = request.input_tokens + output
         rates = self.prices.rates(request.model, request.provider, request.at, request.input_tokens)
-        nano = round((request.input_tokens * rates.input + output * rates.output) * 1000) if rates else 0
+        nano = rates.cost(Usage(request.input_tokens, output)).nano if rates else 0
         amounts = {"usd": nano, "tokens": tokens, "calls": 1}
         accounts = _accounts(self.in_force, request, amounts, force=force)
         reservation = Reservation([check for check, _ in accounts])

@@ -20,7 +20,7 @@ class Usage(NamedTuple):
     """Tokens of one call, as `langchain_core`'s `UsageMetadata` counts them.
 
     `input_tokens` contains the cached and the audio part of the input, `output_tokens` contains the
-    reasoning and the audio part of the output.
+    reasoning, the audio and the image part of the output.
 
     Attributes:
         input_tokens: All tokens sent, cached ones included.
@@ -33,6 +33,7 @@ class Usage(NamedTuple):
         estimated: True if nobody reported the usage and it was estimated from text lengths
             (4 characters a token).
         cache_write_1h_tokens: The part of `cache_write_tokens` to be kept for an hour, which costs more.
+        output_image_tokens: The part of `output_tokens` that was images, which cost a multiple of text.
     """
 
     input_tokens: int = 0
@@ -44,6 +45,7 @@ class Usage(NamedTuple):
     output_audio_tokens: int = 0
     estimated: bool = False
     cache_write_1h_tokens: int = 0
+    output_image_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -217,7 +219,8 @@ class Call(NamedTuple):
         max_tokens: Bound on the output that the request set; None if it set none.
         answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
         traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
-        tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS`.
+        tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS` and
+            `DECISION`.
         turn: Which of the session's turns it belongs to: what an agent does in answer to one request (see
             `ts_langchain.capture.memory.Memory`).
         conversation: Fingerprint of how the conversation it was made in opens, of tools the one it was asked for in; 0

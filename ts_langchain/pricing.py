@@ -9,6 +9,7 @@ Money is counted in whole nano-dollars (1e-9 USD), so that sums are exact and do
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -40,15 +41,31 @@ PROVIDERS: Mapping[str, str | None] = {
     "google_vertexai": "google",
     "google_anthropic_vertex": "google",
     "vertexai": "google",
+    "vertex_ai": "google",
     "gemini": "google",
     "mistralai": "mistral",
     "xai": "x-ai",
+    "together_ai": "together",
+    "fireworks_ai": "fireworks",
     "ollama": None,
+    "ollama_chat": None,
     "llamacpp": None,
     "huggingface": None,
     "mlx": None,
     "vllm": None,
+    "hosted_vllm": None,
 }
+
+# They run models of others at prices of their own: what they charge for one is in nobody else's list. (What Google
+# charges for Anthropic's genai-prices knows itself.)
+HOSTS = frozenset({
+    "baseten", "cerebras", "cloudflare", "deepinfra", "fireworks", "google", "groq", "hyperbolic", "ibm", "nebius",
+    "novita", "nvidia", "nvidia_nim", "oci", "ovhcloud", "replicate", "sambanova", "scaleway", "together", "watsonx",
+})  # fmt: skip
+
+# Names of what has no price in anyone's list: Ollama's, with a size or `latest` (`deepseek-r1:14b`), whatever client
+# calls it, and the free variants of OpenRouter.
+_UNLISTED = re.compile(r"(?!ft:).*:(?:latest|free|\d+(?:\.\d+)?[bm](?:-.*)?)", re.IGNORECASE | re.DOTALL)
 
 # What `init_chat_model` takes in front of a model's name, beside the above: `openai:gpt-4o`.
 _PREFIXES = frozenset(PROVIDERS) | {
@@ -64,6 +81,9 @@ TIERS: Mapping[str, Mapping[str, str]] = {
     "fast": {"service_tier": "fast", "speed": "fast"},
     "batch": {"processing": "batch"},
 }
+
+DECISION = "decision"
+"""What OpenAI decides (`/v1/decisions`) has a list of its own: the input alone is billed, cached or not."""
 
 CostSource = Literal["source", "override", "table"]
 
@@ -99,6 +119,8 @@ class Rates:
         input_audio: Audio input; the input price where None.
         output_audio: Audio output; the output price where None.
         cache_write_1h: Input written to the cache for an hour; `cache_write` where None.
+        output_image: Images that are made; the output price where None.
+        per_request: USD for each request, whatever its tokens (Perplexity's search); counted as input.
     """
 
     input: float
@@ -108,6 +130,8 @@ class Rates:
     input_audio: float | None = None
     output_audio: float | None = None
     cache_write_1h: float | None = None
+    output_image: float | None = None
+    per_request: float | None = None
 
     def cost(self, usage: Usage, source: CostSource = "table") -> Cost:
         """Cost of a usage at these prices, each side rounded to a whole nano-dollar."""
@@ -122,10 +146,14 @@ class Rates:
                 usd += usage.cache_write_1h_tokens * (self.cache_write_1h - price)
         if audio:
             usd += audio * (self.input if self.input_audio is None else self.input_audio)
-        spoken = usage.output_audio_tokens
-        out = (usage.output_tokens - spoken) * self.output
+        if self.per_request is not None and (usage.input_tokens or usage.output_tokens):
+            usd += self.per_request * 1_000_000
+        spoken, drawn = usage.output_audio_tokens, usage.output_image_tokens
+        out = (usage.output_tokens - spoken - drawn) * self.output
         if spoken:
             out += spoken * (self.output if self.output_audio is None else self.output_audio)
+        if drawn:
+            out += drawn * (self.output if self.output_image is None else self.output_image)
         # USD per million tokens is 1000 nano-dollars per token
         return Cost(round(usd * 1000), round(out * 1000), source)
 
@@ -184,13 +212,15 @@ class Prices:
             provider: Provider as LangChain names it, None if unknown.
             at: Seconds since the epoch; prices of that day are used.
             input_tokens: Length of the input; some prices rise beyond a threshold.
-            tier: One of `TIERS`, None for the standard one; the standard price where the model has none for it.
+            tier: One of `TIERS`, or `DECISION`; None for the standard one. The standard price where the model has none
+                for it.
         """
         if not model:
             return None
         if self._overrides and model in self._overrides:
             return self._overrides[model]
-        known = self._model(model, provider)
+        listed = "openai-decisions" if tier == DECISION and provider == "openai" else provider
+        known = self._model(model, listed)
         if known is None:
             return None
         period = int(at // 60) if known.timed else int(at // 86_400) if known.dated else 0
@@ -203,6 +233,10 @@ class Prices:
             when = datetime.fromtimestamp(at, tz=UTC)
             rates = self._rates[key] = _rates(known.info.get_prices(when, TIERS.get(tier or "")), input_tokens)
         return rates
+
+    def are_own(self, model: str | None) -> bool:
+        """True if the user has set the price of a model of this name."""
+        return model in self._overrides
 
     def context_window(self, model: str | None, provider: str | None) -> int | None:
         """Tokens that fit into the model's context, None where unknown."""
@@ -222,7 +256,7 @@ class Prices:
 def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
     try:
         read = rates if isinstance(rates, Rates) else Rates(**rates)
-        for field in ("input", "output", "cache_read", "cache_write", "input_audio", "output_audio", "cache_write_1h"):
+        for field in read.__slots__:
             value = getattr(read, field)
             if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= MAX_RATE):
                 msg = f"prices: {name!r}: {field} is {value!r}, expected USD per million tokens, 0 to {MAX_RATE:,}"
@@ -237,12 +271,15 @@ def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
 
 
 def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost | None:
-    """The source's own figures; a bare total is split as our prices, or else the tokens, split it."""
-    if source.input_usd is not None and source.output_usd is not None:
-        return Cost(round(source.input_usd * NANO), round(source.output_usd * NANO), "source")
-    if source.total_usd is None:
+    """The source's own figures; a bare total is split as our prices, or else the tokens, split it.
+
+    What a total has beyond its parts (searches, which Langfuse counts apart) was paid, too: it is counted as input.
+    """
+    into, out, total = _nano(source.input_usd), _nano(source.output_usd), _nano(source.total_usd)
+    if into is not None and out is not None and (into or out or not total):
+        return Cost(into if total is None else max(into, total - out), out, "source")
+    if total is None:
         return None
-    total = round(source.total_usd * NANO)
     ours = rates.cost(usage) if rates else None
     if ours is not None and ours.nano:
         into = total * ours.input_nano // ours.nano
@@ -251,15 +288,25 @@ def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost 
     return Cost(into, total - into, "source")
 
 
+def _nano(usd: float | None) -> int | None:
+    """Whole nano-dollars of a sum that can be: an importer of somebody else's may hand on what is none."""
+    return round(usd * NANO) if usd is not None and 0 <= usd <= MAX_RATE else None
+
+
 @lru_cache(maxsize=4096)
 def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None], ...]:
     """Names under which a model may stand in the price table, likeliest first.
 
     Gateways and clouds put prefixes in front (`openai/gpt-4o`, `us.anthropic.claude-…`, `models/gemini-…`,
-    `@key/…`); the longest remainder that is known wins.
+    `@key/…`); the longest remainder that is known wins. Of one of `HOSTS` only its own names are.
     """
     name = model.strip().lower()
     mapped = PROVIDERS.get(provider.lower(), provider.lower()) if provider else None
+    if mapped in (None, "litellm") and "/" in name:  # who is called stands in front
+        first = name.partition("/")[0]
+        mapped = whose if (whose := PROVIDERS.get(first, first)) is None or whose in HOSTS else mapped
+        if whose is None:
+            return ()
     found: list[tuple[str, str | None]] = [(name, mapped)] if mapped else []
     found.append((name, None))
     if name.startswith(("text-embedding-3-", "text-embedding-ada-")):  # the table knows them as OpenAI's only
@@ -279,6 +326,8 @@ def candidates(model: str, provider: str | None) -> tuple[tuple[str, str | None]
         found.append((rest, "aws"))
         bare = parts[-1] if parts[0] != "anthropic" else rest.partition(".")[2]
         found.append((bare.partition("-v1:")[0], "anthropic"))
+    if mapped in HOSTS:
+        found = [(known, mapped) for known, _ in found]
     return tuple(dict.fromkeys(found))
 
 
@@ -289,7 +338,7 @@ def _find(model: str, provider: str | None) -> _Model | None:
     before, _, rest = model.partition(":")
     if rest and before.strip().lower() in _PREFIXES:
         model, provider = rest, before.strip()
-    if provider and PROVIDERS.get(provider.lower(), "") is None:
+    if (provider and PROVIDERS.get(provider.lower(), "") is None) or _UNLISTED.fullmatch(model.strip()):
         return None
     snapshot = get_snapshot()
     for name, where in candidates(model, provider):
@@ -331,6 +380,7 @@ def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
             return float(applicable)
         return float(price)
 
+    fee = usd("requests_kcount")
     return Rates(
         usd("input_mtok") or 0.0,
         usd("output_mtok") or 0.0,
@@ -339,4 +389,6 @@ def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
         usd("input_audio_mtok"),
         usd("output_audio_mtok"),
         usd("cache_write_1h_mtok"),
+        usd("output_image_mtok"),
+        fee / 1000 if fee is not None else None,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ts_langchain.call import NO_USAGE, UNBILLED
-from ts_langchain.capture.answers import read_tier, read_usage
+from ts_langchain.capture.answers import read_embedding_usage, read_tier, read_usage
 from ts_langchain.capture.context import session_of
 from ts_langchain.capture.embeddings import embedding_call
 from ts_langchain.capture.errors import error_name
@@ -56,6 +56,7 @@ class Run:
         cost: Cost as the source reports it.
         tool_call_id: For tools: joins the run with the model's request for it.
         cached: True if a cache of responses answered: nothing was sent to the provider, and nothing billed.
+        completions: Of completion models: how many prompts were sent together.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Run:
     cost: SourceCost | None = None
     tool_call_id: str | None = None
     cached: bool = False
+    completions: int = 1
 
 
 class Replay:
@@ -192,6 +194,7 @@ class Replay:
                 metadata=metadata,
                 invocation_params=run.invocation_params,
                 name=run.name,
+                completions=run.completions,
             )
         elif run.run_type == "tool":
             handler.on_tool_start(
@@ -273,7 +276,7 @@ class Replay:
                     started_at=run.started_at,
                     ended_at=run.ended_at,
                     error=error_name(run.error) if run.error else None,
-                    usage=NO_USAGE if run.cached else read_usage(run.usage),
+                    usage=NO_USAGE if run.cached else read_embedding_usage(run.usage),
                     source_cost=UNBILLED if run.cached else run.cost,
                     tier=read_tier(run.outputs or {}),
                     tags=run.tags,

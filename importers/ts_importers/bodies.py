@@ -161,7 +161,7 @@ def assembled(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     usage: dict[str, Any] = {}
     for piece in pieces:
         kind = piece.get("type")
-        if kind in ("response.completed", "response.incomplete"):
+        if kind in ("response.completed", "response.incomplete", "response.failed"):
             return answer_of(piece.get("response"))
         started = mapping(piece.get("message"))
         model = text(piece.get("model")) or text(started.get("model")) or model

@@ -16,6 +16,8 @@ _SYSTEM = ("systemInstruction", "system_instruction")
 _SETTINGS = ("generationConfig", "generation_config")
 _DECLARED = ("functionDeclarations", "function_declarations")
 _REASONS = {"STOP": "stop", "MAX_TOKENS": "length"}
+_TIERS = {"ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}
+"""Vertex says with the tokens how it processed the request."""
 _PARAMS = {"maxOutputTokens": "max_tokens", "temperature": "temperature", "topP": "top_p"}
 
 
@@ -68,6 +70,8 @@ def answer_of_gemini(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     answer["choices"] = [{"message": message, "finish_reason": _REASONS.get(str(reason), reason)}]
     if isinstance(counted, dict) and (usage := _usage(counted)):
         answer["usage"] = usage
+        if (tier := _TIERS.get(str(counted.get("trafficType")))) is not None:
+            answer["service_tier"] = tier
     return answer
 
 
@@ -77,20 +81,21 @@ def _usage(counted: Mapping[str, Any]) -> dict[str, Any] | None:
     def count(name: str) -> int:
         return int(number(counted.get(name), MAX_TOKENS) or 0)
 
+    def of(name: str, modality: str) -> int:
+        parts = [d for d in details if isinstance(d, dict)] if isinstance(details := counted.get(name), list) else []
+        return sum(int(number(d.get("tokenCount"), MAX_TOKENS) or 0) for d in parts if d.get("modality") == modality)
+
     thought = count("thoughtsTokenCount")
     return usage_metadata(
         count("promptTokenCount") + count("toolUsePromptTokenCount"),
         count("candidatesTokenCount") + thought,
         read=count("cachedContentTokenCount"),
         reasoning=thought,
-        audio_in=_audio(counted.get("promptTokensDetails")),
-        audio_out=_audio(counted.get("candidatesTokensDetails")),
+        # what of it was cached is cached input, and counted there
+        audio_in=max(0, of("promptTokensDetails", "AUDIO") - of("cacheTokensDetails", "AUDIO")),
+        audio_out=of("candidatesTokensDetails", "AUDIO"),
+        drawn=of("candidatesTokensDetails", "IMAGE"),
     )
-
-
-def _audio(details: object) -> int:
-    parts = [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
-    return sum(int(number(d.get("tokenCount"), MAX_TOKENS) or 0) for d in parts if d.get("modality") == "AUDIO")
 
 
 def _declared(tool: Mapping[str, Any]) -> list[Any]:

@@ -24,7 +24,7 @@ _CACHE_READ = (
 )  # fmt: skip
 _CACHE_WRITE = (
     "input_cache_creation", "cache_creation_input_tokens", "input_cache_write", "input_cache_creation_5m",
-    "input_cache_creation_1h",
+    "input_cache_creation_1h", "input_flex_cache_creation", "input_priority_cache_creation",
 )  # fmt: skip
 _MINUTES = (
     "cache_creation_ephemeral_5m_input_tokens", "input_ephemeral_5m_input_tokens", "ephemeral_5m_input_tokens",
@@ -279,7 +279,8 @@ def _tier(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _is_part(key: str, side: str) -> bool:
-    if key in (f"{side}_tokens", f"{side}_priority") or key.startswith(f"{side}_priority"):
+    # langchain-openai leaves what is written to the cache within the tokens of the tier
+    if key in (f"{side}_tokens", "input_flex_cache_creation") or key.startswith(f"{side}_priority"):
         return False
     return key.startswith(f"{side}_") or (side == "input" and key in _CACHE_READ + _CACHE_WRITE)
 

@@ -114,6 +114,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
         usage,
         cost,
         tool_call_id if type(tool_call_id) is str else None,
+        completions=batch if type(batch := extra.get("batch_size")) is int and "prompts" in inputs else 1,
     )
 
 

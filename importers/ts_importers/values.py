@@ -83,6 +83,7 @@ def usage_metadata(
     audio_in: int = 0,
     audio_out: int = 0,
     hour: int = 0,
+    drawn: int = 0,
 ) -> dict[str, Any] | None:
     """Token counts in the shape of LangChain's usage metadata, None if nothing was counted.
 
@@ -95,16 +96,20 @@ def usage_metadata(
         audio_in: Audio in the input.
         audio_out: Audio in the output.
         hour: Input written into the cache for an hour, a part of `written`.
+        drawn: Images in the output.
     """
     if not sent and not got:
         return None
     details = {"cache_read": read, "cache_creation": written, "audio": audio_in}
     if hour:
         details["ephemeral_1h_input_tokens"] = hour
+    made = {"reasoning": reasoning, "audio": audio_out}
+    if drawn:
+        made["image"] = drawn
     return {
         "input_tokens": sent,
         "output_tokens": got,
         "total_tokens": sent + got,
         "input_token_details": details,
-        "output_token_details": {"reasoning": reasoning, "audio": audio_out},
+        "output_token_details": made,
     }

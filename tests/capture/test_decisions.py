@@ -141,6 +141,19 @@ def test_a_decision_is_a_model_call_live_and_from_history(call: Callable[..., An
     assert recorder.seen[-1].prompt != first.prompt
 
 
+def test_of_what_openai_decides_the_input_alone_is_billed() -> None:
+    """The same model writes at five times that price, and langchain-openai counts the tokens of both alike."""
+    recorder, handler = recorded()
+    wire = Wire()
+    Risk(model="gpt-6-luna").invoke(request(), {"callbacks": [handler, LangChainTracer(client=wire)]})
+    [call] = recorder.seen
+    assert (call.provider, call.tier) == ("openai", "decision")
+    assert recorder.prices.cost(call) == (12_000, 0, "table")
+    assert recorder.prices.cost(call._replace(tier=None)) == (12_000, 2_000, "table")
+    replayed = replay_of(*(run for row in wire.sent() if isinstance(run := run_from_row(row), Run)))
+    assert replayed.known() == recorder.known()
+
+
 def test_what_is_no_text_tells_one_question_from_another() -> None:
     """Guards are asked of an answer that is all tool calls; boxes are looked for in images."""
     recorder, handler = recorded()

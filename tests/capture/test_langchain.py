@@ -507,6 +507,13 @@ def test_a_service_tier_as_langchain_openai_reports_it(tier: str) -> None:
     assert recorder.seen[0].tier == tier
 
 
+@pytest.mark.parametrize("tier", ["flex", "priority"])
+def test_cache_writes_of_a_tier_as_langchain_openai_reports_them(tier: str) -> None:
+    details = {f"{tier}_cache_read": 200, f"{tier}_cache_creation": 600, tier: 800}
+    usage = {"input_tokens": 1000, "output_tokens": 3, "total_tokens": 1003, "input_token_details": details}
+    assert read_usage(usage) == Usage(1000, 3, 200, 600)
+
+
 def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
     recorder, handler = recorded()
     details = {"cache_read": 0, "cache_creation": 0, "ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 300}
@@ -550,10 +557,79 @@ def test_cache_writes_as_langchain_anthropic_reports_them() -> None:
         ({"input_tokens": 10, "output_tokens": 9, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 30,
           "iterations": [{"type": "compaction", "input_tokens": 5000, "output_tokens": 70},
                          {"type": "message", "input_tokens": 10, "output_tokens": 9}, None]}, Usage(5100, 79, 60, 30)),
+        # Bedrock's Converse, where something is kept for an hour
+        ({"inputTokens": 10, "outputTokens": 9, "totalTokens": 109, "cacheReadInputTokens": 60,
+          "cacheWriteInputTokens": 30, "cacheDetails": [{"ttl": "1h", "inputTokens": 20}, None,
+                                                        {"ttl": "5m", "inputTokens": 10}]},
+         Usage(100, 9, 60, 30, cache_write_1h_tokens=20)),
+        # a gateway that has Anthropic's caches beside the prompt, and in the total
+        ({"prompt_tokens": 100, "completion_tokens": 9, "total_tokens": 169, "cache_read_input_tokens": 60},
+         Usage(160, 9, 60)),
+        # DeepSeek, Moonshot
+        ({"prompt_tokens": 100, "completion_tokens": 9, "total_tokens": 109, "prompt_cache_hit_tokens": 64,
+          "prompt_cache_miss_tokens": 36}, Usage(100, 9, 64)),
+        ({"prompt_tokens": 100, "completion_tokens": 9, "total_tokens": 109, "cached_tokens": 64}, Usage(100, 9, 64)),
+        # Google's own OpenAI endpoint: what was thought is in the total alone
+        ({"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 530}, Usage(10, 520, reasoning_tokens=500)),
     ],
 )  # fmt: skip
 def test_raw_usage(raw: dict[str, Any], usage: Usage) -> None:
     assert read_usage(raw) == usage
+
+
+@pytest.mark.parametrize(("written", "total"), [(9, 135), (9, None), (200, 326)])
+def test_what_is_thought_apart_from_the_output_is_output(written: int, total: int | None) -> None:
+    """So xAI counts; langchain-xai mends it, langchain-openai with xAI's address does not."""
+    apart = Usage(32, written + 94, 6, reasoning_tokens=94)
+    raw: dict[str, Any] = {"prompt_tokens": 32, "completion_tokens": written, "total_tokens": total}
+    raw |= {"prompt_tokens_details": {"cached_tokens": 6}, "completion_tokens_details": {"reasoning_tokens": 94}}
+    assert read_usage(raw) == apart
+    told: dict[str, Any] = {"input_tokens": 32, "output_tokens": written, "total_tokens": total}
+    told |= {"input_token_details": {"cache_read": 6}, "output_token_details": {"reasoning": 94}}
+    assert read_usage(told) == apart
+    assert read_usage({**told, "output_tokens": written + 94}) == apart
+    assert read_usage({**told, "output_tokens": 200, "total_tokens": 232}) == apart._replace(output_tokens=200)
+
+
+@pytest.mark.parametrize("details", [{}, {"input_token_details": {}, "output_token_details": {}}])
+def test_what_only_the_total_tells_was_thought(details: dict[str, Any]) -> None:
+    """Gemini behind Google's OpenAI endpoint, as langchain-openai reports it."""
+    usage = {"input_tokens": 10, "output_tokens": 20, "total_tokens": 530, **details}
+    assert read_usage(usage) == Usage(10, 520, reasoning_tokens=500)
+    cached = {**usage, "input_token_details": {"cache_read": 5}}  # who tells parts tells what was thought
+    assert read_usage(cached) == Usage(10, 20, 5)
+
+
+@pytest.mark.parametrize("name", ["prompt_cache_hit_tokens", "cached_tokens"])
+def test_cached_tokens_that_langchain_openai_does_not_know_by_name(name: str) -> None:
+    """DeepSeek's and Moonshot's; it hands the provider's own count on beside its own."""
+    raw = {"prompt_tokens": 1000, "completion_tokens": 9, "total_tokens": 1009, name: 640}
+    told: Any = {"input_tokens": 1000, "output_tokens": 9, "total_tokens": 1009}
+    told |= {"input_token_details": {}, "output_token_details": {}}
+    recorder, handler = recorded()
+    answer = AIMessage("hi", usage_metadata=told, response_metadata={"token_usage": raw})
+    ScriptedChatModel(script=[answer]).invoke("q", {"callbacks": [handler]})
+    assert recorder.seen[0].usage == Usage(1000, 9, 640)
+
+
+def test_own_prices_hold_for_what_was_asked_for() -> None:
+    """Answers name the version, and of Azure's deployments the model."""
+    own = {"input": 1.0, "output": 2.0}
+    usage: Any = {"input_tokens": 1000, "output_tokens": 100, "total_tokens": 1100}
+    answer = AIMessage("hi", usage_metadata=usage, response_metadata={"model_name": "gpt-4o-2024-08-06"})
+    for prices, nano in (
+        ({"gpt-4o": own}, 1_200_000),
+        ({"gpt-4o-2024-08-06": own}, 1_200_000),
+        ({"gpt-4o": own, "gpt-4o-2024-08-06": {"input": 2.0, "output": 4.0}}, 2_400_000),
+        ({"gpt-4.1": own}, 3_500_000),
+    ):
+        recorder = Recorder(prices=prices)
+        handler = TokenSentinelHandler(recorder)
+        model = ScriptedChatModel(script=[answer], model_name="gpt-4o")
+        model.invoke("q", {"callbacks": [handler]})
+        cost = recorder.prices.cost(recorder.seen[0])
+        assert cost is not None
+        assert cost.nano == nano
 
 
 def test_a_compaction_as_langchain_anthropic_reports_it() -> None:
@@ -638,6 +714,7 @@ def test_a_loop_written_by_hand_is_one_turn() -> None:
         ({"token_usage": {"cost": {"input_tokens_cost": 0.1, "total_cost": 0.25}}}, 0.25),
         ({"response_cost": 0.5}, 0.5),
         ({"response_cost": 0.0}, None),
+        ({"token_usage": {"cost_in_usd_ticks": 2_709_000}}, 0.0002709),
         *(
             ({"cost": odd}, None)
             for odd in (-1, float("nan"), float("inf"), True, "0.5", [], {}, {"total_cost": None}, 1e9)
@@ -836,6 +913,40 @@ def test_completion_models_and_batches() -> None:
     assert all(c.usage.estimated and c.usage.output_tokens == 1 for c in recorder.seen)
     FakeListLLM(responses=["a", "b"]).generate(["one", "two"], callbacks=[handler])
     assert len(recorder.seen) == 5
+    clean(recorder, handler)
+
+
+class Completes(FakeListLLM):
+    """Counts as langchain-openai's completion models do: the tokens of all prompts that are sent together."""
+
+    counts: bool = True
+
+    def _generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        result = super()._generate(prompts, *args, **kwargs)
+        counted = {"prompt_tokens": 10 * len(prompts), "completion_tokens": 5 * len(prompts)} if self.counts else {}
+        result.llm_output = {"token_usage": counted, "model_name": "gpt-3.5-turbo-instruct"}
+        return result
+
+    async def _agenerate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        return self._generate(prompts)
+
+
+def test_the_tokens_of_completions_that_are_sent_together_are_counted_once() -> None:
+    """LangChain hands them to the first and none to the others, which were estimated on top."""
+    recorder, handler = recorded()
+    config = {"callbacks": [handler, LangChainTracer(client=(wire := Wire()))]}
+    three = ["one", "two", "three"]
+    Completes(responses=["a"]).batch(three, config)
+    asyncio.run(Completes(responses=["a"]).abatch(three, config))
+    assert sorted(c.usage for c in recorder.seen) == [Usage()] * 4 + [Usage(30, 15)] * 2
+    cost = [recorder.prices.cost(call) for call in recorder.seen]
+    assert sum(c.nano for c in cost if c is not None) == 2 * (30 * 1_500 + 15 * 2_000)
+    replayed = replay_of(*(run for row in wire.sent() if isinstance(run := run_from_row(row), Run)))
+    assert sorted(c.usage for c in replayed.seen) == sorted(c.usage for c in recorder.seen)
+    Completes(responses=["a"], counts=False).batch(three, config)  # nobody counts: all are estimated
+    assert [c.usage for c in recorder.seen[6:]] == [Usage(1, 1, estimated=True)] * 2 + [Usage(2, 1, estimated=True)]
+    Completes(responses=["a"]).invoke("one", config)
+    assert recorder.seen[-1].usage == Usage(10, 5)
     clean(recorder, handler)
 
 

@@ -62,6 +62,27 @@ def langsmith(tmp_path: Path, fake: FakeLangSmith, *args: str, key: str = KEY) -
     return run(tmp_path, "import", "langsmith", *given, *since, *args, env=env)
 
 
+def test_what_nobody_knows_the_price_of_costs_no_dollars_and_no_zero(tmp_path: Path) -> None:
+    """`$0` would be a figure. The tokens are told, and how many calls it is of."""
+    asked = {"type": "function", "id": "c", "function": {"name": "fetch", "arguments": '{"u": 1}'}}
+    said: list[dict[str, Any]] = [{"role": "user", "content": "Find it."}]
+    for n in range(5):
+        said.append({"role": "assistant", "content": "", "tool_calls": [{**asked, "id": f"c{n}"}]})
+        said.append({"role": "tool", "tool_call_id": f"c{n}", "content": "no"})
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"thread_id": "t", "model": "acme-1", "messages": said}) + "\n")
+    assert run(tmp_path, "import", "file", str(path)).exit_code == 0
+    report = run(tmp_path, "report", "--incidents", "9").output
+    assert re.search(r"Spend +unknown", report)
+    assert re.search(r"tool_loop +1 +1 +4 +\d+ +unknown +unknown", report)
+    assert re.search(r"\nt +10 +unknown +unknown +tool_loop", report)
+    assert re.search(r"Wasted \d+ tokens,\s+unknown;", report)
+    told = json.loads(run(tmp_path, "report", "--json").output)
+    assert [(s["spend_usd"], s["unpriced_calls"]) for s in told["worst_sessions"]] == [(0, 5)]
+    [incident] = Ledger(tmp_path / "ledger.sqlite").incidents(Ledger(tmp_path / "ledger.sqlite").histories()[0])
+    assert re.search(r"avoidable +unknown", run(tmp_path, "explain", incident.id).output)
+
+
 @pytest.mark.parametrize(
     "command",
     [

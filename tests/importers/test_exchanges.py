@@ -19,6 +19,7 @@ from ts_importers.formats.exchanges import Exchanges
 from ts_langchain.call import Usage
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
+from ts_langchain.pricing import Prices
 from ts_langchain.replay import Replay, Run
 from ts_langchain.sentinel import Sentinel
 
@@ -165,6 +166,14 @@ def test_what_the_responses_api_says(tmp_path: Path) -> None:
     cut = {**RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     [call] = calls(write(tmp_path / "b.jsonl", {"request": RESPONSES_REQUEST, "response": cut}))
     assert call.finish_reason == "length"
+
+
+def test_a_stream_of_an_answer_that_failed_is_a_failed_call(tmp_path: Path) -> None:
+    """It was taken for an empty answer, whose prompt was billed by estimate."""
+    failed = {**RESPONSE, "status": "failed", "error": {"code": "server_error", "message": "no"}, "usage": None}
+    events = [{"type": "response.created", "response": {}}, {"type": "response.failed", "response": failed}]
+    [call] = calls(write(tmp_path / "a.jsonl", {"timestamp": 1, "request": RESPONSES_REQUEST, "response": events}))
+    assert (call.status, call.error, call.usage) == ("error", "server_error", Usage())
 
 
 def test_streams(tmp_path: Path) -> None:
@@ -336,6 +345,40 @@ def test_embeddings(tmp_path: Path) -> None:
     answer = {"object": "list", "data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 4, "total_tokens": 4}}
     [call] = calls(write(tmp_path / "a.jsonl", {"request": asked, "response": answer}))
     assert (call.kind, len(call.items), call.usage.input_tokens) == ("embedding", 2, 4)
+    answer["usage"] = {"total_tokens": 7}  # Voyage
+    [call] = calls(write(tmp_path / "b.jsonl", {"request": asked, "response": answer}))
+    assert call.usage == Usage(7)
+
+
+def test_an_answer_without_a_message_has_tokens_all_the_same(tmp_path: Path) -> None:
+    """OpenAI's images: they were counted as no tokens and, of a model with a price, as a cost of nothing."""
+    counts = {"total_tokens": 1100, "input_tokens": 100, "output_tokens": 1000,
+              "input_tokens_details": {"text_tokens": 40, "image_tokens": 60},
+              "output_tokens_details": {"text_tokens": 0, "image_tokens": 1000}}  # fmt: skip
+    answer = {"created": 1_790_000_000, "data": [{"b64_json": "AAAA"}], "usage": counts}
+    row = {"request": {"model": "gpt-image-1", "prompt": "A cat."}, "response": answer}
+    [call] = calls(write(tmp_path / "a.jsonl", row))
+    assert (call.kind, call.usage) == ("model", Usage(100, 1000, output_image_tokens=1000))
+
+
+@pytest.mark.parametrize(("currency", "nano"), [(None, 10_000_000), ("usd", 10_000_000), ("EUR", 375_000)])
+def test_a_cost_in_another_currency_is_none_in_dollars(tmp_path: Path, currency: str | None, nano: int) -> None:
+    row = {"timestamp": 1_790_000_000, "request": ASKED, "response": COMPLETION, "cost": 0.01, "currency": currency}
+    [call] = calls(write(tmp_path / "a.jsonl", row))
+    cost = Prices().cost(call)
+    assert cost is not None
+    assert cost.nano == nano
+
+
+def test_a_decision_of_openais(tmp_path: Path) -> None:
+    """Its input alone is billed, whatever of it was cached."""
+    asked = {"model": "gpt-6-luna", "input": "Is it?", "questions": [{"type": "predicate", "instructions": "Is it?"}]}
+    usage = {"input_tokens": 1000, "input_tokens_details": {"cached_tokens": 500}, "output_tokens": 20}
+    answer = {"model": "gpt-6-luna", "answers": [{"type": "predicate", "probability": 0.9}], "usage": usage}
+    row = {"timestamp": 1_794_000_000, "url": "https://api.openai.com/v1/decisions", "request": asked}
+    [call] = calls(write(tmp_path / "a.jsonl", {**row, "response": answer}))
+    assert (call.usage, call.tier, call.provider) == (Usage(1000, 20, 500), "decision", "openai")
+    assert Prices().cost(call) == (100_000, 0, "table")
 
 
 def test_without_a_session_those_that_go_on_are_one_conversation(tmp_path: Path) -> None:

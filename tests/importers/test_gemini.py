@@ -105,6 +105,39 @@ def test_a_tool_loop_of_gemini_without_ids(tmp_path: Path) -> None:
     assert {i.rule for i in ledger.incidents(history)} == {"tool_loop"}
 
 
+def test_geminis_images_and_cached_audio(tmp_path: Path) -> None:
+    """An image costs twelve times the text of its length; what is read from the cache is not sent as audio, too."""
+    asked = {"model": "gemini-2.5-flash-image", "contents": [{"role": "user", "parts": [{"text": "Draw."}]}]}
+    drawn = {"promptTokenCount": 10, "candidatesTokenCount": 1300, "totalTokenCount": 1310,
+             "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1290},
+                                         {"modality": "TEXT", "tokenCount": 10}]}  # fmt: skip
+    heard = {"promptTokenCount": 12_000, "candidatesTokenCount": 5, "cachedContentTokenCount": 8000,
+             "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 10_000}, "?"],
+             "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 8000}]}  # fmt: skip
+    said = {"candidates": [{"content": {"role": "model", "parts": [{"text": "There."}]}, "finishReason": "STOP"}]}
+    rows = [{"timestamp": n, "request": asked, "response": {**said, "usageMetadata": u}}
+            for n, u in ((1_790_000_000, drawn), (1_790_000_100, heard))]  # fmt: skip
+    image, audio = calls(write(tmp_path / "a.jsonl", *rows))
+    assert image.usage == Usage(10, 1300, output_image_tokens=1290)
+    cost = Prices().cost(image)
+    assert cost is not None
+    assert cost.output_nano == (1290 * 30 + 10 * 2.5) * 1000
+    assert audio.usage == Usage(12_000, 5, 8000, input_audio_tokens=2000)
+
+
+@pytest.mark.parametrize(
+    ("traffic", "tier"),
+    [("ON_DEMAND", None), ("ON_DEMAND_FLEX", "flex"), ("ON_DEMAND_PRIORITY", "priority"), (["?"], None)],
+)
+def test_how_vertex_processed_a_request(tmp_path: Path, traffic: object, tier: str | None) -> None:
+    asked = {"model": "gemini-2.5-flash", "contents": [{"role": "user", "parts": [{"text": "Hi."}]}]}
+    said = {"candidates": [{"content": {"role": "model", "parts": [{"text": "There."}]}, "finishReason": "STOP"}]}
+    counted = {"promptTokenCount": 10, "candidatesTokenCount": 5, "trafficType": traffic}
+    row = {"timestamp": 1_794_000_000, "request": asked, "response": {**said, "usageMetadata": counted}}
+    [call] = calls(write(tmp_path / "a.jsonl", row))
+    assert (call.usage, call.tier) == (Usage(10, 5), tier)
+
+
 def test_an_error_of_gemini(tmp_path: Path) -> None:
     failed = {"error": {"code": 429, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}}
     [call] = calls(write(tmp_path / "a.jsonl", {"url": GEMINI, "status": 429, "request": ASKED, "response": failed}))

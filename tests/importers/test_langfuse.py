@@ -276,6 +276,17 @@ ITEMS: list[dict[str, Any]] = [
 ]
 
 
+def test_cache_writes_of_a_tier_as_langfuses_langchain_handler_records_them() -> None:
+    """langchain-openai counts them within the tokens of the tier; the handler takes all of them off the input."""
+    counts = {"input": 0, "input_flex": 8000, "input_flex_cache_read": 2000, "input_flex_cache_creation": 6000}
+    counts |= {"output": 0, "output_flex": 200, "output_flex_reasoning": 300, "total": 10_500}
+    row = {"id": "g", "traceId": "t", "type": "GENERATION", "model": "gpt-6-luna", "usageDetails": counts}
+    run = run_from_observation({**row, "startTime": "2026-11-01T10:00:00Z", "endTime": "2026-11-01T10:00:01Z"})
+    assert isinstance(run, Run)
+    [call] = replay_of(run).seen
+    assert (call.usage, call.tier) == (Usage(10_000, 500, 2000, 6000, 300), "flex")
+
+
 def test_what_langfuses_openai_client_and_decorator_record() -> None:
     """`langfuse.openai` hands on the items of the responses API, `@observe` positional and named arguments."""
     at = {"startTime": "2026-11-01T10:00:00Z", "endTime": "2026-11-01T10:00:01Z", "traceId": "t", "sessionId": "s"}

@@ -33,6 +33,7 @@ from ts_importers.formats.attributes import nested
 from ts_importers.formats.base import Setting
 from ts_importers.formats.flat_spans import FlatSpans
 from ts_importers.formats.otlp import OtlpSpans, hexadecimal, nanoseconds
+from ts_langchain.call import Usage
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Run
@@ -143,6 +144,51 @@ def test_the_service_tier_is_read(tmp_path: Path, name: str) -> None:
     [run] = runs(write(tmp_path / "a.json", request(span(0, {**CHAT, **counts, name: "flex"}))))
     recorder = replay_of(run)
     assert [(call.usage.total_tokens, call.tier) for call in recorder.seen] == [(120, "flex")]
+
+
+@pytest.mark.parametrize(
+    ("counts", "got"),
+    [
+        ({"gen_ai.usage.output_tokens": 10, "gen_ai.usage.reasoning.output_tokens": 500}, 510),
+        (
+            {
+                "gen_ai.usage.output_tokens": 200,
+                "gen_ai.usage.reasoning_tokens": 94,
+                "llm.usage.total_tokens": 394,
+            },
+            294,
+        ),
+        (
+            {
+                "gen_ai.usage.output_tokens": 200,
+                "gen_ai.usage.reasoning_tokens": 94,
+                "gen_ai.usage.total_tokens": 300,
+            },
+            200,
+        ),
+    ],
+)
+def test_what_is_thought_apart_from_the_output_is_output(tmp_path: Path, counts: dict[str, Any], got: int) -> None:
+    """Gemini's and xAI's own counts, as some instrumentations hand them on."""
+    [run] = runs(write(tmp_path / "a.json", request(span(0, {**CHAT, "gen_ai.usage.input_tokens": 100, **counts}))))
+    assert [(call.usage.input_tokens, call.usage.output_tokens) for call in replay_of(run).seen] == [(100, got)]
+
+
+@pytest.mark.parametrize(("total", "sent"), [(8020, 8000), (5020, 5000), (0, 5000)])
+def test_what_a_cache_brought_apart_from_the_input_is_input(tmp_path: Path, total: int, sent: int) -> None:
+    """Anthropic's own count, where more was sent than came from the cache: the total tells."""
+    counts = {"input_tokens": 5000, "output_tokens": 20, "cache_read_input_tokens": 3000, "total_tokens": total}
+    told = {**CHAT, **{f"gen_ai.usage.{name}": value for name, value in counts.items() if value}}
+    [run] = runs(write(tmp_path / "a.json", request(span(0, told))))
+    assert [call.usage for call in replay_of(run).seen] == [Usage(sent, 20, 3000)]
+
+
+def test_what_openinference_counts_apart_is_output(tmp_path: Path) -> None:
+    counts = {"prompt": 32, "completion": 200, "completion_details.reasoning": 94, "total": 326}
+    told = {"openinference.span.kind": "LLM", "llm.model_name": "grok-4"}
+    told |= {f"llm.token_count.{name}": value for name, value in counts.items()}
+    [run] = runs(write(tmp_path / "a.json", request(span(0, told))))
+    assert [call.usage for call in replay_of(run).seen] == [Usage(32, 294, reasoning_tokens=94)]
 
 
 def test_session_and_node_come_from_enclosing_spans(tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ def test_a_model_call_inside_the_function_that_made_it(tmp_path: Path) -> None:
           "ai.response.providerMetadata": json.dumps({"anthropic": {"usage": {
               "input_tokens": 80, "cache_read_input_tokens": 60, "cache_creation_input_tokens": 10,
               "output_tokens": 20}}})}, Usage(150, 20, 60, 10)),
+        # Gemini, as version 5 has it: what was thought is beside the output, and in the total
+        ({"ai.usage.inputTokens": 100, "ai.usage.outputTokens": 20, "ai.usage.reasoningTokens": 5,
+          "ai.usage.totalTokens": 125}, Usage(100, 25, reasoning_tokens=5)),
     ],
 )  # fmt: skip
 def test_usage(tmp_path: Path, counts: dict[str, Any], usage: Usage) -> None:

@@ -9,10 +9,11 @@ from ts_langchain.call import NO_USAGE, SourceCost, ToolCall, Usage
 from ts_langchain.capture.in_words import asked_in_words
 from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
 from ts_langchain.fingerprint import FreeText, arguments, canonical
-from ts_langchain.pricing import TIERS
+from ts_langchain.pricing import DECISION, TIERS
 
 CHARS_PER_TOKEN = 4
 MAX_USD = 1_000_000.0  # of one call; beyond it a cost is a mistake of whoever reported it
+TICKS_PER_USD = 10_000_000_000
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
 
 
@@ -107,7 +108,7 @@ def read_answer(
         message,
         read,
         FreeText(words) if words and not calls else None,
-        _tier(meta, extra),
+        DECISION if _decides(extra.get("output") or extra.get("message")) else _tier(meta, extra),
         # what LangChain's cache returns says so by a cost of nothing
         is_mapping(reported) and type(cost := reported.get("total_cost")) in (int, float) and cost == 0,
         _charged(meta, counted or extra.get("usage")),
@@ -116,11 +117,16 @@ def read_answer(
 
 
 def _reported(reported: object, counted: object) -> Usage | None:
-    """LangChain's usage; the provider's own where that alone tells the parts (Mistral) or all passes (Anthropic)."""
+    """LangChain's usage; the provider's own where that alone tells the parts (Mistral) or all passes (Anthropic).
+
+    Or what was cached, which langchain-openai does not know by the names of DeepSeek and Moonshot.
+    """
     usage = read_usage(reported)
     if usage is None or type(counted) is not dict:
         return usage
     untold = "prompt_tokens_details" in counted and "input_token_details" not in cast("Mapping[str, object]", reported)
+    if not usage.cache_read_tokens:
+        untold = untold or "prompt_cache_hit_tokens" in counted or "cached_tokens" in counted
     if untold or counted.get("iterations"):
         own = read_usage(counted)
         if own is not None and own.input_tokens >= usage.input_tokens and own.output_tokens >= usage.output_tokens:
@@ -133,7 +139,8 @@ def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
 
     OpenRouter: `cost` in the usage, or as langchain-openrouter has it, beside it; with a key of one's own at the
     provider it is only OpenRouter's fee, and what the provider takes stands in `cost_details`. LiteLLM:
-    `response_cost`, where 0 may mean that it does not know. Perplexity: `cost.total_cost` in the usage.
+    `response_cost`, where 0 may mean that it does not know. Perplexity: `cost.total_cost` in the usage. xAI:
+    `cost_in_usd_ticks` in the usage, of which ten thousand million are a dollar.
     """
     said: Mapping[str, object] = meta
     cost = meta.get("cost")
@@ -142,6 +149,8 @@ def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
     if cost is None and usage is not None:
         said = mapping(usage)
         cost = said.get("cost")
+        if cost is None and type(ticks := said.get("cost_in_usd_ticks")) is int:
+            cost = ticks / TICKS_PER_USD
     if cost is None:
         return None
     if type(cost) is dict:
@@ -210,7 +219,7 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
         return choice.get("message") or {"role": "ai", "content": choice.get("text") or ""}, beside, output
     nested = response.get("message") or response.get("output")
     if isinstance(nested, Mapping):
-        if "answers" in nested and "content" not in nested:  # a decision model's
+        if _decides(nested):
             nested = {"role": "ai", "content": canonical(nested["answers"]).decode()}
         return nested, response, output
     if isinstance(nested, str):
@@ -221,6 +230,11 @@ def _find_message(response: object) -> tuple[object, Mapping[str, object], Mappi
     if "content" in response or "lc" in response:
         return {"role": "ai", **response}, response, output
     return None, NOTHING, output
+
+
+def _decides(answer: object) -> bool:
+    """True for the answer of a decision model."""
+    return isinstance(answer, Mapping) and "answers" in answer and "content" not in answer
 
 
 def _first(value: object) -> object:
@@ -246,7 +260,9 @@ def read_usage(reported: object) -> Usage | None:
     """Reads token usage: LangChain's `usage_metadata`, or the raw one of OpenAI, Anthropic or Bedrock's Converse.
 
     Anthropic's and Bedrock's raw input leaves the cached tokens out, and what a compaction took; they are added.
-    LiteLLM puts Anthropic's fields beside OpenAI's `prompt_tokens`, which holds them. None if it holds no count.
+    LiteLLM puts Anthropic's fields beside OpenAI's `prompt_tokens`, which holds them. What xAI thinks is no part of
+    its output, and what Gemini thinks is none of what others make of it: see `_thought_apart`. None if it holds no
+    count.
     """
     if not reported or (type(reported) is not dict and not isinstance(reported, Mapping)):
         return None
@@ -256,6 +272,8 @@ def read_usage(reported: object) -> Usage | None:
     if counted and details is None and out is None:
         # LangChain's without details: the way of many calls, and the shortest
         usage = Usage(_count(get("input_tokens")), _count(get("output_tokens")))
+        if get("total_tokens") != usage.input_tokens + usage.output_tokens:
+            usage = _thought_apart(usage, _count(get("total_tokens")), {})
         return usage if usage.input_tokens or usage.output_tokens else None
     if details is not None or out is not None:
         ins, outs = mapping(details), mapping(out)
@@ -265,11 +283,14 @@ def read_usage(reported: object) -> Usage | None:
             _count(get("output_tokens")),
             _count(ins.get("cache_read")) or _of_tier(ins, "cache_read"),
             # Anthropic splits what it writes by how long it lives
-            _count(ins.get("cache_creation")) or _count(ins.get("ephemeral_5m_input_tokens")) + hour,
+            _count(ins.get("cache_creation"))
+            or _of_tier(ins, "cache_creation")
+            or _count(ins.get("ephemeral_5m_input_tokens")) + hour,
             _count(outs.get("reasoning")) or _of_tier(outs, "reasoning"),
             _count(ins.get("audio")),
             _count(outs.get("audio")),
             cache_write_1h_tokens=hour,
+            output_image_tokens=_count(outs.get("image")),
         )
     else:
         ins = mapping(get("prompt_tokens_details") or get("input_tokens_details"))
@@ -277,23 +298,65 @@ def read_usage(reported: object) -> Usage | None:
         read = _count(get("cache_read_input_tokens"), get("cacheReadInputTokens"))
         written = _count(get("cache_creation_input_tokens"), get("cacheWriteInputTokens"))
         lives = get("cache_creation") or ins.get("cache_creation_token_details")
-        hour = _count(mapping(lives).get("ephemeral_1h_input_tokens")) if lives else 0
+        hour = _count(mapping(lives).get("ephemeral_1h_input_tokens")) if lives else _for_an_hour(get("cacheDetails"))
         input_tokens = _count(get("prompt_tokens"))
-        if not input_tokens or read + written > input_tokens:  # Anthropic's count, or one made of it
+        output_tokens = _count(get("output_tokens"), get("completion_tokens"), get("outputTokens"))
+        apart = _count(get("total_tokens")) == input_tokens + output_tokens + read + written
+        if not input_tokens or read + written > input_tokens or apart:  # Anthropic's count, or one made of it
             input_tokens = (input_tokens or _count(get("input_tokens"), get("inputTokens"))) + read + written
         usage = Usage(
             input_tokens,
-            _count(get("output_tokens"), get("completion_tokens"), get("outputTokens")),
-            read or _count(ins.get("cached_tokens")),
+            output_tokens,
+            # DeepSeek and Moonshot name it beside, or instead
+            read or _count(ins.get("cached_tokens"), get("prompt_cache_hit_tokens"), get("cached_tokens")),
             written or _count(ins.get("cache_write_tokens"), ins.get("cache_creation_tokens")),
             _count(outs.get("reasoning_tokens"), outs.get("thinking_tokens")),
             _count(ins.get("audio_tokens")),
             _count(outs.get("audio_tokens")),
             cache_write_1h_tokens=hour,
+            output_image_tokens=_count(outs.get("image_tokens")),
         )
         if passes := get("iterations"):
             usage = _compacted(usage, passes)
+    total = _count(get("total_tokens"))
+    if usage.reasoning_tokens or total > usage.total_tokens:
+        usage = _thought_apart(usage, total, ins or outs)
     return _consistent(usage) if usage.input_tokens or usage.output_tokens else None
+
+
+def _thought_apart(usage: Usage, total: int, details: Mapping[str, object]) -> Usage:
+    """The usage with what was thought within the output, where it was counted apart from it.
+
+    xAI's `completion_tokens` leave it out, as Vertex says of Grok and langchain-xai mends. So does what gateways make
+    of Gemini's `candidatesTokenCount`; Google's own OpenAI endpoint tells it in the total alone. It is billed as
+    output.
+
+    Args:
+        usage: As it was counted.
+        total: Of all tokens, 0 if unknown.
+        details: What is told of the input's and the output's parts: without any, what the total has more was thought.
+    """
+    thought, counted = usage.reasoning_tokens, usage.input_tokens + usage.output_tokens
+    if thought and (thought > usage.output_tokens or total == counted + thought):
+        return usage._replace(output_tokens=usage.output_tokens + thought)
+    more = total - counted
+    if details or thought or more <= 0 or not usage.input_tokens or usage.cache_read_tokens or usage.cache_write_tokens:
+        return usage
+    return usage._replace(output_tokens=usage.output_tokens + more, reasoning_tokens=more)
+
+
+def read_embedding_usage(reported: object) -> Usage | None:
+    """The same of an embedding, of which some (Voyage) tell nothing but the total: all of it is input."""
+    usage = read_usage(reported)
+    if usage is None and is_mapping(reported) and (total := _count(mapping(reported).get("total_tokens"))):
+        return Usage(total)
+    return usage
+
+
+def _for_an_hour(kept: object) -> int:
+    """What Bedrock keeps cached for an hour, of its `cacheDetails`."""
+    found = map(mapping, kept) if isinstance(kept, (list, tuple)) else ()
+    return sum(_count(one.get("inputTokens")) for one in found if one.get("ttl") == "1h")
 
 
 def _compacted(usage: Usage, passes: object) -> Usage:
@@ -320,7 +383,7 @@ def _consistent(usage: Usage) -> Usage:
     """Parts never exceed their whole, whatever the source says."""
     if (
         usage.cache_read_tokens + usage.cache_write_tokens + usage.input_audio_tokens <= usage.input_tokens
-        and usage.reasoning_tokens + usage.output_audio_tokens <= usage.output_tokens
+        and usage.reasoning_tokens + usage.output_audio_tokens + usage.output_image_tokens <= usage.output_tokens
         and usage.cache_write_1h_tokens <= usage.cache_write_tokens
     ):
         return usage
@@ -335,5 +398,6 @@ def _consistent(usage: Usage) -> Usage:
         reasoning_tokens=reasoning,
         input_audio_tokens=audio,
         output_audio_tokens=spoken,
+        output_image_tokens=min(usage.output_image_tokens, usage.output_tokens - reasoning - spoken),
         cache_write_1h_tokens=min(usage.cache_write_1h_tokens, written),
     )

@@ -414,6 +414,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """The same for completion models."""
+        kwargs["completions"] = kwargs.get("batch_size")
         self._model_start(serialized, prompts[:1], run_id, parent_run_id, tags, metadata, kwargs, completes=True)
 
     def _model_start(
@@ -440,6 +441,8 @@ class TokenSentinelHandler(BaseCallbackHandler):
         node = started.origin.node
         if node is not None and (node in self.model_nodes or len(self.model_nodes) < MAX_NODES):
             self.model_nodes[node] = Called(asks.model, asks.provider, asks.toolset, asks.max_tokens)
+        if type(batch := kwargs.get("completions")) is int and batch > 1:
+            started = started._replace(batch=batch)
         gate.ask(self.sentinel, run_id, started, blocks=self.mode == "block", force=not self.vetoes)
         self._keep(run_id, started, tells_itself=completes)
 
@@ -577,6 +580,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 usage = Usage(-(-chars // CHARS_PER_TOKEN), 0, estimated=True)
         elif answer.cached or (reported is not None and reported.cached):
             usage, cost = NO_USAGE, UNBILLED
+        if started.batch > 1 and usage.total_tokens and not usage.estimated:
+            self._count_batch(started)
+        elif started.counted and usage.estimated:
+            usage, cost = NO_USAGE, UNBILLED
         if started.for_an_hour and usage.cache_write_tokens and not usage.cache_write_1h_tokens:
             # Anthropic does not say at the end of a stream how long it keeps what it wrote
             usage = usage._replace(cache_write_1h_tokens=usage.cache_write_tokens)
@@ -644,6 +651,18 @@ class TokenSentinelHandler(BaseCallbackHandler):
         if told:
             self.sentinel.observe(call)
 
+    def _count_batch(self, first: Started) -> None:
+        """Notes of those that were sent with this completion that their tokens are counted.
+
+        LangChain hands the usage of a batch to the first of it, which ends first, and none to the others.
+        """
+        others = first.batch - 1
+        for run_id, one in list(self._started.items()):
+            same = (one.batch, one.name, one.parent) == (first.batch, first.name, first.parent)
+            if same and not one.counted and not first.counted and others:
+                self._started[run_id] = one._replace(counted=True)
+                others -= 1
+
     def _tells(self, call: Call, parent: Any) -> bool:
         """True unless another telling of this model call counts.
 
@@ -659,10 +678,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
         return True
 
     def _priced_name(self, answered: str, started: Started) -> str:
-        """The model that was billed: what the answer names, if that has a price, else what was asked for."""
+        """The model that was billed: what the answer names, if that has a price, else what was asked for.
+
+        A price of the user's own holds by either name: who sets that of `gpt-4o` does not know of `gpt-4o-2024-08-06`.
+        """
         asked = started.model
         if asked is not None and asked != answered:
             prices = self.sentinel.prices
+            if prices.are_own(asked) and not prices.are_own(answered):
+                return asked
             if prices.rates(answered, started.provider, started.started_at) is None:
                 return asked
         return answered

@@ -75,6 +75,10 @@ class Started(NamedTuple):
     """Of model calls: the answer to the very same request before this one, if it was lost."""
     for_an_hour: bool = False
     """Of model calls: what it writes to the provider's cache is to be kept for an hour."""
+    batch: int = 1
+    """Of completion models: how many prompts were sent together. The first is told the tokens of all of them."""
+    counted: bool = False
+    """It was, with another of its batch."""
 
 
 class Reported(NamedTuple):

@@ -43,7 +43,7 @@ class RuleFigures:
 
 @dataclass(slots=True)
 class SessionFigures:
-    """Waste of one session."""
+    """Waste of one session, with the number of calls, and of wasted ones, whose cost is unknown."""
 
     session_id: str
     calls: int
@@ -51,6 +51,8 @@ class SessionFigures:
     wasted_nano: int
     wasted_tokens: int
     rules: list[str]
+    unpriced_calls: int = 0
+    unpriced_wasted: int = 0
 
 
 @dataclass(slots=True)
@@ -196,6 +198,7 @@ class Summary:
                     "spend_usd": s.nano / 1e9,
                     "wasted_usd": s.wasted_nano / 1e9,
                     "wasted_tokens": s.wasted_tokens,
+                    "unpriced_calls": s.unpriced_calls,
                     "rules": s.rules,
                 }
                 for s in self.worst
@@ -240,6 +243,7 @@ class _Wasted:
 
     nano: int = 0
     tokens: int = 0
+    unpriced: int = 0
     rules: tuple[str, ...] = ()
 
 
@@ -259,6 +263,7 @@ def _add_incidents(summary: Summary, ledger: Ledger, history: History) -> None:
         session = sessions.setdefault(incident.session_id, _Wasted())
         session.nano += incident.wasted_nano
         session.tokens += incident.wasted_tokens
+        session.unpriced += incident.unpriced_calls
         if incident.rule not in session.rules:
             session.rules += (figures.rule,)
             figures.sessions += 1
@@ -275,5 +280,7 @@ def _add_incidents(summary: Summary, ledger: Ledger, history: History) -> None:
                 wasted.nano,
                 wasted.tokens,
                 sorted(wasted.rules),
+                int(row.get("unpriced_calls", 0)),
+                wasted.unpriced,
             )
         )

@@ -33,6 +33,11 @@ def usd(nano: int) -> str:
     return f"{sign}${amount:,.4f}" if amount < 1 else f"{sign}${amount:,.2f}"
 
 
+def cost(nano: int, unpriced_calls: int) -> str:
+    """Dollars; no $0 where nobody knows what any of it cost."""
+    return "unknown" if unpriced_calls and not nano else usd(nano)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Prints a table and cuts off nothing: no name, id or figure is broken, be the terminal too narrow for them."""
     wide = console.options.update(max_width=ANY_WIDTH)
@@ -58,7 +63,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         f"{summary.first_day} to {summary.last_day}: {summary.sessions:,} sessions, {summary.calls:,} calls, "
         f"{summary.tokens:,} tokens"
     )
-    console.print(f"  Spend      [bold]{usd(summary.nano)}[/]")
+    console.print(f"  Spend      [bold]{cost(summary.nano, summary.unpriced_calls)}[/]")
     console.print(f"  Wasted     [bold red]{usd(summary.wasted_nano)}[/]{share}, {summary.wasted_tokens:,} tokens")
     console.print(f"  Avoidable  [bold]{usd(summary.avoidable_nano)}[/]: spent after the waste was first detected")
     if summary.rules:
@@ -75,7 +80,8 @@ def print_incident(console: Console, incident: Incident) -> None:
     colour = COLOURS[incident.severity]
     console.print(
         f"[{colour}]{incident.severity:>6}[/] [bold]{incident.rule}[/] {escape(incident.summary)} "
-        f"Wasted {incident.wasted_tokens:,} tokens, {usd(incident.wasted_nano)}; confidence {incident.confidence:.0%}. "
+        f"Wasted {incident.wasted_tokens:,} tokens, {cost(incident.wasted_nano, incident.unpriced_calls)}; "
+        f"confidence {incident.confidence:.0%}. "
         f"[dim]{incident.id} in session {escape(incident.session_id)}[/]"
     )
 
@@ -92,8 +98,8 @@ def _rules(summary: Summary) -> Table:
             f"{r.sessions:,}",
             f"{r.calls:,}",
             f"{r.wasted_tokens:,}",
-            usd(r.wasted_nano),
-            usd(r.avoidable_nano),
+            cost(r.wasted_nano, r.unpriced_calls),
+            usd(r.avoidable_nano) if r.wasted_nano else cost(0, r.unpriced_calls),
         )
     return table
 
@@ -106,7 +112,11 @@ def _worst(summary: Summary) -> Table:
     table.add_column("rules")
     for s in summary.worst:
         table.add_row(
-            escape(_folded(s.session_id)), f"{s.calls:,}", usd(s.nano), usd(s.wasted_nano), ", ".join(s.rules)
+            escape(_folded(s.session_id)),
+            f"{s.calls:,}",
+            cost(s.nano, s.unpriced_calls),
+            cost(s.wasted_nano, s.unpriced_wasted),
+            ", ".join(s.rules),
         )
     return table
 

@@ -104,12 +104,24 @@ def count(*values: object) -> int:
 
 
 def usage(
-    sent: int, got: int, read: int = 0, written: int = 0, reasoning: int = 0, audio_in: int = 0, audio_out: int = 0
+    sent: int,
+    got: int,
+    read: int = 0,
+    written: int = 0,
+    reasoning: int = 0,
+    audio_in: int = 0,
+    audio_out: int = 0,
+    total: int = 0,
 ) -> dict[str, Any] | None:
     """Usage in LangChain's shape, None if nothing was counted.
 
-    Instrumentations differ in whether the input includes what came from a cache: if the parts exceed it, it does not.
+    Instrumentations differ in whether the input includes what came from a cache (Anthropic's own count does not), and
+    the output what was thought (Gemini's and xAI's do not): if the parts exceed it, or if a `total` is the sum of all,
+    it does not.
     """
-    if read + written > sent:
-        sent += read + written
+    cached = read + written
+    if cached > sent or (cached and total in (sent + got + cached, sent + got + cached + reasoning)):
+        sent += cached
+    if reasoning > got or (reasoning and total == sent + got + reasoning):
+        got += reasoning
     return usage_metadata(sent, got, read, written, reasoning, audio_in, audio_out)

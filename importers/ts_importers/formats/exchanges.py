@@ -79,6 +79,8 @@ class Exchanges:
         failed = _error(row, answered, answer)
         if "custom_id" in row and answer:  # a batch, at a batch's price
             answer = {**answer, "service_tier": "batch"}
+        if "questions" in request and "answers" in answer:
+            answer = {**answer, "output": {"answers": answer["answers"]}}
         if not request and not answer and failed is None:
             return [Skipped(setting.place, "neither a request nor a response that can be read")]
         if not answer and failed is None:
@@ -124,7 +126,8 @@ class Exchanges:
                 error=failed,
                 metadata=metadata,
                 invocation_params=params_of(request),
-                usage=answer.get("usage") if embeds else None,
+                # images and the like come without a message, beside which it would be found
+                usage=answer.get("usage"),
                 cost=_cost(row),
                 cached=str(row.get("cache_hit")).lower() == "true",
             )
@@ -215,6 +218,8 @@ def _provider(model: str, request: dict[str, Any], answer: dict[str, Any]) -> st
 
 
 def _cost(row: Row) -> SourceCost | None:
+    if str(row.get("currency") or "USD").upper() != "USD":
+        return None
     for name in ("cost", "cost_usd", "total_cost", "response_cost"):
         cost = number(row.get(name), MAX_USD)
         if cost:

@@ -203,6 +203,7 @@ def usage_of(tree: Attributes) -> dict[str, Any] | None:
         ),
         count(at(counts, "audio", "input_tokens")),
         count(at(counts, "audio", "output_tokens")),
+        count(at(counts, "total_tokens"), at(tree, "llm", "usage", "total_tokens")),
     )
 
 

@@ -163,6 +163,7 @@ def usage_of(tree: Attributes) -> dict[str, Any] | None:
         count(at(counts, "completion_details", "reasoning")),
         count(at(counts, "prompt_details", "audio")),
         count(at(counts, "completion_details", "audio")),
+        count(at(counts, "total")),
     )
 
 

@@ -81,7 +81,8 @@ def usage_of(tree: Attributes) -> dict[str, Any] | None:
         at(counts, "reasoningTokens"),
         at(openai, "reasoningTokens"),
     )
-    return usage(max(sent, own.input_tokens) if own is not None else sent, got, read, written, thought)
+    sent = max(sent, own.input_tokens) if own is not None else sent
+    return usage(sent, got, read, written, thought, total=count(at(counts, "totalTokens")))
 
 
 def call_of(kind: RunType, tree: Attributes) -> SpanCall:
