@@ -190,6 +190,21 @@ WORLDS: dict[str, Callable[[], World]] = {
         [a_tool("get_page", "sold out"), a_tool("schedule_wakeup", "ok")],
         seconds=120,
     ),
+    "a robot with much room before it": lambda: World(
+        each(5, ("move_forward", lambda _: {"cm": 10}), ("get_distance", lambda _: {})),
+        [a_tool("move_forward", "ok"), a_tool("get_distance", ">200 cm")],
+        {"tool_loop": "medium", "ping_pong": "medium"},
+    ),
+    "a turtle that draws circles": lambda: World(
+        each(9, ("forward", lambda _: {"steps": 10}), ("left", lambda _: {"degrees": 10})),
+        [a_tool("forward", "ok"), a_tool("left", "ok")],
+        {"tool_loop": "medium", "ping_pong": "medium"},
+    ),
+    "a debugger that stops at a breakpoint in a loop": lambda: World(
+        each(6, ("debugger_continue", lambda _: {})),
+        [a_tool("debugger_continue", "Breakpoint 1, sum_up () at main.c:5")],
+        {"tool_loop": "medium"},
+    ),
     "a tool of which nobody knows what it does": lambda: World(
         each(5, ("brew_coffee", lambda _: {"cups": 1})),
         [a_tool("brew_coffee", "Your coffee is ready. Please take the cup.")],

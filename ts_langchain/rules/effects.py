@@ -81,10 +81,11 @@ _WORKS_ON = frozenset({
 })  # fmt: skip
 # Steps from where one is: a key, a page, one more. Five of them are as common as two.
 _RELATIVE = frozenset({
-    "advance", "attack", "back", "backspace", "backward", "brighten", "decrease", "decrement", "dim", "down", "forward",
-    "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate", "scroll", "step",
-    "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
+    "advance", "attack", "back", "backspace", "backward", "brighten", "continue", "decrease", "decrement", "dim",
+    "down", "forward", "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate",
+    "scroll", "step", "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
 })  # fmt: skip
+_SWITCHES = frozenset({"off", "on"})  # `turn_on`
 _PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait", "wakeup"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
@@ -261,7 +262,8 @@ def may_be_meant(call: Call) -> int:
 
 @lru_cache(maxsize=4096)
 def _is_relative(name: str) -> bool:
-    return not (_RELATIVE | _MOVES_ON).isdisjoint(word.lower() for word in _WORDS.findall(name))
+    words = {word.lower() for word in _WORDS.findall(name)}
+    return not (_RELATIVE | _MOVES_ON).isdisjoint(words) and _SWITCHES.isdisjoint(words)
 
 
 @lru_cache(maxsize=4096)
