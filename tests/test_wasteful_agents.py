@@ -680,6 +680,17 @@ FAILURES = [
     '{"success": false, "error": "stale revision"}',
     "fatal: not a git repository (or any of the parent directories): .git",
     "Unable to update the record: it is locked.",
+    "No replacement was performed, old_str `x` did not appear verbatim in /repo/a.py.",
+    "old_string not found in file",
+    "Old text could not be found.",
+    "<tool_use_error>File has not been read yet.</tool_use_error>",
+    "### Error\nError: Ref e12 not found in the current page snapshot.",
+    "An error occurred (AccessDenied) when calling the PutObject operation: Access Denied",
+    "An unexpected error occurred: the sheet is protected",
+    "MCP error -32602: Invalid arguments for tool edit_file",
+    "Request failed with status code 400",
+    "Tool execution failed: the file is locked",
+    '{"status": "error", "message": "no match"}',
 ]
 
 
@@ -701,10 +712,10 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         s for n in range(9) for s in (call_tool("edit_file", path="a", old=f"x{n}"), call_tool("read_file", path="a"))
     ]
     handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=script)
     with pytest.raises(WasteBlocked):
-        create_agent(ScriptedChatModel(script=script), [edit_file, read_file]).invoke(
-            {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
-        )
+        create_agent(model, [edit_file, read_file]).invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert model.calls < len(script)
     assert {i.rule for i in handler.sentinel.incidents() if i.severity == "high"} & {"error_loop", "tool_loop"}
 
 
@@ -727,6 +738,11 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         "Exception: see list",
         "Could not be better! 5 stars",
         "Can't process payments? Here is how",
+        "# Error handling\nRaise what the caller can do something about.",
+        "Operations failed by region: 3 in the north",
+        "Search text: not given, so nothing was found",
+        '{"status": "error budget at 90 %"}',
+        '{"status": "error", "since": "noon"}',
     ],
 )
 def test_what_is_no_failure(said: str) -> None:
