@@ -767,6 +767,25 @@ def test_to_look_around_excuses_no_change_that_keeps_failing(look: str) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "asked", "calls"),
+    [
+        ("bash", [{"command": "git status"}, {"command": "git diff | head -50"}], 5),
+        ("str_replace_editor", [{"command": "view", "path": "/a"}, {"command": "view", "path": "/b"}], 11),
+    ],
+)
+def test_looks_through_one_tool_that_may_also_change_excuse_no_other(
+    name: str, asked: list[dict[str, str]], calls: int
+) -> None:
+    look = tool(name, description="Acts.")(lambda command, path="": f"what {command} {path} shows, as it did before")
+    model = ScriptedChatModel(script=[call_tool(name, **given) for given in asked] * 9)
+    with pytest.raises(WasteBlocked):
+        create_agent(model, [look]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
+        )
+    assert model.calls == calls
+
+
 def test_the_recommended_policy_stops_a_model_that_talks_to_itself() -> None:
     model = ScriptedChatModel(script=["Sorry, I cannot do that without more about what you have in mind, can you say?"])
     builder = StateGraph(MessagesState)

@@ -56,6 +56,14 @@ _WRITES = re.compile(
 )
 _METHODS = frozenset({"DELETE", "PATCH", "POST", "PUT"})
 _SLEEPS = re.compile(r"(?:(?<![^\s;&|(])|time\.|asyncio\.)sleep[ (]\s*\d")
+# A command that only looks, up to what its output is cut down by: `cd /repo && git diff | head -20`.
+_COMMANDS = frozenset({"cmd", "command", "commands", "input"})
+_LOOKS_ROUND = re.compile(
+    r"\s*(?:cd [^\s;&|<>`$]+\s*&&\s*)?(?:(?:cat|df|du|grep|head|ls|ps|pwd|rg|stat|tail|tree|wc|which|sed -n)\b|"
+    r"find\b(?!.*-(?:delete|exec|fprint|ok))|git (?:--no-pager )?(?:blame|diff|log|show|status)\b|"
+    r"kubectl (?:describe|get|logs)\b|docker (?:images|inspect|logs|ps)\b)[^;&|<>`$\n]*(?:2>(?:&1|/dev/null)\s*)?"
+    r"(?:\|\s*(?:cut|grep|head|sort|tail|tr|uniq|wc)\b[^;&|<>`$\n]*)*\s*\Z"
+)
 # Arguments of these names say which one is meant, in however many words.
 _NAMING = frozenset({
     "address", "author", "bcc", "cc", "city", "company", "contact", "country", "customer", "first_name", "full_name",
@@ -299,7 +307,8 @@ class Arguments(NamedTuple):
             recipients. A call that differs here is a different call.
         free_text: Residue of the free-text fields, None where there is none.
         told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`, method `POST`), "sleep"
-            in a command that waits (`sleep 10 && kubectl get pods`), else "".
+            in a command that waits (`sleep 10 && kubectl get pods`), "look" in one that only looks (`git diff`),
+            "view" in that of an editor of several commands, else "".
     """
 
     fingerprint: int
@@ -362,6 +371,8 @@ def arguments(value: object) -> Arguments:
                 told = "write"
             elif "sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None:
                 told = told or "sleep"
+            elif key in _COMMANDS and (item == "view" or _LOOKS_ROUND.match(item, 0, SAMPLE_LIMIT) is not None):
+                told = told or ("view" if item == "view" else "look")
         if type(item) is str and is_free_text(item) and key not in _NAMING:
             texts.append(item)
             fixed[key] = None  # the field counts, its wording does not

@@ -233,7 +233,13 @@ def may_be_reworded(call: Call) -> bool:
 
 def is_change(call: Call) -> bool:
     """True if this tool call has changed something, as its name says or as is declared."""
-    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes"
+    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes" and not _was_told_to_look(call)
+
+
+def _was_told_to_look(call: Call) -> bool:
+    """True for a shell or an editor that was told to look (`git diff`, `view`)."""
+    told = call.arguments.told if call.arguments is not None else ""
+    return told == "view" or (told == "look" and effect_of(call) == "runs code")
 
 
 @lru_cache(maxsize=4096)
@@ -274,7 +280,8 @@ def lets_time_pass(name: str) -> bool:
 
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
-    return call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
+    acts = call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
+    return acts and not _was_told_to_look(call)
 
 
 def works_on_all(call: Call) -> bool:

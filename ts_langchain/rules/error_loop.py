@@ -11,7 +11,15 @@ from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
 from ts_langchain.rules.beside import Made, then, times
-from ts_langchain.rules.effects import effect_of, is_worth_another_try, judges, lets_time_pass, outcome, works_on_all
+from ts_langchain.rules.effects import (
+    effect_of,
+    is_worth_another_try,
+    judges,
+    lets_time_pass,
+    may_have_changed,
+    outcome,
+    works_on_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -261,7 +269,7 @@ class ErrorLoop(Rule[Trouble]):
         if not state.tools or call.kind != "tool":
             return
         came = hash(outcome(call))
-        changes = effect in ("changes", "runs code")
+        changes = may_have_changed(call)
         for tool, others in list(state.tools.items()):
             new = came not in others.did
             if changes and others.again:
