@@ -172,6 +172,11 @@ WORLDS: dict[str, Callable[[], World]] = {
     "a person who says yes": lambda: World(
         each(5, ("human_assistance", lambda _: {"query": "May I go on?"})), [a_tool("human_assistance", "Yes, go on.")]
     ),
+    "a queue in which nothing is": lambda: World(
+        each(8, ("receive_message", lambda _: {"queue": "jobs", "WaitTimeSeconds": 20})),
+        [a_tool("receive_message", json.dumps({"Messages": []}))],
+        seconds=20,
+    ),
     "a workflow with much to say": lambda: World(
         each(6, ("get_workflow_run", lambda _: {"run_id": 7})),
         [

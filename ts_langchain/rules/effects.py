@@ -70,7 +70,7 @@ _JUDGES = frozenset({
 })  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
-_WAITING = frozenset({"heartbeat", "idle", "listen", "wait", "wakeup"})
+_WAITING = frozenset({"heartbeat", "idle", "listen", "receive", "wait", "wakeup"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
 # Work on what others have made; they fail until that has been mended.
