@@ -786,6 +786,45 @@ def test_looks_through_one_tool_that_may_also_change_excuse_no_other(
     assert model.calls == calls
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "why", "stopped"),
+    [
+        ("read_file", {"target_file": "a.py"}, "explanation", 3),
+        ("codebase_search", {"query": "where are names made"}, "explanation", 3),
+        ("run_terminal_cmd", {"command": "python -m build"}, "explanation", 3),
+        ("Bash", {"command": "python -m build"}, "description", 3),
+        ("report_bug", {"path": "a.py"}, "explanation", None),
+        ("check_answer", {"answer": "42"}, "explanation", None),
+        ("create_issue", {"title": "Names"}, "description", None),
+        ("search_products", {"category": "shoes"}, "description", None),
+    ],
+)
+def test_why_an_agent_looks_is_not_what_it_looks_for(
+    name: str, given: dict[str, str], why: str, stopped: int | None
+) -> None:
+    """But it may be what an agent has to say."""
+    words = (
+        "Reading exports",
+        "To see how naming works",
+        "Let me check the helper once more",
+        "Is it gone",
+        "Red ones",
+    )
+    script = [call_tool(name, **given, **{why: said}) for said in words]
+    does = tool(name, description="Does.", args_schema={"type": "object", "properties": {}})(
+        lambda **_: "the same as ever, a line that says a bit"
+    )
+    model = ScriptedChatModel(script=[*script, AIMessage("done")])
+    app = create_agent(model, [does])
+    config: Any = {"callbacks": [TokenSentinelHandler(mode="block")]}
+    if stopped is None:
+        app.invoke({"messages": [HumanMessage("go")]}, config)
+        return
+    with pytest.raises(WasteBlocked):
+        app.invoke({"messages": [HumanMessage("go")]}, config)
+    assert model.calls == stopped
+
+
 def test_the_recommended_policy_stops_a_model_that_talks_to_itself() -> None:
     model = ScriptedChatModel(script=["Sorry, I cannot do that without more about what you have in mind, can you say?"])
     builder = StateGraph(MessagesState)

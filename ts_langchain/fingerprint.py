@@ -309,12 +309,15 @@ class Arguments(NamedTuple):
         told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`, method `POST`), "sleep"
             in a command that waits (`sleep 10 && kubectl get pods`), "look" in one that only looks (`git diff`),
             "view" in that of an editor of several commands, else "".
+        asked: `fingerprint` without words that say why (`explanation`, or `description` beside a command), 0 where
+            there are none.
     """
 
     fingerprint: int
     fixed: int
     free_text: FreeText | None = None
     told: str = ""
+    asked: int = 0
 
     def similarity(self, other: Arguments) -> float:
         """1.0 for the same arguments, 0.0 for another call, in between for a reworded one."""
@@ -327,6 +330,14 @@ class Arguments(NamedTuple):
     def says_no_other(self, other: Arguments) -> bool:
         """True unless the free texts of both have words of their own."""
         return self.free_text is None or other.free_text is None or self.free_text.says_no_other(other.free_text)
+
+
+def _asked(value: dict[object, object]) -> int:
+    """Fingerprint of arguments without those that say why, 0 if none of them does."""
+    why = [key for key in value if key == "explanation" or (key == "description" and "command" in value)]
+    if not why or len(why) == len(value):
+        return 0
+    return value_digest({key: item for key, item in value.items() if key not in why})[0]
 
 
 def is_free_text(value: str) -> bool:
@@ -361,6 +372,7 @@ def arguments(value: object) -> Arguments:
     if type(value) is not dict:
         return Arguments(fingerprint, fingerprint)
     fixed: dict[object, object] = {}
+    asked = _asked(value)
     texts: list[str] = []
     told = ""
     for key, item in value.items():
@@ -379,7 +391,7 @@ def arguments(value: object) -> Arguments:
         else:
             fixed[key] = item
     if not texts:
-        return Arguments(fingerprint, fingerprint, None, told)
+        return Arguments(fingerprint, fingerprint, None, told, asked)
     sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])
     rest = [text_hash(text[SAMPLE_LIMIT:]) for text in texts if len(text) > SAMPLE_LIMIT]
-    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample, mix(*rest) if rest else 0), told)
+    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample, mix(*rest) if rest else 0), told, asked)

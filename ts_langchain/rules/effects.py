@@ -11,6 +11,7 @@ from ts_langchain.fingerprint import mix
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
+    from ts_langchain.fingerprint import Arguments
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
@@ -315,4 +316,14 @@ def outcome(call: Call) -> int:
         return call.answer
     if effect_of(call) in ("looks", "thinks"):
         return call.answer
-    return mix(call.answer, call.arguments.fingerprint)
+    return mix(call.answer, asked_for(call, call.arguments))
+
+
+def asked_for(call: Call, arguments: Arguments) -> int:
+    """Fingerprint of what a tool was asked for: of one that looks or runs code, without why (`explanation`).
+
+    Elsewhere, and where it is judged, an explanation may be what the call is about.
+    """
+    if arguments.asked and effect_of(call) in ("looks", "runs code") and not judges(call.name):
+        return arguments.asked
+    return arguments.fingerprint

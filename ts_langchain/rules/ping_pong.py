@@ -9,6 +9,7 @@ from pydantic import Field
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import (
+    asked_for,
     asks_a_person,
     effect_of,
     is_meant_again,
@@ -132,7 +133,8 @@ class PingPong(Rule[Steps]):
         step = mix(tool, outcome(call))
         given = 0
         if call.arguments is not None and call.status == "ok":
-            given = call.arguments.fingerprint if call.answer_chars <= BRIEF_CHARS else call.arguments.fixed
+            brief = call.answer_chars <= BRIEF_CHARS
+            given = asked_for(call, call.arguments) if brief else call.arguments.fixed
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         # what another task of the same superstep did, this one does not know of
