@@ -172,6 +172,15 @@ WORLDS: dict[str, Callable[[], World]] = {
     "a person who says yes": lambda: World(
         each(5, ("human_assistance", lambda _: {"query": "May I go on?"})), [a_tool("human_assistance", "Yes, go on.")]
     ),
+    "buckets without a policy": lambda: World(
+        each(12, ("bash", lambda n: {"command": f"aws s3api get-bucket-policy --bucket b{n}"})),
+        [
+            a_tool(
+                "bash",
+                "\nAn error occurred (NoSuchBucketPolicy) when calling the GetBucketPolicy operation: none exists",
+            )
+        ],
+    ),
     "a queue in which nothing is": lambda: World(
         each(8, ("receive_message", lambda _: {"queue": "jobs", "WaitTimeSeconds": 20})),
         [a_tool("receive_message", json.dumps({"Messages": []}))],

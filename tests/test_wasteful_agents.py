@@ -741,6 +741,7 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         "# Error handling\nRaise what the caller can do something about.",
         "Operations failed by region: 3 in the north",
         "Search text: not given, so nothing was found",
+        "An error occurred (NoSuchEntity) when calling the GetRole operation: The role cannot be found.",
         '{"status": "error budget at 90 %"}',
         '{"status": "error", "since": "noon"}',
     ],
