@@ -117,6 +117,11 @@ WORLDS: dict[str, Callable[[], World]] = {
         [a_tool("get_company", lambda id: f"company {id}"), a_tool("find_person", lambda **_: ToolException("404"))],  # noqa: A006
         {"error_loop": "medium"},
     ),
+    "firms that nobody knows, by a tool of which nobody knows what it does": lambda: World(
+        each(10, ("enrich", lambda n: {"domain": f"{SERVICES[n % 6]}{n}.example"})),
+        [a_tool("enrich", json.dumps({"error": {"type": "unknown_record", "message": "Unknown company."}}))],
+        {"error_loop": "medium"},
+    ),
     "links that are dead": lambda: World(
         each(10, ("http_get", lambda n: {"url": f"https://x.example/{n}"})),
         [a_tool("http_get", "Error: 404 Not Found")],
