@@ -137,6 +137,11 @@ WORLDS: dict[str, Callable[[], World]] = {
         [a_tool("get_company", lambda id: f"company {id}"), a_tool("find_person", lambda **_: ToolException("404"))],  # noqa: A006
         {"error_loop": "medium"},
     ),
+    "firms that nobody knows, by a tool of which nobody knows what it does": lambda: World(
+        each(10, ("enrich", lambda n: {"domain": f"{SERVICES[n % 6]}{n}.example"})),
+        [a_tool("enrich", json.dumps({"error": {"type": "unknown_record", "message": "Unknown company."}}))],
+        {"error_loop": "medium"},
+    ),
     "links that are dead": lambda: World(
         each(10, ("http_get", lambda n: {"url": f"https://x.example/{n}"})),
         [a_tool("http_get", "Error: 404 Not Found")],
@@ -192,6 +197,20 @@ WORLDS: dict[str, Callable[[], World]] = {
     "a person who says yes": lambda: World(
         each(5, ("human_assistance", lambda _: {"query": "May I go on?"})), [a_tool("human_assistance", "Yes, go on.")]
     ),
+    "buckets without a policy": lambda: World(
+        each(12, ("bash", lambda n: {"command": f"aws s3api get-bucket-policy --bucket b{n}"})),
+        [
+            a_tool(
+                "bash",
+                "\nAn error occurred (NoSuchBucketPolicy) when calling the GetBucketPolicy operation: none exists",
+            )
+        ],
+    ),
+    "a queue in which nothing is": lambda: World(
+        each(8, ("receive_message", lambda _: {"queue": "jobs", "WaitTimeSeconds": 20})),
+        [a_tool("receive_message", json.dumps({"Messages": []}))],
+        seconds=20,
+    ),
     "a workflow with much to say": lambda: World(
         each(6, ("get_workflow_run", lambda _: {"run_id": 7})),
         [
@@ -209,6 +228,21 @@ WORLDS: dict[str, Callable[[], World]] = {
         each(8, ("get_page", lambda _: {"url": "https://x.example"}), ("schedule_wakeup", lambda _: {"minutes": 10})),
         [a_tool("get_page", "sold out"), a_tool("schedule_wakeup", "ok")],
         seconds=120,
+    ),
+    "a robot with much room before it": lambda: World(
+        each(5, ("move_forward", lambda _: {"cm": 10}), ("get_distance", lambda _: {})),
+        [a_tool("move_forward", "ok"), a_tool("get_distance", ">200 cm")],
+        {"tool_loop": "medium", "ping_pong": "medium"},
+    ),
+    "a turtle that draws circles": lambda: World(
+        each(9, ("forward", lambda _: {"steps": 10}), ("left", lambda _: {"degrees": 10})),
+        [a_tool("forward", "ok"), a_tool("left", "ok")],
+        {"tool_loop": "medium", "ping_pong": "medium"},
+    ),
+    "a debugger that stops at a breakpoint in a loop": lambda: World(
+        each(6, ("debugger_continue", lambda _: {})),
+        [a_tool("debugger_continue", "Breakpoint 1, sum_up () at main.c:5")],
+        {"tool_loop": "medium"},
     ),
     "a tool of which nobody knows what it does": lambda: World(
         each(5, ("brew_coffee", lambda _: {"cups": 1})),

@@ -680,6 +680,17 @@ FAILURES = [
     '{"success": false, "error": "stale revision"}',
     "fatal: not a git repository (or any of the parent directories): .git",
     "Unable to update the record: it is locked.",
+    "No replacement was performed, old_str `x` did not appear verbatim in /repo/a.py.",
+    "old_string not found in file",
+    "Old text could not be found.",
+    "<tool_use_error>File has not been read yet.</tool_use_error>",
+    "### Error\nError: Ref e12 not found in the current page snapshot.",
+    "An error occurred (AccessDenied) when calling the PutObject operation: Access Denied",
+    "An unexpected error occurred: the sheet is protected",
+    "MCP error -32602: Invalid arguments for tool edit_file",
+    "Request failed with status code 400",
+    "Tool execution failed: the file is locked",
+    '{"status": "error", "message": "no match"}',
 ]
 
 
@@ -701,10 +712,10 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         s for n in range(9) for s in (call_tool("edit_file", path="a", old=f"x{n}"), call_tool("read_file", path="a"))
     ]
     handler = TokenSentinelHandler(mode="block")
+    model = ScriptedChatModel(script=script)
     with pytest.raises(WasteBlocked):
-        create_agent(ScriptedChatModel(script=script), [edit_file, read_file]).invoke(
-            {"messages": [HumanMessage("go")]}, {"callbacks": [handler]}
-        )
+        create_agent(model, [edit_file, read_file]).invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert model.calls < len(script)
     assert {i.rule for i in handler.sentinel.incidents() if i.severity == "high"} & {"error_loop", "tool_loop"}
 
 
@@ -727,6 +738,12 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         "Exception: see list",
         "Could not be better! 5 stars",
         "Can't process payments? Here is how",
+        "# Error handling\nRaise what the caller can do something about.",
+        "Operations failed by region: 3 in the north",
+        "Search text: not given, so nothing was found",
+        "An error occurred (NoSuchEntity) when calling the GetRole operation: The role cannot be found.",
+        '{"status": "error budget at 90 %"}',
+        '{"status": "error", "since": "noon"}',
     ],
 )
 def test_what_is_no_failure(said: str) -> None:
@@ -749,6 +766,64 @@ def test_to_look_around_excuses_no_change_that_keeps_failing(look: str) -> None:
         create_agent(ScriptedChatModel(script=script), [edit_file, around]).invoke(
             {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "calls"),
+    [
+        ("bash", [{"command": "git status"}, {"command": "git diff | head -50"}], 5),
+        ("str_replace_editor", [{"command": "view", "path": "/a"}, {"command": "view", "path": "/b"}], 11),
+    ],
+)
+def test_looks_through_one_tool_that_may_also_change_excuse_no_other(
+    name: str, asked: list[dict[str, str]], calls: int
+) -> None:
+    look = tool(name, description="Acts.")(lambda command, path="": f"what {command} {path} shows, as it did before")
+    model = ScriptedChatModel(script=[call_tool(name, **given) for given in asked] * 9)
+    with pytest.raises(WasteBlocked):
+        create_agent(model, [look]).invoke(
+            {"messages": [HumanMessage("go")]}, {"callbacks": [TokenSentinelHandler(mode="block")]}
+        )
+    assert model.calls == calls
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "why", "stopped"),
+    [
+        ("read_file", {"target_file": "a.py"}, "explanation", 3),
+        ("codebase_search", {"query": "where are names made"}, "explanation", 3),
+        ("run_terminal_cmd", {"command": "python -m build"}, "explanation", 3),
+        ("Bash", {"command": "python -m build"}, "description", 3),
+        ("report_bug", {"path": "a.py"}, "explanation", None),
+        ("check_answer", {"answer": "42"}, "explanation", None),
+        ("create_issue", {"title": "Names"}, "description", None),
+        ("search_products", {"category": "shoes"}, "description", None),
+    ],
+)
+def test_why_an_agent_looks_is_not_what_it_looks_for(
+    name: str, given: dict[str, str], why: str, stopped: int | None
+) -> None:
+    """But it may be what an agent has to say."""
+    words = (
+        "Reading exports",
+        "To see how naming works",
+        "Let me check the helper once more",
+        "Is it gone",
+        "Red ones",
+    )
+    script = [call_tool(name, **given, **{why: said}) for said in words]
+    does = tool(name, description="Does.", args_schema={"type": "object", "properties": {}})(
+        lambda **_: "the same as ever, a line that says a bit"
+    )
+    model = ScriptedChatModel(script=[*script, AIMessage("done")])
+    app = create_agent(model, [does])
+    config: Any = {"callbacks": [TokenSentinelHandler(mode="block")]}
+    if stopped is None:
+        app.invoke({"messages": [HumanMessage("go")]}, config)
+        return
+    with pytest.raises(WasteBlocked):
+        app.invoke({"messages": [HumanMessage("go")]}, config)
+    assert model.calls == stopped
 
 
 def test_the_recommended_policy_stops_a_model_that_talks_to_itself() -> None:

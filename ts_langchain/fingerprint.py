@@ -56,6 +56,14 @@ _WRITES = re.compile(
 )
 _METHODS = frozenset({"DELETE", "PATCH", "POST", "PUT"})
 _SLEEPS = re.compile(r"(?:(?<![^\s;&|(])|time\.|asyncio\.)sleep[ (]\s*\d")
+# A command that only looks, up to what its output is cut down by: `cd /repo && git diff | head -20`.
+_COMMANDS = frozenset({"cmd", "command", "commands", "input"})
+_LOOKS_ROUND = re.compile(
+    r"\s*(?:cd [^\s;&|<>`$]+\s*&&\s*)?(?:(?:cat|df|du|grep|head|ls|ps|pwd|rg|stat|tail|tree|wc|which|sed -n)\b|"
+    r"find\b(?!.*-(?:delete|exec|fprint|ok))|git (?:--no-pager )?(?:blame|diff|log|show|status)\b|"
+    r"kubectl (?:describe|get|logs)\b|docker (?:images|inspect|logs|ps)\b)[^;&|<>`$\n]*(?:2>(?:&1|/dev/null)\s*)?"
+    r"(?:\|\s*(?:cut|grep|head|sort|tail|tr|uniq|wc)\b[^;&|<>`$\n]*)*\s*\Z"
+)
 # Arguments of these names say which one is meant, in however many words.
 _NAMING = frozenset({
     "address", "author", "bcc", "cc", "city", "company", "contact", "country", "customer", "first_name", "full_name",
@@ -299,13 +307,17 @@ class Arguments(NamedTuple):
             recipients. A call that differs here is a different call.
         free_text: Residue of the free-text fields, None where there is none.
         told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`, method `POST`), "sleep"
-            in a command that waits (`sleep 10 && kubectl get pods`), else "".
+            in a command that waits (`sleep 10 && kubectl get pods`), "look" in one that only looks (`git diff`),
+            "view" in that of an editor of several commands, else "".
+        asked: `fingerprint` without words that say why (`explanation`, or `description` beside a command), 0 where
+            there are none.
     """
 
     fingerprint: int
     fixed: int
     free_text: FreeText | None = None
     told: str = ""
+    asked: int = 0
 
     def similarity(self, other: Arguments) -> float:
         """1.0 for the same arguments, 0.0 for another call, in between for a reworded one."""
@@ -318,6 +330,19 @@ class Arguments(NamedTuple):
     def says_no_other(self, other: Arguments) -> bool:
         """True unless the free texts of both have words of their own."""
         return self.free_text is None or other.free_text is None or self.free_text.says_no_other(other.free_text)
+
+
+def _asked(value: dict[object, object]) -> int:
+    """Fingerprint of arguments without those that say why, 0 if none of them does."""
+    why = [key for key in value if key == "explanation" or (key == "description" and "command" in value)]
+    if not why or len(why) == len(value):
+        return 0
+    return value_digest({key: item for key, item in value.items() if key not in why})[0]
+
+
+def _only_looks(command: str) -> bool:
+    """True for a short command that changes nothing."""
+    return len(command) <= SAMPLE_LIMIT and _LOOKS_ROUND.match(command) is not None
 
 
 def is_free_text(value: str) -> bool:
@@ -352,6 +377,7 @@ def arguments(value: object) -> Arguments:
     if type(value) is not dict:
         return Arguments(fingerprint, fingerprint)
     fixed: dict[object, object] = {}
+    asked = _asked(value)
     texts: list[str] = []
     told = ""
     for key, item in value.items():
@@ -362,13 +388,15 @@ def arguments(value: object) -> Arguments:
                 told = "write"
             elif "sleep" in item and _SLEEPS.search(item, 0, SAMPLE_LIMIT) is not None:
                 told = told or "sleep"
+            elif key in _COMMANDS and (item == "view" or _only_looks(item)):
+                told = told or ("view" if item == "view" else "look")
         if type(item) is str and is_free_text(item) and key not in _NAMING:
             texts.append(item)
             fixed[key] = None  # the field counts, its wording does not
         else:
             fixed[key] = item
     if not texts:
-        return Arguments(fingerprint, fingerprint, None, told)
+        return Arguments(fingerprint, fingerprint, None, told, asked)
     sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])
     rest = [text_hash(text[SAMPLE_LIMIT:]) for text in texts if len(text) > SAMPLE_LIMIT]
-    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample, mix(*rest) if rest else 0), told)
+    return Arguments(fingerprint, value_digest(fixed)[0], FreeText(sample, mix(*rest) if rest else 0), told, asked)

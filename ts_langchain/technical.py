@@ -99,7 +99,12 @@ _CELL = re.compile(r"\b(?:Cell|Input) In ?\[\d+\]|^In \[\d+\](?=:)|<ipython-inpu
 _RPC = re.compile(
     r'"jsonrpc"\s*:\s*"2\.0"\s*,\s*"id"\s*:\s*(?:\d+|"[^"]{0,64}")|"id"\s*:\s*(?:\d+|"[^"]{0,64}")\s*,\s*"jsonrpc"\s*:\s*"2\.0"'
 )
+# what a shell of an agent says of a command beside its output
+_SHELL = re.compile(r"^(?:Wall time: [\d.]+ seconds?|Chunk ID: [\da-f]{6}|Process Group PGID: \d+)$", re.MULTILINE)
+_BESIDE_EXIT_CODE = re.compile(r"[\"']duration(?:_?(?:s|ms|Ms|seconds))?[\"']\s*:\s*[\d.]+")
 _NOISE = (
+    (("Wall time: ", "Process Group PGID: "), _SHELL),
+    (('"exit_code"', '"exitCode"', "'exit_code'", "'exitCode'"), _BESIDE_EXIT_CODE),
     (('"jsonrpc"',), _RPC),
     (("ResponseMetadata",), _RESPONSE_METADATA),
     (("X-Amz-",), _SIGNED),
@@ -120,6 +125,16 @@ _HEADER = re.compile(
 _RUN = re.compile(
     r"\b\d+ (?:passed|failed|passing|failing|failures?|tests?|errors?|examples?|assertions?|warnings?)\b|"
     r"^(?:ok|FAIL|--- FAIL:|real)\s|\bset \(\d|\(\d+ rows?\)|could not compile",
+    re.MULTILINE,
+)
+# how long a build took, and when it was done, as Gradle, Maven, Cargo, npm, Vite, webpack, Jest and Vitest say
+BUILT_END = 2_000
+_BUILT_HINTS = (" in ", "Total time: ", "Time: ", "Duration ", " ms)")
+_BUILT = re.compile(
+    r"(^BUILD (?:FAILED|SUCCESSFUL) in |^\[INFO\] Total time: +|\bbuilt in |\btarget\(s\) in |"
+    r"^Snapshots: [^\n]+\nTime: +|\bcompiled (?:successfully|with \d+ (?:error|warning)s?) in |\bpackages? in |"
+    r"^ *[✓✔✕✗×√] [^\n]{1,200} \()(?:\d+m ?)?\d+(?:\.\d+)? ?(?:m?s|secs?|seconds?)\b|"
+    r"^\[INFO\] Finished at: [\d:.TZ+-]+|^ *Start at +[\d:]+$|^ *Duration +[\d.]+m?s \(transform [^\n]*$",
     re.MULTILINE,
 )
 _SECONDS = re.compile(r"\d+\.\d+(?= ?(?:m?s|secs?|seconds?)\b)")
@@ -166,6 +181,8 @@ def plain_answer(text: str) -> str:
     if "HTTP/" in head:
         head = _RESPONSE.sub(lambda response: _HEADER.sub("", response[0]), head)
     text = f"{head}{rest}" if rest else head
+    if any(map((end := text[-BUILT_END:]).__contains__, _BUILT_HINTS)):
+        text = text[:-BUILT_END] + _BUILT.sub(r"\1", end)
     if "." in (end := text[-END:]) and _SECONDS.search(end) is not None and _RUN.search(end) is not None:
         text = f"{text[:-END]}{_SECONDS.sub('', end)}"
     return text

@@ -12,6 +12,7 @@ from ts_langchain.fingerprint import arguments
 from ts_langchain.rules.effects import (
     asks_a_person,
     effect_of,
+    is_change,
     is_worth_another_try,
     may_be_reworded,
     may_have_changed,
@@ -98,6 +99,22 @@ def test_what_may_have_changed_and_what_is_worth_another_try(
 ) -> None:
     call = called(name, kind=kind, status=status)
     assert (may_have_changed(call), is_worth_another_try(call)) == (changed, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "changed"),
+    [
+        ("bash", "python a.py", True),
+        ("bash", "git diff", False),
+        ("str_replace_editor", "str_replace", True),
+        ("str_replace_editor", "view", False),
+        ("send_message", "which one is it", True),
+    ],
+)
+def test_a_command_that_only_looks_changes_nothing(name: str, command: str, changed: bool) -> None:
+    call = called(name)._replace(arguments=arguments({"command": command}))
+    assert may_have_changed(call) == changed
+    assert not is_change(call) or changed
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ts_langchain.pricing import DECISION, TIERS
 CHARS_PER_TOKEN = 4
 MAX_USD = 1_000_000.0  # of one call; beyond it a cost is a mistake of whoever reported it
 TICKS_PER_USD = 10_000_000_000
+MAX_THOUGHT = 200_000  # what a total has beyond that is something else; models think in far less
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
 
 
@@ -340,7 +341,9 @@ def _thought_apart(usage: Usage, total: int, details: Mapping[str, object]) -> U
     if thought and (thought > usage.output_tokens or total == counted + thought):
         return usage._replace(output_tokens=usage.output_tokens + thought)
     more = total - counted
-    if details or thought or more <= 0 or not usage.input_tokens or usage.cache_read_tokens or usage.cache_write_tokens:
+    if details or thought or not 0 < more <= MAX_THOUGHT:
+        return usage
+    if not usage.input_tokens or usage.cache_read_tokens or usage.cache_write_tokens:
         return usage
     return usage._replace(output_tokens=usage.output_tokens + more, reasoning_tokens=more)
 

@@ -60,11 +60,17 @@ _SAYS_NONE = (
 )
 _FAILURE = re.compile(
     rf"\s*(?:\[error\b|<error>|fatal:|traceback \(most|[a-z]+(?:error|exception):|(?:permission|access) denied\b|"
-    r"string (?:to replace )?not found\b|"
+    r"string (?:to replace )?not found\b|no replacement was performed\b|"
+    r"(?:old_?str(?:ing)?|old text|text to replace|search (?:block|text|string))\b[^\n]{0,100} not (?:be )?found\b|"
+    r"<tool_use_error>|#{1,6} error[ \t]*\n|unexpected error:|mcp error -?\d|"
+    r"an (?:\w+ )?error (?:has )?occurred\b(?! \((?:NoSuch|\w*NotFound))|"
+    r"(?:apply_patch verification|edit|operation|request|tool (?:call|execution|use)) failed\b|"
     r"(?:failed|unable) to (?:access|apply|complete|connect|create|delete|edit|execute|load|open|parse|perform|process|"
     r"read|update|write)\b[^\n]{0,200}\Z|"
     rf"\{{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!{_SAYS_NONE})\S|"
     r"(?:success|ok)[\"']\s*:\s*false\s*,\s*[\"'](?:errors?|error_?(?:message|code)|exception)[\"']\s*:|"
+    r"status[\"']\s*:\s*[\"']error[\"']\s*,\s*"
+    r"[\"'](?:errors?|error_?(?:message|code|type)|message|msg|details?)[\"']\s*:|"
     r"is_?error[\"']\s*:\s*true))",
     re.IGNORECASE,
 )

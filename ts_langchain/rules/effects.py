@@ -11,6 +11,7 @@ from ts_langchain.fingerprint import mix
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
+    from ts_langchain.fingerprint import Arguments
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # The first of these words in a name decides: `get_order` looks, `update_list` and `email_send` change something.
@@ -70,7 +71,7 @@ _JUDGES = frozenset({
 })  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
 _WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
-_WAITING = frozenset({"heartbeat", "idle", "listen", "wait", "wakeup"})
+_WAITING = frozenset({"heartbeat", "idle", "listen", "receive", "wait", "wakeup"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
 # Work on what others have made; they fail until that has been mended.
@@ -81,10 +82,11 @@ _WORKS_ON = frozenset({
 })  # fmt: skip
 # Steps from where one is: a key, a page, one more. Five of them are as common as two.
 _RELATIVE = frozenset({
-    "advance", "attack", "back", "backspace", "backward", "brighten", "decrease", "decrement", "dim", "down", "forward",
-    "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate", "scroll", "step",
-    "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
+    "advance", "attack", "back", "backspace", "backward", "brighten", "continue", "decrease", "decrement", "dim",
+    "down", "forward", "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate",
+    "scroll", "step", "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
 })  # fmt: skip
+_SWITCHES = frozenset({"off", "on"})  # `turn_on`
 _PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait", "wakeup"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
@@ -232,7 +234,13 @@ def may_be_reworded(call: Call) -> bool:
 
 def is_change(call: Call) -> bool:
     """True if this tool call has changed something, as its name says or as is declared."""
-    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes"
+    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes" and not _was_told_to_look(call)
+
+
+def _was_told_to_look(call: Call) -> bool:
+    """True for a shell or an editor that was told to look (`git diff`, `view`)."""
+    told = call.arguments.told if call.arguments is not None else ""
+    return told == "view" or (told == "look" and effect_of(call) == "runs code")
 
 
 @lru_cache(maxsize=4096)
@@ -263,7 +271,8 @@ def may_be_meant(call: Call) -> int:
 
 @lru_cache(maxsize=4096)
 def _is_relative(name: str) -> bool:
-    return not (_RELATIVE | _MOVES_ON).isdisjoint(word.lower() for word in _WORDS.findall(name))
+    words = {word.lower() for word in _WORDS.findall(name)}
+    return not (_RELATIVE | _MOVES_ON).isdisjoint(words) and _SWITCHES.isdisjoint(words)
 
 
 @lru_cache(maxsize=4096)
@@ -274,7 +283,8 @@ def lets_time_pass(name: str) -> bool:
 
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
-    return call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
+    acts = call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
+    return acts and not _was_told_to_look(call)
 
 
 def works_on_all(call: Call) -> bool:
@@ -308,4 +318,14 @@ def outcome(call: Call) -> int:
         return call.answer
     if effect_of(call) in ("looks", "thinks"):
         return call.answer
-    return mix(call.answer, call.arguments.fingerprint)
+    return mix(call.answer, asked_for(call, call.arguments))
+
+
+def asked_for(call: Call, arguments: Arguments) -> int:
+    """Fingerprint of what a tool was asked for: of one that looks or runs code, without why (`explanation`).
+
+    Elsewhere, and where it is judged, an explanation may be what the call is about.
+    """
+    if arguments.asked and effect_of(call) in ("looks", "runs code") and not judges(call.name):
+        return arguments.asked
+    return arguments.fingerprint

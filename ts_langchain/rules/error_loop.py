@@ -11,7 +11,15 @@ from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
 from ts_langchain.rules.beside import Made, then, times
-from ts_langchain.rules.effects import effect_of, is_worth_another_try, judges, lets_time_pass, outcome, works_on_all
+from ts_langchain.rules.effects import (
+    effect_of,
+    is_worth_another_try,
+    judges,
+    lets_time_pass,
+    may_have_changed,
+    outcome,
+    works_on_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,14 +129,15 @@ class Trouble:
 class ErrorLoop(Rule[Trouble]):
     """A tool fails, and the model calls it again and again into the same error.
 
-    Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line
-    of its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not
-    fall into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
-    twice as many failures of a tool that was given something else meanwhile (what is looked for may just not be there,
-    what is created be there already) or is not there for now (503, too many requests). Severity medium, too, where it
-    waited before it tried again (`sleep`), where a tool that looks or judges (`find_person`, `check_link`) was given
-    something else each time, and where other tools brought something new in between and it was given something else, or
-    works on what they do (`merge`, `deploy`); all that up to eight times as many failures.
+    Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line of
+    its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not fall
+    into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
+    twice as many failures of a tool that was given something else meanwhile (what is looked for may just not be
+    there, what is created be there already) or is not there for now (503, too many requests). Severity medium, too,
+    where it waited before it tried again (`sleep`), where a tool that looks or judges (`find_person`,
+    `check_link`), or of which nobody can say what it does (`enrich`), was given something else each time, and where
+    other tools brought something new in between and it was given something else, or works on what they do (`merge`,
+    `deploy`); all that up to eight times as many failures.
 
     Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
     tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
@@ -230,7 +239,8 @@ class ErrorLoop(Rule[Trouble]):
         unclaimed, failures.unclaimed = failures.unclaimed, []
         enough = s.min_failures * (EXPLORING if failures.varied or call.unavailable else 1)
         patience = s.min_failures * PATIENCE
-        looked = failures.others and failures.count < patience and (effect_of(call) == "looks" or judges(call.name))
+        looks = effect_of(call) in ("looks", "unknown") or judges(call.name)
+        looked = looks and failures.others and failures.count < patience
         again = len(times(failures.made, call.turn))
         severe = (again >= enough and not looked) or failures.excused + again >= patience
         return Finding(
@@ -261,7 +271,7 @@ class ErrorLoop(Rule[Trouble]):
         if not state.tools or call.kind != "tool":
             return
         came = hash(outcome(call))
-        changes = effect in ("changes", "runs code")
+        changes = may_have_changed(call)
         for tool, others in list(state.tools.items()):
             new = came not in others.did
             if changes and others.again:

@@ -9,6 +9,7 @@ from pydantic import Field
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import (
+    asked_for,
     asks_a_person,
     effect_of,
     is_meant_again,
@@ -29,8 +30,10 @@ BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `free`) may well be the same to a question in other words."""
 WORDS_CHARS = 60
 """Of tools of which nobody can say what they do: an answer as short as that says that something was done."""
+STEPS = 4
+"""`may_be_meant` of steps from where one is (`move_forward`)."""
 MEANT = 2
-"""Where all tools of a circle act, it may well be meant: it is severe after so many times as many rounds."""
+"""A circle with such a step in it, and a look (`get_distance`), is severe after so many times as many rounds."""
 OTHERS = 8
 """Where each round is about something else, after so many times as many."""
 
@@ -46,8 +49,8 @@ class Steps:
         self.asked_by: str | None = None
         self.arrived = 0  # how many of the calls that this model call asked for have ended
         # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task,
-        # tool, whether it may be meant to be done again, what it was given; which one, where a long answer came back
-        self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int, bool, int]] = []
+        # tool, how often it may be meant to be done again, what it was given; which one, where a long answer came back
+        self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int, int, int]] = []
 
 
 class PingPong(Rule[Steps]):
@@ -59,7 +62,9 @@ class PingPong(Rule[Steps]):
 
     Severity medium where one of them was given something else in each round, and, if it answered at length, not
     just in other words: nothing was found there either; up to eight times as many rounds. And up to twice as many
-    rounds where all of them act and are told no more than a word (`step`, `turn_left`): it may be meant.
+    rounds where all of them act and are told no more than a word (`grasp`, `release`), or one of them is a step from
+    where one is (`move_forward` and `get_distance`), four times as many where all are (`step`, `turn_left`): it may be
+    meant.
 
     Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
@@ -128,13 +133,14 @@ class PingPong(Rule[Steps]):
         step = mix(tool, outcome(call))
         given = 0
         if call.arguments is not None and call.status == "ok":
-            given = call.arguments.fingerprint if call.answer_chars <= BRIEF_CHARS else call.arguments.fixed
+            brief = call.answer_chars <= BRIEF_CHARS
+            given = asked_for(call, call.arguments) if brief else call.arguments.fixed
         seconds = call.ended_at - call.started_at
         unit = call.tool_call_id or call.id
         # what another task of the same superstep did, this one does not know of
         state.steps = [s for s in state.steps if s[6] != call.step or s[7] == call.task]
         acts = effect_of(call) != "unknown" or call.answer_chars <= WORDS_CHARS
-        of = (call.step, call.task, tool, acts and may_be_meant(call) > 0, given)
+        of = (call.step, call.task, tool, may_be_meant(call) if acts else 0, given)
         state.steps.append((step, call.id, call.requested_by, unit, call.siblings, seconds, *of))
 
     @staticmethod
@@ -161,7 +167,8 @@ class PingPong(Rule[Steps]):
         state.reported += len(new) if state.reported else period * rounds
         calls = state.reported
         last = state.steps[-period * rounds :]
-        meant = calls < period * rounds * MEANT and all(s[9] for s in last)
+        often = min(s[9] for s in last) or (MEANT if max(s[9] for s in last) >= STEPS else 0)
+        meant = calls < period * rounds * often
         # people that are looked for in one list and another, and are in none: each time it is somebody else
         asked = ({s[10] for s in last[i::period]} for i in range(period))
         others = any(0 not in given and len(given) == rounds for given in asked)

@@ -29,6 +29,7 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings, Severity, Turn
 from ts_langchain.rules.beside import Made, fall, then, times
 from ts_langchain.rules.effects import (
+    asked_for,
     asks_a_person,
     brings_another,
     effect_of,
@@ -157,7 +158,7 @@ class Repeats:
         new = came not in self.seen
         if not new and call.arguments is not None and call.answer_chars <= BRIEF_CHARS and effect_of(call) != "thinks":
             # `loaded` of the next file: no news, but it gets on
-            came = hash(mix(call.answer, call.arguments.fingerprint))
+            came = hash(mix(call.answer, asked_for(call, call.arguments)))
         if came in self.seen:
             return
         self.seen.append(came)
@@ -270,7 +271,7 @@ class RepeatRule(Rule[Repeats]):
             state.note(call)
             return None
         tool = name_hash(call.name)
-        key = mix(tool, arguments.fingerprint)
+        key = mix(tool, asked_for(call, arguments))
         # a model's answer, a request whose model nobody saw, or code, which asks for all between two answers at once
         asked_by = call.requested_by or call.tool_call_id
         asker = text_hash(asked_by) if asked_by is not None else state.asks

@@ -9,7 +9,15 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
-from ts_langchain.rules.effects import asks_a_person, effect_of, is_meant_again, is_under_way, judges, outcome
+from ts_langchain.rules.effects import (
+    asked_for,
+    asks_a_person,
+    effect_of,
+    is_meant_again,
+    is_under_way,
+    judges,
+    outcome,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +71,7 @@ class Progress:
         about = 0
         looks = effect_of(call) == "looks" or judges(call.name)
         if call.arguments is not None and (call.status == "ok" or looks):
-            about = hash(mix(name_hash(call.name), call.arguments.fingerprint))
+            about = hash(mix(name_hash(call.name), asked_for(call, call.arguments)))
         self.same |= not about or about in self.asked
         self.asked.append(about)
         del self.asked[:-MAX_ASKED]
