@@ -121,6 +121,33 @@ def test_an_error_is_the_same_whatever_request_it_names(says: str, calls: int, h
     assert model.calls == calls
 
 
+@pytest.mark.parametrize(
+    ("heeds", "rows", "pages", "told"),
+    [
+        (False, 20, 3, ["medium"]),  # the API ignores the offset
+        (False, 20, 2, []),
+        (True, 20, 9, []),
+        (False, 0, 20, []),  # there is nothing on any of the pages
+    ],
+)
+@pytest.mark.parametrize("part", ["offset", "page", "pageToken", "start_cursor"])
+def test_another_page_that_is_the_same(part: str, heeds: bool, rows: int, pages: int, told: list[str]) -> None:
+    @tool
+    def list_orders(state: str, offset: Any = 0, page: Any = 0, pageToken: Any = 0, start_cursor: Any = 0) -> str:  # noqa: N803
+        """Lists."""
+        first = int(offset or page or pageToken or start_cursor) if heeds else 0
+        return json.dumps([{"order": first + n, "state": state, "total": 12.5} for n in range(rows)])
+
+    script = [call_tool("list_orders", state="open", **{part: n * 20}) for n in range(1, pages + 1)]
+    handler = TokenSentinelHandler()
+    create_agent(ScriptedChatModel(script=[*script, AIMessage("That is all.")]), [list_orders]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99}
+    )
+    found = [i for i in handler.sentinel.incidents() if i.rule == "tool_loop"]
+    assert [i.severity for i in found] == told
+    assert [(i.calls, i.findings) for i in found] == [(2, 1) for _ in told]
+
+
 @pytest.mark.parametrize(("between", "rule", "calls"), [(0, "tool_loop", 6), (1, "ping_pong", 6)])
 def test_a_list_of_things_to_do_is_under_way_by_nature(between: int, rule: str, calls: int) -> None:
     """The tool repeats what it is given: `status: in_progress`. Whoever writes it again waits for nothing."""

@@ -64,6 +64,11 @@ _LOOKS_ROUND = re.compile(
     r"kubectl (?:describe|get|logs)\b|docker (?:images|inspect|logs|ps)\b)[^;&|<>`$\n]*(?:2>(?:&1|/dev/null)\s*)?"
     r"(?:\|\s*(?:cut|grep|head|sort|tail|tr|uniq|wc)\b[^;&|<>`$\n]*)*\s*\Z"
 )
+# Arguments of these names say which part of a list is asked for.
+_PAGING = frozenset({
+    "continuationtoken", "cursor", "endcursor", "nextcursor", "nextpagetoken", "nexttoken", "offset", "page",
+    "pageindex", "pageno", "pagenumber", "pagetoken", "skip", "startcursor", "startindex",
+})  # fmt: skip
 # Arguments of these names say which one is meant, in however many words.
 _NAMING = frozenset({
     "address", "author", "bcc", "cc", "city", "company", "contact", "country", "customer", "first_name", "full_name",
@@ -308,9 +313,10 @@ class Arguments(NamedTuple):
         free_text: Residue of the free-text fields, None where there is none.
         told: "write" in a statement that changes something (`UPDATE … SET`, `mutation {`, method `POST`), "sleep"
             in a command that waits (`sleep 10 && kubectl get pods`), "look" in one that only looks (`git diff`),
-            "view" in that of an editor of several commands, else "".
-        asked: `fingerprint` without words that say why (`explanation`, or `description` beside a command), 0 where
-            there are none.
+            "view" in that of an editor of several commands, "page" where it asks for a part of a list (`offset`,
+            `cursor`), else "".
+        asked: `fingerprint` without words that say why (`explanation`, or `description` beside a command); of what asks
+            for a part of a list, without which part. 0 where there is neither.
     """
 
     fingerprint: int
@@ -330,6 +336,12 @@ class Arguments(NamedTuple):
     def says_no_other(self, other: Arguments) -> bool:
         """True unless the free texts of both have words of their own."""
         return self.free_text is None or other.free_text is None or self.free_text.says_no_other(other.free_text)
+
+
+def _whole_list(value: dict[object, object]) -> int:
+    """Fingerprint of arguments without which part of a list they ask for, 0 if they ask for none."""
+    part = [key for key in value if type(key) is str and key.replace("_", "").lower() in _PAGING]
+    return value_digest({key: item for key, item in value.items() if key not in part})[0] if part else 0
 
 
 def _asked(value: dict[object, object]) -> int:
@@ -395,6 +407,8 @@ def arguments(value: object) -> Arguments:
             fixed[key] = None  # the field counts, its wording does not
         else:
             fixed[key] = item
+    if not (asked or told) and (asked := _whole_list(value)):
+        told = "page"
     if not texts:
         return Arguments(fingerprint, fingerprint, None, told, asked)
     sample = texts[0] if len(texts) == 1 else "\n".join([text[:SAMPLE_LIMIT] for text in texts])

@@ -326,6 +326,11 @@ def asked_for(call: Call, arguments: Arguments) -> int:
 
     Elsewhere, and where it is judged, an explanation may be what the call is about.
     """
-    if arguments.asked and effect_of(call) in ("looks", "runs code") and not judges(call.name):
+    if (
+        arguments.asked
+        and arguments.told != "page"
+        and effect_of(call) in ("looks", "runs code")
+        and not judges(call.name)
+    ):
         return arguments.asked
     return arguments.fingerprint

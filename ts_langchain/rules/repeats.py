@@ -61,6 +61,8 @@ MAX_SEEN = 24
 MAX_TURNS = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
+PAGE_CHARS = 200
+"""An answer as short as that (`{"items": [], "next": null}`) is a page with nothing on it."""
 REWORDED, REPLACED = 1, 2
 """Asked in other words; and with words in the place of others, as may be another question."""
 OTHERS = 8
@@ -281,9 +283,15 @@ class RepeatRule(Rule[Repeats]):
             other = not (call.items or arguments.says_no_other(before))
             group.reworded = max(group.reworded, REPLACED if other else REWORDED)
             state.groups[key] = group
+        paged = mix(tool, arguments.asked) if arguments.told == "page" else 0
+        if group is None and paged and (page := state.groups.get(paged)) is not None and _same_page(call, page):
+            group = state.groups[key] = page
+            group.reworded = REPLACED
         if group is None:
             self._remember(call, arguments, key, tool, state)
             group = state.groups[key]
+            if paged:  # the page that came last stands for the list
+                state.groups[paged] = group
         else:
             state.groups.touch(key)
             mended = state.news > group.news and works_on_all(call)
@@ -427,6 +435,12 @@ class RepeatRule(Rule[Repeats]):
                 "failed": call.status == "error",
             },
         )
+
+
+def _same_page(call: Call, group: Group) -> bool:
+    """True if another part of a list brought the same, and that at length: no list is that long and all the same."""
+    same = call.answer == group.answer and call.answer_chars > PAGE_CHARS and call.status == "ok"
+    return same and effect_of(call) in ("looks", "unknown")
 
 
 def _nothing_new(call: Call, group: Group, *, reworded: bool = False) -> bool:

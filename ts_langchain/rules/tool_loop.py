@@ -35,9 +35,11 @@ class ToolLoop(RepeatRule):
     Arguments are compared field by field: a changed id, path, date, number, name or recipient is a different call;
     only free text may be reworded (`similarity`), where it is not what the call is about (`send_…`, `translate`,
     `verify_…`, `bash`, `think`); where the answer is short (`nothing found`), not by other words in place of some.
-    Why something is looked at (`explanation`, `description` beside a command) does not count.
-    In answers, what is technical does not count: ids of the request and times that it took (`request_id`,
-    `response_time`), how long a test run or a build took, headers of HTTP, addresses in memory, temporary folders.
+    Another part of a list (`page`, `offset`, `cursor`) that brings the same at length is the same call, severity
+    medium up to eight times as many. Why something is looked at (`explanation`, `description` beside a command)
+    does not count. In answers, what is technical does not count: ids of the request and times that it took
+    (`request_id`, `response_time`), how long a test run or a build took, headers of HTTP, addresses in memory,
+    temporary folders.
 
     Severity medium, from `min_calls` on, where the answers differ in what may be technical alone (a `timestamp`, a
     UUID, a latency, the time they were made at), but for tools named like `next_job` or `get_time`. And where a tool
