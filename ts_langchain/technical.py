@@ -181,7 +181,7 @@ def plain_answer(text: str) -> str:
     if "HTTP/" in head:
         head = _RESPONSE.sub(lambda response: _HEADER.sub("", response[0]), head)
     text = f"{head}{rest}" if rest else head
-    if any(map((end := text[-BUILT_END:]).__contains__, _BUILT_HINTS)):
+    if any(map((end := text[-BUILT_END:]).__contains__, _BUILT_HINTS)) and _BUILT.search(end) is not None:
         text = text[:-BUILT_END] + _BUILT.sub(r"\1", end)
     if "." in (end := text[-END:]) and _SECONDS.search(end) is not None and _RUN.search(end) is not None:
         text = f"{text[:-END]}{_SECONDS.sub('', end)}"

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import Arguments
 
-MAX_GROUPS = 22
+MAX_GROUPS = 21
 MAX_GROUPS_IDLE = 4
 MAX_RECENT = 6
 MAX_TOOLS = 6
@@ -292,6 +292,7 @@ class RepeatRule(Rule[Repeats]):
             group = state.groups[key]
             if paged:  # the page that came last stands for the list
                 state.groups[paged] = group
+                state.groups.limit(MAX_GROUPS)
         else:
             state.groups.touch(key)
             mended = state.news > group.news and works_on_all(call)
