@@ -66,8 +66,10 @@ _LOOKS_ROUND = re.compile(
 )
 # Arguments of these names say which part of a list is asked for.
 _PAGING = frozenset({
-    "continuationtoken", "cursor", "endcursor", "nextcursor", "nextpagetoken", "nexttoken", "offset", "page",
-    "pageindex", "pageno", "pagenumber", "pagetoken", "skip", "startcursor", "startindex",
+    "continuationToken", "continuation_token", "cursor", "endCursor", "end_cursor", "nextCursor", "nextPageToken",
+    "nextToken", "next_cursor", "next_page_token", "next_token", "offset", "page", "pageIndex", "pageNumber",
+    "pageToken", "page_index", "page_no", "page_number", "page_token", "skip", "startCursor", "startIndex",
+    "start_cursor", "start_index",
 })  # fmt: skip
 # Arguments of these names say which one is meant, in however many words.
 _NAMING = frozenset({
@@ -340,12 +342,14 @@ class Arguments(NamedTuple):
 
 def _whole_list(value: dict[object, object]) -> int:
     """Fingerprint of arguments without which part of a list they ask for, 0 if they ask for none."""
-    part = [key for key in value if type(key) is str and key.replace("_", "").lower() in _PAGING]
+    part = [key for key in value if key in _PAGING]
     return value_digest({key: item for key, item in value.items() if key not in part})[0] if part else 0
 
 
 def _asked(value: dict[object, object]) -> int:
     """Fingerprint of arguments without those that say why, 0 if none of them does."""
+    if "explanation" not in value and "description" not in value:
+        return 0
     why = [key for key in value if key == "explanation" or (key == "description" and "command" in value)]
     if not why or len(why) == len(value):
         return 0
@@ -407,7 +411,7 @@ def arguments(value: object) -> Arguments:
             fixed[key] = None  # the field counts, its wording does not
         else:
             fixed[key] = item
-    if not (asked or told) and (asked := _whole_list(value)):
+    if not (asked or told or _PAGING.isdisjoint(value)) and (asked := _whole_list(value)):
         told = "page"
     if not texts:
         return Arguments(fingerprint, fingerprint, None, told, asked)

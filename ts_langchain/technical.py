@@ -103,8 +103,8 @@ _RPC = re.compile(
 _SHELL = re.compile(r"^(?:Wall time: [\d.]+ seconds?|Chunk ID: [\da-f]{6}|Process Group PGID: \d+)$", re.MULTILINE)
 _BESIDE_EXIT_CODE = re.compile(r"[\"']duration(?:_?(?:s|ms|Ms|seconds))?[\"']\s*:\s*[\d.]+")
 _NOISE = (
-    (("Wall time: ", "Process Group PGID: "), _SHELL),
-    (('"exit_code"', '"exitCode"', "'exit_code'", "'exitCode'"), _BESIDE_EXIT_CODE),
+    (("Wall time: ", " PGID: "), _SHELL),
+    (("xit_code", "xitCode"), _BESIDE_EXIT_CODE),
     (('"jsonrpc"',), _RPC),
     (("ResponseMetadata",), _RESPONSE_METADATA),
     (("X-Amz-",), _SIGNED),
@@ -129,7 +129,11 @@ _RUN = re.compile(
 )
 # how long a build took, and when it was done, as Gradle, Maven, Cargo, npm, Vite, webpack, Jest and Vitest say
 BUILT_END = 2_000
-_BUILT_HINTS = (" in ", "Total time: ", "Time: ", "Duration ", " ms)")
+SUMMARY_END = 1_000
+_BUILT_HINTS = (
+    "BUILD ", "Total time: ", "built in ", "target(s) in ", "Snapshots: ", "compiled ", "package", "Finished at: ",
+    "Start at ", "Duration ",
+)  # fmt: skip
 _BUILT = re.compile(
     r"(^BUILD (?:FAILED|SUCCESSFUL) in |^\[INFO\] Total time: +|\bbuilt in |\btarget\(s\) in |"
     r"^Snapshots: [^\n]+\nTime: +|\bcompiled (?:successfully|with \d+ (?:error|warning)s?) in |\bpackages? in |"
@@ -171,6 +175,13 @@ _UUID_END = re.compile(r"-[\da-fA-F]{4}-[1-8][\da-fA-F]{3}-[89abAB][\da-fA-F]{3}
 _UUID = re.compile(rf"\b[\da-fA-F]{{8}}{_UUID_END.pattern}")
 
 
+def _may_be_built(end: str) -> bool:
+    """False for nearly all answers: looking closely takes long."""
+    if any(map(end.__contains__, _BUILT_HINTS)):
+        return True
+    return not end.isascii() and any(map(end.__contains__, "✓✔✕✗×√"))
+
+
 def plain_answer(text: str) -> str:
     """What a tool answered, without what is technical for certain."""
     rest, head = text[HEAD:], text[:HEAD]
@@ -181,7 +192,7 @@ def plain_answer(text: str) -> str:
     if "HTTP/" in head:
         head = _RESPONSE.sub(lambda response: _HEADER.sub("", response[0]), head)
     text = f"{head}{rest}" if rest else head
-    if any(map((end := text[-BUILT_END:]).__contains__, _BUILT_HINTS)) and _BUILT.search(end) is not None:
+    if _may_be_built(text[-SUMMARY_END:]) and _BUILT.search(end := text[-BUILT_END:]) is not None:
         text = text[:-BUILT_END] + _BUILT.sub(r"\1", end)
     if "." in (end := text[-END:]) and _SECONDS.search(end) is not None and _RUN.search(end) is not None:
         text = f"{text[:-END]}{_SECONDS.sub('', end)}"
