@@ -65,12 +65,12 @@ def otlp(talks: Iterable[Talk], attributes: Callable[[dict[str, Any]], tuple[str
     """One `ExportTraceServiceRequest` for every eight spans, children and late ones first."""
     spans = []
     for talk in talks:
-        for row in (r for r in talk.rows if r["run_type"] != "chain"):
-            name, found = attributes(row)
+        for row in talk.rows:
+            name, found = ("RunnableSequence", {}) if row["run_type"] == "chain" else attributes(row)
             span: dict[str, Any] = {
                 "traceId": row["trace_id"].replace("-", ""),
                 "spanId": span_id(row),
-                "parentSpanId": row["trace_id"].replace("-", "")[:16],
+                "parentSpanId": above(row),
                 "name": name,
                 "kind": 3,
                 "startTimeUnixNano": nanos(row["start_time"]),
@@ -101,7 +101,16 @@ def otlp(talks: Iterable[Talk], attributes: Callable[[dict[str, Any]], tuple[str
 
 
 def span_id(row: dict[str, Any]) -> str:
-    return md5(row["id"].encode(), usedforsecurity=False).hexdigest()[:16]
+    return digest(row["id"])
+
+
+def above(row: dict[str, Any]) -> str:
+    """The span around it: a chain's, or the whole run's."""
+    return digest(row["parent_run_id"]) if "parent_run_id" in row else row["trace_id"].replace("-", "")[:16]
+
+
+def digest(name: str) -> str:
+    return md5(name.encode(), usedforsecurity=False).hexdigest()[:16]
 
 
 # --- GenAI conventions -----------------------------------------------------------------------------
@@ -242,6 +251,8 @@ def openinference_attributes(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "session.id": metadata["thread_id"],
         "metadata": json.dumps({k: v for k, v in metadata.items() if k in ("ls_provider", "lc_source")}),
     }
+    if row["run_type"] == "chain":
+        return row["name"], common
     if row["run_type"] == "tool":
         return row["name"], {
             **common,
@@ -330,7 +341,7 @@ def phoenix(talks: Iterable[Talk]) -> list[dict[str, Any]]:
     """Spans as Phoenix exports them."""
     made = []
     for talk in talks:
-        for row in (r for r in talk.rows if r["run_type"] != "chain"):
+        for row in talk.rows:
             name, attributes = openinference_attributes(row)
             kind, message = raised(row) if row["error"] else ("", "")
             about = {"exception.type": kind, "exception.message": message}
@@ -339,7 +350,7 @@ def phoenix(talks: Iterable[Talk]) -> list[dict[str, Any]]:
                     "name": name,
                     "context": {"trace_id": row["trace_id"].replace("-", ""), "span_id": span_id(row)},
                     "span_kind": row["run_type"].upper(),
-                    "parent_id": row["trace_id"].replace("-", "")[:16],
+                    "parent_id": above(row),
                     "start_time": row["start_time"],
                     "end_time": row["end_time"],
                     "status_code": "ERROR" if row["error"] else "OK",
@@ -419,14 +430,15 @@ FILE_BLIND |= {
 }
 FILE_BLIND |= {
     ("Requests and responses", rule)
-    for rule in ("retrieval_thrash", "rerank_thrash", "audio_multichannel_doubling", "abandoned_stream")
+    for rule in (
+        "retrieval_thrash",
+        "rerank_thrash",
+        "audio_multichannel_doubling",
+        "abandoned_stream",
+        "discarded_output",
+    )
 }
 FILE_BLIND |= {(door, "compaction_thrash") for door in ("GenAI spans", "OpenLLMetry spans", "Requests and responses")}
-# of spans, chains that failed are not read; logs have none
-FILE_BLIND |= {
-    (door, "discarded_output")
-    for door in ("GenAI spans", "OpenInference spans", "OpenLLMetry spans", "Phoenix spans", "Requests and responses")
-}
 # an image of unknown detail counts as a small one: found, at fewer tokens
 FILE_ESTIMATES = {(door, "vision_re_upload") for door in ("GenAI spans", "OpenInference spans", "Phoenix spans")}
 FILE_DOORS: dict[str, Callable[..., Sentinel]] = {

@@ -142,13 +142,14 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
     """Reads one span.
 
     Returns:
-        The run; None for spans that are no calls; or why it cannot be read.
+        The run; None for spans that are no calls, but for those that failed, which may be chains around one; or why it
+        cannot be read.
     """
     span = _with_its_length(span)
     tree = span.attributes
     kind = _kind(span)
     if kind is None:
-        return None
+        return _failed_chain(span)
     if not span.span_id or not span.trace_id:
         return Skipped(setting.place, "no span id or no trace id")
     if span.started is None:
@@ -188,6 +189,14 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
         call.cost,
         call.tool_call_id,
     )
+
+
+def _failed_chain(span: Span) -> Run | None:
+    """A chain that failed, of which that is all that matters."""
+    if not (span.failed and span.span_id and span.trace_id) or span.started is None or span.ended is None:
+        return None
+    ended = max(span.started, span.ended)
+    return Run(span.id, "chain", span.name, span.started, ended, span.trace_id, error=_error(span))
 
 
 def _kind(span: Span) -> RunType | None:
