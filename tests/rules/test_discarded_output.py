@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -170,6 +172,24 @@ def test_a_model_that_fails_has_lost_no_answer() -> None:
     handler = TokenSentinelHandler()
     assert ask(chain([TimeoutError("slow"), TimeoutError("slow"), GOOD]), handler)["age"] == 30
     assert told(handler.sentinel) == []
+
+
+def test_what_is_sent_again_for_nothing_is_no_waste() -> None:
+    """A cache answers, or the provider fails: the answer that was lost is not paid anew until it has one."""
+    model = ScriptedChatModel(script=words(3), cache=InMemoryCache())
+    handler, client = TokenSentinelHandler(), Wire()
+    app = (PROMPT | model | JsonOutputParser()).with_retry(wait_exponential_jitter=False)
+    with pytest.raises(Exception, match="Invalid json"):
+        ask(app, handler, LangChainTracer(client=client))
+    assert (model.calls, told(handler.sentinel), told(replayed(client))) == (1, [], [])
+    for script, found in (
+        ([words(1)[0], TimeoutError("slow"), TimeoutError("slow")], []),
+        ([words(1)[0], TimeoutError("slow"), GOOD], [("discarded_output", "low", 1, 860)]),
+    ):
+        handler, client = TokenSentinelHandler(), Wire()
+        with contextlib.suppress(TimeoutError):
+            ask(chain(script), handler, LangChainTracer(client=client))
+        assert told(handler.sentinel) == told(replayed(client)) == found
 
 
 def test_a_day_later_it_is_another_try() -> None:
