@@ -715,6 +715,7 @@ def test_a_loop_written_by_hand_is_one_turn() -> None:
         ({"response_cost": 0.5}, 0.5),
         ({"response_cost": 0.0}, None),
         ({"token_usage": {"cost_in_usd_ticks": 2_709_000}}, 0.0002709),
+        ({"token_usage": {"cost_in_usd_ticks": 10**400}}, None),
         *(
             ({"cost": odd}, None)
             for odd in (-1, float("nan"), float("inf"), True, "0.5", [], {}, {"total_cost": None}, 1e9)

@@ -150,7 +150,7 @@ def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
     if cost is None and usage is not None:
         said = mapping(usage)
         cost = said.get("cost")
-        if cost is None and type(ticks := said.get("cost_in_usd_ticks")) is int:
+        if cost is None and type(ticks := said.get("cost_in_usd_ticks")) is int and ticks <= MAX_USD * TICKS_PER_USD:
             cost = ticks / TICKS_PER_USD
     if cost is None:
         return None
