@@ -922,6 +922,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
         """A retriever answered."""
         started = self._started.pop(run_id, None)
+        self._answered.pop(run_id, None)
         if started is None:
             return
         known = isinstance(documents, (list, tuple))
@@ -932,6 +933,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """A retriever failed."""
         started = self._started.pop(run_id, None)
+        self._answered.pop(run_id, None)
         if started is not None:
             name = error_name(error)
             about = self._readable("retriever error", error_hash, error) or name_hash(name)
