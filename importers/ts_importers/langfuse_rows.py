@@ -51,6 +51,7 @@ _WRITTEN_WITHIN = (
 _REASONING_WITHIN = ("completion_details.reasoning", "reasoning.output_tokens", "reasoning_tokens")
 _ITEMS = ("message", "function_call", "reasoning")
 _HANDOFF = "Command(graph="  # so LangGraph leaves a graph for the one around it, and older handlers say it failed
+_NAMED = re.compile(r"(?:\w+\.)*[A-Z]\w*(?:Error|Exception)\b")
 # our own veto, of which there is no name
 _VETO = re.compile(r" The next model call of session '.*' was not sent\. What to do: | Nothing was sent\.(?: |\Z)")
 _INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
@@ -166,6 +167,8 @@ def _failed_chain(row: Mapping[str, Any]) -> Run | None:
         error = "ParentCommand()"
     elif _VETO.search(error):
         error = "WasteBlocked()"
+    elif not error.startswith(("CancelledError()", _INTERRUPT)) and not _NAMED.match(error):
+        error = "Error"  # the first word of a message is nobody's name
     return Run(
         run_id,
         "chain",

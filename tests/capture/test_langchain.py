@@ -591,6 +591,17 @@ def test_what_is_thought_apart_from_the_output_is_output(written: int, total: in
     assert read_usage({**told, "output_tokens": 200, "total_tokens": 232}) == apart._replace(output_tokens=200)
 
 
+def test_a_total_says_how_much_was_no_more_than_that() -> None:
+    """Some count thoughts by a tokenizer of their own: more of them than of the output that holds them."""
+    for counts in (
+        {"input_tokens": 100, "output_tokens": 50, "output_token_details": {"reasoning": 60}},
+        {"prompt_tokens": 100, "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 60}},
+    ):
+        usage = read_usage({**counts, "total_tokens": 150})
+        assert usage is not None
+        assert (usage.output_tokens, usage.reasoning_tokens) == (50, 50)
+
+
 @pytest.mark.parametrize("details", [{}, {"input_token_details": {}, "output_token_details": {}}])
 def test_what_only_the_total_tells_was_thought(details: dict[str, Any]) -> None:
     """Gemini behind Google's OpenAI endpoint, as langchain-openai reports it."""

@@ -340,6 +340,7 @@ def test_prompt_and_environment_are_kept_as_metadata() -> None:
         ("(Interrupt(value='May it?'),)", "GraphInterrupt"),
         ("", "CancelledError"),
         ("ValueError: 3 is none", "ValueError"),
+        ("Mueller4711: unknown customer", "Error"),
     ],
 )
 def test_what_a_chain_failed_of(says: str, name: str) -> None:
