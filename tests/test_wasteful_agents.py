@@ -148,6 +148,23 @@ def test_another_page_that_is_the_same(part: str, heeds: bool, rows: int, pages:
     assert [(i.calls, i.findings) for i in found] == [(2, 1) for _ in told]
 
 
+@pytest.mark.parametrize("first", [{}, {"page": 1}])
+def test_the_same_between_other_pages(first: dict[str, Any]) -> None:
+    """What asks for no part is no other part, and is not forgotten for one."""
+
+    @tool
+    def list_orders(state: str, page: int = 1) -> str:
+        """Lists."""
+        return json.dumps([{"order": page * 20 + n, "state": state, "total": 12.5} for n in range(20)])
+
+    pages = [call_tool("list_orders", state="open", **given) for n in range(2, 6) for given in (first, {"page": n})]
+    handler = TokenSentinelHandler()
+    create_agent(ScriptedChatModel(script=[*pages, AIMessage("That is all.")]), [list_orders]).invoke(
+        {"messages": [HumanMessage("go")]}, {"callbacks": [handler], "recursion_limit": 99}
+    )
+    assert [(i.rule, i.calls) for i in handler.sentinel.incidents()] == [("tool_loop", 3)]
+
+
 @pytest.mark.parametrize(("between", "rule", "calls"), [(0, "tool_loop", 6), (1, "ping_pong", 6)])
 def test_a_list_of_things_to_do_is_under_way_by_nature(between: int, rule: str, calls: int) -> None:
     """The tool repeats what it is given: `status: in_progress`. Whoever writes it again waits for nothing."""

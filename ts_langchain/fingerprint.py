@@ -59,10 +59,14 @@ _SLEEPS = re.compile(r"(?:(?<![^\s;&|(])|time\.|asyncio\.)sleep[ (]\s*\d")
 # A command that only looks, up to what its output is cut down by: `cd /repo && git diff | head -20`.
 _COMMANDS = frozenset({"cmd", "command", "commands", "input"})
 _LOOKS_ROUND = re.compile(
-    r"\s*(?:cd [^\s;&|<>`$]+\s*&&\s*)?(?:(?:cat|df|du|grep|head|ls|ps|pwd|rg|stat|tail|tree|wc|which|sed -n)\b|"
-    r"find\b(?!.*-(?:delete|exec|fprint|ok))|git (?:--no-pager )?(?:blame|diff|log|show|status)\b|"
-    r"kubectl (?:describe|get|logs)\b|docker (?:images|inspect|logs|ps)\b)[^;&|<>`$\n]*(?:2>(?:&1|/dev/null)\s*)?"
-    r"(?:\|\s*(?:cut|grep|head|sort|tail|tr|uniq|wc)\b[^;&|<>`$\n]*)*\s*\Z"
+    r"\s*(?:cd [^\s;&|<>`$]+\s*&&\s*)?(?:(?:cat|df|du|grep|head|ls|ps|pwd|stat|tail|wc|which)(?![^\s|])|"
+    r"rg (?!.*--pre)|tree(?![^\s|])(?!.*\s-\w*o)|find (?!.*-(?:delete|exec|fls|fprint|ok))|"
+    r"sed -n ['\"]?(?:\d+|/[^/;&|<>`$\n]*/)(?:,(?:\d+|/[^/;&|<>`$\n]*/))?p(?=['\"\s])(?!.*\s-)|"
+    r"git (?:--no-pager )?(?:blame|diff|log|show|status)(?![^\s|])(?!.*\s--output)|"
+    r"kubectl (?:describe|get|logs) |docker (?:images|inspect|logs|ps)(?![^\s|]))"
+    r"[^;&|<>`$\n]*(?:2>(?:&1|/dev/null)\s*)?"
+    r"(?:\|\s*(?:(?:cut|grep|head|tail|tr|wc)(?![^\s|])|sort(?![^\s|])(?![^|]*\s-(?:\w*o|-o))|"
+    r"uniq(?= *(?:-\w+ *)*(?:\||\Z)))[^;&|<>`$\n]*)*\s*\Z"
 )
 # Arguments of these names say which part of a list is asked for.
 _PAGING = frozenset({
@@ -342,8 +346,13 @@ class Arguments(NamedTuple):
 
 def _whole_list(value: dict[object, object]) -> int:
     """Fingerprint of arguments without which part of a list they ask for, 0 if they ask for none."""
-    part = [key for key in value if key in _PAGING]
+    part = [key for key in value if key in _PAGING and not _names_a_page(key, value[key])]
     return value_digest({key: item for key, item in value.items() if key not in part})[0] if part else 0
+
+
+def _names_a_page(key: object, item: object) -> bool:
+    """True for the page of a site or a wiki (`page="Berlin"`), which is no part of a list."""
+    return key == "page" and type(item) is str and not item.strip().isdecimal()
 
 
 def _asked(value: dict[object, object]) -> int:

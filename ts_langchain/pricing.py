@@ -290,7 +290,7 @@ def _from_source(source: SourceCost, usage: Usage, rates: Rates | None) -> Cost 
 
 def _nano(usd: float | None) -> int | None:
     """Whole nano-dollars of a sum that can be: an importer of somebody else's may hand on what is none."""
-    return round(usd * NANO) if usd is not None and 0 <= usd <= MAX_RATE else None
+    return round(usd * NANO) if isinstance(usd, (int, float)) and 0 <= usd <= MAX_RATE else None
 
 
 @lru_cache(maxsize=4096)

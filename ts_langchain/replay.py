@@ -111,6 +111,8 @@ class Replay:
         self._under_way: dict[str, int] = {}
         # what has begun and not ended, also before an import was resumed: it is fed again, and does not begin twice
         self._begun: set[str] = set()
+        # what fails in the end: of no other run does it matter which models answered in it
+        self._failing: set[str] = set()
 
     def _now(self) -> float:
         return self._clock
@@ -127,6 +129,8 @@ class Replay:
         if run.run_type == "chain" and run.error is None:
             return
         self._under_way[run.id] = page
+        if run.error is not None and run.run_type in ("chain", "tool"):
+            self._failing.add(run.id)
         tied = self._tied
         if tied and run.started_at == tied[0].started_at:
             tied.append(run)
@@ -228,6 +232,7 @@ class Replay:
         self._clock = run.ended_at
         self._under_way.pop(run.id, None)
         self._begun.discard(run.id)
+        self._failing.discard(run.id)
         handler, run_id = self.handler, run.id
         error: Any = run.error
         if run.run_type == "chain":
@@ -242,6 +247,8 @@ class Replay:
                 handler.on_llm_end(run.outputs, run_id=run_id)
             else:
                 handler.on_llm_error(error, run_id=run_id, response=run.outputs)
+            if run.parent_id not in self._failing:
+                self.sentinel.in_flight.answered.pop(run.parent_id, None)
         elif run.run_type == "tool":
             if error is None:
                 handler.on_tool_end(NOT_RECORDED if run.outputs is None else run.outputs, run_id=run_id)

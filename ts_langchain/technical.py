@@ -135,7 +135,7 @@ _BUILT_HINTS = (
     "Start at ", "Duration ",
 )  # fmt: skip
 _BUILT = re.compile(
-    r"(^BUILD (?:FAILED|SUCCESSFUL) in |^\[INFO\] Total time: +|\bbuilt in |\btarget\(s\) in |"
+    r"(^BUILD (?:FAILED|SUCCESSFUL) in |^\[INFO\] Total time: +|\bbuilt in (?!\d{3}0s)|\btarget\(s\) in |"
     r"^Snapshots: [^\n]+\nTime: +|\bcompiled (?:successfully|with \d+ (?:error|warning)s?) in |\bpackages? in |"
     r"^ *[✓✔✕✗×√] [^\n]{1,200} \()(?:\d+m ?)?\d+(?:\.\d+)? ?(?:m?s|secs?|seconds?)\b|"
     r"^\[INFO\] Finished at: [\d:.TZ+-]+|^ *Start at +[\d:]+$|^ *Duration +[\d.]+m?s \(transform [^\n]*$",

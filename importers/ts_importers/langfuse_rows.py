@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from ts_importers.base import Skipped
@@ -49,6 +50,10 @@ _WRITTEN_WITHIN = (
 )  # fmt: skip
 _REASONING_WITHIN = ("completion_details.reasoning", "reasoning.output_tokens", "reasoning_tokens")
 _ITEMS = ("message", "function_call", "reasoning")
+_HANDOFF = "Command(graph="  # so LangGraph leaves a graph for the one around it, and older handlers say it failed
+_NAMED = re.compile(r"(?:\w+\.)*[A-Z]\w*(?:Error|Exception)\b")
+# our own veto, of which there is no name
+_VETO = re.compile(r" The next model call of session '.*' was not sent\. What to do: | Nothing was sent\.(?: |\Z)")
 _INTERRUPT = "(Interrupt(value="  # what the LangChain handler says of a tool that waits for a human; no failure to it
 OBSERVATIONS = "observations_v2"
 """The folder of an export to an object store that holds observations, with what is known of their traces."""
@@ -158,6 +163,12 @@ def _failed_chain(row: Mapping[str, Any]) -> Run | None:
         return None
     # what is cancelled raises without a message
     error = "CancelledError()" if status == "" else status if isinstance(status, str) else "Error"
+    if error.startswith(_HANDOFF):
+        error = "ParentCommand()"
+    elif _VETO.search(error):
+        error = "WasteBlocked()"
+    elif not error.startswith(("CancelledError()", _INTERRUPT)) and not _NAMED.match(error):
+        error = "Error"  # the first word of a message is nobody's name
     return Run(
         run_id,
         "chain",

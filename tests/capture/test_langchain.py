@@ -591,6 +591,17 @@ def test_what_is_thought_apart_from_the_output_is_output(written: int, total: in
     assert read_usage({**told, "output_tokens": 200, "total_tokens": 232}) == apart._replace(output_tokens=200)
 
 
+def test_a_total_says_how_much_was_no_more_than_that() -> None:
+    """Some count thoughts by a tokenizer of their own: more of them than of the output that holds them."""
+    for counts in (
+        {"input_tokens": 100, "output_tokens": 50, "output_token_details": {"reasoning": 60}},
+        {"prompt_tokens": 100, "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 60}},
+    ):
+        usage = read_usage({**counts, "total_tokens": 150})
+        assert usage is not None
+        assert (usage.output_tokens, usage.reasoning_tokens) == (50, 50)
+
+
 @pytest.mark.parametrize("details", [{}, {"input_token_details": {}, "output_token_details": {}}])
 def test_what_only_the_total_tells_was_thought(details: dict[str, Any]) -> None:
     """Gemini behind Google's OpenAI endpoint, as langchain-openai reports it."""
@@ -715,6 +726,7 @@ def test_a_loop_written_by_hand_is_one_turn() -> None:
         ({"response_cost": 0.5}, 0.5),
         ({"response_cost": 0.0}, None),
         ({"token_usage": {"cost_in_usd_ticks": 2_709_000}}, 0.0002709),
+        ({"token_usage": {"cost_in_usd_ticks": 10**400}}, None),
         *(
             ({"cost": odd}, None)
             for odd in (-1, float("nan"), float("inf"), True, "0.5", [], {}, {"total_cost": None}, 1e9)

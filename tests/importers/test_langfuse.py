@@ -22,6 +22,7 @@ from ts_importers.base import Importer, Skipped
 from ts_importers.langfuse import LangfuseImporter
 from ts_importers.langfuse_rows import _usage, run_from_observation
 from ts_langchain.call import Usage
+from ts_langchain.capture.errors import error_name
 from ts_langchain.cli.app import app
 from ts_langchain.errors import AuthenticationFailed, SourceUnavailable
 from ts_langchain.history import Import
@@ -325,6 +326,29 @@ def test_prompt_and_environment_are_kept_as_metadata() -> None:
     own = run_from_observation({**row, "metadata": {"environment": "mine"}, "promptName": "", "promptVersion": None})
     assert isinstance(own, Run)
     assert own.metadata == {"environment": "mine", "ls_model_name": "gpt-4o"}
+
+
+@pytest.mark.parametrize(
+    ("says", "name"),
+    [
+        ("Command(graph='__parent__', goto='b')", "ParentCommand"),
+        (
+            "tool_loop: `x` ran 5 times. The next model call of session 's' was not sent. What to do: wait.",
+            "WasteBlocked",
+        ),
+        ("The budget of $1 a day is spent. Nothing was sent.", "WasteBlocked"),
+        ("(Interrupt(value='May it?'),)", "GraphInterrupt"),
+        ("", "CancelledError"),
+        ("ValueError: 3 is none", "ValueError"),
+        ("Mueller4711: unknown customer", "Error"),
+    ],
+)
+def test_what_a_chain_failed_of(says: str, name: str) -> None:
+    """There is no name of an exception: control flow and our own vetoes lose no answers."""
+    row = {**ROWS[0], "type": "CHAIN", "level": "ERROR", "statusMessage": says}
+    failed = run_from_observation(row)
+    assert isinstance(failed, Run)
+    assert error_name(failed.error or "") == name
 
 
 def test_an_empty_text_is_an_answer_only_of_what_came_to_an_end() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_core.tracers.langchain import LangChainTracer
@@ -25,6 +28,7 @@ from ts_langchain.testing import ScriptedChatModel
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from langchain_core.documents import Document
     from langchain_core.runnables import Runnable
 
 pytestmark = pytest.mark.usefixtures("calm_collector")
@@ -172,6 +176,24 @@ def test_a_model_that_fails_has_lost_no_answer() -> None:
     assert told(handler.sentinel) == []
 
 
+def test_what_is_sent_again_for_nothing_is_no_waste() -> None:
+    """A cache answers, or the provider fails: the answer that was lost is not paid anew until it has one."""
+    model = ScriptedChatModel(script=words(3), cache=InMemoryCache())
+    handler, client = TokenSentinelHandler(), Wire()
+    app = (PROMPT | model | JsonOutputParser()).with_retry(wait_exponential_jitter=False)
+    with pytest.raises(Exception, match="Invalid json"):
+        ask(app, handler, LangChainTracer(client=client))
+    assert (model.calls, told(handler.sentinel), told(replayed(client))) == (1, [], [])
+    for script, found in (
+        ([words(1)[0], TimeoutError("slow"), TimeoutError("slow")], []),
+        ([words(1)[0], TimeoutError("slow"), GOOD], [("discarded_output", "low", 1, 860)]),
+    ):
+        handler, client = TokenSentinelHandler(), Wire()
+        with contextlib.suppress(TimeoutError):
+            ask(chain(script), handler, LangChainTracer(client=client))
+        assert told(handler.sentinel) == told(replayed(client)) == found
+
+
 def test_a_day_later_it_is_another_try() -> None:
     now = [1_790_000_000.0]
     handler = TokenSentinelHandler(clock=lambda: now[0])
@@ -214,3 +236,39 @@ def test_a_chain_that_takes_no_time_fails_behind_what_is_in_it() -> None:
         Run("m2", "llm", "M", 6.0, 7.0, "t", inputs=asked, outputs=said),
     )
     assert [(severity, calls) for _, severity, calls, _ in told(sentinel)] == [("low", 1)]
+
+
+def test_nothing_stays_of_what_a_retriever_asked() -> None:
+    model = ScriptedChatModel(script=words(4))
+
+    class Expanding(BaseRetriever):
+        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+            model.invoke(query, {"callbacks": run_manager.get_child()})
+            if query == "fails":
+                raise ValueError(query)
+            return []
+
+    handler = TokenSentinelHandler()
+    for query in ("works", "fails"):
+        with contextlib.suppress(ValueError):
+            Expanding().invoke(query, {"callbacks": [handler]})
+    assert model.calls == 2
+    assert not handler.sentinel.in_flight.answered
+
+
+def test_a_history_keeps_no_answers_but_those_that_will_be_lost() -> None:
+    """It tells nothing of chains that end well: however many there are, those that fail are not forgotten for them."""
+    said = {"message": {"role": "assistant", "content": "Anna, thirty."}}
+
+    def asks(number: int, at: float, above: str) -> Run:
+        asked = {"messages": [{"role": "user", "content": f"Who is number {number}? JSON!"}]}
+        return Run(f"m{at}", "llm", "M", at, at + 0.5, f"t{min(number, 1)}", above, inputs=asked, outputs=said)
+
+    sentinel = replay_of(
+        Run("chain", "chain", "RunnableSequence", 0.0, 2_100.0, "t0", error="OutputParserException('no')"),
+        asks(0, 1.0, "chain"),
+        *(asks(n, float(n), f"chain {n}") for n in range(2, 2_050)),
+        asks(0, 2_101.0, "another"),
+    )
+    assert [(severity, calls) for _, severity, calls, _ in told(sentinel)] == [("low", 1)]
+    assert not sentinel.in_flight.answered

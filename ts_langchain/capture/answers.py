@@ -150,7 +150,7 @@ def _charged(meta: Mapping[str, object], usage: object) -> SourceCost | None:
     if cost is None and usage is not None:
         said = mapping(usage)
         cost = said.get("cost")
-        if cost is None and type(ticks := said.get("cost_in_usd_ticks")) is int:
+        if cost is None and type(ticks := said.get("cost_in_usd_ticks")) is int and ticks <= MAX_USD * TICKS_PER_USD:
             cost = ticks / TICKS_PER_USD
     if cost is None:
         return None
@@ -338,7 +338,8 @@ def _thought_apart(usage: Usage, total: int, details: Mapping[str, object]) -> U
         details: What is told of the input's and the output's parts: without any, what the total has more was thought.
     """
     thought, counted = usage.reasoning_tokens, usage.input_tokens + usage.output_tokens
-    if thought and (thought > usage.output_tokens or total == counted + thought):
+    # a total without it says that it is no more: gateways count thoughts by a tokenizer of their own
+    if thought and (total == counted + thought or (thought > usage.output_tokens and total != counted)):
         return usage._replace(output_tokens=usage.output_tokens + thought)
     more = total - counted
     if details or thought or not 0 < more <= MAX_THOUGHT:

@@ -10,9 +10,13 @@ SUMMARY_CHARS = 500
 
 _UNAVAILABLE = re.compile(
     r"(?:service|server|api|temporarily)(?: is)?(?: temporarily| currently)? ?unavailable|bad ?gateway|"
-    r"gateway ?time-?out|too ?many ?requests|rate[ _-]?limit|overloaded|temporary failure|"
+    r"gateway ?time-?out|too ?many ?requests|(?<![a-z])rate[ _-]?limit|throttling|temporary failure|"
+    r"(?<!of )(?<!to )overloaded(?! (?:constructor|function|member|method|operator|signature))|"
     r"connection(?: was)? ?(?:reset|refused|aborted)|"
-    r"\b(?:http|status|code|error)\b\D{0,12}\b(?:429|50[234])\b|\A\W*(?:429|50[234])\b",
+    # not of `error on line 502`, nor of `Error: order 503 not found`
+    r"(?:http(?:/\d(?:\.\d)?)?|status|code|error)(?:[\W_]|\b(?:code|error|http|is|server|status|was)\b){0,8}"
+    r"(?:429|50[234])\b|"
+    r"\A\W*(?:429|50[234])\b",
     re.IGNORECASE,
 )
 _ERROR_REPR = re.compile(r"([A-Za-z_]\w*)\(")

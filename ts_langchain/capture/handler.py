@@ -205,6 +205,14 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 Memory.of(session.state).lose(answered.request, lost)
                 self.sentinel.changed(session)
 
+    def _lose_still(self, session_id: str, request: int, lost: Lost) -> None:
+        """What was lost waits for the next time its request is sent, unless another answer to it was lost meanwhile."""
+        session = self.sentinel.get(session_id)
+        with session.lock:
+            memory = Memory.of(session.state)
+            if not memory.lost or request not in memory.lost:
+                memory.lose(request, lost)
+
     def _decided(self, run_id: Any, response: Any) -> None:
         """A decision model answered."""
         usage = self._readable("usage", lambda: read_usage(getattr(response, "usage", None)))
@@ -589,6 +597,10 @@ class TokenSentinelHandler(BaseCallbackHandler):
             usage = usage._replace(cache_write_1h_tokens=usage.cache_write_tokens)
         origin, at = started.origin, started.started_at
         ended_at = self.clock()
+        lost = started.lost
+        if lost is not None and (status != "ok" or cost == UNBILLED):  # nothing was paid anew
+            self._lose_still(origin.session_id, started.request, lost)
+            lost = None
         call = Call(
             run_id if type(run_id) is str else str(run_id),
             "model",
@@ -624,7 +636,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
             trace_id=origin.trace_id,
             around=started.around,
             purpose=started.purpose,
-            lost=started.lost,
+            lost=lost,
         )
         told = not started.told_inside and self._tells(call, started.parent)
         try:
@@ -910,6 +922,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_retriever_end(self, documents: Any, *, run_id: Any, **kwargs: Any) -> None:
         """A retriever answered."""
         started = self._started.pop(run_id, None)
+        self._answered.pop(run_id, None)
         if started is None:
             return
         known = isinstance(documents, (list, tuple))
@@ -920,6 +933,7 @@ class TokenSentinelHandler(BaseCallbackHandler):
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """A retriever failed."""
         started = self._started.pop(run_id, None)
+        self._answered.pop(run_id, None)
         if started is not None:
             name = error_name(error)
             about = self._readable("retriever error", error_hash, error) or name_hash(name)

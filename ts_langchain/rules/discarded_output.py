@@ -61,8 +61,8 @@ class DiscardedOutput(Rule[Discarded]):
 
     Does not fire on: model calls that fail themselves, which `retry_storm` looks after; interrupts and their resumes,
     hand-offs, cancelled runs, vetoes; a chain that fails and is not tried again; another request, with the error in
-    the prompt, for example: so a model learns what was wrong. Only the innermost chain, node or tool around the model
-    call counts.
+    the prompt, for example: so a model learns what was wrong; a request that a cache answers, or that fails. Only
+    the innermost chain, node or tool around the model call counts.
 
     Wasted: the calls whose answers were lost, not the last one of them.
     """

@@ -63,6 +63,8 @@ BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 PAGE_CHARS = 200
 """An answer as short as that (`{"items": [], "next": null}`) is a page with nothing on it."""
+PAGED = 1
+"""In the key of the group that stands for all parts of a list: without it, it is whoever asks for no part."""
 REWORDED, REPLACED = 1, 2
 """Asked in other words; and with words in the place of others, as may be another question."""
 OTHERS = 8
@@ -283,10 +285,13 @@ class RepeatRule(Rule[Repeats]):
             other = not (call.items or arguments.says_no_other(before))
             group.reworded = max(group.reworded, REPLACED if other else REWORDED)
             state.groups[key] = group
-        paged = mix(tool, arguments.asked) if arguments.told == "page" else 0
-        if group is None and paged and (page := state.groups.get(paged)) is not None and _same_page(call, page):
-            group = state.groups[key] = page
-            group.reworded = REPLACED
+        paged = mix(tool, arguments.asked, PAGED) if arguments.told == "page" else 0
+        if group is None and paged:
+            # what was asked for without any part (the first one) stands for the list until a part is
+            page = state.groups.get(paged) or state.groups.get(mix(tool, arguments.asked))
+            if page is not None and _same_page(call, page):
+                group = state.groups[key] = page
+                group.reworded = REPLACED
         if group is None:
             self._remember(call, arguments, key, tool, state)
             group = state.groups[key]
