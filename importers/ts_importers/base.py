@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from ts_langchain.replay import Run
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-    from ts_langchain.replay import Run
 
 Position: TypeAlias = "dict[str, str | int | float | None]"
 
@@ -95,3 +95,13 @@ class Importer(Protocol):
     def describe(self) -> Mapping[str, str]:
         """Which history it is, for people: label to value. Never a secret."""
         ...
+
+
+def failed_chain(
+    run_id: object, name: object, started: float | None, ended: float | None, trace_id: object, error: str
+) -> Run | None:
+    """A chain that failed, of which that is all that matters; None if it does not say which, or when."""
+    if not isinstance(run_id, str) or not run_id or started is None or ended is None:
+        return None
+    trace = trace_id if isinstance(trace_id, str) and trace_id else run_id
+    return Run(run_id, "chain", str(name or "chain"), started, max(started, ended), trace, error=error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-from ts_importers.base import Skipped
+from ts_importers.base import Skipped, failed_chain
 from ts_importers.bodies import answer_of, messages_of
 from ts_importers.values import MAX_USD, number, parsed, query_of, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
@@ -157,27 +157,19 @@ def run_from_observation(row: Mapping[str, Any], trace: Mapping[str, Any] | None
 
 def _failed_chain(row: Mapping[str, Any]) -> Run | None:
     """A chain that failed, of which that is all that matters."""
-    run_id, trace_id, status = row.get("id"), row.get("traceId"), row.get("statusMessage")
-    started, ended = timestamp(row.get("startTime")), timestamp(row.get("endTime"))
-    if not isinstance(run_id, str) or not run_id or started is None or ended is None:
-        return None
+    status = row.get("statusMessage")
     # what is cancelled raises without a message
     error = "CancelledError()" if status == "" else status if isinstance(status, str) else "Error"
     if error.startswith(_HANDOFF):
         error = "ParentCommand()"
     elif _VETO.search(error):
         error = "WasteBlocked()"
-    elif not error.startswith(("CancelledError()", _INTERRUPT)) and not _NAMED.match(error):
+    elif error.startswith(_INTERRUPT):
+        error = "GraphInterrupt()"
+    elif not error.startswith("CancelledError()") and not _NAMED.match(error):
         error = "Error"  # the first word of a message is nobody's name
-    return Run(
-        run_id,
-        "chain",
-        str(row.get("name") or "chain"),
-        started,
-        max(started, ended),
-        trace_id if isinstance(trace_id, str) and trace_id else run_id,
-        error="GraphInterrupt()" if error.startswith(_INTERRUPT) else error,
-    )
+    started, ended = timestamp(row.get("startTime")), timestamp(row.get("endTime"))
+    return failed_chain(row.get("id"), row.get("name"), started, ended, row.get("traceId"), error)
 
 
 def _plain(value: object) -> dict[str, Any]:

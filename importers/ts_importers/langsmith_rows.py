@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from ts_importers.base import Skipped
+from ts_importers.base import Skipped, failed_chain
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of
 from ts_importers.values import MAX_USD, number, parsed, query_of, timestamp
 from ts_langchain.call import SourceCost
@@ -120,18 +120,14 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
 
 def _failed_chain(row: Mapping[str, Any]) -> Run | None:
     """A chain that failed, of which that is all that matters."""
-    run_id, trace_id, error = row.get("id"), row.get("trace_id"), row["error"]
-    started, ended = timestamp(row.get("start_time")), timestamp(row.get("end_time"))
-    if type(run_id) is not str or not run_id or started is None or ended is None:
-        return None
-    return Run(
-        run_id,
-        "chain",
-        str(row.get("name") or "chain"),
-        started,
-        max(started, ended),
-        trace_id if type(trace_id) is str and trace_id else run_id,
-        error=error if type(error) is str else str(error)[:2000],
+    error = row["error"]
+    return failed_chain(
+        row.get("id"),
+        row.get("name"),
+        timestamp(row.get("start_time")),
+        timestamp(row.get("end_time")),
+        row.get("trace_id"),
+        error if type(error) is str else str(error)[:2000],
     )
 
 

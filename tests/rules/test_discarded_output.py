@@ -22,6 +22,7 @@ from recorder import Wire, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
+from ts_langchain.capture.memory import Memory
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel
 
@@ -272,3 +273,29 @@ def test_a_history_keeps_no_answers_but_those_that_will_be_lost() -> None:
     )
     assert [(severity, calls) for _, severity, calls, _ in told(sentinel)] == [("low", 1)]
     assert not sentinel.in_flight.answered
+
+
+def test_what_breaks_here_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool's failure and the model's second answer are recorded all the same."""
+
+    def broken(*_: Any) -> None:
+        msg = "no room"
+        raise MemoryError(msg)
+
+    monkeypatch.setattr(Memory, "lose", broken)
+    model = ScriptedChatModel(script=[*words(1), GOOD])
+
+    @tool
+    def extract(text: str) -> str:
+        """Extracts."""
+        said = str(model.invoke(text).content)
+        if said != GOOD:
+            raise ValueError(said)
+        return said
+
+    handler = TokenSentinelHandler()
+    config: Any = {"callbacks": [handler], "metadata": {"thread_id": "t"}}
+    assert extract.with_retry(wait_exponential_jitter=False).invoke({"text": "Anna"}, config) == GOOD
+    health = handler.sentinel.health()
+    assert (health.calls, dict(health.faults)) == (4, {"handler: lost answer: MemoryError": 1})
+    assert handler.pending() == {}

@@ -197,21 +197,24 @@ class TokenSentinelHandler(BaseCallbackHandler):
         answers = self._answered.pop(run_id, None)
         if answers is None or (name := error_name(error)) in _NO_FAILURES:
             return
-        at = self.clock()
-        for answered in answers:
-            session = self.sentinel.get(answered.session_id)
-            with session.lock:
-                lost = Lost(answered.call_id, name, at, answered.seconds)
-                Memory.of(session.state).lose(answered.request, lost)
-                self.sentinel.changed(session)
+        with self.sentinel.faults.fail_open("handler: lost answer"):  # what follows is told all the same
+            at = self.clock()
+            for answered in answers:
+                session = self.sentinel.get(answered.session_id)
+                with session.lock:
+                    lost = Lost(answered.call_id, name, at, answered.seconds)
+                    Memory.of(session.state).lose(answered.request, lost)
+                    self.sentinel.changed(session)
 
     def _lose_still(self, session_id: str, request: int, lost: Lost) -> None:
         """What was lost waits for the next time its request is sent, unless another answer to it was lost meanwhile."""
-        session = self.sentinel.get(session_id)
-        with session.lock:
-            memory = Memory.of(session.state)
-            if not memory.lost or request not in memory.lost:
-                memory.lose(request, lost)
+        with self.sentinel.faults.fail_open("handler: lost answer"):
+            session = self.sentinel.get(session_id)
+            with session.lock:
+                memory = Memory.of(session.state)
+                if not memory.lost or request not in memory.lost:
+                    memory.lose(request, lost)
+                    self.sentinel.changed(session)
 
     def _decided(self, run_id: Any, response: Any) -> None:
         """A decision model answered."""
@@ -649,15 +652,15 @@ class TokenSentinelHandler(BaseCallbackHandler):
                 )
             elif answer.tool_calls and origin.named and origin.node is None and started.parent is not None:
                 self._continued.named(origin.session_id, answer.tool_calls)
-            if told and status == "ok" and started.parent is not None and started.request and cost != UNBILLED:
-                answered = Answered(origin.session_id, started.request, call.id, call.ended_at - call.started_at)
-                self.sentinel.in_flight.answer(started.parent, answered)
             if told and answer.read is not None and error is None:
                 session = self.sentinel.get(origin.session_id)
                 with session.lock:
                     memory = Memory.of(session.state)
                     memory.request(call)
                     memory.conversation.remember(answer.message, answer.read)
+            if told and status == "ok" and started.parent is not None and started.request and cost != UNBILLED:
+                answered = Answered(origin.session_id, started.request, call.id, call.ended_at - call.started_at)
+                self.sentinel.in_flight.answer(started.parent, answered)
         except Exception as broken:  # noqa: BLE001 - whatever it is, the call was made and counts
             self.sentinel.faults.record("handler: model end", broken)
         if told:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from ts_importers.base import Skipped
+from ts_importers.base import Skipped, failed_chain
 from ts_importers.formats import genai, langfuse_spans, langsmith_spans, openinference, vercel
 from ts_importers.formats.attributes import Attributes, at, nested, words
 from ts_importers.formats.base import Key, Setting
@@ -193,10 +193,9 @@ def run_from_span(span: Span, setting: Setting) -> Run | Skipped | None:
 
 def _failed_chain(span: Span) -> Run | None:
     """A chain that failed, of which that is all that matters."""
-    if not (span.failed and span.span_id and span.trace_id) or span.started is None or span.ended is None:
+    if not (span.failed and span.span_id and span.trace_id):
         return None
-    ended = max(span.started, span.ended)
-    return Run(span.id, "chain", span.name, span.started, ended, span.trace_id, error=_error(span))
+    return failed_chain(span.id, span.name, span.started, span.ended, span.trace_id, _error(span) or "Error")
 
 
 def _kind(span: Span) -> RunType | None:
