@@ -398,3 +398,8 @@ def test_what_lies_behind_a_long_beginning_counts() -> None:
     assert one.similarity(again) == 1.0
     shorter = arguments({"clause": opening[:500]}), arguments({"clause": f"{opening[:490]} end"})
     assert shorter[0].similarity(shorter[1]) > 0.7
+
+
+def test_of_a_long_command_the_end_counts_too() -> None:
+    assert arguments({"command": "cat " + "a" * 300}).told == "look"
+    assert arguments({"command": "cat " + "a" * 600 + "; rm -r build"}).told == ""

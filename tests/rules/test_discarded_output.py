@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from histories import START as BEGIN
+from histories import Script
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser
@@ -19,15 +22,23 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
 from recorder import Wire, replay_of
+from typer.testing import CliRunner
 
+from ts_importers.files import FileImporter
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
+from ts_langchain.call import Lost
+from ts_langchain.capture.in_flight import Answered, InFlight
 from ts_langchain.capture.memory import Memory
+from ts_langchain.cli.app import app
+from ts_langchain.history import Import
+from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from langchain_core.documents import Document
     from langchain_core.runnables import Runnable
@@ -299,3 +310,63 @@ def test_what_breaks_here_costs_no_call(monkeypatch: pytest.MonkeyPatch) -> None
     health = handler.sentinel.health()
     assert (health.calls, dict(health.faults)) == (4, {"handler: lost answer: MemoryError": 1})
     assert handler.pending() == {}
+
+
+def test_another_request_of_the_same_run_goes_on() -> None:
+    """It is the request that is vetoed, and not the run."""
+    handler, model = TokenSentinelHandler(mode="block"), ScriptedChatModel(script=words(20))
+    lossy = (PROMPT | model | JsonOutputParser()).with_retry(
+        stop_after_attempt=20, wait_exponential_jitter=False, retry_if_exception_type=(ValueError,)
+    )
+
+    def both(given: dict[str, str]) -> str:
+        with pytest.raises(WasteBlocked):
+            lossy.invoke(given)
+        return str((PROMPT | model).invoke({"text": "Berta"}).content)
+
+    assert ask(RunnableLambda(both), handler) == words(8)[-1].content
+    assert model.calls == 8
+
+
+def lost_at(*moments: float) -> list[tuple[str, int]]:
+    """One request, and an answer to it that was lost at each of these times."""
+    script = Script().say("no JSON", request=5)
+    for moment in moments:
+        script.at = moment
+        lost = Lost(script.calls[-1].id, "ValueError", BEGIN + moment - 1, 1.0)
+        script.say(f"no JSON at {moment}", request=5, lost=lost)
+    found = script.run(rules=["discarded_output"]).incidents()
+    return [(i.severity, int(str(i.evidence["in_a_row"]))) for i in found]
+
+
+def test_what_was_lost_long_ago_counts_no_more() -> None:
+    assert lost_at(10, 20) == [("low", 2)]
+    assert lost_at(10, 20, 621) == [("low", 1)]  # neither in a row nor in the session
+    assert lost_at(10, 20, 619) == [("medium", 3)]
+
+
+def test_answers_that_nobody_comes_back_for_are_forgotten() -> None:
+    memory, flight = Memory(), InFlight()
+    for n in range(5_000):
+        memory.lose(n, Lost(str(n), "ValueError", 1.0, 1.0))
+        flight.answer(f"run {n}", Answered("s", n, str(n), 1.0))
+        flight.answer("one run", Answered("s", n, str(n), 1.0))
+    assert memory.lost is not None
+    assert (len(memory.lost), len(flight.answered), len(flight.answered["one run"])) == (16, 2_000, 8)
+    assert (memory.send_again(0), memory.send_again(4_999)) == (None, Lost("4999", "ValueError", 1.0, 1.0))
+    memory.shrink()
+    assert memory.send_again(4_998) is None
+
+
+def test_chains_that_failed_are_no_calls(tmp_path: Path) -> None:
+    client, path = Wire(), tmp_path / "runs.jsonl"
+    ask(chain([*words(1), GOOD]), LangChainTracer(client=client))
+    rows = client.sent()
+    path.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    ledger.close()
+    assert (history.runs, history.ignored, history.skipped) == (2, len(rows) - 2, 0)
+    looked = CliRunner().invoke(app, ["import", "file", str(path), "--dry-run", "--json"])
+    found = json.loads(looked.stdout)["first_page"]
+    assert (found["calls"], found["no_calls"]) == ({"llm": 2}, len(rows) - 2)
