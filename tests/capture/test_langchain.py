@@ -1154,3 +1154,11 @@ def test_a_handler_that_does_not_run_inline_leaves_others_the_start_of_a_complet
     assert asyncio.run(events(handler)) == asyncio.run(events()) != []
     assert recorder.kinds() == ["model"]
     clean(recorder, handler)
+
+
+@pytest.mark.parametrize(("total", "written"), [(150, 50), (2_150, 2_050), (200_150, 200_050), (200_151, 50)])
+def test_nobody_thinks_without_end(total: int, written: int) -> None:
+    """What a total has beyond that is something else: the tokens of a day, perhaps."""
+    usage = read_usage({"input_tokens": 100, "output_tokens": 50, "total_tokens": total})
+    assert usage is not None
+    assert usage.output_tokens == written
