@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 
+from ts_langchain.errors import CallRefused, WasteBlocked
 from ts_langchain.fingerprint import TEXT_LIMIT, failure_hash
 
 SUMMARY_CHARS = 500
+
+# Control flow of LangGraph, raised through tools and nodes: no errors.
+INTERRUPTS = frozenset({"GraphInterrupt", "NodeInterrupt"})
+HANDOFFS = frozenset({"ParentCommand", "GraphBubbleUp"})
+CANCELLED = frozenset({"CancelledError", "GeneratorExit", "KeyboardInterrupt", "SystemExit"})
+NO_FAILURES = INTERRUPTS | HANDOFFS | CANCELLED | {WasteBlocked.__name__, CallRefused.__name__}
 
 _UNAVAILABLE = re.compile(
     r"(?:service|server|api|temporarily)(?: is)?(?: temporarily| currently)? ?unavailable|bad ?gateway|"

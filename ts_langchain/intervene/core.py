@@ -20,6 +20,7 @@ from ts_langchain.capture.activate import active, around
 from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Chosen, Reserved, begun, reserved, reserved_by
+from ts_langchain.capture.in_flight import Origin
 from ts_langchain.capture.parameters import BOUNDS, estimated_input, output_bound
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
@@ -515,7 +516,8 @@ class Interventions:
             if earlier is None:
                 return None
             answer = actions.reused(earlier, call)
-            self.handler.reused(here, call, earlier)
+            origin = Origin(here.session_id, here.root_id, here.node, here.tags, here.user_id)
+            self.handler.reused(origin, call, earlier)
             for decision in due:
                 self.sentinel.settle(decision, "done")
         except Exception as error:  # noqa: BLE001 - fails open: the tool simply runs

@@ -1,0 +1,1 @@
+"""The hooks of `TokenSentinelHandler`, one module for each kind of call."""
