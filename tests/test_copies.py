@@ -42,7 +42,7 @@ def test_a_pickled_model_is_watched_where_it_arrives() -> None:
     assert handler.session_id == "s"
     assert handler.sentinel is not sentinel
     assert [(r.name, r.settings) for r in handler.sentinel.rules] == [(r.name, r.settings) for r in sentinel.rules]
-    assert handler.sentinel.policy == sentinel.policy
+    assert handler.sentinel.governor.policy == sentinel.governor.policy
     assert handler.sentinel.prices.rates("mine", None, 0.0) == sentinel.prices.rates("mine", None, 0.0)
     assert observed(arrived, handler.sentinel) == 1
     assert sentinel.health().calls == 0

@@ -41,7 +41,7 @@ rule = next(r for r in sentinel.rules if r.name == "duplicate_work")
 held = threading.Event()
 
 def hold():
-    budget = sentinel.budgets._memory._lock
+    budget = sentinel.governor.budgets._memory._lock
     with sentinel._lock, session.lock, sentinel.faults._lock, rule._lock, _TOOLSETS._lock, budget:
         held.set()
         threading.Event().wait()
@@ -80,14 +80,14 @@ server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 remote = {"endpoint": f"http://127.0.0.1:{server.server_port}", "project": "p"}
 kept, closed = (Sentinel(policy={"remote": remote}) for _ in range(2))
-while kept._control.version is None or closed._control.version is None:
+while kept.governor.control.version is None or closed.governor.control.version is None:
     time.sleep(0.01)
 closed.close()
 child = os.fork()
 if not child:
     for _ in range(400):
-        if kept._control.halted():
-            os._exit(0 if not closed._control._threads else 2)
+        if kept.governor.control.halted():
+            os._exit(0 if not closed.governor.control._threads else 2)
         time.sleep(0.05)
     os._exit(1)
 active = True

@@ -235,7 +235,7 @@ class Backtest:
             if decision.action == "downgrade" and (labels or not decision.classifying):
                 asked, rule = self._cheaper(call), decision.rule
                 break
-        if self.sentinel.governed:
+        if self.sentinel.governor.admits:
             cheaper = asked if asked is not call else self._cheaper(call)  # once is all a door does
             dear = self._admit(asked, cheaper)
             if self._follow and call.root_id in self._ended:
@@ -267,12 +267,11 @@ class Backtest:
             call.tags,
         )
         self._dear = False
-        admission = self.sentinel.admit(request)
-        if admission.reservation is not None and self.sentinel.budgets is not None:
+        admission = self.sentinel.governor.admit(request)
+        if admission.reservation is not None:
             made = not self._follow or call.root_id not in self._ended
             sent = cheaper if self._dear and self._follow else call
-            cost = self.sentinel.prices.cost(sent) if made else None
-            self.sentinel.budgets.settle(admission.reservation, sent if made else None, cost)
+            self.sentinel.governor.book(admission.reservation, sent if made else None)
         return self._dear
 
     def _decided(self, decision: Decision) -> None:

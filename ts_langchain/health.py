@@ -16,6 +16,11 @@ logger = logging.getLogger("ts_langchain")
 MAX_PLACES = 100
 
 
+def announce(rule: str, summary: str, suggestion: str, level: int) -> None:
+    """One line about what was found or done: names and numbers."""
+    logger.log(level, "ts-langchain: %s: %s %s", rule, summary, suggestion)
+
+
 class Faults:
     """Counts what went wrong, by place and exception type."""
 

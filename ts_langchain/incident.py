@@ -195,13 +195,18 @@ def open_incident(rule: str, suggestion: str, finding: Finding, call: Call) -> I
 class _Settled:
     """A claim on a bill, with what it was awarded so far."""
 
-    order: tuple[int, str, str, str]
+    specificity: int
     claim: Claim
     incident: Incident
     avoidable: bool
     input_tokens: int = 0
     output_tokens: int = 0
     nano: int = 0
+
+    @property
+    def order(self) -> tuple[int, str, str, str, int]:
+        """Whose claim comes first."""
+        return -self.specificity, self.incident.rule, self.claim.part, self.claim.unit, self.incident.key
 
 
 class Bill:
@@ -230,11 +235,10 @@ class Bill:
 
     def claim(self, claim: Claim, incident: Incident, specificity: int) -> None:
         """Adds a claim and settles anew."""
-        order = (-specificity, incident.rule, claim.part, claim.unit)
-        if any(c.order == order and c.incident.id == incident.id for c in self.claims):
+        settled = _Settled(specificity, claim, incident, self.started_at >= incident.opened_at)
+        if any(c.order == settled.order and c.incident.id == incident.id for c in self.claims):
             return
-        settled = _Settled(order, claim, incident, self.started_at >= incident.opened_at)
-        self.claims = tuple(sorted((*self.claims, settled), key=lambda c: (c.order, c.incident.key)))
+        self.claims = tuple(sorted((*self.claims, settled), key=lambda c: c.order))
         incident.unpriced_calls += not self.priced
         incident.estimated |= self.estimated
         self._settle()

@@ -10,21 +10,18 @@ import logging
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ts_langchain.budget import Budgets, Reservation, overdrawn
-from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import features
 from ts_langchain.capture.context import SessionContext, as_id
 from ts_langchain.capture.in_flight import InFlight
-from ts_langchain.control import Control
-from ts_langchain.decision import VETOED, Decision, Standing, decide
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.forked import survives_fork
-from ts_langchain.health import Faults, logger
+from ts_langchain.governor import Governor
+from ts_langchain.health import Faults, announce
 from ts_langchain.incident import Bill, Incident, open_incident
-from ts_langchain.policy import ENDING, SESSION_WIDE, as_mapping, as_policy
+from ts_langchain.listeners import Listeners
+from ts_langchain.policy import as_mapping, as_policy
 from ts_langchain.pricing import Prices
 from ts_langchain.rules import build_rules, known_rules, rule_classes
 from ts_langchain.session import MAX_BILLS_IDLE, MAX_INCIDENTS, Session, SessionState, Totals
@@ -33,10 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from ts_langchain.budget import Request
     from ts_langchain.call import Call
-    from ts_langchain.decision import Outcome
-    from ts_langchain.policy import Action, Budget, Policy
+    from ts_langchain.decision import Decision
+    from ts_langchain.policy import Policy
     from ts_langchain.pricing import Cost, Rates
     from ts_langchain.rules.base import Finding, Rule
 
@@ -49,27 +45,7 @@ IDLE_SECONDS = 900.0
 QUIET_SECONDS = 900.0
 MAX_SESSIONS = 20_000
 MAX_PAST_INCIDENTS = 10_000
-MAX_DECISIONS = 10_000
 SWEEP = 4
-
-
-def _plain(callback: Any) -> Callable[[Any], object]:
-    """The callback, if it can be called where nobody awaits."""
-    if not callable(callback):
-        msg = f"the callback is {callback!r}, expected a function of one argument"
-        raise ConfigurationError(msg)
-    if iscoroutinefunction(callback) or iscoroutinefunction(getattr(callback, "__call__", None)):  # noqa: B004
-        msg = (
-            "the callback is a coroutine function, and nobody would await it: calls end in any thread. Give a plain "
-            "function that hands over, for example lambda found: asyncio.run_coroutine_threadsafe(tell(found), loop)"
-        )
-        raise ConfigurationError(msg)
-    return cast("Callable[[Any], object]", callback)
-
-
-def _log(found: Incident | Decision, level: int) -> None:
-    """One line about what was found: names and numbers."""
-    logger.log(level, "ts-langchain: %s: %s %s", found.rule, found.summary, found.suggestion)
 
 
 class Store(Protocol):
@@ -118,22 +94,6 @@ class Health:
         return not self.faults and not self.evicted_sessions
 
 
-class Admission(NamedTuple):
-    """Whether a model request may be sent.
-
-    Attributes:
-        reservation: What it is let through with, to be settled; None where no budget applies.
-        refused: The decision that stands against it; None if it may go. With `downgrade`, it may go to a cheaper model:
-            as it is reserved for, or, without a reservation, if that fits.
-    """
-
-    reservation: Reservation | None
-    refused: Decision | None
-
-
-ADMITTED = Admission(None, None)
-
-
 def _revived(configuration: tuple[Any, ...]) -> Sentinel:
     """A Sentinel with the configuration of one that was pickled."""
     rules, settings, prices, policy, max_sessions = configuration
@@ -180,15 +140,12 @@ class Sentinel:
         self.prices = prices if isinstance(prices, Prices) else Prices(prices)
         classes = rule_classes(rules)
         given = as_mapping(settings or {}, "settings: expected a mapping of rule.param to value")
-        self.policy = as_policy(policy, {*known_rules(), *classes})
-        self._configuration = (tuple(classes.values()), dict(given), self.prices, self.policy, max_sessions)
-        self.rules = build_rules(classes, {**(self.policy.settings if self.policy else {}), **given}, self.prices)
+        checked = as_policy(policy, {*known_rules(), *classes})
+        self._configuration = (tuple(classes.values()), dict(given), self.prices, checked, max_sessions)
+        self.rules = build_rules(classes, {**(checked.settings if checked else {}), **given}, self.prices)
         self.faults = Faults()
+        self.governor = Governor(checked, self.prices, self.faults)
         self.in_flight = InFlight()
-        self.budgets: Budgets | None = None
-        self._control: Control | None = None
-        if self.policy is not None:
-            self._open(self.policy)
         self.max_sessions = max_sessions
         self._wants: list[tuple[frozenset[str], int, _Concerned]] = [
             (frozenset(r.kinds), int(r.needs), (r.name, r, r.observe)) for r in self.rules
@@ -204,9 +161,7 @@ class Sentinel:
         self._awake: OrderedDict[str, None] = OrderedDict()  # sessions not shrunk, least recently used first
         self._lock = threading.RLock()
         self._past: deque[Incident] = deque(maxlen=MAX_PAST_INCIDENTS)
-        self._callbacks: list[Callable[[Incident], object]] = []
-        self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
-        self._on_decision: list[Callable[[Decision], object]] = []
+        self._listeners: Listeners[Incident] = Listeners("on_incident callback", self.faults)
         self._store = store
         self._calls = 0
         self._evicted = 0
@@ -234,7 +189,7 @@ class Sentinel:
         self.in_flight.continued.after_fork()
         for session in self._sessions.values():
             session.lock = threading.RLock()
-        for owner in (*self.rules, self.budgets, self._control):
+        for owner in (*self.rules, self.governor.budgets, self.governor.control):
             if owner is not None:
                 with self.faults.fail_open("after a fork"):
                     owner.after_fork()
@@ -268,7 +223,7 @@ class Sentinel:
         Raises:
             ConfigurationError: It is no plain function: not callable, or a coroutine function.
         """
-        self._callbacks.append(_plain(callback))
+        self._listeners.add(callback)
 
     def on_decision(self, callback: Callable[[Decision], object]) -> None:
         """Calls `callback` with a copy of each decision once it is settled: done, dry run, skipped or failed.
@@ -278,17 +233,16 @@ class Sentinel:
         Raises:
             ConfigurationError: It is no plain function: not callable, or a coroutine function.
         """
-        self._on_decision.append(_plain(callback))
+        self.governor.listeners.add(callback)
 
     def decisions(self, session_id: object | None = None) -> list[Decision]:
         """Copies of the policy's newest 10 000 decisions, or those about one session, in order of time."""
         wanted = as_id(session_id)
-        return [copy.copy(d) for d in list(self._decisions) if wanted in (None, d.session_id)]
+        return [copy.copy(d) for d in self.governor.decisions() if wanted in (None, d.session_id)]
 
     def close(self) -> None:
         """Ends background threads (kill switch and remote policy). Nothing else needs it."""
-        if self._control is not None:
-            self._control.close()
+        self.governor.close()
 
     def incidents(self, session_id: object | None = None) -> list[Incident]:
         """Copies of all incidents, or those of one session, in order of opening."""
@@ -366,7 +320,7 @@ class Sentinel:
         if opened:
             self._notify(opened)
         for decision in settled:
-            self._tell(decision)
+            self.governor.tell(decision)
 
     def _observe(self, call: Call, opened: list[Incident], settled: list[Decision]) -> None:
         """Takes the call in. Adds what is to be told to users once no lock is held."""
@@ -440,19 +394,10 @@ class Sentinel:
             incident = self._make_way(rule.name, call, state)
         if incident is None:
             incident = state.incidents[key] = open_incident(rule.name, rule.suggestion, finding, call)
-        key = (incident.rule, incident.key)
         rose = incident.extend(finding, call, rule.thresholds.values())
-        if self.policy is not None:
-            standing = state.standing.get(key)
-            if standing is None:
-                standing = state.standing[key] = Standing()
-            decision = decide(self.policy, standing, incident, finding, call, among_agents=rule.among_agents)
-            if decision is not None:
-                if incident.acted_at is None and decision.action != "warn":
-                    incident.acted_at = decision.at
-                self._record(decision)
-                if decision.outcome != "due":
-                    settled.append(decision)
+        decision = self.governor.judge(rule, finding, incident, call, state)
+        if decision is not None:
+            settled.append(decision)
         for claim in finding.claims:
             bill = state.bills.get(claim.call_id)
             if bill is not None:
@@ -527,110 +472,22 @@ class Sentinel:
 
     def _notify(self, opened: list[Incident]) -> None:
         """Tells users of incidents. No lock may be held. Where nobody listens, they are logged."""
-        if not self._callbacks and self._store is None:
+        if not self._listeners and self._store is None:
             with self.faults.fail_open("log"):
                 for incident in opened:
                     # with a policy it is `warn` that says what is worth a warning
-                    warns = incident.severity == "high" and self.policy is None
-                    _log(incident, logging.WARNING if warns else logging.INFO)
+                    warns = incident.severity == "high" and self.governor.policy is None
+                    level = logging.WARNING if warns else logging.INFO
+                    announce(incident.rule, incident.summary, incident.suggestion, level)
         for incident in opened:
-            for callback in self._callbacks:
-                with self.faults.fail_open("on_incident callback"):
-                    callback(incident)
+            self._listeners.tell(incident)
 
-    @property
-    def governed(self) -> bool:
-        """True if budgets or a kill switch have a say in each model call."""
-        return self.budgets is not None or self._control is not None
-
-    # --- policy ------------------------------------------------------------------------------------
-
-    def _open(self, policy: Policy) -> None:
-        """Makes what a policy needs beside the rules."""
-        switch = policy.kill_switch
-        if switch.file is not None or switch.redis_key is not None or policy.remote is not None:
-            self._control = Control(policy, self.faults)
-        if policy.budgets or policy.remote is not None:
-            store = RedisStore(policy.redis_url) if policy.redis_url is not None else None
-            self.budgets = Budgets(policy, self.prices, self.faults, store, self._budget_warning)
-            control = self._control
-            if control is not None:
-                self.budgets.remote = lambda: control.budgets
-
-    def admit(self, request: Request, *, force: bool = False, cheapest: bool = False) -> Admission:
-        """Asks kill switch and budgets whether a model request may be sent.
-
-        Args:
-            request: The request.
-            force: Let it through whatever they say, and count it.
-            cheapest: No cheaper model will be tried.
-        """
-        halted = self._control.halted() if self._control is not None else None
-        if halted is not None:
-            decision = self._refuse(request, "kill_switch", "kill_switch", "block", halted, "Remove it to go on.")
-            if decision.outcome == "due" and not force:
-                return Admission(None, decision)
-            if decision.outcome == "due":
-                self.settle(decision, "skipped", "this door only watches")
-        return self._within(self.budgets, request, force, cheapest) if self.budgets is not None else ADMITTED
-
-    def _within(self, budgets: Budgets, request: Request, force: bool, cheapest: bool) -> Admission:
-        """Asks the budgets."""
-        answer = budgets.reserve(request, force=force)
-        if isinstance(answer, Reservation):
-            return Admission(answer, None if force or cheapest else self._cheaper(request, answer.exhausted))
-        budget, summary, cheaper = answer
-        if cheaper is not None and not cheapest:
-            decision = self._overdrawn(request, cheaper)
-            if decision.outcome == "due":
-                return Admission(None, decision)
-            name = self.policy.cheaper(request.model or "") if self.policy is not None else None
-            dry = request._replace(model=name, provider=None) if name is not None else request
-            return self._within(budgets, dry, force=False, cheapest=True)
-        if budget is not None:
-            decision = self._overdrawn(request, budget)
-        else:
-            decision = self._refuse(request, "budget", "store", "block", summary, "See that it can be reached again.")
-        if decision.outcome == "due":
-            return Admission(None, decision)
-        forced = budgets.reserve(request, force=True)
-        return Admission(forced if isinstance(forced, Reservation) else None, None)
-
-    def _cheaper(self, request: Request, exhausted: Sequence[Budget]) -> Decision | None:
-        """The decision to take a cheaper model, where a budget that asks for it is exhausted."""
-        budget = next((b for b in exhausted if b.do == "downgrade"), None)
-        decision = self._overdrawn(request, budget) if budget is not None else None
-        return decision if decision is not None and decision.outcome == "due" else None
-
-    def _overdrawn(self, request: Request, budget: Budget) -> Decision:
-        return self._refuse(request, "budget", budget.label, budget.do, overdrawn(budget), "Raise the budget to go on.")
-
-    def _refuse(self, request: Request, rule: str, name: str, action: Action, summary: str, hint: str) -> Decision:
-        observing = self.policy is not None and self.policy.mode == "observe"
-        decision = Decision(
-            request.at, request.session_id, request.root_id, rule, name, 0, action, 1, summary, hint,
-            "dry run" if observing else "due",
-        )  # fmt: skip
-        self._record(decision)
-        if decision.outcome != "due":
-            self._tell(decision)
-        return decision
-
-    def _budget_warning(self, budget: Budget, request: Request, *, exhausted: bool) -> None:
-        share = "All" if exhausted else f"At least {budget.warn_at:.0%}"
-        summary = f"{share} of the budget of {budget.label} is spent or reserved."
-        self._refuse(request, "budget", budget.label, "warn", summary, "")
-
-    def _record(self, decision: Decision) -> None:
-        """Keeps a decision. A warning is settled by that; telling it is left to the caller."""
-        if decision.action == "warn" and decision.outcome == "due":
-            decision.outcome = "done"
-        self._decisions.append(decision)
+    # --- the doors' side ---------------------------------------------------------------------------
 
     def due(
         self, session_id: str, root_id: str, at: float, *, resuming: bool = False, dry: bool = False
     ) -> list[Decision]:
-        """Decisions in force for the next call of a run. Each one is to be reported back with `settle`.
+        """Decisions in force for the next call of a run. Each one is to be reported back with `governor.settle`.
 
         Args:
             session_id: The conversation.
@@ -642,32 +499,7 @@ class Sentinel:
         session = self._sessions.get(session_id)
         if session is None or not session.state.standing:
             return []
-        return [
-            d
-            for d in self._in_force(session, at, dry=dry)
-            if d.root_id == root_id
-            or d.action in SESSION_WIDE
-            or (d.action == "downgrade" and d.classifying)
-            or (d.action == "pause" and resuming)
-        ]
-
-    def _in_force(self, session: Session, at: float, *, dry: bool = False) -> list[Decision]:
-        """Decisions in force for some of a session's calls."""
-        found = []
-        with session.lock:
-            for key, standing in session.state.standing.items():
-                due = standing.tried if dry else standing.due
-                incident = session.state.incidents.get(key)
-                if due is not None and not (due.lasting and (incident is None or not incident.is_hot(at))):
-                    found.append(due)
-        return found
-
-    def settle(self, decision: Decision, outcome: Outcome, why: str = "") -> None:
-        """Says what came of a decision."""
-        first = decision.outcome != outcome
-        decision.outcome, decision.why = outcome, why
-        if first:
-            self._tell(decision)
+        return self.governor.due(session, root_id, at, resuming=resuming, dry=dry)
 
     def forgive(self, decision: Decision) -> None:
         """A human has approved: the incident's strikes start again."""
@@ -675,14 +507,6 @@ class Sentinel:
         if session is not None:
             with session.lock:
                 session.state.standing.pop((decision.rule, decision.key), None)
-
-    def _tell(self, decision: Decision) -> None:
-        """Tells users of a settled decision. No lock may be held."""
-        if decision.action == "warn" and decision.outcome == "done":
-            _log(decision, logging.WARNING)
-        for callback in self._on_decision:
-            with self.faults.fail_open("on_decision callback"):
-                callback(copy.copy(decision))
 
     def veto(self, session: Session, root_id: str, turn: int, request: int, at: float) -> Incident | None:
         """The incident because of which this model request should not be sent; None if it may go.
@@ -694,8 +518,8 @@ class Sentinel:
         incidents = session.state.incidents
         if not incidents:
             return None
-        if self.policy is not None:
-            return self._policy_veto(session, root_id, request, at)
+        if self.governor.policy is not None:
+            return self.governor.veto(session, root_id, request, at)
         with session.lock:
             for (rule, _), incident in incidents.items():
                 if incident.severity != "high" or rule not in self._blocking:
@@ -705,18 +529,6 @@ class Sentinel:
                         return copy.copy(incident)
                 elif incident.root_id == root_id or incident.turn == turn:
                     return copy.copy(incident)
-        return None
-
-    def _policy_veto(self, session: Session, root_id: str, request: int, at: float) -> Incident | None:
-        """With a policy, its `stop`, `pause` and `block` are what a handler in mode `block` vetoes by."""
-        for decision in self._in_force(session, at):
-            if decision.action not in ENDING:
-                continue
-            with session.lock:
-                incident = copy.copy(session.state.incidents.get((decision.rule, decision.key)))
-            if incident is not None and (decision.root_id == root_id or incident.is_storm_of(request, at)):
-                self.settle(decision, "done", "" if decision.action == "block" else VETOED)
-                return incident
         return None
 
     # --- storing -----------------------------------------------------------------------------------

@@ -1106,9 +1106,16 @@ def test_what_a_callback_raises_goes_no_further() -> None:
 def test_a_stream_that_is_collected_while_a_lock_is_held_hangs_nobody() -> None:
     """The garbage collector may run anywhere, and end streams that nobody holds any more."""
     sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
-    assert sentinel.budgets is not None
+    assert sentinel.governor.budgets is not None
     rule = next(r for r in sentinel.rules if r.name == "duplicate_work")
-    owners = (sentinel, sentinel.in_flight.continued, sentinel.faults, rule, sentinel.budgets._memory, _TOOLSETS)
+    owners = (
+        sentinel,
+        sentinel.in_flight.continued,
+        sentinel.faults,
+        rule,
+        sentinel.governor.budgets._memory,
+        _TOOLSETS,
+    )
     for owner in owners:
         stream = ScriptedChatModel(script=["a b c"]).stream("hi", {"callbacks": [TokenSentinelHandler(sentinel)]})
         next(stream)

@@ -38,6 +38,7 @@ from ts_langchain.budget_redis import RedisStore
 from ts_langchain.call import Call, Usage
 from ts_langchain.capture.in_flight import Called, InFlight
 from ts_langchain.capture.memory import Memory
+from ts_langchain.governor import Governor
 from ts_langchain.health import Faults
 from ts_langchain.intervene.actions import MARK
 from ts_langchain.intervene.core import ALL_MODEL_ACTIONS, Here, Interventions, Turn
@@ -538,7 +539,7 @@ def test_a_dry_run_asks_the_kill_switch_once_though_it_tries_a_cheaper_model(tmp
         }
     )
     asked = Request("s", "r", AT, DEAR, "openai", 10)
-    first, second = sentinel.admit(asked), sentinel.admit(asked)
+    first, second = sentinel.governor.admit(asked), sentinel.governor.admit(asked)
     assert first.refused is second.refused is None
     assert [(d.rule, d.action, d.outcome) for d in sentinel.decisions() if d.action != "warn"] == [
         ("kill_switch", "block", "dry run"),
@@ -799,8 +800,8 @@ def test_a_call_that_is_cancelled_keeps_no_reservation() -> None:
 
 def reserved(sentinel: Sentinel) -> int:
     """Reservations that nobody has settled."""
-    assert sentinel.budgets is not None
-    return sum(len(account.reserved) for account in sentinel.budgets._memory._accounts.values())
+    assert sentinel.governor.budgets is not None
+    return sum(len(account.reserved) for account in sentinel.governor.budgets._memory._accounts.values())
 
 
 @pytest.mark.parametrize("way", ["invoke", "stream", "ainvoke", "astream"])
@@ -869,7 +870,7 @@ def test_a_cheaper_model_that_takes_no_tools_is_not_taken() -> None:
     guarded = guard_model(model, sentinel, models={"cheap": cheap}).bind_tools([step])
     with sentinel.session("s"):
         assert [guarded.invoke("hi").content for _ in range(2)] == ["one", "two"]
-    assert sentinel.budgets is not None
+    assert sentinel.governor.budgets is not None
     assert (reserved(sentinel), held_calls(sentinel)) == (0, 2)
     assert [(d.outcome, d.why) for d in sentinel.decisions() if d.action == "downgrade"] == [
         ("failed", "NotImplementedError")
@@ -877,8 +878,8 @@ def test_a_cheaper_model_that_takes_no_tools_is_not_taken() -> None:
 
 
 def held_calls(sentinel: Sentinel) -> int:
-    assert sentinel.budgets is not None
-    accounts = sentinel.budgets._memory._accounts
+    assert sentinel.governor.budgets is not None
+    accounts = sentinel.governor.budgets._memory._accounts
     return next(account.used for key, account in accounts.items() if key.startswith("calls:"))
 
 
@@ -920,7 +921,7 @@ def test_a_call_counts_and_keeps_no_reservation_whatever_goes_wrong(
     sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
     broken: list[Any] = [MemoryError()] * (2 if place == "admit" else 1)  # it would be asked again
     owner, name = {
-        "admit": (Sentinel, "admit"),
+        "admit": (Governor, "admit"),
         "keep": (InFlight, "keep"),
         "end": (Memory, "request"),
     }[place]

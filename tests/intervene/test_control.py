@@ -73,7 +73,7 @@ def test_a_redis_key(tmp_path: Path) -> None:
     handled: Any = {"callbacks": [TokenSentinelHandler(sentinel, mode="block")]}
     app.invoke(ASK, handled)
     connect(server.url).set("stop-all", "1")
-    soon(lambda: sentinel._control is not None and sentinel._control.halted())
+    soon(lambda: sentinel.governor.control is not None and sentinel.governor.control.halted())
     with pytest.raises(CallRefused, match="stop-all"):
         app.invoke(ASK, handled)
     server.kill()
@@ -101,7 +101,7 @@ def test_a_remote_policy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
     answers: dict[str, Any] = {"policy_version": "v7", "ttl_seconds": 0.05, "budget_usd_per_session": 0.000001}
     with policy_server(answers) as (url, asked):
         sentinel = Sentinel(policy={"remote": {"endpoint": url, "project": "shop"}})
-        control = sentinel._control
+        control = sentinel.governor.control
         assert control is not None
         soon(lambda: control.version == "v7")
         assert asked[0] == ("/v1/policy?project=shop", "Bearer tsk_secret_0123456789")
@@ -129,7 +129,7 @@ def test_a_remote_policy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
 )
 def test_nonsense_from_a_remote_policy_changes_nothing(answer: Any) -> None:
     sentinel = Sentinel(policy={"remote": {"endpoint": "http://127.0.0.1:9", "ttl_seconds": 60}})
-    control = sentinel._control
+    control = sentinel.governor.control
     assert control is not None
     assert control._take(answer, 60.0) == 60.0
     assert control.budgets == ()
@@ -142,7 +142,7 @@ def test_nonsense_from_a_remote_policy_changes_nothing(answer: Any) -> None:
 def test_a_remote_limit_beyond_all_numbers_is_none(field: str, value: Any) -> None:
     """JSON knows no bounds. What else the answer says holds, and calls are admitted as before."""
     sentinel = Sentinel(policy={"remote": {"endpoint": "http://127.0.0.1:9"}, "budgets": [{"calls": 1}]})
-    control = sentinel._control
+    control = sentinel.governor.control
     assert control is not None
     control._take({field: value, "policy_version": "v7", "kill_switch_active": True}, 60.0)
     assert (control.budgets, control.version) == ((), "v7")

@@ -307,9 +307,9 @@ def test_an_answer_counts_though_the_budget_has_room_by_then(door: str, answer: 
     app.invoke(ASK, THREAD)
     app.invoke(ASK, THREAD)
     assert model.calls == 1
-    assert sentinel.budgets is not None
-    sentinel.budgets = type(sentinel.budgets)(
-        sentinel.budgets.policy, sentinel.prices, sentinel.faults
+    assert sentinel.governor.budgets is not None
+    sentinel.governor.budgets = type(sentinel.governor.budgets)(
+        sentinel.governor.budgets.policy, sentinel.prices, sentinel.faults
     )  # an hour later
     assert str(answered(app, answer)[-1].content).startswith("I stopped here") == (answer == "stop")
     assert model.calls == calls

@@ -239,7 +239,7 @@ def test_a_broken_sentinel_never_reaches_the_app(broken: str, monkeypatch: pytes
         raise ZeroDivisionError
 
     sentinel = Sentinel(policy={"budgets": [{"calls": 100}]})
-    monkeypatch.setattr(sentinel, broken, boom)
+    monkeypatch.setattr({"admit": sentinel.governor, "due": sentinel}[broken], broken, boom)
     model = ScriptedChatModel(script=["well"])
     assert guard_model(model, sentinel).invoke("hi").content == "well"
     agent = create_agent(model, [], middleware=[TokenSentinelMiddleware(sentinel)])

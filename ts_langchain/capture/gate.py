@@ -32,7 +32,7 @@ def ask(sentinel: Sentinel, run_id: Any, started: Started, *, blocks: bool, forc
     try:
         if blocks:
             _veto(sentinel, started)
-        if sentinel.governed:
+        if sentinel.governor.admits:
             _admit(sentinel, run_id, started, force=force)
     except Intervention:
         _goes_on_there(sentinel, started)
@@ -45,7 +45,7 @@ def ask_again(sentinel: Sentinel, run_id: Any, seen: Started, *, force: bool) ->
     """Holds a call back that a handler which only observes has let pass. Raises as `ask` does."""
     try:
         _veto(sentinel, seen)
-        if sentinel.governed and not let_through(sentinel, run_id):
+        if sentinel.governor.admits and not let_through(sentinel, run_id):
             admit_again(sentinel, run_id, seen, force=force)
     except Intervention:
         forget(sentinel, run_id)
@@ -74,8 +74,8 @@ def forget(sentinel: Sentinel, run_id: Any) -> None:
 def give_back(sentinel: Sentinel, run_id: Any) -> None:
     """Settles what was reserved for a call that is not made."""
     reservation = sentinel.in_flight.reservations.pop(run_id, None)
-    if reservation is not None and sentinel.budgets is not None:
-        sentinel.budgets.settle(reservation, None)
+    if reservation is not None:
+        sentinel.governor.book(reservation, None)
 
 
 def _veto(sentinel: Sentinel, started: Started) -> None:
@@ -106,15 +106,15 @@ def _admit(sentinel: Sentinel, run_id: Any, started: Started, *, force: bool) ->
         origin.user_id,
         origin.tags,
     )
-    admission = sentinel.admit(asked, force=force)
+    admission = sentinel.governor.admit(asked, force=force)
     refused = admission.refused
     if refused is not None and refused.action == "downgrade":
-        sentinel.settle(refused, "skipped", "a handler cannot downgrade")
+        sentinel.governor.settle(refused, "skipped", "a handler cannot downgrade")
         if admission.reservation is None:
-            admission = sentinel.admit(asked, cheapest=True)
+            admission = sentinel.governor.admit(asked, cheapest=True)
         refused = None if admission.reservation is not None else admission.refused
     if refused is not None:
-        sentinel.settle(refused, "done")
+        sentinel.governor.settle(refused, "done")
         raise CallRefused(refused)
     if admission.reservation is not None:
         reservations[run_id] = admission.reservation

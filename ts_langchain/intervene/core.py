@@ -24,11 +24,12 @@ from ts_langchain.capture.in_flight import Origin
 from ts_langchain.capture.parameters import BOUNDS, estimated_input, output_bound
 from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
+from ts_langchain.governor import ADMITTED
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import OVERRULED, DoorHandler, blocked
 from ts_langchain.policy import ENDING, Policy, matches
 from ts_langchain.recent import Recent
-from ts_langchain.sentinel import ADMITTED, Sentinel
+from ts_langchain.sentinel import Sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Toolset
     from ts_langchain.capture.in_flight import Called
     from ts_langchain.decision import Decision
-    from ts_langchain.sentinel import Admission
+    from ts_langchain.governor import Admission, Governor
 
 T = TypeVar("T")
 
@@ -141,15 +142,20 @@ class Interventions:
     """
 
     def __init__(self, sentinel: Sentinel, models: Mapping[str, Any] | None = None) -> None:
-        if sentinel.policy is None:
+        if sentinel.governor.policy is None:
             msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended() is a start"
             raise ConfigurationError(msg)
         self.sentinel = sentinel
-        self.policy: Policy = sentinel.policy
+        self.policy: Policy = sentinel.governor.policy
         self.handler = DoorHandler(sentinel)
         self._models = dict(models or {})
         self._read_only: set[str] = set()
         self._asked: Recent[tuple[str, int, int], Decision] = Recent()  # what humans were asked, by place
+
+    @property
+    def governor(self) -> Governor:
+        """What the Sentinel decides by."""
+        return self.sentinel.governor
 
     def safely(self, place: str, work: Callable[[], T], otherwise: T) -> T:
         """What `work` gives; `otherwise` if it raises, which is counted. Only interventions get through."""
@@ -226,7 +232,7 @@ class Interventions:
         with self.sentinel.faults.fail_open("intervene: block"):
             for decision in self.sentinel.due(incident.session_id, incident.root_id, self.handler.clock()):
                 if decision.incident_id == incident.id:
-                    self.sentinel.settle(decision, "done")
+                    self.governor.settle(decision, "done")
 
     @contextmanager
     def let_through(self, admission: Admission | None, chosen: Chosen | None = None) -> Iterator[None]:
@@ -253,8 +259,8 @@ class Interventions:
         if reservation is None:
             return
         with self.sentinel.faults.fail_open("intervene: budget"):
-            if reservation.take(self) and self.sentinel.budgets is not None:
-                self.sentinel.budgets.settle(reservation, None)
+            if reservation.take(self):
+                self.governor.book(reservation, None)
 
     # --- before a model call -----------------------------------------------------------------------
 
@@ -300,7 +306,7 @@ class Interventions:
                     return None
             if steering:
                 self._guarded(steering, lambda: self._steer(turn, steering))
-        return self._admit(here, turn, can, last_door) if self.sentinel.governed else ADMITTED
+        return self._admit(here, turn, can, last_door) if self.governor.admits else ADMITTED
 
     def _carry_out(
         self, decision: Decision, here: Here, turn: Turn, can: frozenset[str], steering: list[Decision]
@@ -309,7 +315,7 @@ class Interventions:
         if action in ("reuse", "warn"):
             return  # not about model calls
         if action not in can:
-            self.sentinel.settle(decision, "skipped", f"{action} cannot be done here")
+            self.governor.settle(decision, "skipped", f"{action} cannot be done here")
             return
         if action == "steer":
             steering.append(decision)
@@ -328,12 +334,12 @@ class Interventions:
     def _failed(self, decisions: Sequence[Decision], error: Exception) -> None:
         for decision in decisions:
             self.sentinel.faults.record(f"intervene: {decision.action}", error)
-            self.sentinel.settle(decision, "failed", type(error).__name__)
+            self.governor.settle(decision, "failed", type(error).__name__)
 
     def _do(self, decision: Decision, here: Here, turn: Turn) -> None:
         action = decision.action
         if action == "block":
-            self.sentinel.settle(decision, "done")
+            self.governor.settle(decision, "done")
             raise blocked(self.sentinel, decision)
         if action == "pause":
             self._pause(decision, here, turn)
@@ -355,7 +361,7 @@ class Interventions:
                 return  # the cheaper model is for the other kind of request
             if not any(d.action == "downgrade" for d in turn.applied) and not self._downgrade(turn):
                 if decision.outcome == "due":  # what was done for another model of the run stays in force
-                    self.sentinel.settle(decision, "skipped", "the policy names no cheaper model for this one")
+                    self.governor.settle(decision, "skipped", "the policy names no cheaper model for this one")
                 return
         self._applied(turn, decision)
 
@@ -373,7 +379,7 @@ class Interventions:
     def _applied(self, turn: Turn, decision: Decision) -> None:
         turn.applied.append(decision)
         if decision.why != OVERRULED:  # whether it is done this time is seen at the call
-            self.sentinel.settle(decision, "done")
+            self.governor.settle(decision, "done")
 
     def _steer(self, turn: Turn, steering: Sequence[Decision], advice: str = "") -> None:
         inside = actions.only_model_after_tools(turn.model_name, turn.provider)
@@ -397,7 +403,7 @@ class Interventions:
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
         if not here.resumable:
             turn.final = _final(decision, turn)
-            self.sentinel.settle(decision, "skipped", "stopped instead: without a checkpointer nobody can resume")
+            self.governor.settle(decision, "skipped", "stopped instead: without a checkpointer nobody can resume")
             return
         from langgraph.types import interrupt
 
@@ -405,7 +411,7 @@ class Interventions:
             self._asked[_place(here.task, turn)] = decision
             self._asked.limit(MAX_ASKED)
         answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
-        self.sentinel.settle(decision, "done", answer)
+        self.governor.settle(decision, "done", answer)
         if answer == "stop":
             turn.final = _final(decision, turn)
         elif answer == "advice":
@@ -423,26 +429,26 @@ class Interventions:
 
     def _admit(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
         self._give_back(reserved_by(self.sentinel))  # a door around has asked for the same call
-        budgets = self.sentinel.budgets
+        budgets = self.governor.budgets
         if not last_door and budgets is not None and any(b.do == "downgrade" for b in budgets.in_force):
             return None  # a door further in may know a cheaper model
         asked = self._request(here, turn)
         waiting = self._waiting(here, turn)
         if waiting is not None and waiting.rule == "budget":  # the answer counts, even if the call fits by now
             return self._ask(waiting, asked, here, turn)
-        admission = self.sentinel.admit(asked)
+        admission = self.governor.admit(asked)
         refused = admission.refused
         if refused is not None and refused.action == "downgrade":
             self._carry_out(refused, here, turn, can, [])
             if admission.reservation is not None:
                 return admission
             asked = self._request(here, turn)
-            admission = self.sentinel.admit(asked, cheapest=True)
+            admission = self.governor.admit(asked, cheapest=True)
             refused = admission.refused
         if refused is None:
             return admission
         if refused.action == "block" or refused.action not in can:
-            self.sentinel.settle(refused, "done")
+            self.governor.settle(refused, "done")
             raise CallRefused(refused)
         return self._ask(refused, asked, here, turn)
 
@@ -452,7 +458,7 @@ class Interventions:
         self._guarded([refused], lambda: self._do(refused, here, turn))
         if turn.final is not None and turn.final is not before:
             return None
-        return self.sentinel.admit(asked, force=True)  # a human said go on
+        return self.governor.admit(asked, force=True)  # a human said go on
 
     def _request(self, here: Here, turn: Turn) -> Request:
         toolset = read_toolset(turn.tools) if turn.tools else turn.toolset
@@ -487,7 +493,7 @@ class Interventions:
             raise refused
         own = here is not None and here.session_id != decision.session_id
         if (answers or own) and decision.outcome == "due":
-            self.sentinel.settle(decision, "done")
+            self.governor.settle(decision, "done")
         return actions.final_message(decision)
 
     # --- before a tool runs ------------------------------------------------------------------------
@@ -510,7 +516,7 @@ class Interventions:
             if not self._safe(name):
                 for decision in due:
                     if decision.tool == name:
-                        self.sentinel.settle(decision, "skipped", f"{name} is not among safe_tools")
+                        self.governor.settle(decision, "skipped", f"{name} is not among safe_tools")
                 return None
             earlier = actions.earlier_result(messages, call, self._safe)
             if earlier is None:
@@ -519,7 +525,7 @@ class Interventions:
             origin = Origin(here.session_id, here.root_id, here.node, here.tags, here.user_id)
             self.handler.reused(origin, call, earlier)
             for decision in due:
-                self.sentinel.settle(decision, "done")
+                self.governor.settle(decision, "done")
         except Exception as error:  # noqa: BLE001 - fails open: the tool simply runs
             self.sentinel.faults.record("intervene: reuse", error)
             return None
@@ -568,7 +574,7 @@ def make_sentinel(sentinel: Sentinel | None, policy: Any) -> Sentinel:
     if policy is not None:
         msg = "give the policy to the Sentinel: Sentinel(policy=...), not to both"
         raise ConfigurationError(msg)
-    if sentinel.policy is None:
+    if sentinel.governor.policy is None:
         msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended() is a start"
         raise ConfigurationError(msg)
     return sentinel

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
     from langchain_core.messages import ToolCall
 
+    from ts_langchain.governor import Admission
     from ts_langchain.policy import Policy
-    from ts_langchain.sentinel import Admission, Sentinel
+    from ts_langchain.sentinel import Sentinel
 
 G = TypeVar("G")
 _END: Any = object()

@@ -80,9 +80,9 @@ class DoorHandler(TokenSentinelHandler):
         for decision in door.chosen.decisions:
             if started.model == door.chosen.model:
                 if decision.why == OVERRULED:
-                    self.sentinel.settle(decision, "done")
+                    self.sentinel.governor.settle(decision, "done")
             elif through:
-                self.sentinel.settle(decision, "skipped", OVERRULED)
+                self.sentinel.governor.settle(decision, "skipped", OVERRULED)
 
     def _check(
         self, run_id: Any, parent_run_id: Any, tags: Sequence[str] | None, metadata: Mapping[str, object]
@@ -95,7 +95,7 @@ class DoorHandler(TokenSentinelHandler):
             decision = self._ending(origin)
         if decision is not None:
             raise self._held_back(decision)
-        if seen is not None and self.sentinel.governed:
+        if seen is not None and self.sentinel.governor.admits:
             gate.admit_again(self.sentinel, run_id, seen, force=not self.vetoes)
 
     def _ending(self, origin: Origin) -> Decision | None:

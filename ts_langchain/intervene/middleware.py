@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
     from ts_langchain.capture.doors import Chosen
+    from ts_langchain.governor import Admission
     from ts_langchain.policy import Policy
-    from ts_langchain.sentinel import Admission, Sentinel
+    from ts_langchain.sentinel import Sentinel
 
 
 class SentinelState(AgentState[Any]):

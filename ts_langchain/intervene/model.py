@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from langchain_core.language_models import BaseChatModel
 
+    from ts_langchain.governor import Admission
     from ts_langchain.policy import Policy
-    from ts_langchain.sentinel import Admission, Sentinel
+    from ts_langchain.sentinel import Sentinel
 
 _END: Any = object()
 

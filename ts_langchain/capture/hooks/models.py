@@ -205,8 +205,8 @@ class ModelHooks(Hooks):
             if started is not None and started.prompt is not None:
                 self._ended(run_id, started, started.prompt, reported, reservation, response, error)
         finally:
-            if reservation is not None and self.sentinel.budgets is not None:  # whatever went wrong before that
-                self.sentinel.budgets.settle(reservation, None)
+            if reservation is not None:  # whatever went wrong before that
+                self.sentinel.governor.book(reservation, None)
 
     def _ended(
         self,
@@ -271,8 +271,8 @@ class ModelHooks(Hooks):
         )
         told = not started.told_inside and self._tells(call, started.parent)
         try:
-            if reservation is not None and (budgets := self.sentinel.budgets) is not None:
-                budgets.settle(reservation, call if told else None, self.sentinel.prices.cost(call) if told else None)
+            if reservation is not None:
+                self.sentinel.governor.book(reservation, call if told else None)
             self._remember(call, started, answer, told=told)
         except Exception as broken:  # noqa: BLE001 - whatever it is, the call was made and counts
             self.sentinel.faults.record("handler: model end", broken)
