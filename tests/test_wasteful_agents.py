@@ -505,6 +505,49 @@ def test_a_graph_that_tells_the_model_to_go_on_for_ever() -> None:
     assert (found.rule, found.severity, found.calls) == ("monologue", "medium", 7)
 
 
+def _talk(first: list[str], second: list[str], handler: TokenSentinelHandler, *, as_users: bool) -> None:
+    """Two personas, each of which sees what the other says as a user's words, or as a model's."""
+    models = {"seller": ScriptedChatModel(script=first), "buyer": ScriptedChatModel(script=second)}
+
+    def persona(name: str) -> Callable[[MessagesState], Any]:
+        def speak(state: MessagesState) -> Any:
+            said = [HumanMessage(m.text) if as_users and m.name not in (None, name) else m for m in state["messages"]]
+            answer = models[name].invoke([SystemMessage(f"You are the {name}."), *said])
+            return {"messages": [AIMessage(answer.text, name=name)]}
+
+        return speak
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("seller", persona("seller"))
+    builder.add_node("buyer", persona("buyer"))
+    builder.add_edge(START, "seller")
+    builder.add_edge("seller", "buyer")
+    over = len(first)
+    builder.add_conditional_edges("buyer", lambda _: END if models["buyer"].calls >= over else "seller")
+    builder.compile().invoke(
+        {"messages": [HumanMessage("A red car.")]}, {"callbacks": [handler], "recursion_limit": 99}
+    )
+
+
+@pytest.mark.parametrize("as_users", [True, False])
+@pytest.mark.parametrize(
+    ("thanks", "welcome"), [("Thank you so much, goodbye!", "It was a pleasure."), ("Bye!", "Bye.")]
+)
+def test_two_who_never_stop_saying_goodbye(thanks: str, welcome: str, as_users: bool) -> None:
+    handler = TokenSentinelHandler(mode="block")
+    _talk(["Nine thousand.", "Deal.", *[thanks] * 6], ["Eight?", "Deal.", *[welcome] * 6], handler, as_users=as_users)
+    found = [i for i in handler.sentinel.incidents() if i.rule == "monologue"]
+    assert sorted((i.severity, i.calls) for i in found) == [("medium", 4), ("medium", 5)]
+
+
+@pytest.mark.parametrize("as_users", [True, False])
+def test_who_repeats_himself_to_one_who_does_not_is_no_monologue(as_users: bool) -> None:
+    asked = [f"What about {number} thousand, then?" for number in range(8)]
+    handler = TokenSentinelHandler(mode="block")
+    _talk(["That is not enough, I am afraid."] * 8, asked, handler, as_users=as_users)
+    assert [i for i in handler.sentinel.incidents() if i.rule == "monologue"] == []
+
+
 def _hands_work_out(config: Any) -> None:
     """A supervisor whose answers go nowhere but to the graph, and a worker who writes as a model does."""
     model = ScriptedChatModel(script=[call_tool("Person", age=3)] * 6)
@@ -515,6 +558,30 @@ def _hands_work_out(config: Any) -> None:
     builder.add_conditional_edges("route", lambda _: END if model.calls >= 6 else "work", ["work", END])
     builder.add_edge("work", "route")
     builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
+
+
+def _hands_work_to_an_agent(config: Any) -> None:
+    """The same words go back and forth, and each time the worker does something else in between."""
+
+    @tool
+    def clean(room: int) -> str:
+        """Cleans a room."""
+        return f"room {room} is clean"
+
+    steps = [said for room in range(6) for said in (call_tool("clean", room=room), "Done with that one.")]
+    worker = create_agent(ScriptedChatModel(script=steps), [clean], system_prompt="You clean.")
+    model = ScriptedChatModel(script=["Please clean the next room."] * 6)
+
+    def work(said: MessagesState) -> Any:
+        return {"messages": [AIMessage(worker.invoke({"messages": said["messages"]})["messages"][-1].text)]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("route", lambda s: {"messages": [model.invoke([SystemMessage("You lead."), *s["messages"]])]})
+    builder.add_node("work", work)
+    builder.add_edge(START, "route")
+    builder.add_edge("route", "work")
+    builder.add_conditional_edges("work", lambda _: END if model.calls >= 6 else "route")
+    builder.compile().invoke({"messages": [HumanMessage("Clean the hotel.")]}, config)
 
 
 def _votes(config: Any) -> None:
@@ -554,7 +621,10 @@ def _searches_at_the_provider(config: Any) -> None:
     builder.compile().invoke({"messages": [HumanMessage("go")]}, config)
 
 
-@pytest.mark.parametrize("program", [_hands_work_out, _votes, _asks_the_same_of_each_page, _searches_at_the_provider])
+@pytest.mark.parametrize(
+    "program",
+    [_hands_work_out, _hands_work_to_an_agent, _votes, _asks_the_same_of_each_page, _searches_at_the_provider],
+)
 def test_who_says_the_same_to_something_new_is_no_monologue(program: Callable[[Any], None]) -> None:
     handler = TokenSentinelHandler(mode="block")
     program({"callbacks": [handler]})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import FreeText
 
+MAX_SPEAKERS = 2
 MAX_UNCLAIMED = 8
 STOCK_CHARS = 20
 """Shorter answers (`Yes.`, `heads`) may well be right each time that somebody asks for another one."""
@@ -26,28 +28,30 @@ PAUSED = "pause_turn"
 
 
 class Speech:
-    """What the model said last, of its own accord."""
+    """What the model said last on one branch, of its own accord."""
 
-    __slots__ = ("answer", "branch", "count", "last", "messages", "nudged", "text", "turn", "unclaimed")
+    __slots__ = ("again", "answer", "count", "last", "messages", "nudged", "text", "turn", "unclaimed")
 
     def __init__(self) -> None:
-        self.branch = self.turn = 0
+        self.turn = 0
         self.messages = self.last = 0  # of its request
         self.answer = 0
         self.text: FreeText | None = None
+        self.again = False
         self.count = 1
         self.nudged = False
         self.unclaimed: list[tuple[str, float]] = []
 
 
-class Monologue(Rule[Speech]):
+class Monologue(Rule["Recent[int, Speech]"]):
     """The model is asked again with nothing new behind its own message, and says the same again.
 
     Fires when `min_messages` messages of the model in a row say the same (word for word, or with a word-set
     similarity of `similarity`) on one branch, and the last message of each request was the model's own: neither
     a user nor a tool has spoken. Asking for tools that nobody answers is saying, too, and so is saying nothing. With
     severity medium also when one run puts the same words of a user behind it each time (`Please continue.`): it is
-    code that says them, most likely.
+    code that says them, most likely; and when two agents answer each other with the same words for ever (`Thank you!`,
+    `Thank you, too!`).
 
     Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same again
     in another run (`repair_loop`), or gets `Yes.` each time; a message of another agent's behind it, as where a
@@ -72,33 +76,43 @@ class Monologue(Rule[Speech]):
 
     settings: Settings
 
-    def new_state(self) -> Speech:
-        return Speech()
+    def new_state(self) -> Recent[int, Speech]:
+        return Recent()
 
-    def outlives(self, state: Speech) -> bool:
+    def outlives(self, state: Recent[int, Speech]) -> bool:
         return False  # it is about what follows in a row
 
-    def observe(self, call: Call, state: Speech) -> Finding | None:
+    def observe(self, call: Call, speakers: Recent[int, Speech]) -> Finding | None:
         prompt = call.prompt
         if prompt is None or call.status != "ok" or not call.answer or _is_unread(call):
             return None
-        on = prompt.branch == state.branch and prompt.broke_at < 0
+        other = next(reversed(speakers.items()), None)  # who spoke before this one
+        if other is not None and other[0] == prompt.branch:
+            other = None
+        before = speakers.pop(prompt.branch, None)
+        state = speakers[prompt.branch] = before or Speech()
+        speakers.limit(MAX_SPEAKERS)
+        on = before is not None and prompt.broke_at < 0
         grown = prompt.messages - state.messages
         # another agent, or code in its name, has written a message of a model's: that is something new
-        alone = prompt.last_role == "ai" and grown > 0 and prompt.last in (0, state.last, state.answer)
+        alone = (
+            other is None and prompt.last_role == "ai" and grown > 0 and prompt.last in (0, state.last, state.answer)
+        )
+        echoed = other is not None and other[1].again  # whoever spoke in between said nothing new, either
         nudged = (
-            prompt.last_role == "human"
+            (prompt.last_role == "human" if other is None else echoed)
             and prompt.last == state.last != 0
             and grown == ANSWERED  # of more, the rest is new: the next page, before the same question
             and call.turn == state.turn
-            and (call.answer_chars >= STOCK_CHARS or not call.answer_chars)
+            and (call.answer_chars >= STOCK_CHARS or not call.answer_chars or echoed)
             and not call.tool_calls  # asked for in words, they are answered in a user's
         )
         # words beside tool calls do not tell these apart, be they the provider's own
         text = None if call.tool_calls or call.finish_reason == PAUSED else call.answer_text
         said = call.answer == state.answer or self._alike(text, state.text)
-        same = on and said and (alone or nudged)
-        state.branch, state.turn, state.messages, state.last = prompt.branch, call.turn, prompt.messages, prompt.last
+        state.again = on and said
+        same = state.again and (alone or nudged)
+        state.turn, state.messages, state.last = call.turn, prompt.messages, prompt.last
         state.answer, state.text = call.answer, text
         if not same:
             state.count, state.nudged = 1, False
