@@ -10,7 +10,7 @@ import pytest
 import ts_langchain
 
 PACKAGE = Path(ts_langchain.__file__).parent
-BEHIND = ("backtest", "cli", "deliver", "history", "intervene", "ledger", "replay", "report", "testing")
+BEHIND = ("backtest", "cli", "database", "deliver", "history", "intervene", "ledger", "replay", "report", "testing")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "demo_data" not in path.parts)
 IN_FRONT = [path for path in MODULES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") not in BEHIND]
 

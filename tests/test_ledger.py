@@ -92,7 +92,7 @@ def test_a_ledger_that_nobody_may_write_to_can_be_read(tmp_path: Path, monkeypat
     held = summarise(ledger, history).as_dict()
     ledger.close()
     # as for a folder that is read-only, also where the tests' user may write everywhere
-    monkeypatch.setattr("ts_langchain.ledger.os.access", lambda path, _: path != folder)
+    monkeypatch.setattr("ts_langchain.database.os.access", lambda path, _: path != folder)
     sealed = Ledger(folder / "ledger.sqlite")
     assert summarise(sealed, sealed.histories()[0]).as_dict() == held
     assert [p.name for p in folder.iterdir()] == ["ledger.sqlite"]
@@ -111,7 +111,7 @@ def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_told_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ts_langchain.ledger.PATIENCE_MS", 10)
+    monkeypatch.setattr("ts_langchain.database.PATIENCE_MS", 10)
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(path)
     held = sqlite3.connect(path, isolation_level=None)

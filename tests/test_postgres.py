@@ -133,7 +133,7 @@ def test_who_writes_waits_no_longer_than_for_a_file(
 ) -> None:
     ledger = Ledger(postgres.address(database))
     slow = Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger)
-    monkeypatch.setattr("ts_langchain.ledger.PATIENCE_MS", 50)
+    monkeypatch.setattr("ts_langchain.database.PATIENCE_MS", 50)
     with ledger.engine.begin() as other:
         other.execute(sa.text("SELECT 1 FROM histories FOR UPDATE"))
         assert Ledger(postgres.address(database)).histories()  # who reads does not wait

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ts_langchain.bloom import Bloom
+from ts_langchain.database import run_key, stored_id
 from ts_langchain.errors import LedgerError, TokenSentinelError
 from ts_langchain.fingerprint import text_hash
-from ts_langchain.ledger import UNNAMED, Batch, History, Ledger, Spend, day_of, run_key, stored_id
+from ts_langchain.ledger import UNNAMED, Batch, History, Ledger, Spend, day_of
 from ts_langchain.replay import Replay
 from ts_langchain.sentinel import Sentinel
 

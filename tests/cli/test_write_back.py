@@ -108,7 +108,7 @@ def test_a_dry_run_writes_nothing_at_all(tmp_path: Path, server: Any, monkeypatc
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     before = path.read_bytes()
-    monkeypatch.setattr("ts_langchain.ledger.os.access", lambda place, _: place != tmp_path)
+    monkeypatch.setattr("ts_langchain.database.os.access", lambda place, _: place != tmp_path)
     for command in (["annotate"], ["backfill", "--project", "shop"]):
         done = run(tmp_path, server, *command, "--dry-run", "--json", TOKEN_SENTINEL_ENDPOINT="http://127.0.0.1:1")
         assert done.exit_code == 0, done.output

@@ -15,8 +15,9 @@ from sqlalchemy import URL
 
 from ts_langchain.cli.options import CsvOption, JsonOption, LedgerOption
 from ts_langchain.cli.output import clear_errors, err, out, print_json
+from ts_langchain.database import ledger_url, shown_address
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.ledger import History, Ledger, existing_ledger, ledger_url, shown_address
+from ts_langchain.ledger import History, Ledger, existing_ledger
 from ts_langchain.report.summary import summarise
 from ts_langchain.report.terminal import print_incident, print_summary
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from ts_langchain.ledger import BATCH, database_errors, one_at_a_time, writing
+from ts_langchain.database import database_errors, one_at_a_time, writing
+from ts_langchain.ledger import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
