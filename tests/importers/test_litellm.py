@@ -105,7 +105,13 @@ def in_database(row: dict[str, Any], content: bool) -> dict[str, Any]:
     body["input" if "embedding" in row["call_type"] else "messages"] = row["messages"]
     told = {name: row[name] for name in ("call_type", "model", "custom_llm_provider", "status", "end_user")}
     counts = {name: row[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    metadata = {"usage_object": row["metadata"]["usage_object"], "error_information": row["error_information"]}
+    metadata = {
+        "usage_object": row["metadata"]["usage_object"],
+        "error_information": row["error_information"],
+        "status": row["status"],
+    }
+    if not content:
+        del told["status"]  # as of 2025
     return {
         **told,
         **counts,

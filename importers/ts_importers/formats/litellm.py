@@ -64,6 +64,7 @@ def _payload(row: Row) -> Row:
         "metadata": metadata,
         "response": response,
         "response_cost": row.get("spend"),
+        "status": text(row.get("status")) or metadata.get("status"),  # older ones keep it there alone
         "error_information": error,
         "error_str": error.get("error_message"),
     }
