@@ -368,6 +368,18 @@ def test_the_batches_of_others(tmp_path: Path, done: Any, failed: Any, why: str)
     assert [run.error for run in page.runs] == [None, why]
 
 
+def test_an_answer_kept_beside_what_was_asked(tmp_path: Path) -> None:
+    """The prompt is not left aside: without it no repeat would be found, and nothing would say so."""
+    [flat] = calls(write(tmp_path / "a.jsonl", {**ASKED, "timestamp": 1_788_000_000, "response": COMPLETION}))
+    [told] = calls(write(tmp_path / "b.jsonl", {"request": ASKED, "timestamp": 1_788_000_000, "response": COMPLETION}))
+    assert flat == told
+
+
+def test_a_conversation_that_ended_in_an_error_stays_one(tmp_path: Path) -> None:
+    row = {"messages": [*ASKED["messages"], {"role": "assistant", "content": "There."}], "error": "timeout"}
+    assert FileImporter(write(tmp_path / "a.jsonl", row)).format == "messages"
+
+
 def test_stored_completions(tmp_path: Path) -> None:
     """`GET /chat/completions` lists answers without what was asked."""
     stored = [{**COMPLETION, "id": f"chatcmpl-{n}", "metadata": {"session_id": "s"}} for n in range(3)]

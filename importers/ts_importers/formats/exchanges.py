@@ -66,9 +66,8 @@ class Exchanges:
             found = found or ("custom_id" in document and isinstance(document.get("error"), dict))
         else:
             answer = answer_of(_inner(answered))
-            found = not _ASKED.isdisjoint(_body(said)) and (
-                _looks_answered(answer) or _error(document, answered, answer) is not None
-            )
+            failed = "messages" not in document and _error(document, answered, answer) is not None
+            found = not _ASKED.isdisjoint(_body(said)) and (_looks_answered(answer) or failed)
         return self.title if found else None
 
     def rows(self, document: Row) -> tuple[Row]:
@@ -161,6 +160,8 @@ def _told(row: Row) -> Row:
         return {**row, "custom_id": row["key"]}
     if row.get("object") in _ANSWERS and "request" not in row:
         return {"response": row, "metadata": row.get("metadata")}
+    if isinstance(row.get("messages"), list) and first(row, *_REQUEST) is None:  # the request itself, its answer in it
+        return {**row, "request": {name: value for name, value in row.items() if name not in _RESPONSE}}
     return row
 
 
