@@ -396,6 +396,11 @@ def test_stored_completions(tmp_path: Path) -> None:
         ({"id": "t", "timestamp": "2026-09-01T10:00:00Z", "sessionId": "s", "observations": ["o"]}, "observations"),
         ({"data": [{"id": "t", "timestamp": "2026-09-01T10:00:00Z", "htmlPath": "/t"}]}, "import langfuse"),
         ({"recordId": "1", "modelInput": ANTHROPIC_REQUEST}, "import its output"),
+        # Opik's, of which only the tools would be read
+        (
+            {"id": "1", "trace_id": "t", "project_id": "p", "type": "tool", "start_time": "2026-09-01T10:00:00Z"},
+            "holds nothing that is known",
+        ),
     ],
 )
 def test_what_holds_no_calls_says_where_they_are(tmp_path: Path, row: Any, said: str) -> None:
