@@ -74,7 +74,8 @@ class Documents:
             with path.open("rb") as file:
                 self.gzipped = file.read(2) == b"\x1f\x8b"
         except OSError as error:
-            msg = f"{path} cannot be read: {error.strerror}"
+            hint = "; what is piped in is read from a file: save it first" if str(path) == "-" else ""
+            msg = f"{path} cannot be read: {error.strerror}{hint}"
             raise UnreadableSource(msg) from error
         with self.open() as file:
             start = _unmarked(file.read1(4096)).lstrip()

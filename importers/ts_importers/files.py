@@ -401,15 +401,27 @@ def _hint(documents: Documents) -> str | None:
             '(pandas: to_json(path, orient="records", lines=True)) and import that'
         )
     seen = (loads(document.raw) for document in islice(documents.read(), PROBE_DOCUMENTS))
-    return next((why for row in seen if isinstance(row, dict) and (why := _stranger(row)) is not None), None)
+    rows = (row for document in seen if isinstance(document, dict) for row in (document, *_of_page(document)))
+    return next((why for row in rows if (why := _stranger(row)) is not None), None)
+
+
+def _of_page(document: Row) -> list[Row]:
+    """The first rows of a page of an API."""
+    pages = (document.get(name) for name in PAGES)
+    return [row for page in pages if isinstance(page, list) for row in page[:PROBE_DOCUMENTS] if isinstance(row, dict)]
 
 
 def _stranger(row: Row) -> str | None:
     """What a row is that is known, and cannot be read."""
-    if {"custom_id", "body"} <= row.keys():
+    if {"custom_id", "body"} <= row.keys() or ({"recordId", "modelInput"} <= row.keys() and "modelOutput" not in row):
         return "is the input of a batch, before anything was answered: import its output"
     if {"id", "timestamp", "project_id"} <= row.keys() and not row.keys().isdisjoint({"session_id", "data_type"}):
         return "holds traces or scores of Langfuse, no calls: they are in its folder observations"
+    if {"id", "timestamp"} <= row.keys() and not row.keys().isdisjoint({"htmlPath", "sessionId", "traceId"}):
+        return (
+            "holds traces or scores of Langfuse, no calls: export its table of observations, as JSON, or use "
+            "ts-langchain import langfuse"
+        )
     if {"sessionId", "message"} <= row.keys() or ("payload" in row and row.get("type") == "session_meta"):
         return (
             "is a session of a coding agent (Claude Code, Codex), which tells of one answer in many lines and is not "

@@ -167,6 +167,7 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
     ("args", "code", "says"),
     [
         (["import", "file", "none.jsonl"], 1, "No such file"),
+        (["import", "file", "-"], 1, "save it first"),
         (["import", "file", "x", "--format", "xml"], 2, "expected one of langsmith"),
         (["import", "file", "{file}", "--set", "tool_loop.min_cals=4"], 2, "tool_loop.min_calls"),
         (["import", "file", "{file}", "--set", "nonsense"], 2, "RULE.PARAM=VALUE"),
@@ -222,6 +223,14 @@ def test_a_mistyped_ledger_is_named_and_not_made(tmp_path: Path, args: list[str]
     assert done.exit_code == (0 if "--list" in args else 2)
     assert str(wrong) in done.stderr  # in one piece
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("place", ["no/such/place.csv", "."])
+def test_a_table_that_cannot_be_written_is_told_before_the_import(tmp_path: Path, file: Path, place: str) -> None:
+    done = run(tmp_path, "import", "file", str(file), "--csv", str(tmp_path / place))
+    assert done.exit_code == 2
+    assert "directory" in done.stderr
+    assert not (tmp_path / "ledger.sqlite").exists()
 
 
 def test_json_is_all_there_is_on_stdout(tmp_path: Path, file: Path) -> None:

@@ -17,6 +17,7 @@ from ts_importers.files import FileImporter
 from ts_importers.formats.base import Setting
 from ts_importers.formats.exchanges import Exchanges
 from ts_langchain.call import Usage
+from ts_langchain.errors import UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.pricing import Prices
@@ -304,6 +305,107 @@ def test_batch_output(tmp_path: Path) -> None:
     assert [(r.metadata.get("session_id"), r.error) for r in page.runs] == [
         ("row-1", None), ("row-2", "HTTP 400"), ("row-3", "batch_expired: late"),
     ]  # fmt: skip
+
+
+GEMINI = {
+    "candidates": [{"content": {"role": "model", "parts": [{"text": "There."}]}, "finishReason": "STOP"}],
+    "usageMetadata": {"promptTokenCount": 100, "candidatesTokenCount": 20, "totalTokenCount": 120},
+    "modelVersion": "gemini-2.5-flash",
+}
+
+
+@pytest.mark.parametrize(
+    ("done", "failed", "why"),
+    [
+        (
+            {"custom_id": "1", "result": {"type": "succeeded", "message": ANTHROPIC}},
+            {"custom_id": "2", "result": {"type": "expired"}},
+            "expired: ",
+        ),
+        (
+            {"custom_id": "1", "result": {"type": "succeeded", "message": ANTHROPIC}},
+            {
+                "custom_id": "2",
+                "result": {"type": "errored", "error": {"type": "error", "error": {"type": "api_error"}}},
+            },
+            "api_error: ",
+        ),
+        (
+            {"recordId": "1", "modelInput": ANTHROPIC_REQUEST, "modelOutput": ANTHROPIC},
+            {"recordId": "2", "modelInput": ANTHROPIC_REQUEST, "error": {"errorCode": 400, "errorMessage": "no"}},
+            "Error: no",
+        ),
+        (
+            {
+                "request": {"contents": [{"role": "user", "parts": [{"text": "Where?"}]}]},
+                "response": GEMINI,
+                "status": "",
+                "processed_time": "2026-09-01T10:00:00+00:00",
+            },
+            {
+                "request": {"contents": [{"role": "user", "parts": [{"text": "Where?"}]}]},
+                "response": {},
+                "status": "Bad Request: no",
+                "processed_time": "2026-09-01T10:00:00+00:00",
+            },
+            "Bad Request: no",
+        ),
+        (
+            {"key": "1", "response": GEMINI},
+            {"key": "2", "error": {"code": 8, "message": "no"}},
+            "Error: no",
+        ),
+    ],
+)
+def test_the_batches_of_others(tmp_path: Path, done: Any, failed: Any, why: str) -> None:
+    """As Anthropic, Bedrock, Vertex AI and Gemini give them: none is asked for again by the same conversation."""
+    read, lost = calls(write(tmp_path / "a.jsonl", done, failed))
+    assert (read.usage.input_tokens, read.usage.output_tokens, read.tier) == (100, 20, "batch")
+    assert read.model == ("gemini-2.5-flash" if "response" in done else "claude-sonnet-4-5")
+    assert lost.status == "error"
+    assert lost.session_id != read.session_id
+    [page] = FileImporter(tmp_path / "a.jsonl").pages()
+    assert [run.error for run in page.runs] == [None, why]
+
+
+def test_an_answer_kept_beside_what_was_asked(tmp_path: Path) -> None:
+    """The prompt is not left aside: without it no repeat would be found, and nothing would say so."""
+    [flat] = calls(write(tmp_path / "a.jsonl", {**ASKED, "timestamp": 1_788_000_000, "response": COMPLETION}))
+    [told] = calls(write(tmp_path / "b.jsonl", {"request": ASKED, "timestamp": 1_788_000_000, "response": COMPLETION}))
+    assert flat == told
+
+
+def test_a_conversation_that_ended_in_an_error_stays_one(tmp_path: Path) -> None:
+    row = {"messages": [*ASKED["messages"], {"role": "assistant", "content": "There."}], "error": "timeout"}
+    assert FileImporter(write(tmp_path / "a.jsonl", row)).format == "messages"
+
+
+def test_stored_completions(tmp_path: Path) -> None:
+    """`GET /chat/completions` lists answers without what was asked."""
+    stored = [{**COMPLETION, "id": f"chatcmpl-{n}", "metadata": {"session_id": "s"}} for n in range(3)]
+    seen = calls(write(tmp_path / "a.json", {"object": "list", "data": stored, "has_more": False}))
+    assert [(c.id, c.session_id, c.usage.input_tokens, c.model) for c in seen] == [
+        (f"chatcmpl-{n}", "s", 100, "gpt-4o-2024-08-06") for n in range(3)
+    ]
+    assert seen[0].started_at == COMPLETION["created"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"id": "t", "timestamp": "2026-09-01T10:00:00Z", "sessionId": "s", "observations": ["o"]}, "observations"),
+        ({"data": [{"id": "t", "timestamp": "2026-09-01T10:00:00Z", "htmlPath": "/t"}]}, "import langfuse"),
+        ({"recordId": "1", "modelInput": ANTHROPIC_REQUEST}, "import its output"),
+        # Opik's, of which only the tools would be read
+        (
+            {"id": "1", "trace_id": "t", "project_id": "p", "type": "tool", "start_time": "2026-09-01T10:00:00Z"},
+            "holds nothing that is known",
+        ),
+    ],
+)
+def test_what_holds_no_calls_says_where_they_are(tmp_path: Path, row: Any, said: str) -> None:
+    with pytest.raises(UnreadableSource, match=said):
+        FileImporter(write(tmp_path / "a.jsonl", row))
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,29 @@ def test_langchains_messages(tmp_path: Path, shape: str, wrapped: str) -> None:
     assert spend.unpriced_calls == 0
 
 
+def test_the_checkpoints_of_a_thread_hold_its_messages_again(tmp_path: Path) -> None:
+    """`get_state_history` gives every state of a thread, the newest first: each answer was billed once."""
+    usage = {"input_tokens": 1000, "output_tokens": 100, "total_tokens": 1100}
+    messages: list[dict[str, Any]] = []
+    states = []
+    for step in range(8):
+        said = {"id": f"m{step}", "type": "ai" if step % 2 else "human", "content": f"word {step}"}
+        messages = [*messages, {**said, "usage_metadata": usage} if step % 2 else said]
+        states.append(
+            {
+                "values": {"messages": messages},
+                "next": [],
+                "config": {"configurable": {"thread_id": "t", "checkpoint_id": f"c{step}"}},
+                "created_at": f"2026-09-01T10:0{step}:00+00:00",
+            }
+        )
+    ledger = Ledger(tmp_path / "l.sqlite")
+    source = FileImporter(write(tmp_path / "a.jsonl", lines(states[::-1])), model="gpt-4o")
+    history = Import(source, ledger).run()
+    [spend] = ledger.spend(history)
+    assert (spend.calls, spend.input_tokens, spend.nano) == (4, 4000, 14_000_000)
+
+
 def test_a_long_conversation_is_not_held_once_for_each_answer(tmp_path: Path) -> None:
     turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     source = FileImporter(write(tmp_path / "a.jsonl", lines([{"messages": turn * 3_000}])))

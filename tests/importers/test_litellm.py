@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,72 @@ def test_redacted_requests_are_not_one_conversation(tmp_path: Path) -> None:
     assert {c.usage.input_tokens for c in calls} == {2000}
 
 
+def in_database(row: dict[str, Any], content: bool) -> dict[str, Any]:
+    """What the proxy keeps of a payload, as `/spend/logs` gives it: no content unless `store_prompts_in_spend_logs`."""
+    body = {**row["model_parameters"], "model": "my-alias"}
+    body["input" if "embedding" in row["call_type"] else "messages"] = row["messages"]
+    told = {name: row[name] for name in ("call_type", "model", "custom_llm_provider", "status", "end_user")}
+    counts = {name: row[name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    metadata = {
+        "usage_object": row["metadata"]["usage_object"],
+        "error_information": row["error_information"],
+        "status": row["status"],
+    }
+    if not content:
+        del told["status"]  # as of 2025
+    return {
+        **told,
+        **counts,
+        "request_id": row["litellm_call_id"],
+        "startTime": datetime.fromtimestamp(row["startTime"], UTC).isoformat(),
+        "endTime": datetime.fromtimestamp(row["endTime"], UTC).isoformat(),
+        "spend": row["response_cost"],
+        "cache_hit": str(row["cache_hit"]),
+        "session_id": row["trace_id"],
+        "metadata": json.dumps(metadata),
+        "messages": {},
+        "response": row["response"] if content else {},
+        "proxy_server_request": json.dumps(body) if content else {},
+    }
+
+
+@pytest.mark.parametrize("content", [True, False])
+def test_what_the_proxy_keeps_in_its_database(tmp_path: Path, content: bool) -> None:
+    path = tmp_path / "spend.json"
+    path.write_text(json.dumps([in_database(row, content) for row in ROWS]))
+    calls, recorder = imported(path)
+    logged, _ = imported(FILE)
+    assert [c.usage._replace(cache_write_1h_tokens=0) for c in calls] == [
+        c.usage._replace(cache_write_1h_tokens=0) for c in logged
+    ]
+    for row, call in zip(ROWS, calls, strict=True):
+        cost = recorder.prices.cost(call)
+        assert cost is not None
+        assert cost.nano == pytest.approx(row["response_cost"] * 1e9, abs=1)
+    assert [(c.kind, c.status, c.error) for c in calls] == [(c.kind, c.status, c.error) for c in logged]
+    assert calls[0].session_id == calls[1].session_id == "sess-1"
+    if content:
+        assert [(c.prompt, c.toolset) for c in calls] == [(c.prompt, c.toolset) for c in logged]
+        assert len(calls[4].items) == 2
+    else:
+        assert recorder.incidents() == []
+
+
 @given(st.sampled_from(ROWS), st.sampled_from(sorted(ROWS[0])), odd)
 def test_one_field_of_any_type(row: dict[str, Any], field: str, value: Any) -> None:
-    for run in LiteLlmLogs().runs({**row, field: value}, Setting("line 1", 0.0)):
+    check({**row, field: value})
+
+
+SPEND = [in_database(row, content=True) for row in ROWS]
+
+
+@given(st.sampled_from(SPEND), st.sampled_from(sorted(SPEND[0])), odd)
+def test_one_field_of_the_database_of_any_type(row: dict[str, Any], field: str, value: Any) -> None:
+    check({**row, field: value})
+
+
+def check(row: dict[str, Any]) -> None:
+    for run in LiteLlmLogs().runs(row, Setting("line 1", 0.0)):
         if isinstance(run, Run):
             assert replayed(run).health().faults == {}
         else:

@@ -26,7 +26,7 @@ from rich.progress import (
 
 from ts_langchain.cli.options import parse_prices, parse_settings
 from ts_langchain.cli.output import INTERRUPTED, err, out, print_json
-from ts_langchain.cli.report import show
+from ts_langchain.cli.report import check_csv, show
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger, existing_ledger
@@ -136,6 +136,7 @@ def run_import(
         csv_file: Where to write incidents.
         dry_run: Only look at the first page; write nothing.
     """
+    check_csv(csv_file)
     if asked.get("since") == LAST and not fresh:
         asked = _go_on_after_last(source, ledger) or asked
     if dry_run:

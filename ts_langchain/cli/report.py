@@ -116,6 +116,7 @@ def show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, i
     Raises:
         ConfigurationError: The CSV file cannot be written.
     """
+    check_csv(csv_file)
     summary = summarise(book, history)
     if csv_file is not None:
         _write_csv(book, history, csv_file)
@@ -153,6 +154,22 @@ CSV_FIELDS = (
     "wasted_input_tokens", "wasted_output_tokens", "wasted_usd", "avoidable_usd", "wasted_seconds",
     "unpriced_calls", "estimated", "overlaps", "summary",
 )  # fmt: skip
+
+
+def check_csv(path: Path | None) -> None:
+    """Refuses a place where no file can be, before an import of an hour is done.
+
+    Raises:
+        ConfigurationError: It is a folder, or in none.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        msg = f"--csv {path} is a directory: name a file in it"
+        raise ConfigurationError(msg)
+    if not path.parent.is_dir():
+        msg = f"--csv {path}: there is no directory {path.parent}"
+        raise ConfigurationError(msg)
 
 
 def _write_csv(book: Ledger, history: History, path: Path) -> None:

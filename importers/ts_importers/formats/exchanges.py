@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
 from ts_importers.formats.base import Key, Row, Setting, first
+from ts_importers.gemini import is_gemini
 from ts_importers.redacted import without_redacted
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
@@ -26,6 +27,7 @@ _SECONDS = ("duration", "duration_s", "latency_s", "elapsed")
 _MILLISECONDS = ("duration_ms", "latency_ms", "delay_ms", "latency")
 _ASKED = frozenset({"model", "messages", "input", "prompt", "contents"})
 _ANSWERED = frozenset({"choices", "usage", "output", "data"})
+_ANSWERS = ("chat.completion", "response")
 _ADDRESS = ("url", "path", "uri", "endpoint")
 _IN_ADDRESS = re.compile(r"/models?/([^/:?]+)(?::|/(converse|invoke))")
 """Gemini and Bedrock name the model there, and nowhere in the request."""
@@ -51,29 +53,31 @@ class Exchanges:
 
     name = "exchanges"
     title = "OpenAI, Anthropic, Gemini or Bedrock requests and responses"
-    expects = "request, response"
+    expects = "request, response; of batches custom_id, result"
     spans = False
 
     def recognises(self, document: Row) -> str | None:
         if "spans" in document:  # a trace, which may say what was requested and responded, too
             return None
+        document = _told(document)
         said, answered = first(document, *_REQUEST), first(document, *_RESPONSE)
         if said is None:
             found = isinstance(answered, dict) and ("custom_id" in document or _looks_answered(_body(answered)))
+            found = found or ("custom_id" in document and isinstance(document.get("error"), dict))
         else:
             answer = answer_of(_inner(answered))
-            found = not _ASKED.isdisjoint(_body(said)) and (
-                _looks_answered(answer) or _error(document, answered, answer) is not None
-            )
+            failed = "messages" not in document and _error(document, answered, answer) is not None
+            found = not _ASKED.isdisjoint(_body(said)) and (_looks_answered(answer) or failed)
         return self.title if found else None
 
     def rows(self, document: Row) -> tuple[Row]:
         return (document,)
 
     def key(self, row: Row) -> Key:
-        return Key(_started(row))
+        return Key(_started(_told(row)))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
+        row = _told(row)
         asked, answered = first(row, *_REQUEST), first(row, *_RESPONSE)
         request, answer = _body(asked), answer_of(_inner(answered))
         failed = _error(row, answered, answer)
@@ -132,6 +136,33 @@ class Exchanges:
                 cached=str(row.get("cache_hit")).lower() == "true",
             )
         ]
+
+
+def _told(row: Row) -> Row:
+    """A row as request and response, as OpenAI's batches have them: of the batches of others, and of answers alone."""
+    result = row.get("result")
+    if "custom_id" in row and isinstance(result, dict):  # Anthropic's
+        failed = mapping(mapping(result.get("error")).get("error")) or {"type": text(result.get("type"))}
+        message = result.get("message")
+        return {**row, "response": message, "error": None if mapping(message) else failed}
+    if "modelOutput" in row or ("modelInput" in row and "error" in row):  # Bedrock's
+        failed = mapping(row.get("error"))
+        return {
+            "custom_id": row.get("recordId"),
+            "request": row.get("modelInput"),
+            "response": row.get("modelOutput"),
+            "error": {"type": failed.get("errorCode"), "message": failed.get("errorMessage")} if failed else None,
+            "provider": "amazon_bedrock",
+        }
+    if "processed_time" in row and "request" in row:  # Vertex AI's
+        return {**row, "custom_id": None, "timestamp": row["processed_time"], "error": text(row.get("status"))}
+    if "key" in row and "request" not in row and is_gemini(mapping(row.get("response"))):  # Gemini's
+        return {**row, "custom_id": row["key"]}
+    if row.get("object") in _ANSWERS and "request" not in row:
+        return {"response": row, "metadata": row.get("metadata")}
+    if isinstance(row.get("messages"), list) and first(row, *_REQUEST) is None:  # the request itself, its answer in it
+        return {**row, "request": {name: value for name, value in row.items() if name not in _RESPONSE}}
+    return row
 
 
 def _inner(said: object) -> object:

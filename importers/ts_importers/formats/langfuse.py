@@ -56,7 +56,8 @@ def _is_observation(row: Row) -> bool:
 
 
 def _is_exported(row: Row) -> bool:
-    return {"id", "trace_id", "project_id", "type", "start_time"} <= row.keys()
+    told = {"id", "trace_id", "project_id", "type", "start_time"} <= row.keys()
+    return told and str(row["type"]).isupper()  # Opik's spans have the same fields, and other words for what they are
 
 
 def _inside(document: Row) -> list[Row]:

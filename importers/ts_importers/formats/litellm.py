@@ -1,4 +1,6 @@
-"""LiteLLM's logs: the standard logging payload that its proxy and its SDK hand to loggers and write to buckets."""
+"""LiteLLM's logs: the standard logging payload that its proxy and its SDK hand to loggers and write to buckets, and
+what the proxy keeps of it in its database, as `/spend/logs` gives it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"vertex_ai": "google_vertexai", "gemini": "google_genai", "bedrock": "amazon_bedrock", "azure": "azure"}
 _EMBEDDING = ("embedding", "aembedding")
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class LiteLlmLogs(Exchanges):
@@ -23,17 +26,48 @@ class LiteLlmLogs(Exchanges):
 
     name = "litellm"
     title = "LiteLLM's logs"
-    expects = "litellm_call_id, messages, response"
+    expects = "litellm_call_id, messages, response; of its database call_type, startTime, spend"
 
     def recognises(self, document: Row) -> str | None:
         told = {"startTime", "messages", "response"} <= document.keys()
-        return self.title if told and document.keys() & {"litellm_call_id", "call_type"} else None
+        told = bool(told and document.keys() & {"litellm_call_id", "call_type"})
+        return self.title if told or _is_spend(document) else None
 
     def key(self, row: Row) -> Key:
         return Key(timestamp(row.get("startTime")))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
-        return super().runs(_exchange(row), setting)
+        return super().runs(_exchange(_payload(row) if _is_spend(row) else row), setting)
+
+
+def _is_spend(row: Row) -> bool:
+    return {"call_type", "startTime", "spend"} <= row.keys()
+
+
+def _payload(row: Row) -> Row:
+    """A row of the database as the payload that it was made of; prompts and answers are there only if asked for."""
+    metadata = mapping(row.get("metadata"))
+    response = mapping(row.get("response")) or {"message": {"role": "assistant", "content": None}}
+    if not mapping(response.get("usage")):
+        counted = mapping(metadata.get("usage_object")) or {name: row.get(name) for name in _COUNTS}
+        response = {**response, "usage": counted}
+    request = mapping(row.get("proxy_server_request"))
+    said = request.get("messages", request.get("input")) or row.get("messages")
+    error = mapping(metadata.get("error_information"))
+    return {
+        **row,
+        "id": row.get("request_id"),
+        "trace_id": row.get("session_id"),  # one of its own, where the user has named none
+        "session_id": None,
+        "messages": said if isinstance(said, (list, str)) else [],
+        "model_parameters": {name: value for name, value in request.items() if name != "input"},
+        "metadata": metadata,
+        "response": response,
+        "response_cost": row.get("spend"),
+        "status": text(row.get("status")) or metadata.get("status"),  # older ones keep it there alone
+        "error_information": error,
+        "error_str": error.get("error_message"),
+    }
 
 
 def _named_trace(row: Row) -> str | None:
@@ -56,7 +90,7 @@ def _exchange(row: Row) -> Row:
     said = row.get("messages")
     request: dict[str, Any] = {**mapping(row.get("model_parameters")), "model": row.get("model")}
     if embeds:
-        request["input"] = [mapping(m).get("content") for m in said] if isinstance(said, list) else said
+        request["input"] = [mapping(m).get("content", m) for m in said] if isinstance(said, list) else said
     else:
         request["messages"] = said
     user = text(row.get("end_user")) or text(metadata.get("user_api_key_end_user_id"))

@@ -61,11 +61,13 @@ class Conversations:
         row_id = f"{session}#{setting.place.removeprefix('line ')}"
         trace = row_id
         messages = [_answering(m) for m in messages]
+        known = _is_checkpoint(row)
         runs: list[Run | Skipped] = []
         asked: dict[str, tuple[str, object]] = {}
         for index, message in enumerate(messages):
             read, fields = read_message(message), unwrap(message)
-            at, run_id = clock + index, f"{row_id}/{index}"
+            own = text(fields.get("id")) if known else None
+            at, run_id = clock + index, f"{row_id}/{index}" if own is None else f"{session}#{own}"
             if read.role == "human":
                 trace = run_id
             elif read.role == "ai" and not fields.get("is_demo"):
@@ -167,6 +169,11 @@ def _session(row: Row) -> str | None:
     places = (row, mapping(row.get("checkpoint")), config, mapping(row.get("metadata")))
     found = next((v for p in places if (v := first(p, *_SESSION)) is not None), None)
     return None if found is None else str(found)
+
+
+def _is_checkpoint(row: Row) -> bool:
+    """True for the state of a named thread: the next one holds its messages again, and those are known by their ids."""
+    return row.get("messages") is None and _session(row) is not None and "messages" in mapping(row.get("values"))
 
 
 def _model(row: Row, fields: Mapping[str, object], setting: Setting) -> dict[str, Any]:
