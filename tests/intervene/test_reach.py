@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from agents import LOOP, count_up, fetch_page
 from langchain.agents import create_agent
+from langchain.agents.middleware import wrap_model_call
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
@@ -139,6 +140,63 @@ def test_a_tool_that_is_declared_to_look_only_is_safe(door: str, declared: dict[
     app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
     (app if middleware else guard(app, policy=policy)).invoke(ASK)
     assert len(ran) == runs
+
+
+@pytest.mark.parametrize("door", ["middleware", "guard"])
+def test_an_answer_that_is_reused_brings_its_artifact_along(door: str) -> None:
+    """Sources, tables, files: no model is sent them, and the app reads them off each result."""
+
+    @tool(response_format="content_and_artifact")
+    def fetch_page(url: str) -> tuple[str, dict[str, str]]:
+        """Fetches."""
+        return "the same page", {"source": url}
+
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    script = [*[LOOP] * 5, AIMessage("done")]
+    middleware = [TokenSentinelMiddleware(policy=policy)] if door == "middleware" else []
+    app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
+    messages = (app if middleware else guard(app, policy=policy)).invoke(ASK)["messages"]
+    results = [m for m in messages if isinstance(m, ToolMessage)]
+    assert [actions.MARK in m.response_metadata for m in results] == [False] * 3 + [True] * 2
+    assert [m.artifact for m in results] == [{"source": LOOP.tool_calls[0]["args"]["url"]}] * 5
+
+
+FORCED = [
+    "count_up",
+    {"type": "function", "function": {"name": "count_up"}},
+    {"type": "function", "name": "count_up"},
+    {"type": "tool", "name": "count_up"},
+]
+
+
+@pytest.mark.parametrize("door", ["middleware", "model"])
+@pytest.mark.parametrize(("choice", "kept"), [*((c, True) for c in FORCED), ("any", False), ({"type": "any"}, False)])
+def test_the_tool_that_a_model_has_to_call_is_not_pruned(door: str, choice: Any, kept: bool) -> None:
+    """OpenAI and Anthropic refuse a request that forces a tool it does not bring."""
+    sent: list[tuple[str, ...]] = []
+    sentinel = Sentinel(
+        policy={"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "prune_tools"}]}}}
+    )
+    sentinel.observe = lambda call, see=sentinel.observe: (  # type: ignore[method-assign]
+        sent.append(call.toolset.names) if call.kind == "model" else None,
+        see(call),
+    )[1]
+    model, tools = ScriptedChatModel(script=[*[LOOP] * 4, AIMessage("done")]), [fetch_page, count_up]
+    if door == "middleware":
+        force = wrap_model_call(lambda request, handler: handler(request.override(tool_choice=choice)))
+        create_agent(model, tools, middleware=[force, TokenSentinelMiddleware(sentinel)]).invoke(ASK)
+    else:
+        bound = guard_model(model, sentinel).bind_tools(tools, tool_choice=choice)
+        said: list[Any] = [HumanMessage("go")]
+        with sentinel.session("s"):
+            while not said[1:] or said[-1].type == "tool":
+                said.append(bound.invoke(said))
+                said += [fetch_page.invoke(c) for c in said[-1].tool_calls]
+    assert sent[0] == ("fetch_page", "count_up")
+    assert sent[-1] == (("fetch_page", "count_up") if kept else ("fetch_page",))
 
 
 def talk(*calls: tuple[str, str]) -> list[Any]:

@@ -129,11 +129,28 @@ def _shape(provider: str) -> str:
     return shape or ("openai" if "azure" in provider else PROVIDERS.get(provider) or provider)
 
 
-def pruned(tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str]) -> list[Any]:
-    """The tools that were asked for in this conversation, or are to be kept; all of them if that leaves none."""
-    used = {c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
+def pruned(
+    tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str], forced: str | None = None
+) -> list[Any]:
+    """The tools that were asked for in this conversation, or are to be kept; all of them if that leaves none.
+
+    Args:
+        tools: All that go along.
+        messages: The conversation.
+        keep: Names of those to be kept. They may hold `*` and `?`.
+        forced: The one that the model has to call: providers refuse a request that forces a tool it does not bring.
+    """
+    used = {c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls} | {forced}
     left = [t for t in tools if (name := tool_name(t)) is None or name in used or matches(name, keep)]
     return left or list(tools)
+
+
+def forced_tool(choice: object) -> str | None:
+    """The tool that a `tool_choice` names, in LangChain's or a provider's shape; None where it leaves a choice."""
+    if isinstance(choice, dict):
+        inner = choice.get("function")
+        choice = inner.get("name") if isinstance(inner, dict) else choice.get("name")
+    return choice if isinstance(choice, str) else None
 
 
 def tool_name(tool: Any) -> str | None:
@@ -183,7 +200,13 @@ def reused(earlier: ToolMessage, call: Mapping[str, Any]) -> ToolMessage:
             f"The same call was made before (tool call {earlier.tool_call_id}). Its result is above in this "
             "conversation and still holds; it is not repeated here."
         )
-    return ToolMessage(text, tool_call_id=str(call["id"]), name=call["name"], response_metadata={MARK: "reuse"})
+    return ToolMessage(
+        text,
+        tool_call_id=str(call["id"]),
+        name=call["name"],
+        artifact=earlier.artifact,  # no model is sent it, and the app reads it off each result
+        response_metadata={MARK: "reuse"},
+    )
 
 
 def final_message(decision: Decision, asked: Iterable[BaseMessage] = ()) -> AIMessage:

@@ -85,6 +85,7 @@ class Turn:
         provider: Its provider.
         max_tokens: Bound on the output.
         toolset: What is known of the tools where this door cannot see them.
+        forced: The tool that the model has to call, None if it has a choice.
         previous: Id of the response that it goes on from, where the provider keeps what was said before.
         wait: Seconds to wait before it is sent.
         final: Set if nothing is to be sent: the message that ends the run.
@@ -99,6 +100,7 @@ class Turn:
     provider: str | None = None
     max_tokens: int | None = None
     toolset: Toolset | None = None
+    forced: str | None = None
     previous: str | None = None
     wait: float = 0.0
     final: AIMessage | None = None
@@ -348,7 +350,7 @@ class Interventions:
             turn.messages = actions.trimmed(turn.messages, self.policy.trim)
         elif action == "prune_tools":
             if turn.tools:
-                turn.tools = actions.pruned(turn.tools, turn.messages, self.policy.keep_tools)
+                turn.tools = actions.pruned(turn.tools, turn.messages, self.policy.keep_tools, turn.forced)
         elif action == "downgrade":
             if decision.classifying and not turn.asks_for_label():
                 return  # the cheaper model is for the other kind of request

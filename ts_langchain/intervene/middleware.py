@@ -128,6 +128,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             name,
             provider,
             bound_of(request.model_settings, request.model),
+            forced=actions.forced_tool(request.tool_choice or request.model_settings.get("tool_choice")),
         )
         admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         if turn.applied:

@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
+from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import (
     ALL_MODEL_ACTIONS,
     Here,
@@ -86,6 +87,10 @@ class _Guarded(Runnable[Any, Any]):
     def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:
         """What is called, with this model and these tools."""
         raise NotImplementedError
+
+    def _parameters(self) -> Mapping[str, Any]:
+        """The parameters of each request."""
+        return self._kwargs
 
     def _said(self, final: AIMessage) -> Any:
         """What is answered where nothing is sent."""
@@ -170,7 +175,7 @@ class _Guarded(Runnable[Any, Any]):
         call = _Call(self._bound, given, config)
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
-        params = {**self._kwargs, **kwargs}
+        params = {**self._parameters(), **kwargs}
         previous = params.get("previous_response_id")
         turn = Turn(
             messages,
@@ -180,6 +185,7 @@ class _Guarded(Runnable[Any, Any]):
             name,
             provider,
             bound_of(params, self.model),
+            forced=actions.forced_tool(params.get("tool_choice")),
             previous=previous if isinstance(previous, str) else None,
         )
         call.here = here = self.interventions.here(config, run_key, turn)
@@ -222,6 +228,9 @@ class GuardedModel(_Guarded):
     def with_structured_output(self, schema: Any, **kwargs: Any) -> Runnable[Any, Any]:
         """As the model does it, guarded. After a `stop` there is no structured answer: None."""
         return _Structured(self.model, self.interventions, schema, kwargs)
+
+    def _parameters(self) -> Mapping[str, Any]:
+        return {**self._tool_kwargs, **self._kwargs}
 
     def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:
         bound = model.bind_tools(tools, **self._tool_kwargs) if tools else model
