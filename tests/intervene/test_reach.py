@@ -199,6 +199,61 @@ def test_the_tool_that_a_model_has_to_call_is_not_pruned(door: str, choice: Any,
     assert sent[-1] == (("fetch_page", "count_up") if kept else ("fetch_page",))
 
 
+class Noting(ScriptedChatModel):
+    """Notes what it is sent."""
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        self.script[0].append((messages, {**kwargs, **({"stop": stop} if stop else {})}))
+        self.script.append("done")
+        self._calls = len(self.script) - 1
+        return super()._generate(messages, stop, run_manager, **kwargs)
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+CACHED: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+SETTINGS: dict[str, Any] = {
+    "cache_control": {"type": "ephemeral"},
+    "max_tokens": 99,
+    "tool_choice": {"type": "tool", "name": "fetch_page"},
+}
+
+
+@pytest.mark.parametrize("door", ["middleware", "model"])
+@pytest.mark.parametrize("abroad", [True, False])
+def test_a_stand_in_of_another_provider_gets_nothing_that_is_for_the_first_alone(door: str, abroad: bool) -> None:
+    """Tools that a provider runs, marks of its cache, parameters of its own: others refuse them, or raise."""
+    sent: list[Any] = []
+    cheap = Noting(script=[sent], model_name="cheap", provider="openai" if abroad else "anthropic")
+    dear = ScriptedChatModel(script=[LOOP], model_name="dear", provider="anthropic")
+    sentinel = Sentinel(policy={"budgets": [{"calls": 1, "do": "downgrade"}], "downgrade": {"dear": "cheap"}})
+    asked = [SystemMessage(CACHED), HumanMessage("go")]
+    if door == "middleware":
+        chosen = SETTINGS["tool_choice"]
+        settings = {name: value for name, value in SETTINGS.items() if name != "tool_choice"}
+        choose = wrap_model_call(
+            lambda request, handler: handler(request.override(model_settings=settings, tool_choice=chosen))
+        )
+        middleware = [choose, TokenSentinelMiddleware(sentinel, models={"cheap": cheap})]
+        tools = [fetch_page, SEARCH]
+        create_agent(dear, tools, system_prompt=asked[0], middleware=middleware).invoke({"messages": asked[1:]})
+    else:
+        guarded = guard_model(dear, sentinel, models={"cheap": cheap}).bind_tools([fetch_page, SEARCH], **SETTINGS)
+        with sentinel.session("s"):
+            guarded.invoke(asked)
+            guarded.invoke(asked, cache_control={"type": "ephemeral"})
+    assert [(d.action, d.outcome) for d in sentinel.decisions() if d.action != "warn"] == [("downgrade", "done")]
+    assert sentinel.health().faults == {}
+    [(messages, kwargs)] = sent
+    names = [t.get("name") or t["function"]["name"] for t in kwargs.pop("tools")]
+    kwargs = {name: kwargs[name] for name in SETTINGS if name in kwargs}
+    if abroad:
+        assert (names, kwargs) == (["fetch_page"], {"max_tokens": 99, "tool_choice": "fetch_page"})
+        assert messages[0].content == [{"type": "text", "text": "Be brief."}]
+    else:
+        assert (names, kwargs) == (["fetch_page", "web_search"], SETTINGS)
+        assert messages[0].content == CACHED
+
+
 def talk(*calls: tuple[str, str]) -> list[Any]:
     messages: list[Any] = []
     for number, (name, result) in enumerate(calls):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
@@ -26,6 +26,9 @@ REPEAT_CHARS = 500
 
 MISTRAL = ("mistral", "mixtral", "ministral", "magistral", "codestral", "devstral", "pixtral", "voxtral")
 """What Mistral's models are called, at other providers, too."""
+
+PORTABLE = ("max_tokens", "temperature", "stop")
+"""Parameters of a request that mean the same to each of LangChain's chat models."""
 
 TRIMMED = "[An earlier result of {name}, {chars:,} characters, left out to save tokens. Call the tool again if needed.]"
 SUPERSEDED = "[Left out: the same call was made again later, see its result there.]"
@@ -118,15 +121,49 @@ def without_blocks(messages: Sequence[BaseMessage], provider: str | None) -> lis
 
 def _is_of_another(message: AIMessage, provider: str | None) -> bool:
     own = message.response_metadata.get("model_provider")
-    if not isinstance(own, str) or provider is None or not (message.tool_calls or message.text):
-        return False
-    return _shape(own) != _shape(provider)
+    return isinstance(own, str) and bool(message.tool_calls or message.text) and differ(own, provider)
+
+
+def differ(one: str | None, other: str | None) -> bool:
+    """True if what is in the shape of one provider is not for the other; False where either is unknown."""
+    return one is not None and other is not None and _shape(one) != _shape(other)
 
 
 def _shape(provider: str) -> str:
     """Whose messages a provider's are shaped as: Claude's are Anthropic's wherever it runs, Azure's are OpenAI's."""
     shape = next((family for family in ("anthropic", "openai") if family in provider), None)
     return shape or ("openai" if "azure" in provider else PROVIDERS.get(provider) or provider)
+
+
+M = TypeVar("M", bound=BaseMessage)
+
+
+def uncached(message: M) -> M:
+    """The message without the marks that say what a provider is to cache: others refuse them."""
+    if not isinstance(message.content, list):
+        return message
+    plain = [
+        {key: value for key, value in block.items() if key != "cache_control"} if isinstance(block, dict) else block
+        for block in message.content
+    ]
+    return message.model_copy(update={"content": plain}) if plain != message.content else message
+
+
+def portable_tools(tools: Sequence[Any]) -> list[Any]:
+    """The tools that a model of another provider can be given: not those that the provider itself runs."""
+    return [tool for tool in tools if not isinstance(tool, dict) or tool_name(tool) is not None]
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a request's parameters those that a model of another provider understands."""
+    kept = {name: settings[name] for name in PORTABLE if name in settings}
+    choice = portable_choice(settings.get("tool_choice"))
+    return kept if choice is None else {**kept, "tool_choice": choice}
+
+
+def portable_choice(choice: Any) -> Any:
+    """A `tool_choice` in words that all of LangChain's chat models know."""
+    return forced_tool(choice) or choice.get("type") if isinstance(choice, dict) else choice
 
 
 def pruned(

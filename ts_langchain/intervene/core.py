@@ -89,6 +89,7 @@ class Turn:
         previous: Id of the response that it goes on from, where the provider keeps what was said before.
         wait: Seconds to wait before it is sent.
         final: Set if nothing is to be sent: the message that ends the run.
+        abroad: It goes to a model of another provider, so parameters that are not `actions.portable` stay behind.
         applied: Decisions carried out on it.
     """
 
@@ -104,6 +105,7 @@ class Turn:
     previous: str | None = None
     wait: float = 0.0
     final: AIMessage | None = None
+    abroad: bool = False
     applied: list[Decision] = field(default_factory=list)
 
     def all_messages(self) -> list[BaseMessage]:
@@ -119,6 +121,13 @@ class Turn:
             for call in getattr(message, "tool_calls", ()):
                 total += len(str(call["args"]))
         return total
+
+    def go_abroad(self) -> None:
+        """Leaves behind what only the provider that it was for understands."""
+        self.abroad = True
+        self.messages = [actions.uncached(message) for message in self.messages]
+        self.system = actions.uncached(self.system) if self.system is not None else None
+        self.tools = actions.portable_tools(self.tools) if self.tools is not None else None
 
     def chosen(self) -> Chosen | None:
         """The model that stands in for the one that was asked for, None if it goes there."""
@@ -390,9 +399,11 @@ class Interventions:
             from langchain.chat_models import init_chat_model
 
             self._models[name] = init_chat_model(name)
-        turn.model = self._models[name]
+        own, turn.model = turn.provider, self._models[name]
         turn.model_name, turn.provider = describe_model(turn.model)
         turn.messages = actions.without_blocks(turn.messages, turn.provider)
+        if actions.differ(own, turn.provider):
+            turn.go_abroad()
         return True
 
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:

@@ -133,6 +133,12 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         if turn.applied:
             changed: dict[str, Any] = {"messages": turn.messages, "tools": turn.tools, "model": turn.model}
+            if turn.abroad:
+                changed |= {
+                    "system_message": turn.system,
+                    "model_settings": actions.portable(request.model_settings),
+                    "tool_choice": actions.portable_choice(request.tool_choice),
+                }
             request = self.interventions.changed(turn, lambda: request.override(**changed), request)
         return _Prepared(request, here, turn.final, turn.wait, admission, turn.chosen())
 
