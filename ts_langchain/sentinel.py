@@ -26,6 +26,7 @@ from ts_langchain.health import Faults, logger
 from ts_langchain.incident import Bill, Incident, open_incident
 from ts_langchain.policy import ENDING, SESSION_WIDE, as_mapping, as_policy
 from ts_langchain.pricing import Prices
+from ts_langchain.recent import Recent
 from ts_langchain.rules import build_rules, known_rules, rule_classes
 from ts_langchain.session import MAX_BILLS_IDLE, MAX_INCIDENTS, Session, SessionState, Totals
 
@@ -206,6 +207,8 @@ class Sentinel:
         self._past: deque[Incident] = deque(maxlen=MAX_PAST_INCIDENTS)
         self._callbacks: list[Callable[[Incident], object]] = []
         self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
+        # of a process that is gone, by task of LangGraph, until a door takes one over; None where there is none
+        self.questions: Recent[str, Mapping[str, Any] | None] = Recent()
         self._on_decision: list[Callable[[Decision], object]] = []
         self._store = store
         self._calls = 0
@@ -668,6 +671,10 @@ class Sentinel:
         decision.outcome, decision.why = outcome, why
         if first:
             self._tell(decision)
+
+    def take_over(self, decision: Decision) -> None:
+        """Keeps a decision that another process has made, and that is to be carried out here."""
+        self._record(decision)
 
     def forgive(self, decision: Decision) -> None:
         """A human has approved: the incident's strikes start again."""

@@ -8,6 +8,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from ts_langchain.capture.in_words import final_in_words
 from ts_langchain.capture.messages import plain_text
+from ts_langchain.decision import Decision
 from ts_langchain.fingerprint import arguments
 from ts_langchain.policy import matches
 from ts_langchain.pricing import PROVIDERS
@@ -15,11 +16,13 @@ from ts_langchain.pricing import PROVIDERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ts_langchain.decision import Decision
     from ts_langchain.policy import Trim
 
 MARK = "ts_langchain"
 """Key in `additional_kwargs` and `response_metadata` of messages that this library wrote."""
+
+PAUSE = "ts_langchain.pause"
+"""The `type` of what a human is asked."""
 
 REPEAT_CHARS = 500
 """A result up to this length is repeated by `reuse`; a longer one is only referred to."""
@@ -273,7 +276,7 @@ def stopped(said: AIMessage, call: Mapping[str, Any]) -> ToolMessage:
 def pause_question(decision: Decision) -> dict[str, Any]:
     """What a human is asked. Names and numbers, no content."""
     return {
-        "type": "ts_langchain.pause",
+        "type": PAUSE,
         "rule": decision.rule,
         "incident": decision.incident_id,
         "session": decision.session_id,
@@ -281,6 +284,22 @@ def pause_question(decision: Decision) -> dict[str, Any]:
         "suggestion": decision.suggestion,
         "answers": ["approve", "stop", {"advice": "what the agent should do instead"}],
     }
+
+
+def asked_about(question: Mapping[str, Any], at: float, session_id: str, root_id: str) -> Decision:
+    """The decision that a `pause_question` was made of, by what the question tells."""
+    return Decision(
+        at=at,
+        session_id=session_id,
+        root_id=root_id,
+        rule=question["rule"],
+        incident_id=question["incident"],
+        key=0,
+        action="pause",
+        strike=1,
+        summary=question["summary"],
+        suggestion=question["suggestion"],
+    )
 
 
 def read_answer(answer: object) -> tuple[str, str]:

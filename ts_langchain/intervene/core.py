@@ -25,6 +25,7 @@ from ts_langchain.capture.tools import read_toolset
 from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, WasteBlocked
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import OVERRULED, DoorHandler, blocked
+from ts_langchain.intervene.recall import CHECKPOINTER, RESUMING, Kept, kept, question_in
 from ts_langchain.policy import ENDING, Policy, matches
 from ts_langchain.recent import Recent
 from ts_langchain.sentinel import ADMITTED, Sentinel
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# LangGraph's own keys in `configurable`
-CHECKPOINTER = "__pregel_checkpointer"
-RESUMING = "__pregel_resuming"
 MAX_ASKED = 10_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
 
@@ -160,6 +158,7 @@ class Interventions:
         self._models = dict(models or {})
         self._read_only: set[str] = set()
         self._asked: Recent[tuple[str, int, int], Decision] = Recent()  # what humans were asked, by place
+        self._questions = sentinel.questions
 
     def safely(self, place: str, work: Callable[[], T], otherwise: T) -> T:
         """What `work` gives; `otherwise` if it raises, which is counted. Only interventions get through."""
@@ -265,6 +264,35 @@ class Interventions:
         with self.sentinel.faults.fail_open("intervene: budget"):
             if reservation.take(self) and self.sentinel.budgets is not None:
                 self.sentinel.budgets.settle(reservation, None)
+
+    # --- what a human was asked by another process -------------------------------------------------
+
+    def recall(self, config: Mapping[str, Any]) -> None:
+        """Reads from the checkpoint what a human was asked in this task, if nobody here has asked. Fails open."""
+        where = self._unknown(config)
+        if where is not None:
+            with self.sentinel.faults.fail_open("intervene: recall"):
+                self._questions[where.task] = question_in(where.saver.get_tuple(where.config), where.task)
+
+    async def arecall(self, config: Mapping[str, Any]) -> None:
+        """As `recall`."""
+        where = self._unknown(config)
+        if where is not None:
+            with self.sentinel.faults.fail_open("intervene: recall"):
+                self._questions[where.task] = question_in(await where.saver.aget_tuple(where.config), where.task)
+
+    def recalls(self, here: Here) -> bool:
+        """True if a human was asked here, by a process that is gone."""
+        return here.task is not None and self._questions.get(here.task) is not None
+
+    def _unknown(self, config: Mapping[str, Any]) -> Kept | None:
+        """Where the question is whose answer this task goes on with; None if it is known here, or there is none."""
+        where = self.safely("intervene: recall", lambda: kept(config), None)
+        if where is None or where.task in self._questions:
+            return None
+        self._questions[where.task] = None
+        self._questions.limit(MAX_ASKED)
+        return where
 
     # --- before a model call -----------------------------------------------------------------------
 
@@ -416,6 +444,8 @@ class Interventions:
         if here.task is not None:
             self._asked[_place(here.task, turn)] = decision
             self._asked.limit(MAX_ASKED)
+            self._questions[here.task] = None
+            self._questions.limit(MAX_ASKED)
         answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
         self.sentinel.settle(decision, "done", answer)
         if answer == "stop":
@@ -431,7 +461,14 @@ class Interventions:
         """
         if here.task is None or not here.resuming:
             return None
-        return self._asked.get(_place(here.task, turn))
+        place = _place(here.task, turn)
+        question = self._questions.get(here.task)
+        if question is not None:
+            self._questions[here.task] = None
+            decision = actions.asked_about(question, self.handler.clock(), here.session_id, here.root_id)
+            self.sentinel.take_over(decision)
+            self._asked[place] = decision
+        return self._asked.get(place)
 
     def _admit(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
         self._give_back(reserved_by(self.sentinel))  # a door around has asked for the same call

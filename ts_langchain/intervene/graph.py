@@ -135,6 +135,7 @@ class GuardedNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's
         """Runs the node, unless what is due is something else."""
         config = ensure_config(config)
+        self.interventions.recall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
@@ -149,6 +150,7 @@ class GuardedNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
         config = ensure_config(config)
+        await self.interventions.arecall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
@@ -163,6 +165,7 @@ class GuardedNode(Runnable[Any, Any]):
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         """As `invoke`, in pieces where the node gives them."""
         config = ensure_config(config)
+        self.interventions.recall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             yield ready.answer
@@ -191,6 +194,7 @@ class GuardedNode(Runnable[Any, Any]):
     ) -> AsyncIterator[Any]:
         """As `stream`. LangGraph asks for pieces where somebody looks at events (`astream_events`, `astream_log`)."""
         config = ensure_config(config)
+        await self.interventions.arecall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             yield ready.answer
@@ -230,15 +234,12 @@ class GuardedNode(Runnable[Any, Any]):
         if not messages:
             return ready
         called = self.interventions.called_by(here.node or self.name or "")
-        if called is None:
+        if called is None and not self.interventions.recalls(here):
             return ready
-        turn = Turn(
-            messages,
-            model_name=called.model,
-            provider=called.provider,
-            max_tokens=called.max_tokens,
-            toolset=called.toolset,
-        )
+        turn = Turn(messages)
+        if called is not None:
+            turn.model_name, turn.provider = called.model, called.provider
+            turn.max_tokens, turn.toolset = called.max_tokens, called.toolset
         ready.admission = self.interventions.prepare(here, turn, NODE_ACTIONS, last_door=False)
         ready.wait = turn.wait
         if turn.final is not None:

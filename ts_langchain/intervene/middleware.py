@@ -41,6 +41,14 @@ if TYPE_CHECKING:
     from ts_langchain.sentinel import Admission, Sentinel
 
 
+def _config() -> Mapping[str, Any]:
+    """The config of the run around; empty outside of one."""
+    try:
+        return get_config()
+    except RuntimeError:
+        return {}
+
+
 class SentinelState(AgentState[Any]):
     """Adds the name of the run to an agent's state; private, no input or output."""
 
@@ -149,6 +157,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Does to a model request what is due."""
+        self.interventions.recall(_config())
         ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
@@ -164,6 +173,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """As `wrap_model_call`."""
+        await self.interventions.arecall(_config())
         ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])

@@ -108,6 +108,8 @@ class _Guarded(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """Calls the model, unless what is due is something else."""
+        config = ensure_config(config)
+        self.interventions.recall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
@@ -118,6 +120,8 @@ class _Guarded(Runnable[Any, Any]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
+        config = ensure_config(config)
+        await self.interventions.arecall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
@@ -128,6 +132,8 @@ class _Guarded(Runnable[Any, Any]):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         """As `invoke`, in pieces."""
+        config = ensure_config(config)
+        self.interventions.recall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             yield self._streamed(call.final)
@@ -150,6 +156,8 @@ class _Guarded(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As `invoke`, in pieces."""
+        config = ensure_config(config)
+        await self.interventions.arecall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             yield self._streamed(call.final)
@@ -165,8 +173,7 @@ class _Guarded(Runnable[Any, Any]):
                 async for chunk in chunks:
                     yield chunk
 
-    def _prepare(self, given: Any, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> _Call:
-        config = ensure_config(config)
+    def _prepare(self, given: Any, config: RunnableConfig, kwargs: Mapping[str, Any]) -> _Call:
         untouched = _Call(self._bound, given, config, kwargs)
         return self.interventions.safely("guard: model", lambda: self._guard(given, config, kwargs), untouched)
 
