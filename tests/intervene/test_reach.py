@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import LOOP, count_up, fetch_page
 from langchain.agents import create_agent
-from langchain.agents.middleware import wrap_model_call
+from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware, wrap_model_call
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
@@ -17,7 +19,7 @@ from ts_langchain import Sentinel, TokenSentinelHandler, TokenSentinelMiddleware
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels
 from ts_langchain.intervene import actions
-from ts_langchain.intervene.core import Turn
+from ts_langchain.intervene.core import Interventions, Turn
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -162,6 +164,48 @@ def test_an_answer_that_is_reused_brings_its_artifact_along(door: str) -> None:
     results = [m for m in messages if isinstance(m, ToolMessage)]
     assert [actions.MARK in m.response_metadata for m in results] == [False] * 3 + [True] * 2
     assert [m.artifact for m in results] == [{"source": LOOP.tool_calls[0]["args"]["url"]}] * 5
+
+
+@wrap_model_call
+def _keeps_the_end(request: Any, handler: Any) -> Any:
+    return handler(request.override(messages=request.messages[-2:]))
+
+
+CLEARS = ContextEditingMiddleware(edits=[ClearToolUsesEdit(trigger=1, keep=1)])
+
+
+@pytest.mark.parametrize("content", ["the same page " * 50, [{"type": "text", "text": "the same page " * 50}]])
+@pytest.mark.parametrize(("other", "seen"), [(CLEARS, False), (_keeps_the_end, False), (None, True)])
+@pytest.mark.parametrize("door", ["middleware", "guard"])
+def test_what_the_model_no_longer_sees_is_repeated(door: str, other: Any, seen: bool, content: Any) -> None:
+    """Middleware that edits requests leaves results out of them: whoever is referred to one would ask for ever."""
+
+    @tool
+    def fetch_page(url: str) -> Any:
+        """Fetches."""
+        return content
+
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    ours = [TokenSentinelMiddleware(policy=policy)] if door == "middleware" else []
+    middleware = [*ours, *([other] if other is not None else [])]
+    script = [*[LOOP] * 5, AIMessage("done")]
+    app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
+    messages = (app if ours else guard(app, policy=policy)).invoke(ASK)["messages"]
+    results = [str(m.content) for m in messages if isinstance(m, ToolMessage)]
+    assert [text.count("the same page ") for text in results] == [50] * 3 + [0 if seen else 50] * 2
+
+
+def test_a_copy_of_a_door_works_as_the_door_does() -> None:
+    """Configs are copied, and the handlers in them."""
+    policy = {"default": {"steps": [{"at": 1, "do": "reuse"}]}}
+    door = Interventions(Sentinel(policy=policy)).handler
+    model = ScriptedChatModel(script=["done"])
+    for handler in (copy.copy(door), pickle.loads(pickle.dumps(door))):  # noqa: S301 - our own
+        model.invoke([*talk(("read", "one")), HumanMessage("go")], {"callbacks": [handler]})
+        assert handler.sentinel.health().faults == {}
 
 
 FORCED = [

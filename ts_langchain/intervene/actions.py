@@ -230,18 +230,27 @@ def earlier_result(
     return found
 
 
-def reused(earlier: ToolMessage, call: Mapping[str, Any]) -> ToolMessage:
-    """An answer to a call from the result of an identical one: a short one is repeated, a long one referred to."""
-    content = earlier.content
-    if isinstance(content, str) and len(content) <= REPEAT_CHARS:
-        text = f"The same call was made before, and its result still holds: {content}"
+def reused(earlier: ToolMessage, call: Mapping[str, Any], *, in_view: bool = True) -> ToolMessage:
+    """An answer to a call from the result of an identical one.
+
+    Args:
+        earlier: That result.
+        call: The call.
+        in_view: The model still sees the result: a long one is referred to. Else it is repeated, as a short one is.
+    """
+    content: Any = earlier.content
+    said = "The same call was made before, and its result still holds:"
+    if isinstance(content, str) and (len(content) <= REPEAT_CHARS or not in_view):
+        content = f"{said} {content}"
+    elif isinstance(content, list) and not in_view:
+        content = [{"type": "text", "text": said}, *content]
     else:
-        text = (
+        content = (
             f"The same call was made before (tool call {earlier.tool_call_id}). Its result is above in this "
             "conversation and still holds; it is not repeated here."
         )
     return ToolMessage(
-        text,
+        content,
         tool_call_id=str(call["id"]),
         name=call["name"],
         artifact=earlier.artifact,  # no model is sent it, and the app reads it off each result

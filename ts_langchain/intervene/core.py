@@ -564,7 +564,8 @@ class Interventions:
             earlier = actions.earlier_result(messages, call, self._safe)
             if earlier is None:
                 return None
-            answer = actions.reused(earlier, call)
+            in_view = self.handler.sees_all(messages, here.session_id, here.task)
+            answer = actions.reused(earlier, call, in_view=in_view)
             self.handler.reused(here, call, earlier)
             for decision in due:
                 self.sentinel.settle(decision, "done")
