@@ -297,6 +297,26 @@ def test_the_newest_results_stay(asked: str, keep: int, left: str) -> None:
     assert len(results) == len(asked)
 
 
+SCREEN: Any = [{"type": "input_image", "image_url": "data:image/png;base64," + "A" * 900}]
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "stays"),
+    [
+        (SCREEN, {"type": "computer_call_output"}, True),  # a text would stand there as the address of an image
+        ("data:image/png;base64," + "A" * 900, {"type": "computer_call_output"}, True),
+        ([{"type": "tool_reference", "tool_name": name * 99} for name in "abcdef"], {}, True),  # they would be unloaded
+        (SCREEN, {}, False),
+        ("a" * 900, {"type": "custom_tool_call_output"}, False),
+    ],
+)
+def test_a_result_that_no_text_can_stand_in_for_stays(content: Any, more: dict[str, str], stays: bool) -> None:
+    call = {"name": "read", "args": {}, "id": "c0", "type": "tool_call"}
+    result = ToolMessage(content, tool_call_id="c0", name="read", additional_kwargs=more)
+    after = actions.trimmed([AIMessage("", tool_calls=[call]), result], Trim(keep_results=0))
+    assert (after[1] == result) == stays
+
+
 def test_a_failure_does_not_supersede_a_result() -> None:
     call = {"name": "read", "args": {"path": "a"}, "type": "tool_call"}
     messages = [

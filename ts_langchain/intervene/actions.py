@@ -73,7 +73,8 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     """The messages with superseded and old tool results left out; each result keeps its place and its id.
 
     A result is superseded if the same tool was called again later on, with the same arguments, and answered. Of the
-    others the newest `trim.keep_results` stay, and those that `reuse` refers to.
+    others the newest `trim.keep_results` stay, and those that `reuse` refers to. So do those that providers take no text
+    for.
     """
     calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
     results = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage)]
@@ -95,7 +96,7 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
             seen.add(about)
         size = len(message.content) if isinstance(message.content, str) else sum(len(str(b)) for b in message.content)
         others += not superseded
-        kept = not superseded and (others <= trim.keep_results or about in referred)
+        kept = (not superseded and (others <= trim.keep_results or about in referred)) or _is_no_text(message)
         if kept or size < trim.min_chars or matches(name, trim.exclude_tools):
             continue
         text = SUPERSEDED if superseded else TRIMMED.format(name=name, chars=size)
@@ -107,6 +108,14 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
             }
         )
     return shortened
+
+
+def _is_no_text(result: ToolMessage) -> bool:
+    """True for a result that no text can stand in for: OpenAI's screenshots, and what loads Anthropic's tools."""
+    blocks = result.content if isinstance(result.content, list) else ()
+    return result.additional_kwargs.get("type") == "computer_call_output" or any(
+        isinstance(block, dict) and block.get("type") == "tool_reference" for block in blocks
+    )
 
 
 def without_blocks(messages: Sequence[BaseMessage], provider: str | None) -> list[BaseMessage]:
