@@ -391,6 +391,35 @@ def test_a_guarded_model_on_its_own(config: Any) -> None:
     assert "".join(str(c.content) for c in chunks) == "a b c"
 
 
+@pytest.mark.parametrize("door", ["model", "node"])
+def test_a_guard_inside_a_graph_that_nobody_watches_knows_its_runs(door: str) -> None:
+    """With no thread and no handler: what comes in one run is one conversation, and what comes in the next is none."""
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "stop"}]}},
+        "budgets": [{"per": "run", "calls": 5, "do": "block"}],
+    }
+    model, sentinel = ScriptedChatModel(script=[*[LOOP] * 2, "done", *[LOOP] * 9]), Sentinel(policy=policy)
+    bound = (guard_model(model, sentinel) if door == "model" else model).bind_tools([fetch_page])
+
+    def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [bound.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", guard_node(sentinel)(think) if door == "node" else think)
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    app = builder.compile()
+    assert app.invoke(ASK)["messages"][-1].content == "done"
+    assert sentinel.decisions() == []
+    assert "I stopped here" in app.invoke(ASK)["messages"][-1].content
+    assert model.calls < 3 + 5
+    assert [(d.action, d.outcome) for d in sentinel.decisions()[-1:]] == [("stop", "done")]
+    assert sentinel.health().sessions == 2
+    assert sentinel.health().faults == {}
+
+
 def test_strangers_share_a_guarded_model_and_nothing_else() -> None:
     """Nothing names their conversations: each is told by its prompts, and has a budget of its own."""
     model = ScriptedChatModel(script=[LOOP])

@@ -73,7 +73,7 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     """The messages with superseded and old tool results left out; each result keeps its place and its id.
 
     A result is superseded if the same tool was called again later on, with the same arguments, and answered. Of the
-    others the newest `trim.keep_results` stay, and those that `reuse` refers to. So do those that providers take no text
+    others the newest `trim.keep_results` stay, and those that `reuse` refers to, and those that no text can stand in
     for.
     """
     calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}

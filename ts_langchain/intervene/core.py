@@ -42,8 +42,24 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+RUNTIME = "__pregel_runtime"
 MAX_ASKED = 10_000
+MAX_GRAPHS = 1_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
+
+
+_graphs: Recent[int, tuple[object, str]] = Recent()
+"""Runs of graphs that nobody watches: LangGraph's control of a run, kept so that its id stays its own, and a name."""
+
+
+def graph_run(configurable: Mapping[str, Any]) -> str | None:
+    """A name for the run of a graph, the same in all of its tasks; None where LangGraph tells of none."""
+    control = getattr(configurable.get(RUNTIME), "control", None)
+    if control is None:
+        return None
+    _, name = _graphs.setdefault(id(control), (control, uuid4().hex))
+    _graphs.limit(MAX_GRAPHS)
+    return name
 
 
 class Here(NamedTuple):
@@ -186,8 +202,8 @@ class Interventions:
         labels = current_labels()
         named = session_of(metadata, configurable) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
-        # where nobody has seen the run begin, the session stands in for it
-        root = self.handler.root_of(parent) or run_key or said or named
+        # where nobody has seen the run begin, the session stands in for it, or the graph that it is
+        root = self.handler.root_of(parent) or run_key or said or named or graph_run(configurable)
         by_hand = turn.all_messages() if turn is not None and metadata.get("langgraph_node") is None else None
         conversation = None
         if turn is not None and by_hand is not None and named is None:
