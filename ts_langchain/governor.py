@@ -14,9 +14,10 @@ from ts_langchain.decision import VETOED, Decision, Standing, decide
 from ts_langchain.health import announce
 from ts_langchain.listeners import Listeners
 from ts_langchain.policy import ENDING, SESSION_WIDE
+from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ts_langchain.budget import Request
     from ts_langchain.call import Call
@@ -59,6 +60,8 @@ class Governor:
         policy: The policy.
         budgets: Its budgets; None where it has none.
         control: Its kill switches and the remote policy; None where it has none.
+        listeners: Who is told of decisions.
+        questions: What humans were asked.
     """
 
     def __init__(self, policy: Policy | None, prices: Prices, faults: Faults) -> None:
@@ -67,6 +70,8 @@ class Governor:
         self.budgets: Budgets | None = None
         self.control: Control | None = None
         self.listeners: Listeners[Decision] = Listeners("on_decision callback", faults)
+        # asked by a process that is gone, by task of LangGraph, until a door takes one over; None where there is none
+        self.questions: Recent[str, Mapping[str, Any] | None] = Recent()
         self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         if policy is None:
             return
@@ -216,6 +221,10 @@ class Governor:
         """Replaces what was reserved by what the call used; None where it was not made."""
         if self.budgets is not None:
             self.budgets.settle(reservation, call, self._prices.cost(call) if call is not None else None)
+
+    def take_over(self, decision: Decision) -> None:
+        """Keeps a decision that another process has made, and that is to be carried out here."""
+        self._record(decision)
 
     # --- what came of it ---------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
-from langgraph.types import Command
+from langgraph.types import Command, interrupt
 
 from ts_langchain import (
     Sentinel,
@@ -74,9 +74,8 @@ class Bench:
         if self.door == "agent":
             middleware = TokenSentinelMiddleware(self.sentinel, **self.extra)
             return create_agent(self.model, tools, middleware=[middleware], checkpointer=saver)
-        model: Any = (
-            guard_model(self.model, self.sentinel, **self.extra) if self.door == "graph and model" else self.model
-        )
+        guarded = "model" in self.door
+        model: Any = guard_model(self.model, self.sentinel, **self.extra) if guarded else self.model
         bound = model.bind_tools(tools)
 
         def think(state: MessagesState) -> dict[str, Any]:
@@ -94,6 +93,8 @@ class Bench:
         builder.add_edge(START, "think")
         builder.add_conditional_edges("think", route)
         builder.add_edge("tools", "think")
+        if self.door == "model":
+            return builder.compile(checkpointer=saver)
         if self.way == "stream":
             return guard(builder.compile(checkpointer=saver), self.sentinel)
         return guard(builder, self.sentinel).compile(checkpointer=saver)
@@ -296,6 +297,26 @@ def test_the_newest_results_stay(asked: str, keep: int, left: str) -> None:
     assert len(results) == len(asked)
 
 
+SCREEN: Any = [{"type": "input_image", "image_url": "data:image/png;base64," + "A" * 900}]
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "stays"),
+    [
+        (SCREEN, {"type": "computer_call_output"}, True),  # a text would stand there as the address of an image
+        ("data:image/png;base64," + "A" * 900, {"type": "computer_call_output"}, True),
+        ([{"type": "tool_reference", "tool_name": name * 99} for name in "abcdef"], {}, True),  # they would be unloaded
+        (SCREEN, {}, False),
+        ("a" * 900, {"type": "custom_tool_call_output"}, False),
+    ],
+)
+def test_a_result_that_no_text_can_stand_in_for_stays(content: Any, more: dict[str, str], stays: bool) -> None:
+    call = {"name": "read", "args": {}, "id": "c0", "type": "tool_call"}
+    result = ToolMessage(content, tool_call_id="c0", name="read", additional_kwargs=more)
+    after = actions.trimmed([AIMessage("", tool_calls=[call]), result], Trim(keep_results=0))
+    assert (after[1] == result) == stays
+
+
 def test_a_failure_does_not_supersede_a_result() -> None:
     call = {"name": "read", "args": {"path": "a"}, "type": "tool_call"}
     messages = [
@@ -363,6 +384,69 @@ def test_pause(door: str, way: str, answer: Any, tmp_path: Path) -> None:
         assert messages[-1].content == ("well" if answer == "approve" else "as told")
     valid(bench.run({"messages": [HumanMessage("go on")]}))
     bench.fine()
+
+
+@pytest.mark.parametrize(
+    ("door", "way"), [(d, w) for d in ("agent", "graph", "model", "graph and model") for w in WAYS]
+)
+@pytest.mark.parametrize("by_id", [False, True])
+@pytest.mark.parametrize("answer", ["approve", "stop", {"advice": "use the cache"}])
+def test_an_answer_counts_in_a_process_that_did_not_ask(
+    door: str, way: str, by_id: bool, answer: Any, tmp_path: Path
+) -> None:
+    """People answer hours later: another worker hears it, or the same one started anew. Only the thread is left."""
+    told = [lambda m: AIMessage("as told" if "use the cache" in str(m[-1].content) else "well")]
+    asked = Bench(door, way, tmp_path, [LOOP], policy((1, "pause")))
+    asked.run()
+    [question] = asked.state.interrupts
+    bench = Bench(door, way, tmp_path, told, policy((1, "pause")))
+    messages = bench.run(Command(resume={question.id: answer} if by_id else answer))
+    assert not bench.state.next
+    valid(messages)
+    said = answer if isinstance(answer, str) else "advice"
+    assert bench.model.calls == (0 if said == "stop" else 1)
+    if said == "stop":
+        assert "I stopped here" in str(messages[-1].content)
+    else:
+        assert messages[-1].content == ("well" if said == "approve" else "as told")
+    [decision] = bench.sentinel.decisions()
+    assert (decision.action, decision.outcome, decision.why) == ("pause", "done", said)
+    assert (decision.rule, decision.summary) == (question.value["rule"], question.value["summary"])
+    assert bench.run({"messages": [HumanMessage("go on")]})[-1].content == "well"
+    bench.fine()
+
+
+def test_an_answer_to_the_users_own_question_is_none_to_a_pause(tmp_path: Path) -> None:
+    """In a process that knows of neither."""
+    heard: list[Any] = []
+
+    @wrap_model_call
+    def confirm(request: Any, handler: Any) -> Any:
+        heard.append(interrupt("Shall I?"))
+        return handler(request)
+
+    def agent(saver: Any) -> tuple[Any, ScriptedChatModel]:
+        model = ScriptedChatModel(script=["well"])
+        middleware = [TokenSentinelMiddleware(policy=policy((1, "pause"))), confirm]
+        return create_agent(model, [], middleware=middleware, checkpointer=saver), model
+
+    with SqliteSaver.from_conn_string(str(tmp_path / "threads.sqlite")) as saver:
+        thread: Any = {"configurable": {"thread_id": "t"}}
+        agent(saver)[0].invoke(ASK, thread)
+        app, model = agent(saver)
+        messages = app.invoke(Command(resume="stop"), thread)["messages"]
+    assert (heard, messages[-1].content, model.calls) == (["stop"], "well", 1)
+
+
+@every
+def test_a_question_that_cannot_be_read_lets_the_agent_go_on(
+    door: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Bench(door, way, tmp_path, [LOOP], policy((1, "pause"))).run()
+    monkeypatch.setattr("ts_langchain.intervene.core.question_in", lambda *_: 1 / 0)
+    bench = Bench(door, way, tmp_path, ["well"], policy((1, "pause")))
+    assert bench.run(Command(resume="stop"))[-1].content == "well"
+    assert dict(bench.sentinel.health().faults) == {"intervene: recall: ZeroDivisionError": 1}
 
 
 def test_pause_without_a_checkpointer_is_a_stop() -> None:

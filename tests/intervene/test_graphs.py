@@ -19,12 +19,13 @@ from langchain_core.tools import tool
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph, add_messages
-from langgraph.prebuilt import ToolNode
+from langgraph.prebuilt import ToolNode, create_react_agent
 from langgraph.types import CachePolicy, Command, RetryPolicy, Send, interrupt
 from pydantic import BaseModel
 
 from ts_langchain import Sentinel, TokenSentinelHandler, guard, guard_model, guard_node
 from ts_langchain.errors import ConfigurationError, WasteBlocked
+from ts_langchain.intervene.actions import MARK
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -389,6 +390,64 @@ def test_a_guarded_model_on_its_own(config: Any) -> None:
     assert model.calls == 5
     chunks = list(guard_model(ScriptedChatModel(script=[AIMessage("a b c")]), guarded.sentinel).stream("x"))
     assert "".join(str(c.content) for c in chunks) == "a b c"
+
+
+@pytest.mark.parametrize("door", ["model", "node"])
+def test_a_guard_inside_a_graph_that_nobody_watches_knows_its_runs(door: str) -> None:
+    """With no thread and no handler: what comes in one run is one conversation, and what comes in the next is none."""
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "stop"}]}},
+        "budgets": [{"per": "run", "calls": 5, "do": "block"}],
+    }
+    model, sentinel = ScriptedChatModel(script=[*[LOOP] * 2, "done", *[LOOP] * 9]), Sentinel(policy=policy)
+    bound = (guard_model(model, sentinel) if door == "model" else model).bind_tools([fetch_page])
+
+    def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [bound.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", guard_node(sentinel)(think) if door == "node" else think)
+    builder.add_node("tools", ToolNode([fetch_page]))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda s: "tools" if s["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    app = builder.compile()
+    assert app.invoke(ASK)["messages"][-1].content == "done"
+    assert sentinel.decisions() == []
+    assert "I stopped here" in app.invoke(ASK)["messages"][-1].content
+    assert model.calls < 3 + 5
+    assert [(d.action, d.outcome) for d in sentinel.decisions()[-1:]] == [("stop", "done")]
+    assert sentinel.health().sessions == 2
+    assert sentinel.health().faults == {}
+
+
+@pytest.mark.filterwarnings("ignore:create_react_agent")
+@pytest.mark.parametrize("do", ["steer", "trim"])
+def test_what_a_hook_has_sent_is_what_is_changed(do: str) -> None:
+    """Prebuilt agents send what their `pre_model_hook` gives, not the state's messages."""
+    sent: list[list[AnyMessage]] = []
+
+    @tool
+    def fetch_page(url: str) -> str:
+        """Fetches."""
+        return "the same page " * 50
+
+    def answers(messages: Any) -> AIMessage:
+        sent.append(list(messages))
+        return LOOP if len(sent) < 5 else DONE
+
+    policy = {"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": do}]}}}
+    agent = create_react_agent(
+        ScriptedChatModel(script=[answers]),
+        [fetch_page],
+        pre_model_hook=lambda state: {"llm_input_messages": state["messages"]},
+    )
+    app = guard(agent, policy=policy)
+    messages = app.invoke(ASK)["messages"]
+    assert messages[-1].content == DONE.content
+    assert not any(MARK in m.additional_kwargs or MARK in m.response_metadata for m in messages)
+    marked = [any(MARK in m.additional_kwargs or MARK in m.response_metadata for m in asked) for asked in sent]
+    assert marked == [False] * 3 + [True] * 2
 
 
 def test_strangers_share_a_guarded_model_and_nothing_else() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import LOOP, count_up, fetch_page
 from langchain.agents import create_agent
+from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware, wrap_model_call
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
@@ -16,7 +19,7 @@ from ts_langchain import Sentinel, TokenSentinelHandler, TokenSentinelMiddleware
 from ts_langchain.capture.activate import active
 from ts_langchain.capture.context import current_labels
 from ts_langchain.intervene import actions
-from ts_langchain.intervene.core import Turn
+from ts_langchain.intervene.core import Interventions, Turn
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
@@ -139,6 +142,160 @@ def test_a_tool_that_is_declared_to_look_only_is_safe(door: str, declared: dict[
     app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
     (app if middleware else guard(app, policy=policy)).invoke(ASK)
     assert len(ran) == runs
+
+
+@pytest.mark.parametrize("door", ["middleware", "guard"])
+def test_an_answer_that_is_reused_brings_its_artifact_along(door: str) -> None:
+    """Sources, tables, files: no model is sent them, and the app reads them off each result."""
+
+    @tool(response_format="content_and_artifact")
+    def fetch_page(url: str) -> tuple[str, dict[str, str]]:
+        """Fetches."""
+        return "the same page", {"source": url}
+
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    script = [*[LOOP] * 5, AIMessage("done")]
+    middleware = [TokenSentinelMiddleware(policy=policy)] if door == "middleware" else []
+    app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
+    messages = (app if middleware else guard(app, policy=policy)).invoke(ASK)["messages"]
+    results = [m for m in messages if isinstance(m, ToolMessage)]
+    assert [actions.MARK in m.response_metadata for m in results] == [False] * 3 + [True] * 2
+    assert [m.artifact for m in results] == [{"source": LOOP.tool_calls[0]["args"]["url"]}] * 5
+
+
+@wrap_model_call
+def _keeps_the_end(request: Any, handler: Any) -> Any:
+    return handler(request.override(messages=request.messages[-2:]))
+
+
+CLEARS = ContextEditingMiddleware(edits=[ClearToolUsesEdit(trigger=1, keep=1)])
+
+
+@pytest.mark.parametrize("content", ["the same page " * 50, [{"type": "text", "text": "the same page " * 50}]])
+@pytest.mark.parametrize(("other", "seen"), [(CLEARS, False), (_keeps_the_end, False), (None, True)])
+@pytest.mark.parametrize("door", ["middleware", "guard"])
+def test_what_the_model_no_longer_sees_is_repeated(door: str, other: Any, seen: bool, content: Any) -> None:
+    """Middleware that edits requests leaves results out of them: whoever is referred to one would ask for ever."""
+
+    @tool
+    def fetch_page(url: str) -> Any:
+        """Fetches."""
+        return content
+
+    policy = {
+        "rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "reuse"}]}},
+        "safe_tools": ["fetch_page"],
+    }
+    ours = [TokenSentinelMiddleware(policy=policy)] if door == "middleware" else []
+    middleware = [*ours, *([other] if other is not None else [])]
+    script = [*[LOOP] * 5, AIMessage("done")]
+    app: Any = create_agent(ScriptedChatModel(script=script), [fetch_page], middleware=middleware)
+    messages = (app if ours else guard(app, policy=policy)).invoke(ASK)["messages"]
+    results = [str(m.content) for m in messages if isinstance(m, ToolMessage)]
+    assert [text.count("the same page ") for text in results] == [50] * 3 + [0 if seen else 50] * 2
+
+
+def test_a_copy_of_a_door_works_as_the_door_does() -> None:
+    """Configs are copied, and the handlers in them."""
+    policy = {"default": {"steps": [{"at": 1, "do": "reuse"}]}}
+    door = Interventions(Sentinel(policy=policy)).handler
+    model = ScriptedChatModel(script=["done"])
+    for handler in (copy.copy(door), pickle.loads(pickle.dumps(door))):  # noqa: S301 - our own
+        model.invoke([*talk(("read", "one")), HumanMessage("go")], {"callbacks": [handler]})
+        assert handler.sentinel.health().faults == {}
+
+
+FORCED = [
+    "count_up",
+    {"type": "function", "function": {"name": "count_up"}},
+    {"type": "function", "name": "count_up"},
+    {"type": "tool", "name": "count_up"},
+]
+
+
+@pytest.mark.parametrize("door", ["middleware", "model"])
+@pytest.mark.parametrize(("choice", "kept"), [*((c, True) for c in FORCED), ("any", False), ({"type": "any"}, False)])
+def test_the_tool_that_a_model_has_to_call_is_not_pruned(door: str, choice: Any, kept: bool) -> None:
+    """OpenAI and Anthropic refuse a request that forces a tool it does not bring."""
+    sent: list[tuple[str, ...]] = []
+    sentinel = Sentinel(
+        policy={"rules": {"tool_loop": {"min_severity": "high", "steps": [{"at": 1, "do": "prune_tools"}]}}}
+    )
+    sentinel.observe = lambda call, see=sentinel.observe: (  # type: ignore[method-assign]
+        sent.append(call.toolset.names) if call.kind == "model" else None,
+        see(call),
+    )[1]
+    model, tools = ScriptedChatModel(script=[*[LOOP] * 4, AIMessage("done")]), [fetch_page, count_up]
+    if door == "middleware":
+        force = wrap_model_call(lambda request, handler: handler(request.override(tool_choice=choice)))
+        create_agent(model, tools, middleware=[force, TokenSentinelMiddleware(sentinel)]).invoke(ASK)
+    else:
+        bound = guard_model(model, sentinel).bind_tools(tools, tool_choice=choice)
+        said: list[Any] = [HumanMessage("go")]
+        with sentinel.session("s"):
+            while not said[1:] or said[-1].type == "tool":
+                said.append(bound.invoke(said))
+                said += [fetch_page.invoke(c) for c in said[-1].tool_calls]
+    assert sent[0] == ("fetch_page", "count_up")
+    assert sent[-1] == (("fetch_page", "count_up") if kept else ("fetch_page",))
+
+
+class Noting(ScriptedChatModel):
+    """Notes what it is sent."""
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        self.script[0].append((messages, {**kwargs, **({"stop": stop} if stop else {})}))
+        self.script.append("done")
+        self._calls = len(self.script) - 1
+        return super()._generate(messages, stop, run_manager, **kwargs)
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+CACHED: Any = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+SETTINGS: dict[str, Any] = {
+    "cache_control": {"type": "ephemeral"},
+    "max_tokens": 99,
+    "tool_choice": {"type": "tool", "name": "fetch_page"},
+}
+
+
+@pytest.mark.parametrize("door", ["middleware", "model"])
+@pytest.mark.parametrize("abroad", [True, False])
+def test_a_stand_in_of_another_provider_gets_nothing_that_is_for_the_first_alone(door: str, abroad: bool) -> None:
+    """Tools that a provider runs, marks of its cache, parameters of its own: others refuse them, or raise."""
+    sent: list[Any] = []
+    cheap = Noting(script=[sent], model_name="cheap", provider="openai" if abroad else "anthropic")
+    dear = ScriptedChatModel(script=[LOOP], model_name="dear", provider="anthropic")
+    sentinel = Sentinel(policy={"budgets": [{"calls": 1, "do": "downgrade"}], "downgrade": {"dear": "cheap"}})
+    asked = [SystemMessage(CACHED), HumanMessage("go")]
+    if door == "middleware":
+        chosen = SETTINGS["tool_choice"]
+        settings = {name: value for name, value in SETTINGS.items() if name != "tool_choice"}
+        choose = wrap_model_call(
+            lambda request, handler: handler(request.override(model_settings=settings, tool_choice=chosen))
+        )
+        middleware = [choose, TokenSentinelMiddleware(sentinel, models={"cheap": cheap})]
+        tools = [fetch_page, SEARCH]
+        create_agent(dear, tools, system_prompt=asked[0], middleware=middleware).invoke({"messages": asked[1:]})
+    else:
+        guarded = guard_model(dear, sentinel, models={"cheap": cheap}).bind_tools([fetch_page, SEARCH], **SETTINGS)
+        with sentinel.session("s"):
+            guarded.invoke(asked)
+            guarded.invoke(asked, cache_control={"type": "ephemeral"})
+    assert [(d.action, d.outcome) for d in sentinel.decisions() if d.action != "warn"] == [("downgrade", "done")]
+    assert sentinel.health().faults == {}
+    [(messages, kwargs)] = sent
+    names = [t.get("name") or t["function"]["name"] for t in kwargs.pop("tools")]
+    kwargs = {name: kwargs[name] for name in SETTINGS if name in kwargs}
+    if abroad:
+        assert (names, kwargs) == (["fetch_page"], {"max_tokens": 99, "tool_choice": "fetch_page"})
+        assert messages[0].content == [{"type": "text", "text": "Be brief."}]
+    else:
+        assert (names, kwargs) == (["fetch_page", "web_search"], SETTINGS)
+        assert messages[0].content == CACHED
 
 
 def talk(*calls: tuple[str, str]) -> list[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
 from ts_langchain.capture.in_words import final_in_words
 from ts_langchain.capture.messages import plain_text
+from ts_langchain.decision import Decision
 from ts_langchain.fingerprint import arguments
 from ts_langchain.policy import matches
 from ts_langchain.pricing import PROVIDERS
@@ -15,17 +16,22 @@ from ts_langchain.pricing import PROVIDERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ts_langchain.decision import Decision
     from ts_langchain.policy import Trim
 
 MARK = "ts_langchain"
 """Key in `additional_kwargs` and `response_metadata` of messages that this library wrote."""
+
+PAUSE = "ts_langchain.pause"
+"""The `type` of what a human is asked."""
 
 REPEAT_CHARS = 500
 """A result up to this length is repeated by `reuse`; a longer one is only referred to."""
 
 MISTRAL = ("mistral", "mixtral", "ministral", "magistral", "codestral", "devstral", "pixtral", "voxtral")
 """What Mistral's models are called, at other providers, too."""
+
+PORTABLE = ("max_tokens", "temperature", "stop")
+"""Parameters of a request that mean the same to each of LangChain's chat models."""
 
 TRIMMED = "[An earlier result of {name}, {chars:,} characters, left out to save tokens. Call the tool again if needed.]"
 SUPERSEDED = "[Left out: the same call was made again later, see its result there.]"
@@ -67,7 +73,8 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
     """The messages with superseded and old tool results left out; each result keeps its place and its id.
 
     A result is superseded if the same tool was called again later on, with the same arguments, and answered. Of the
-    others the newest `trim.keep_results` stay, and those that `reuse` refers to.
+    others the newest `trim.keep_results` stay, and those that `reuse` refers to, and those that no text can stand in
+    for.
     """
     calls = {str(c["id"]): c for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
     results = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage)]
@@ -89,7 +96,7 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
             seen.add(about)
         size = len(message.content) if isinstance(message.content, str) else sum(len(str(b)) for b in message.content)
         others += not superseded
-        kept = not superseded and (others <= trim.keep_results or about in referred)
+        kept = (not superseded and (others <= trim.keep_results or about in referred)) or _is_no_text(message)
         if kept or size < trim.min_chars or matches(name, trim.exclude_tools):
             continue
         text = SUPERSEDED if superseded else TRIMMED.format(name=name, chars=size)
@@ -101,6 +108,14 @@ def trimmed(messages: Sequence[BaseMessage], trim: Trim) -> list[BaseMessage]:
             }
         )
     return shortened
+
+
+def _is_no_text(result: ToolMessage) -> bool:
+    """True for a result that no text can stand in for: OpenAI's screenshots, and what loads Anthropic's tools."""
+    blocks = result.content if isinstance(result.content, list) else ()
+    return result.additional_kwargs.get("type") == "computer_call_output" or any(
+        isinstance(block, dict) and block.get("type") == "tool_reference" for block in blocks
+    )
 
 
 def without_blocks(messages: Sequence[BaseMessage], provider: str | None) -> list[BaseMessage]:
@@ -118,9 +133,12 @@ def without_blocks(messages: Sequence[BaseMessage], provider: str | None) -> lis
 
 def _is_of_another(message: AIMessage, provider: str | None) -> bool:
     own = message.response_metadata.get("model_provider")
-    if not isinstance(own, str) or provider is None or not (message.tool_calls or message.text):
-        return False
-    return _shape(own) != _shape(provider)
+    return isinstance(own, str) and bool(message.tool_calls or message.text) and differ(own, provider)
+
+
+def differ(one: str | None, other: str | None) -> bool:
+    """True if what is in the shape of one provider is not for the other; False where either is unknown."""
+    return one is not None and other is not None and _shape(one) != _shape(other)
 
 
 def _shape(provider: str) -> str:
@@ -129,11 +147,59 @@ def _shape(provider: str) -> str:
     return shape or ("openai" if "azure" in provider else PROVIDERS.get(provider) or provider)
 
 
-def pruned(tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str]) -> list[Any]:
-    """The tools that were asked for in this conversation, or are to be kept; all of them if that leaves none."""
-    used = {c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls}
+M = TypeVar("M", bound=BaseMessage)
+
+
+def uncached(message: M) -> M:
+    """The message without the marks that say what a provider is to cache: others refuse them."""
+    if not isinstance(message.content, list):
+        return message
+    plain = [
+        {key: value for key, value in block.items() if key != "cache_control"} if isinstance(block, dict) else block
+        for block in message.content
+    ]
+    return message.model_copy(update={"content": plain}) if plain != message.content else message
+
+
+def portable_tools(tools: Sequence[Any]) -> list[Any]:
+    """The tools that a model of another provider can be given: not those that the provider itself runs."""
+    return [tool for tool in tools if not isinstance(tool, dict) or tool_name(tool) is not None]
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a request's parameters those that a model of another provider understands."""
+    kept = {name: settings[name] for name in PORTABLE if name in settings}
+    choice = portable_choice(settings.get("tool_choice"))
+    return kept if choice is None else {**kept, "tool_choice": choice}
+
+
+def portable_choice(choice: Any) -> Any:
+    """A `tool_choice` in words that all of LangChain's chat models know."""
+    return forced_tool(choice) or choice.get("type") if isinstance(choice, dict) else choice
+
+
+def pruned(
+    tools: Sequence[Any], messages: Sequence[BaseMessage], keep: frozenset[str], forced: str | None = None
+) -> list[Any]:
+    """The tools that were asked for in this conversation, or are to be kept; all of them if that leaves none.
+
+    Args:
+        tools: All that go along.
+        messages: The conversation.
+        keep: Names of those to be kept. They may hold `*` and `?`.
+        forced: The one that the model has to call: providers refuse a request that forces a tool it does not bring.
+    """
+    used = {c["name"] for m in messages if isinstance(m, AIMessage) for c in m.tool_calls} | {forced}
     left = [t for t in tools if (name := tool_name(t)) is None or name in used or matches(name, keep)]
     return left or list(tools)
+
+
+def forced_tool(choice: object) -> str | None:
+    """The tool that a `tool_choice` names, in LangChain's or a provider's shape; None where it leaves a choice."""
+    if isinstance(choice, dict):
+        inner = choice.get("function")
+        choice = inner.get("name") if isinstance(inner, dict) else choice.get("name")
+    return choice if isinstance(choice, str) else None
 
 
 def tool_name(tool: Any) -> str | None:
@@ -173,17 +239,32 @@ def earlier_result(
     return found
 
 
-def reused(earlier: ToolMessage, call: Mapping[str, Any]) -> ToolMessage:
-    """An answer to a call from the result of an identical one: a short one is repeated, a long one referred to."""
-    content = earlier.content
-    if isinstance(content, str) and len(content) <= REPEAT_CHARS:
-        text = f"The same call was made before, and its result still holds: {content}"
+def reused(earlier: ToolMessage, call: Mapping[str, Any], *, in_view: bool = True) -> ToolMessage:
+    """An answer to a call from the result of an identical one.
+
+    Args:
+        earlier: That result.
+        call: The call.
+        in_view: The model still sees the result: a long one is referred to. Else it is repeated, as a short one is.
+    """
+    content: Any = earlier.content
+    said = "The same call was made before, and its result still holds:"
+    if isinstance(content, str) and (len(content) <= REPEAT_CHARS or not in_view):
+        content = f"{said} {content}"
+    elif isinstance(content, list) and not in_view:
+        content = [{"type": "text", "text": said}, *content]
     else:
-        text = (
+        content = (
             f"The same call was made before (tool call {earlier.tool_call_id}). Its result is above in this "
             "conversation and still holds; it is not repeated here."
         )
-    return ToolMessage(text, tool_call_id=str(call["id"]), name=call["name"], response_metadata={MARK: "reuse"})
+    return ToolMessage(
+        content,
+        tool_call_id=str(call["id"]),
+        name=call["name"],
+        artifact=earlier.artifact,  # no model is sent it, and the app reads it off each result
+        response_metadata={MARK: "reuse"},
+    )
 
 
 def final_message(decision: Decision, asked: Iterable[BaseMessage] = ()) -> AIMessage:
@@ -213,7 +294,7 @@ def stopped(said: AIMessage, call: Mapping[str, Any]) -> ToolMessage:
 def pause_question(decision: Decision) -> dict[str, Any]:
     """What a human is asked. Names and numbers, no content."""
     return {
-        "type": "ts_langchain.pause",
+        "type": PAUSE,
         "rule": decision.rule,
         "incident": decision.incident_id,
         "session": decision.session_id,
@@ -221,6 +302,22 @@ def pause_question(decision: Decision) -> dict[str, Any]:
         "suggestion": decision.suggestion,
         "answers": ["approve", "stop", {"advice": "what the agent should do instead"}],
     }
+
+
+def asked_about(question: Mapping[str, Any], at: float, session_id: str, root_id: str) -> Decision:
+    """The decision that a `pause_question` was made of, by what the question tells."""
+    return Decision(
+        at=at,
+        session_id=session_id,
+        root_id=root_id,
+        rule=question["rule"],
+        incident_id=question["incident"],
+        key=0,
+        action="pause",
+        strike=1,
+        summary=question["summary"],
+        suggestion=question["suggestion"],
+    )
 
 
 def read_answer(answer: object) -> tuple[str, str]:

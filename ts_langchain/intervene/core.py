@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -27,6 +28,7 @@ from ts_langchain.errors import CallRefused, ConfigurationError, Intervention, W
 from ts_langchain.governor import ADMITTED
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import OVERRULED, DoorHandler, blocked
+from ts_langchain.intervene.recall import CHECKPOINTER, RESUMING, Kept, kept, question_in
 from ts_langchain.policy import ENDING, Policy, matches
 from ts_langchain.recent import Recent
 from ts_langchain.sentinel import Sentinel
@@ -43,11 +45,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# LangGraph's own keys in `configurable`
-CHECKPOINTER = "__pregel_checkpointer"
-RESUMING = "__pregel_resuming"
+RUNTIME = "__pregel_runtime"
 MAX_ASKED = 10_000
+MAX_GRAPHS = 1_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
+
+
+_graphs_lock = threading.Lock()
+_graphs: Recent[int, tuple[object, str]] = Recent()
+"""Runs of graphs that nobody watches: LangGraph's control of a run, kept so that its id stays its own, and a name."""
+
+
+def graph_run(configurable: Mapping[str, Any]) -> str | None:
+    """A name for the run of a graph, the same in all of its tasks; None where LangGraph tells of none."""
+    control = getattr(configurable.get(RUNTIME), "control", None)
+    if control is None:
+        return None
+    with _graphs_lock:
+        _, name = _graphs.setdefault(id(control), (control, uuid4().hex))
+        _graphs.limit(MAX_GRAPHS)
+    return name
 
 
 class Here(NamedTuple):
@@ -87,9 +104,11 @@ class Turn:
         provider: Its provider.
         max_tokens: Bound on the output.
         toolset: What is known of the tools where this door cannot see them.
+        forced: The tool that the model has to call, None if it has a choice.
         previous: Id of the response that it goes on from, where the provider keeps what was said before.
         wait: Seconds to wait before it is sent.
         final: Set if nothing is to be sent: the message that ends the run.
+        abroad: It goes to a model of another provider, so parameters that are not `actions.portable` stay behind.
         applied: Decisions carried out on it.
     """
 
@@ -101,9 +120,11 @@ class Turn:
     provider: str | None = None
     max_tokens: int | None = None
     toolset: Toolset | None = None
+    forced: str | None = None
     previous: str | None = None
     wait: float = 0.0
     final: AIMessage | None = None
+    abroad: bool = False
     applied: list[Decision] = field(default_factory=list)
 
     def all_messages(self) -> list[BaseMessage]:
@@ -119,6 +140,13 @@ class Turn:
             for call in getattr(message, "tool_calls", ()):
                 total += len(str(call["args"]))
         return total
+
+    def go_abroad(self) -> None:
+        """Leaves behind what only the provider that it was for understands."""
+        self.abroad = True
+        self.messages = [actions.uncached(message) for message in self.messages]
+        self.system = actions.uncached(self.system) if self.system is not None else None
+        self.tools = actions.portable_tools(self.tools) if self.tools is not None else None
 
     def chosen(self) -> Chosen | None:
         """The model that stands in for the one that was asked for, None if it goes there."""
@@ -151,6 +179,7 @@ class Interventions:
         self._models = dict(models or {})
         self._read_only: set[str] = set()
         self._asked: Recent[tuple[str, int, int], Decision] = Recent()  # what humans were asked, by place
+        self._questions = sentinel.governor.questions
 
     @property
     def governor(self) -> Governor:
@@ -183,8 +212,8 @@ class Interventions:
         labels = current_labels()
         named = session_of(metadata, configurable) or (labels.session_id if labels is not None else None)
         said = labels.root_id if labels is not None else None
-        # where nobody has seen the run begin, the session stands in for it
-        root = self.handler.root_of(parent) or run_key or said or named
+        # where nobody has seen the run begin, the session stands in for it, or the graph that it is
+        root = self.handler.root_of(parent) or run_key or said or named or graph_run(configurable)
         by_hand = turn.all_messages() if turn is not None and metadata.get("langgraph_node") is None else None
         conversation = None
         if turn is not None and by_hand is not None and named is None:
@@ -261,6 +290,35 @@ class Interventions:
         with self.sentinel.faults.fail_open("intervene: budget"):
             if reservation.take(self):
                 self.governor.book(reservation, None)
+
+    # --- what a human was asked by another process -------------------------------------------------
+
+    def recall(self, config: Mapping[str, Any]) -> None:
+        """Reads from the checkpoint what a human was asked in this task, if nobody here has asked. Fails open."""
+        with self.sentinel.faults.fail_open("intervene: recall"):
+            where = self._unknown(config)
+            if where is not None:
+                self._questions[where.task] = question_in(where.saver.get_tuple(where.config), where.task)
+
+    async def arecall(self, config: Mapping[str, Any]) -> None:
+        """As `recall`."""
+        with self.sentinel.faults.fail_open("intervene: recall"):
+            where = self._unknown(config)
+            if where is not None:
+                self._questions[where.task] = question_in(await where.saver.aget_tuple(where.config), where.task)
+
+    def recalls(self, here: Here) -> bool:
+        """True if a human was asked here, by a process that is gone."""
+        return here.task is not None and self._questions.get(here.task) is not None
+
+    def _unknown(self, config: Mapping[str, Any]) -> Kept | None:
+        """Where the question is whose answer this task goes on with; None if it is known here, or there is none."""
+        where = kept(config)
+        if where is None or where.task in self._questions:
+            return None
+        self._questions[where.task] = None
+        self._questions.limit(MAX_ASKED)
+        return where
 
     # --- before a model call -----------------------------------------------------------------------
 
@@ -355,7 +413,7 @@ class Interventions:
             turn.messages = actions.trimmed(turn.messages, self.policy.trim)
         elif action == "prune_tools":
             if turn.tools:
-                turn.tools = actions.pruned(turn.tools, turn.messages, self.policy.keep_tools)
+                turn.tools = actions.pruned(turn.tools, turn.messages, self.policy.keep_tools, turn.forced)
         elif action == "downgrade":
             if decision.classifying and not turn.asks_for_label():
                 return  # the cheaper model is for the other kind of request
@@ -395,9 +453,11 @@ class Interventions:
             from langchain.chat_models import init_chat_model
 
             self._models[name] = init_chat_model(name)
-        turn.model = self._models[name]
+        own, turn.model = turn.provider, self._models[name]
         turn.model_name, turn.provider = describe_model(turn.model)
         turn.messages = actions.without_blocks(turn.messages, turn.provider)
+        if actions.differ(own, turn.provider):
+            turn.go_abroad()
         return True
 
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
@@ -410,6 +470,8 @@ class Interventions:
         if here.task is not None:
             self._asked[_place(here.task, turn)] = decision
             self._asked.limit(MAX_ASKED)
+            self._questions[here.task] = None
+            self._questions.limit(MAX_ASKED)
         answer, advice = actions.read_answer(interrupt(actions.pause_question(decision)))
         self.governor.settle(decision, "done", answer)
         if answer == "stop":
@@ -425,7 +487,14 @@ class Interventions:
         """
         if here.task is None or not here.resuming:
             return None
-        return self._asked.get(_place(here.task, turn))
+        place = _place(here.task, turn)
+        question = self._questions.get(here.task)
+        if question is not None:
+            self._questions[here.task] = None
+            decision = actions.asked_about(question, self.handler.clock(), here.session_id, here.root_id)
+            self.governor.take_over(decision)
+            self._asked[place] = decision
+        return self._asked.get(place)
 
     def _admit(self, here: Here, turn: Turn, can: frozenset[str], last_door: bool) -> Admission | None:
         self._give_back(reserved_by(self.sentinel))  # a door around has asked for the same call
@@ -521,7 +590,8 @@ class Interventions:
             earlier = actions.earlier_result(messages, call, self._safe)
             if earlier is None:
                 return None
-            answer = actions.reused(earlier, call)
+            in_view = self.handler.sees_all(messages, here.session_id, here.task)
+            answer = actions.reused(earlier, call, in_view=in_view)
             origin = Origin(here.session_id, here.root_id, here.node, here.tags, here.user_id)
             self.handler.reused(origin, call, earlier)
             for decision in due:

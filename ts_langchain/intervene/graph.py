@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 G = TypeVar("G")
 _END: Any = object()
 READ = "__pregel_read"  # LangGraph's own key in `configurable`
+HOOKED = "llm_input_messages"  # what the `pre_model_hook` of a prebuilt agent may have sent instead of the state's
 NODE_ACTIONS = frozenset({"warn", "steer", "trim", "backoff", *ENDING})
 
 
@@ -136,6 +137,7 @@ class GuardedNode(Runnable[Any, Any]):
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002 - LangChain's
         """Runs the node, unless what is due is something else."""
         config = ensure_config(config)
+        self.interventions.recall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
@@ -150,6 +152,7 @@ class GuardedNode(Runnable[Any, Any]):
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
         config = ensure_config(config)
+        await self.interventions.arecall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             return ready.answer
@@ -164,6 +167,7 @@ class GuardedNode(Runnable[Any, Any]):
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         """As `invoke`, in pieces where the node gives them."""
         config = ensure_config(config)
+        self.interventions.recall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             yield ready.answer
@@ -192,6 +196,7 @@ class GuardedNode(Runnable[Any, Any]):
     ) -> AsyncIterator[Any]:
         """As `stream`. LangGraph asks for pieces where somebody looks at events (`astream_events`, `astream_log`)."""
         config = ensure_config(config)
+        await self.interventions.arecall(config)
         ready = self._ready(input, config)
         if ready.answer is not None:
             yield ready.answer
@@ -227,25 +232,23 @@ class GuardedNode(Runnable[Any, Any]):
         if calls:
             self._reuse(ready, here, calls, config)
             return ready
-        messages = _messages_of(state)
+        key = _request_key(state)
+        messages = _messages_of(state, key)
         if not messages:
             return ready
         called = self.interventions.called_by(here.node or self.name or "")
-        if called is None:
+        if called is None and not self.interventions.recalls(here):
             return ready
-        turn = Turn(
-            messages,
-            model_name=called.model,
-            provider=called.provider,
-            max_tokens=called.max_tokens,
-            toolset=called.toolset,
-        )
+        turn = Turn(messages)
+        if called is not None:
+            turn.model_name, turn.provider = called.model, called.provider
+            turn.max_tokens, turn.toolset = called.max_tokens, called.toolset
         ready.admission = self.interventions.prepare(here, turn, NODE_ACTIONS, last_door=False)
         ready.wait = turn.wait
         if turn.final is not None:
             ready.answer = _update(state, [turn.final])
         elif turn.applied:
-            ready.input = self.interventions.changed(turn, lambda: _with_messages(state, turn.messages), state)
+            ready.input = self.interventions.changed(turn, lambda: _with_messages(state, turn.messages, key), state)
         return ready
 
     def _reuse(self, ready: _Ready, here: Here, calls: Sequence[ToolCall], config: RunnableConfig) -> None:
@@ -285,11 +288,16 @@ class _Ready:
     reused: list[ToolMessage] = dataclasses.field(default_factory=list)
 
 
-def _messages_of(state: Any) -> list[BaseMessage]:
-    """The messages in a node's input: a list of them, or `messages` of a dict, dataclass or pydantic model."""
+def _request_key(state: Any) -> str:
+    """Where a node's input holds what is to be sent: a `pre_model_hook` may put that beside the `messages`."""
+    return HOOKED if _messages_of(state, HOOKED) and not isinstance(state, list) else "messages"
+
+
+def _messages_of(state: Any, key: str = "messages") -> list[BaseMessage]:
+    """The messages in a node's input: a list of them, or those under a key of a dict, dataclass or pydantic model."""
     found = state if isinstance(state, list) else None
     if found is None:
-        found = state.get("messages") if isinstance(state, dict) else getattr(state, "messages", None)
+        found = state.get(key) if isinstance(state, dict) else getattr(state, key, None)
     return [m for m in found if isinstance(m, BaseMessage)] if isinstance(found, list) else []
 
 
@@ -321,15 +329,15 @@ def _messages_around(state: Any, config: RunnableConfig) -> list[BaseMessage]:
     return []
 
 
-def _with_messages(state: Any, messages: Sequence[BaseMessage]) -> Any:
+def _with_messages(state: Any, messages: Sequence[BaseMessage], key: str = "messages") -> Any:
     """A node's input with other messages; the input itself stays as it is."""
     if isinstance(state, list):
         return list(messages)
     if isinstance(state, dict):
-        return {**state, "messages": list(messages)}
+        return {**state, key: list(messages)}
     if hasattr(state, "model_copy"):
-        return state.model_copy(update={"messages": list(messages)})
-    return dataclasses.replace(state, messages=list(messages))
+        return state.model_copy(update={key: list(messages)})
+    return dataclasses.replace(state, **{key: list(messages)})
 
 
 def _update(state: Any, messages: Sequence[BaseMessage]) -> Any:

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from langchain_core.messages import AIMessage, ToolMessage
+
 from ts_langchain.capture import gate
 from ts_langchain.capture.activate import active, around
+from ts_langchain.capture.context import agent_of
 from ts_langchain.capture.doors import door_of
 from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.errors import CallRefused, Intervention, WasteBlocked
+from ts_langchain.intervene.actions import MARK
 from ts_langchain.policy import ENDING
+from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from langchain_core.messages import BaseMessage
 
     from ts_langchain.capture.in_flight import Origin
     from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Sentinel
 
+MAX_SENT = 1_000
 OVERRULED = "another middleware, nearer to the model, chose another model: put it in front of this one"
 
 
@@ -37,10 +45,12 @@ class DoorHandler(TokenSentinelHandler):
 
     def __init__(self, sentinel: Sentinel) -> None:
         super().__init__(sentinel)
+        self._sent: Recent[tuple[str, int], dict[str, int | None]] = Recent()
         self.raise_error = True  # without it langchain-core logs what a hook raises and goes on
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)
+        self._sent = Recent()
         self.raise_error = True
 
     @property
@@ -68,6 +78,47 @@ class DoorHandler(TokenSentinelHandler):
                 raise
         super()._model_start(serialized, messages, run_id, parent_run_id, tags, metadata, kwargs, completes=completes)
         self._see_whether_chosen(run_id, through)
+        self._note_sent(run_id, messages, metadata or {})
+
+    def _note_sent(self, run_id: Any, messages: Sequence[Any], metadata: Mapping[str, Any]) -> None:
+        """Notes how much of each tool's result goes along: other middleware may leave results out of a request."""
+        started = self._started.get(run_id)
+        if started is None or not self._reuses:
+            return
+        with self.sentinel.faults.fail_open("intervene: sent"):
+            self._sent[started.origin.session_id, agent_of(metadata)] = {
+                m.tool_call_id: None if MARK in m.response_metadata else len(str(m.content))
+                for m in messages
+                if isinstance(m, ToolMessage)
+            }
+            self._sent.limit(MAX_SENT)
+
+    def sees_all(self, messages: Sequence[BaseMessage], session_id: str, task: str | None) -> bool:
+        """True unless the last request of an agent told less of some tool's result than its state does.
+
+        What was left out by `trim` does not count: that leaves in what `reuse` refers to.
+
+        Args:
+            messages: The agent's state.
+            session_id: The conversation.
+            task: A task of the agent, as in `Here`.
+        """
+        sent = self._sent.get((session_id, agent_of({"langgraph_checkpoint_ns": task})))
+        if sent is None:
+            return True
+        asked = max((n for n, m in enumerate(messages) if isinstance(m, AIMessage)), default=0)
+        for message in messages[:asked]:
+            if isinstance(message, ToolMessage):
+                told = sent.get(message.tool_call_id, 0)
+                if told is not None and told < len(str(message.content)):
+                    return False
+        return True
+
+    @property
+    def _reuses(self) -> bool:
+        policy = self.sentinel.governor.policy
+        rules = [policy.default, *policy.rules.values()] if policy is not None else []
+        return any(step.do == "reuse" for rule in rules for step in rule.steps)
 
     def _see_whether_chosen(self, run_id: Any, through: bool) -> None:
         """What another middleware, nearer to the model, has chosen undoes a `downgrade`.

@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     from ts_langchain.sentinel import Sentinel
 
 
+def _config() -> Mapping[str, Any]:
+    """The config of the run around; empty outside of one."""
+    try:
+        return get_config()
+    except RuntimeError:
+        return {}
+
+
 class SentinelState(AgentState[Any]):
     """Adds the name of the run to an agent's state; private, no input or output."""
 
@@ -129,10 +137,17 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
             name,
             provider,
             bound_of(request.model_settings, request.model),
+            forced=actions.forced_tool(request.tool_choice or request.model_settings.get("tool_choice")),
         )
         admission = self.interventions.prepare(here, turn, ALL_MODEL_ACTIONS)
         if turn.applied:
             changed: dict[str, Any] = {"messages": turn.messages, "tools": turn.tools, "model": turn.model}
+            if turn.abroad:
+                changed |= {
+                    "system_message": turn.system,
+                    "model_settings": actions.portable(request.model_settings),
+                    "tool_choice": actions.portable_choice(request.tool_choice),
+                }
             request = self.interventions.changed(turn, lambda: request.override(**changed), request)
         return _Prepared(request, here, turn.final, turn.wait, admission, turn.chosen())
 
@@ -143,6 +158,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """Does to a model request what is due."""
+        self.interventions.recall(_config())
         ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])
@@ -158,6 +174,7 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> ModelResponse[Any]:
         """As `wrap_model_call`."""
+        await self.interventions.arecall(_config())
         ready = self._ready(request)
         if ready.final is not None:
             return ModelResponse(result=[ready.final])

@@ -12,6 +12,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
+from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import (
     ALL_MODEL_ACTIONS,
     Here,
@@ -84,9 +85,13 @@ class _Guarded(Runnable[Any, Any]):
         """The Sentinel that watches."""
         return self.interventions.sentinel
 
-    def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:
-        """What is called, with this model and these tools."""
+    def _bind(self, model: Any, tools: Sequence[Any], *, abroad: bool = False) -> Runnable[Any, Any]:
+        """What is called, with this model, of another provider where it is `abroad`, and these tools."""
         raise NotImplementedError
+
+    def _parameters(self) -> Mapping[str, Any]:
+        """The parameters of each request."""
+        return self._kwargs
 
     def _said(self, final: AIMessage) -> Any:
         """What is answered where nothing is sent."""
@@ -104,31 +109,37 @@ class _Guarded(Runnable[Any, Any]):
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """Calls the model, unless what is due is something else."""
+        config = ensure_config(config)
+        self.interventions.recall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
         with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
             if call.wait:
                 time.sleep(call.wait)
-            return call.runnable.invoke(call.input, call.config, **kwargs)
+            return call.runnable.invoke(call.input, call.config, **call.kwargs)
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
         """As `invoke`."""
+        config = ensure_config(config)
+        await self.interventions.arecall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             return self._said(call.final)
         with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
             if call.wait:
                 await asyncio.sleep(call.wait)
-            return await call.runnable.ainvoke(call.input, call.config, **kwargs)
+            return await call.runnable.ainvoke(call.input, call.config, **call.kwargs)
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:  # noqa: A002
         """As `invoke`, in pieces."""
+        config = ensure_config(config)
+        self.interventions.recall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             yield self._streamed(call.final)
             return
-        chunks: Any = iter(call.runnable.stream(call.input, call.config, **kwargs))
+        chunks: Any = iter(call.runnable.stream(call.input, call.config, **call.kwargs))
         with closing(chunks) if hasattr(chunks, "close") else nullcontext():
             # the call is made, and seen, at the first piece; what it takes is not left in the reader's context
             with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
@@ -146,11 +157,13 @@ class _Guarded(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> AsyncIterator[Any]:
         """As `invoke`, in pieces."""
+        config = ensure_config(config)
+        await self.interventions.arecall(config)
         call = self._prepare(input, config, kwargs)
         if call.final is not None:
             yield self._streamed(call.final)
             return
-        chunks: Any = aiter(call.runnable.astream(call.input, call.config, **kwargs))
+        chunks: Any = aiter(call.runnable.astream(call.input, call.config, **call.kwargs))
         async with aclosing(chunks) if hasattr(chunks, "aclose") else nullcontext():
             with self.interventions.watching(call.here), self.interventions.let_through(call.admission):
                 if call.wait:
@@ -161,17 +174,16 @@ class _Guarded(Runnable[Any, Any]):
                 async for chunk in chunks:
                     yield chunk
 
-    def _prepare(self, given: Any, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> _Call:
-        config = ensure_config(config)
-        untouched = _Call(self._bound, given, config)
+    def _prepare(self, given: Any, config: RunnableConfig, kwargs: Mapping[str, Any]) -> _Call:
+        untouched = _Call(self._bound, given, config, kwargs)
         return self.interventions.safely("guard: model", lambda: self._guard(given, config, kwargs), untouched)
 
     def _guard(self, given: Any, config: RunnableConfig, kwargs: Mapping[str, Any]) -> _Call:
         config, run_key = self._placed(config)
-        call = _Call(self._bound, given, config)
+        call = _Call(self._bound, given, config, kwargs)
         messages = self.model._convert_input(given).to_messages()  # noqa: SLF001 - what `invoke` itself does
         name, provider = describe_model(self.model)
-        params = {**self._kwargs, **kwargs}
+        params = {**self._parameters(), **kwargs}
         previous = params.get("previous_response_id")
         turn = Turn(
             messages,
@@ -181,6 +193,7 @@ class _Guarded(Runnable[Any, Any]):
             name,
             provider,
             bound_of(params, self.model),
+            forced=actions.forced_tool(params.get("tool_choice")),
             previous=previous if isinstance(previous, str) else None,
         )
         call.here = here = self.interventions.here(config, run_key, turn)
@@ -189,12 +202,15 @@ class _Guarded(Runnable[Any, Any]):
         if turn.applied:
             unchanged = call.runnable, call.input
             call.runnable, call.input = self.interventions.changed(turn, lambda: self._changed(turn), unchanged)
+            if turn.abroad and call.runnable is not self._bound:
+                call.kwargs = actions.portable(kwargs)
         return call
 
     def _changed(self, turn: Turn) -> tuple[Runnable[Any, Any], Any]:
         """What is called instead, and with what."""
         same = turn.model is self.model and turn.tools is self._tools
-        return self._bound if same else self._bind(turn.model, turn.tools or ()), turn.messages
+        bound = self._bound if same else self._bind(turn.model, turn.tools or (), abroad=turn.abroad)
+        return bound, turn.messages
 
 
 class GuardedModel(_Guarded):
@@ -224,9 +240,15 @@ class GuardedModel(_Guarded):
         """As the model does it, guarded. After a `stop` there is no structured answer: None."""
         return _Structured(self.model, self.interventions, schema, kwargs)
 
-    def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:
-        bound = model.bind_tools(tools, **self._tool_kwargs) if tools else model
-        return cast("Runnable[Any, Any]", bound.bind(**self._kwargs) if self._kwargs else bound)
+    def _parameters(self) -> Mapping[str, Any]:
+        return {**self._tool_kwargs, **self._kwargs}
+
+    def _bind(self, model: Any, tools: Sequence[Any], *, abroad: bool = False) -> Runnable[Any, Any]:
+        of_tools, own = self._tool_kwargs, self._kwargs
+        if abroad:
+            of_tools, own = actions.portable(of_tools), actions.portable(own)
+        bound = model.bind_tools(tools, **of_tools) if tools else model
+        return cast("Runnable[Any, Any]", bound.bind(**own) if own else bound)
 
 
 class _Structured(_Guarded):
@@ -238,7 +260,13 @@ class _Structured(_Guarded):
         self._schema = schema
         super().__init__(model, interventions, (), kwargs)
 
-    def _bind(self, model: Any, tools: Sequence[Any]) -> Runnable[Any, Any]:  # noqa: ARG002 - the schema is all
+    def _bind(
+        self,
+        model: Any,
+        tools: Sequence[Any],  # noqa: ARG002 - the schema is all
+        *,
+        abroad: bool = False,  # noqa: ARG002
+    ) -> Runnable[Any, Any]:
         return cast("Runnable[Any, Any]", model.with_structured_output(self._schema, **self._kwargs))
 
     def _said(self, final: AIMessage) -> Any:
@@ -257,12 +285,15 @@ class _Structured(_Guarded):
 class _Call:
     """A model call that is about to be made."""
 
-    __slots__ = ("admission", "config", "final", "here", "input", "runnable", "wait")
+    __slots__ = ("admission", "config", "final", "here", "input", "kwargs", "runnable", "wait")
 
-    def __init__(self, runnable: Runnable[Any, Any], given: Any, config: RunnableConfig) -> None:
+    def __init__(
+        self, runnable: Runnable[Any, Any], given: Any, config: RunnableConfig, kwargs: Mapping[str, Any]
+    ) -> None:
         self.runnable = runnable
         self.input = given
         self.config = config
+        self.kwargs = kwargs
         self.here: Here | None = None
         self.final: AIMessage | None = None
         self.wait = 0.0
