@@ -48,9 +48,11 @@ def test_the_same_as_genai_prices(model: str, provider: str, data: Any) -> None:
     read = data.draw(st.integers(0, sent))
     written = data.draw(st.integers(0, sent - read))
     got = data.draw(st.integers(0, 50_000))
-    when = datetime.fromtimestamp(data.draw(st.integers(1_735_689_600, 1_795_000_000)), tz=UTC)
     hour = data.draw(st.integers(0, written)) if provider == "anthropic" else 0
     tier = data.draw(st.sampled_from([None, *TIERS]))
+    # it has prices of tiers since 15 October 2026 at the latest
+    first = 1_735_689_600 if tier is None else 1_792_022_400
+    when = datetime.fromtimestamp(data.draw(st.integers(first, 1_795_000_000)), tz=UTC)
     theirs = calc_price(
         TheirUsage(
             input_tokens=sent, output_tokens=got, cache_read_tokens=read, cache_write_tokens=written,
@@ -78,6 +80,23 @@ def test_a_tier_has_its_own_price() -> None:
     assert listed["priority"] == listed["fast"] > listed[None]
     assert listed["?"] == listed[None]
     assert nano("flex", Prices({"gpt-5": {"input": 1, "output": 1}})) == 2_000_000_000
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize(("model", "provider"), [*MODELS, ("gpt-5.4", "openai"), ("gemini-2.5-flash", "google")])
+def test_a_tier_costs_as_much_more_or_less_before_the_list_knows_it(model: str, provider: str, tier: str) -> None:
+    """OpenAI has had a batch API since 2024, and genai-prices its prices since October 2026."""
+    prices, provider = Prices(), ALIASES.get(provider, provider)
+
+    def share(day: datetime) -> list[float | None]:
+        now, standard = (prices.rates(model, provider, day.timestamp(), tier=asked) for asked in (tier, None))
+        assert now is not None
+        assert standard is not None
+        pairs = ((getattr(now, f), getattr(standard, f)) for f in ("input", "output", "cache_read", "cache_write"))
+        return [paid and round(paid / listed, 6) for paid, listed in pairs]
+
+    known = share(datetime(2026, 10, 31, tzinfo=UTC))
+    assert share(datetime(2026, 9, 1, tzinfo=UTC)) == share(datetime(2026, 3, 1, tzinfo=UTC)) == known
 
 
 def test_what_is_cached_for_an_hour_costs_more() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -213,7 +213,7 @@ class Prices:
             at: Seconds since the epoch; prices of that day are used.
             input_tokens: Length of the input; some prices rise beyond a threshold.
             tier: One of `TIERS`, or `DECISION`; None for the standard one. The standard price where the model has none
-                for it.
+                for it. On days before the list has one, it is the share of the standard price that it is on its first.
         """
         if not model:
             return None
@@ -231,7 +231,7 @@ class Prices:
             if len(self._rates) > 10_000:
                 self._rates.clear()
             when = datetime.fromtimestamp(at, tz=UTC)
-            rates = self._rates[key] = _rates(known.info.get_prices(when, TIERS.get(tier or "")), input_tokens)
+            rates = self._rates[key] = _rates(known.info, when, TIERS.get(tier or ""), input_tokens)
         return rates
 
     def are_own(self, model: str | None) -> bool:
@@ -365,7 +365,42 @@ def _find(model: str, provider: str | None) -> _Model | None:
     return None
 
 
-def _rates(prices: ModelPrice, input_tokens: int) -> Rates:
+def _rates(info: ModelInfo, when: datetime, tier: Mapping[str, str] | None, input_tokens: int) -> Rates:
+    """Prices of a moment. The list has had prices of tiers since October 2026, and the tiers are older."""
+    standard = _read(info.get_prices(when), input_tokens)
+    since = _first_day(info, tier) if tier is not None else None
+    if since is None:
+        return standard
+    if when >= since:
+        return _read(info.get_prices(when, tier), input_tokens)
+    return _scaled(
+        standard, _read(info.get_prices(since), input_tokens), _read(info.get_prices(since, tier), input_tokens)
+    )
+
+
+def _first_day(info: ModelInfo, tier: Mapping[str, str]) -> datetime | None:
+    """Since when the list has prices of a tier; None if it has none."""
+    from genai_prices.types import StartDateConstraint
+
+    found = [v.constraint for v in info.price_variants or () if v.when.items() <= tier.items()]
+    if not found:
+        return None
+    days = [c.start_date for c in found if isinstance(c, StartDateConstraint)]
+    first = min(days) if len(days) == len(found) else date.min
+    return datetime.combine(first, time.min, UTC)
+
+
+def _scaled(prices: Rates, before: Rates, after: Rates) -> Rates:
+    """Prices that are changed as these two are to each other."""
+
+    def scale(now: float | None, old: float | None, new: float | None) -> float | None:
+        return now * new / old if now and old and new is not None else now
+
+    fields = ((f, *(getattr(rates, f) for rates in (prices, before, after))) for f in Rates.__slots__)
+    return Rates(**{field: scale(*known) for field, *known in fields})  # type: ignore[arg-type]
+
+
+def _read(prices: ModelPrice, input_tokens: int) -> Rates:
     from genai_prices.types import TieredPrices
 
     def usd(field: str) -> float | None:

@@ -20,6 +20,7 @@ from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
 from ts_importers.formats.attributes import attribute_names
 from ts_importers.formats.base import Setting
+from ts_importers.formats.retold import Retold
 from ts_importers.langfuse_rows import BESIDE_OBSERVATIONS, OBSERVATIONS
 from ts_importers.order import TimeOrder
 from ts_importers.values import timestamp
@@ -44,6 +45,8 @@ CONTINUED = ("bedrock", "exchanges", "helicone", "litellm")
 """Formats of which a row is told by the rows before it."""
 TIMELESS = ("bedrock", "exchanges", "litellm")
 """Formats of which a row is read though it does not say when it was."""
+RETOLD = "messages"
+"""The format of which a row may tell again what the rows before it told."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
 TABLES = (".csv", ".tsv")
@@ -115,6 +118,7 @@ class FileImporter:
         told = text_hash(repr([(str(d.path), d.size) for d, _ in self._files]))
         self._fingerprint = f"{told:016x}" if self._several else None
         self._order: TimeOrder | None = None
+        self._retold = Retold()
         self.total, ordered = 0, not (self._several or any(f.spans or d.printed for d, f in self._files))
         if ordered:
             self.total, ordered = _scan(*self._files[0])
@@ -221,6 +225,9 @@ class FileImporter:
             start = {}  # other files than then: from the beginning; what was counted is known by its id
         line, offset = int(start.get("line") or 0), int(start.get("offset") or 0)
         clock = float(start.get("clock") or self._epoch())
+        self._retold = Retold()
+        if line and any(form.name == RETOLD for _, form in self._files):
+            self._hear_again(line)
         page = Page([], self._position(line, offset, clock))
         size = 0
         rows, calls = 0, bool(line)
@@ -235,6 +242,13 @@ class FileImporter:
             yield page
         if rows and not calls:
             self._say_without_calls(rows)
+
+    def _hear_again(self, line: int) -> None:
+        """What rows before this position told, which the sitting that read them has taken along."""
+        for found in self._rows(0, 0):
+            if found.line > line:
+                return
+            self._take(found, 0.0, Page([], {}))
 
     def _say_without_calls(self, rows: int) -> None:
         names = ["otlp" if f.spans else f.name for _, f in self._files]
@@ -285,6 +299,7 @@ class FileImporter:
             place.session if place is not None else None,
             place.node if place is not None else None,
             place.usage if place is not None else None,
+            self._retold,
         )
         read = found.form.runs(found.row, setting)
         if not read:

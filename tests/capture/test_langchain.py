@@ -602,6 +602,15 @@ def test_a_total_says_how_much_was_no_more_than_that() -> None:
         assert (usage.output_tokens, usage.reasoning_tokens) == (50, 50)
 
 
+def test_counts_may_be_text() -> None:
+    """Logs keep them so that know text alone."""
+    details = {"prompt_tokens_details": {"cached_tokens": "4"}}
+    assert read_usage({"prompt_tokens": "10", "completion_tokens": "20", **details}) == Usage(10, 20, 4)
+    assert read_usage({"input_tokens": "10", "output_tokens": "20", "total_tokens": "30"}) == Usage(10, 20)
+    for none in ("ten", "", "-5", "1e3", "²", "9" * 400):
+        assert read_usage({"input_tokens": 7, "output_tokens": none}) == Usage(7, 0)
+
+
 @pytest.mark.parametrize("details", [{}, {"input_token_details": {}, "output_token_details": {}}])
 def test_what_only_the_total_tells_was_thought(details: dict[str, Any]) -> None:
     """Gemini behind Google's OpenAI endpoint, as langchain-openai reports it."""

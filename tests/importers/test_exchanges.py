@@ -291,6 +291,15 @@ def test_what_a_gateways_cache_answered_costs_nothing(tmp_path: Path, hit: objec
     assert (spend.input_tokens > 0) is billed
 
 
+@pytest.mark.parametrize("name", ["request_id", "custom_id"])
+def test_calls_that_share_a_name_are_several(tmp_path: Path, name: str) -> None:
+    """The calls of one HTTP request; requests of two batches, which begin to count anew."""
+    request = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+    rows = [{name: "1", "request": request, "response": {**COMPLETION, "id": f"chatcmpl-{n}"}} for n in (1, 2, 3, 3)]
+    [page] = FileImporter(write(tmp_path / "a.jsonl", *rows)).pages()
+    assert [run.id for run in page.runs] == [f"1/chatcmpl-{n}" for n in (1, 2, 3, 3)]  # the last one is known
+
+
 def test_batch_output(tmp_path: Path) -> None:
     done = {
         "id": "batch_req_1",

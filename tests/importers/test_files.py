@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import tracemalloc
 from datetime import date, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -342,6 +343,57 @@ def test_the_checkpoints_of_a_thread_hold_its_messages_again(tmp_path: Path) -> 
     history = Import(source, ledger).run()
     [spend] = ledger.spend(history)
     assert (spend.calls, spend.input_tokens, spend.nano) == (4, 4000, 14_000_000)
+
+
+def chat_server_log(turns: int, users: int = 2) -> list[dict[str, Any]]:
+    """Of each answer one row, with all that was said before it; the users take turns."""
+    usage = {"input_tokens": 1000, "output_tokens": 100, "total_tokens": 1100}
+    said: dict[str, list[dict[str, Any]]] = {f"chat {user}": [] for user in range(users)}
+    rows = []
+    for turn in range(turns):
+        for chat, messages in said.items():
+            messages += [
+                {"type": "human", "content": f"question {turn} of {chat}"},
+                {"type": "ai", "content": f"answer {turn} to {chat}", "usage_metadata": usage},
+            ]
+            at = f"2026-09-01T10:{len(rows):02}:00Z"
+            rows.append({"session_id": chat, "created_at": at, "model": "gpt-4o", "messages": list(messages)})
+    return rows
+
+
+def test_a_log_that_tells_the_whole_conversation_in_each_row(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(write(tmp_path / "a.jsonl", lines(chat_server_log(10)))), ledger).run()
+    [spend] = ledger.spend(history)
+    assert (spend.calls, spend.input_tokens, spend.nano) == (20, 20_000, 20 * 3_500_000)
+    assert ledger.session_count(history) == 2
+
+
+def test_a_row_that_tells_no_more_than_the_one_before_is_one_more_request(tmp_path: Path) -> None:
+    [row] = chat_server_log(1, users=1)
+    asked_again = [{**row, "created_at": f"2026-09-01T10:00:0{second}Z"} for second in range(0, 10, 2)]
+    ledger = Ledger(tmp_path / "l.sqlite")
+    history = Import(FileImporter(write(tmp_path / "a.jsonl", lines(asked_again))), ledger).run()
+    [spend] = ledger.spend(history)
+    assert spend.calls == 5
+
+
+def test_what_rows_told_before_a_pause_is_known_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ts_importers.files.PAGE_ROWS", 3)
+    rows = chat_server_log(10)
+    in_order = write(tmp_path / "a.jsonl", lines(rows))
+    folder = tmp_path / "days"
+    folder.mkdir()
+    for number in (0, 1):
+        write(folder / f"{number}.jsonl", lines(rows[number * 10 : number * 10 + 10]))
+    for source in (in_order, folder):
+        whole = [run.id for page in FileImporter(source).pages() for run in page.runs]
+        assert len(whole) == len(set(whole)) == 20
+        for pause in range(1, 6):
+            first = list(islice(FileImporter(source).pages(), pause + 1))
+            before = [run.id for page in first[:pause] for run in page.runs]
+            after = [run.id for page in FileImporter(source).pages(first[pause].position) for run in page.runs]
+            assert before + after == whole
 
 
 def test_a_long_conversation_is_not_held_once_for_each_answer(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ CHARS_PER_TOKEN = 4
 MAX_USD = 1_000_000.0  # of one call; beyond it a cost is a mistake of whoever reported it
 TICKS_PER_USD = 10_000_000_000
 MAX_THOUGHT = 200_000  # what a total has beyond that is something else; models think in far less
+DIGITS = 10
 MAX_TOKENS = 1_000_000_000  # beyond it a count is a mistake of whoever reported it
 
 
@@ -252,8 +253,11 @@ def _count(*values: object) -> int:
         if type(value) is int:
             if 0 < value <= MAX_TOKENS:
                 return value
-        elif isinstance(value, float) and 0 < value <= MAX_TOKENS:
-            return int(value)
+        elif isinstance(value, float):
+            if 0 < value <= MAX_TOKENS:
+                return int(value)
+        elif isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= DIGITS:
+            return _count(int(value))  # as logs keep it that know text alone
     return 0
 
 

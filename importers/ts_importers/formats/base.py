@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ts_importers.base import Skipped
+    from ts_importers.formats.retold import Retold
     from ts_importers.told_twice import Telling
     from ts_langchain.replay import Run
 
@@ -54,6 +55,7 @@ class Setting:
         session: The conversation that another span of the same trace names.
         node: The agent or graph node that an enclosing span names.
         usage: Usage that another span of the same call tells, and this one does not.
+        retold: What rows before it told of conversations.
     """
 
     place: str
@@ -63,6 +65,7 @@ class Setting:
     session: str | None = None
     node: str | None = None
     usage: dict[str, Any] | None = None
+    retold: Retold | None = None
 
 
 class Format(Protocol):

@@ -92,8 +92,7 @@ class Exchanges:
         started = _started(row)
         started = setting.clock if started is None else started
         ended = _ended(row, started)
-        named = first(row, "id", "request_id", "custom_id") or first(answer, "id")
-        run_id = named if isinstance(named, str) else f"{setting.place}"
+        run_id = _id(row, answer) or setting.place
         messages = messages_of(request)
         embeds = "embedding" in str(first(row, "url", "path") or answer.get("object") or "") or (
             isinstance(answer.get("data"), list) and "input" in request
@@ -163,6 +162,13 @@ def _told(row: Row) -> Row:
     if isinstance(row.get("messages"), list) and first(row, *_REQUEST) is None:  # the request itself, its answer in it
         return {**row, "request": {name: value for name, value in row.items() if name not in _RESPONSE}}
     return row
+
+
+def _id(row: Row, answer: Row) -> str | None:
+    """The call. One HTTP request may make several, and two batches have the same names for theirs."""
+    own = text(row.get("id"))
+    named = (text(first(row, "request_id", "custom_id")), text(answer.get("id")))
+    return own or "/".join(name for name in named if name) or None
 
 
 def _inner(said: object) -> object:

@@ -54,26 +54,33 @@ class Conversations:
             return [Skipped(setting.place, "a message is not an object")]
         started = _started(row)
         clock = setting.clock if started is None else started
-        session = _session(row) or setting.place.replace(" ", "-")
+        named = _session(row)
+        session = named or setting.place.replace(" ", "-")
         about = {"session_id": session}
         tools = row.get("tools")
         params: dict[str, object] = {"tools": tools} if isinstance(tools, list) and tools else {}
         row_id = f"{session}#{setting.place.removeprefix('line ')}"
         trace = row_id
         messages = [_answering(m) for m in messages]
-        known = _is_checkpoint(row)
+        reads = [read_message(m) for m in messages]
+        checkpoint, known = _is_checkpoint(row), 0
+        if setting.retold is not None and named is not None and not checkpoint:
+            answer = max((index for index, read in enumerate(reads) if read.role == "ai"), default=0)
+            known = setting.retold.known(named, [read.digest for read in reads], answer)
         runs: list[Run | Skipped] = []
         asked: dict[str, tuple[str, object]] = {}
-        for index, message in enumerate(messages):
-            read, fields = read_message(message), unwrap(message)
-            own = text(fields.get("id")) if known else None
-            at, run_id = clock + index, f"{row_id}/{index}" if own is None else f"{session}#{own}"
+        for index, (message, read) in enumerate(zip(messages, reads, strict=True)):
+            fields = unwrap(message)
+            own = text(fields.get("id")) if checkpoint else None
+            at, run_id = clock + max(0, index - known), f"{row_id}/{index}" if own is None else f"{session}#{own}"
             if read.role == "human":
                 trace = run_id
             elif read.role == "ai" and not fields.get("is_demo"):
                 asked |= {call.id: (call.name or "tool", call.args) for call in read.tool_calls}
-                answer, cost = _recorded(fields)
-                metadata = about | _model(row, {**fields, **answer}, setting)
+                if index < known:
+                    continue
+                recorded, cost = _recorded(fields)
+                metadata = about | _model(row, {**fields, **recorded}, setting)
                 runs.append(
                     Run(
                         run_id,
@@ -83,13 +90,15 @@ class Conversations:
                         at + 0.5,
                         trace,
                         inputs=_Prompt(messages, index),
-                        outputs={"message": message, "usage": fields.get("usage") or answer.get("usage") or _NOTHING},
+                        outputs={"message": message, "usage": fields.get("usage") or recorded.get("usage") or _NOTHING},
                         metadata=metadata,
                         invocation_params=params,
                         cost=cost,
                     )
                 )
             elif read.role == "tool" and str(fields.get("role")) != "user":  # Anthropic's are read out of the prompts
+                if index < known:
+                    continue
                 call_id = label(fields.get("tool_call_id"))
                 name, args = asked.get(call_id, (label(fields.get("name")) or "tool", None))
                 runs.append(
