@@ -103,7 +103,7 @@ def test_a_ledger_that_nobody_may_write_to_can_be_read(tmp_path: Path, monkeypat
 def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="is a directory: name a file"):
         Ledger(tmp_path)
-    with pytest.raises(LedgerError, match="name is empty"):
+    with pytest.raises(ConfigurationError, match="name is empty"):
         Ledger("")
     with pytest.raises(LedgerError, match="there is no ledger"):
         Ledger(tmp_path / "none.sqlite", create=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from ts_langchain.errors import LedgerError
+from ts_langchain.errors import ConfigurationError, LedgerError
 from ts_langchain.fingerprint import text_hash
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def ledger_url(url: str | Path | None) -> sa.URL:
     """A SQLAlchemy URL from a URL, a path, or nothing. PostgreSQL is spoken to by psycopg if no driver is named.
 
     Raises:
-        LedgerError: It is no URL, or empty.
+        LedgerError: It is no URL.
+        ConfigurationError: It is empty.
     """
     if isinstance(url, str) and "://" in url:
         return _server_url(url)
@@ -38,7 +39,7 @@ def ledger_url(url: str | Path | None) -> sa.URL:
         url = user_data_path("ts-langchain") / "ledger.sqlite"
     if not str(url).strip():
         msg = "which ledger? Its name is empty, as that of a shell variable that is not set"
-        raise LedgerError(msg)
+        raise ConfigurationError(msg)
     return sa.URL.create("sqlite", database=str(Path(url).expanduser()))
 
 

@@ -230,10 +230,10 @@ class FileImporter:
             self._hear_again(line)
         page = Page([], self._position(line, offset, clock))
         size = 0
-        rows, calls = 0, bool(line)
+        rows, calls, strange = 0, bool(line), False
         for found in self._rows(line, offset):
             clock = self._take(found, clock, page)
-            rows, calls = rows + 1, calls or bool(page.runs)
+            rows, calls, strange = rows + 1, calls or bool(page.runs), strange or page.ignored > 0
             size += found.size
             if len(page.runs) + len(page.skipped) + page.ignored >= PAGE_ROWS or size >= PAGE_BYTES:
                 yield page
@@ -241,7 +241,7 @@ class FileImporter:
         if page.runs or page.skipped or page.ignored:
             yield page
         if rows and not calls:
-            self._say_without_calls(rows)
+            self._say_without_calls(rows, strange=strange)
 
     def _hear_again(self, line: int) -> None:
         """What rows before this position told, which the sitting that read them has taken along."""
@@ -250,8 +250,9 @@ class FileImporter:
                 return
             self._take(found, 0.0, Page([], {}))
 
-    def _say_without_calls(self, rows: int) -> None:
-        names = ["otlp" if f.spans else f.name for _, f in self._files]
+    def _say_without_calls(self, rows: int, *, strange: bool) -> None:
+        """Says so, and of which kind calls are, where some rows are of another."""
+        names = ["otlp" if f.spans else f.name for _, f in self._files] if strange else []
         why = "; ".join(dict.fromkeys(WITHOUT_CALLS[n] for n in names if n in WITHOUT_CALLS))
         self._say(f"no calls: none of the {rows:,} rows is one that can be read" + (f" ({why})" if why else ""))
 

@@ -60,7 +60,8 @@ def run_from_row(row: Mapping[str, Any]) -> Run | Skipped | None:
         return Skipped(where, "no id")
     started = timestamp(row.get("start_time"))
     if started is None:
-        return Skipped(where, "no start_time")
+        told = row.get("start_time")
+        return Skipped(where, "no start_time" if told is None else "start_time is no time that can be read")
     error = row.get("error")
     if type(error) is not str:
         error = str(error)[:2000] if error else None

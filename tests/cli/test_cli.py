@@ -204,6 +204,7 @@ def test_import_file_with_settings_prices_and_csv(tmp_path: Path, file: Path) ->
         (["import", "langsmith", "--project", "x", "--set", "tool_loop.min_cals=4"], 2, "tool_loop.min_calls"),
         (["import", "langfuse", "--dry-run", "--price", "m=nan,1"], 2, "USD per million"),
         (["report", "--ledger", "nosuch://db"], 1, "ledger"),
+        (["report", "--ledger", ""], 2, "Its name is empty"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
@@ -266,7 +267,9 @@ def test_a_narrow_terminal_cuts_off_no_name_and_no_figure(tmp_path: Path, column
     path = tmp_path / "runs.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     env = {"COLUMNS": columns}
-    shown = run(tmp_path, "import", "file", str(path), env=env).stdout
+    done = run(tmp_path, "import", "file", str(path), env=env)
+    assert done.stderr == "detected: LangSmith runs\n"  # notices name paths, which stay whole
+    shown = done.stdout
     shown += run(tmp_path, "policy", "init", str(tmp_path / "p.yaml"), env=env).stdout
     shown += run(tmp_path, "backtest", "--policy", str(tmp_path / "p.yaml"), env=env).stdout
     shown += run(tmp_path, "rules", "vision_high_detail_misroute", env=env).stdout

@@ -369,6 +369,16 @@ def test_a_log_that_tells_the_whole_conversation_in_each_row(tmp_path: Path) -> 
     assert ledger.session_count(history) == 2
 
 
+@pytest.mark.parametrize(("turns", "told"), [(1, True), (2, False)])
+def test_usage_beside_a_conversation_is_that_of_its_one_answer(tmp_path: Path, turns: int, told: bool) -> None:
+    said = [{"role": role, "content": f"{role} {turn}"} for turn in range(turns) for role in ("user", "assistant")]
+    row = {"model": "gpt-4o", "messages": said, "usage": {"prompt_tokens": 700, "completion_tokens": 30}}
+    ledger = Ledger(tmp_path / "l.sqlite")
+    [spend] = ledger.spend(Import(FileImporter(write(tmp_path / "a.jsonl", lines([row]))), ledger).run())
+    assert ((spend.input_tokens, spend.output_tokens) == (700, 30)) is told
+    assert spend.estimated_calls == (0 if told else turns)
+
+
 def test_a_row_that_tells_no_more_than_the_one_before_is_one_more_request(tmp_path: Path) -> None:
     [row] = chat_server_log(1, users=1)
     asked_again = [{**row, "created_at": f"2026-09-01T10:00:0{second}Z"} for second in range(0, 10, 2)]

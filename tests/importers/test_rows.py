@@ -314,15 +314,21 @@ class OnePage:
         return {}
 
 
+def test_a_time_that_cannot_be_read_is_not_said_to_be_missing() -> None:
+    row = {"id": "a", "run_type": "llm", "start_time": "9/1/2026, 10:00:00 AM"}
+    for told, why in ((row, "start_time is no time that can be read"), ({**row, "start_time": None}, "no start_time")):
+        assert run_from_row(told) == Skipped("a", why)
+
+
 def test_a_row_that_breaks_the_reader_is_named_and_the_rest_goes_on(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ts_importers.base import Page
-    from ts_langchain.capture import handler
+    from ts_langchain.capture.hooks import models
 
-    read = handler.read_answer
+    read = models.read_answer
     monkeypatch.setattr(
-        handler,
+        models,
         "read_answer",
         lambda response, *a, **more: 1 / 0 if response == {"bad": 1} else read(response, *a, **more),
     )

@@ -90,7 +90,7 @@ def annotate(
 
     Try it out: `ts-langchain annotate --dry-run`, then `ts-langchain annotate --rule tool_loop --min-usd 0.01`.
     """
-    with clear_errors(), _own_interrupt():
+    with clear_errors(resumes=True), _own_interrupt():
         if remove and min_usd:
             msg = "--min-usd chooses what is written; --remove takes --rule only"
             raise ConfigurationError(msg)

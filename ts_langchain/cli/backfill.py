@@ -44,7 +44,7 @@ def backfill(
 
     The key is read from TOKEN_SENTINEL_API_KEY, or asked for; never given on the command line.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         named(project, "--project")
         if endpoint is None:
             msg = "which cloud? Name its address with --endpoint or TOKEN_SENTINEL_ENDPOINT"

@@ -63,7 +63,7 @@ def import_file(
 
     Several files, or a folder, are one history in order of time, with one report.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         for path in paths:
             named(path, "PATH")
         named(model, "--model")
@@ -118,7 +118,7 @@ def import_parquet(
     Needs pip install 'ts-langchain[parquet]'. Keys of object stores are read from the environment (AWS_ACCESS_KEY_ID,
     AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, ...), never given on the command line.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         named(path, "PATH_OR_URL")
         named(project, "--project")
         source = registered(IMPORTERS, "parquet")(

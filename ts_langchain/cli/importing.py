@@ -143,7 +143,7 @@ def run_import(
         _look(source, as_json)
         return
     for notice in (*(f"{label}: {value}" for label, value in _range(source).items()), *source.notices):
-        err.print(escape(notice), style="dim")
+        err.print(escape(notice), style="dim", soft_wrap=True)  # paths stay whole
     book = Ledger(ledger)
     run = Import(source, book, settings=parse_settings(setting), prices=parse_prices(price), asked=asked, fresh=fresh)
     if run.resumes:
@@ -152,7 +152,7 @@ def run_import(
     with _progress(source) as tell, _stop_on_interrupt(run):
         history = run.run(tell)
     for notice in source.notices[known:]:
-        err.print(escape(notice), style="dim")
+        err.print(escape(notice), style="dim", soft_wrap=True)  # paths stay whole
     if run.duplicates:
         err.print(f"{run.duplicates:,} rows were known already and counted once.", style="dim")
     health = run.sentinel.health()
@@ -220,7 +220,7 @@ def _look(source: Any, as_json: bool) -> None:
     if source.total is not None:
         out.print(f"rows: {source.total:,}")
     for notice in source.notices:
-        out.print(escape(notice), style="dim")
+        out.print(escape(notice), style="dim", soft_wrap=True)
     if page is None:
         out.print("There is nothing to import.")
         return

@@ -42,8 +42,12 @@ err = _Console(stderr=True, highlight=False)
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turns our exceptions into one clear line and an exit code."""
+def clear_errors(*, resumes: bool = False) -> Iterator[None]:
+    """Turns our exceptions into one clear line and an exit code.
+
+    Args:
+        resumes: The same command, run again, goes on where this one is interrupted.
+    """
     try:
         yield
     except ConfigurationError as error:
@@ -55,7 +59,9 @@ def clear_errors() -> Iterator[None]:
     except (ImporterError, LedgerError) as error:
         _stop(error, FAILED)
     except KeyboardInterrupt:
-        err.print("\n[yellow]Interrupted.[/] What was imported is kept; run the same command to go on.")
+        err.print(
+            "\n[yellow]Interrupted.[/]" + (" What is done is kept; run the same command to go on." if resumes else "")
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 

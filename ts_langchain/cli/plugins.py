@@ -46,7 +46,7 @@ def import_plugin(
     Its options are passed on as they are; values that are JSON are read as such. Keys belong into environment
     variables, not here.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         if name is None:
             others = sorted(e.name for e in entry_points(group=IMPORTERS) if e.name not in OWN)
             if as_json:

@@ -92,7 +92,7 @@ def import_langsmith(
 
     The key is read from LANGSMITH_API_KEY (or LANGCHAIN_API_KEY), or asked for; never given on the command line.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         for name in project:
             named(name, "--project")
         for name in tag or ():
@@ -149,7 +149,7 @@ def import_langfuse(
 
     The keys are read from LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or asked for; never given on the command line.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         named(environment, "--environment")
         start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
         keys = {
@@ -192,7 +192,7 @@ def import_helicone(
 
     The key is read from HELICONE_API_KEY, or asked for; never given on the command line.
     """
-    with clear_errors():
+    with clear_errors(resumes=True):
         source = registered(IMPORTERS, "helicone")(
             api_key=secret("Helicone API key", "HELICONE_API_KEY"),
             since=parse_since(since),

@@ -63,10 +63,12 @@ class Conversations:
         trace = row_id
         messages = [_answering(m) for m in messages]
         reads = [read_message(m) for m in messages]
+        answers = [index for index, read in enumerate(reads) if read.role == "ai"]
         checkpoint, known = _is_checkpoint(row), 0
         if setting.retold is not None and named is not None and not checkpoint:
-            answer = max((index for index, read in enumerate(reads) if read.role == "ai"), default=0)
-            known = setting.retold.known(named, [read.digest for read in reads], answer)
+            known = setting.retold.known(named, [read.digest for read in reads], max(answers, default=0))
+        # of several answers nobody knows which part is whose
+        beside = mapping(row.get("usage")) if sum(index >= known for index in answers) == 1 else _NOTHING
         runs: list[Run | Skipped] = []
         asked: dict[str, tuple[str, object]] = {}
         for index, (message, read) in enumerate(zip(messages, reads, strict=True)):
@@ -90,7 +92,7 @@ class Conversations:
                         at + 0.5,
                         trace,
                         inputs=_Prompt(messages, index),
-                        outputs={"message": message, "usage": fields.get("usage") or recorded.get("usage") or _NOTHING},
+                        outputs={"message": message, "usage": fields.get("usage") or recorded.get("usage") or beside},
                         metadata=metadata,
                         invocation_params=params,
                         cost=cost,
