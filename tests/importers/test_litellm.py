@@ -128,6 +128,16 @@ def in_database(row: dict[str, Any], content: bool) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("call_type", ["call_mcp_tool", "list_mcp_tools"])
+@pytest.mark.parametrize("kept", [lambda row: row, lambda row: in_database(row, content=True)])
+def test_what_the_proxy_does_for_tools_is_no_model_call(tmp_path: Path, call_type: str, kept: Any) -> None:
+    told = {"call_type": call_type, "model": "MCP: read_page", "response": {"content": [{"text": "a page"}]}}
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(kept(row)) + "\n" for row in (ROWS[0], {**ROWS[0], "id": "tool", **told})))
+    [page] = FileImporter(path).pages()
+    assert ([run.run_type for run in page.runs], page.ignored, page.skipped) == (["llm"], 1, [])
+
+
 @pytest.mark.parametrize("content", [True, False])
 def test_what_the_proxy_keeps_in_its_database(tmp_path: Path, content: bool) -> None:
     path = tmp_path / "spend.json"

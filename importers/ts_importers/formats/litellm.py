@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"vertex_ai": "google_vertexai", "gemini": "google_genai", "bedrock": "amazon_bedrock", "azure": "azure"}
 _EMBEDDING = ("embedding", "aembedding")
+_OF_TOOLS = ("call_mcp_tool", "list_mcp_tools")
+"""What the proxy does for tools is no model call; what tools answered is in the prompts behind."""
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
@@ -37,6 +39,8 @@ class LiteLlmLogs(Exchanges):
         return Key(timestamp(row.get("startTime")))
 
     def runs(self, row: Row, setting: Setting) -> list[Run | Skipped]:
+        if row.get("call_type") in _OF_TOOLS:
+            return []
         return super().runs(_exchange(_payload(row) if _is_spend(row) else row), setting)
 
 
