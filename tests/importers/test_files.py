@@ -379,6 +379,15 @@ def test_usage_beside_a_conversation_is_that_of_its_one_answer(tmp_path: Path, t
     assert spend.estimated_calls == (0 if told else turns)
 
 
+def test_an_answer_that_is_given_anew_and_another_trial_of_the_same_name(tmp_path: Path) -> None:
+    [*_, told] = chat_server_log(3, users=1)
+    anew = {**told, "messages": [*told["messages"][:-1], {"type": "ai", "content": "in other words"}]}
+    other = [*told["messages"][:2], {"type": "human", "content": "something else"}, *told["messages"][3:]]
+    for second, calls in ((anew, 1), ({**told, "messages": other}, 3)):
+        [page] = FileImporter(write(tmp_path / "a.jsonl", lines([told, second]))).pages()
+        assert len(page.runs) == 3 + calls
+
+
 def test_a_row_that_tells_no_more_than_the_one_before_is_one_more_request(tmp_path: Path) -> None:
     [row] = chat_server_log(1, users=1)
     asked_again = [{**row, "created_at": f"2026-09-01T10:00:0{second}Z"} for second in range(0, 10, 2)]

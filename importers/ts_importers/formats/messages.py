@@ -66,7 +66,7 @@ class Conversations:
         answers = [index for index, read in enumerate(reads) if read.role == "ai"]
         checkpoint, known = _is_checkpoint(row), 0
         if setting.retold is not None and named is not None and not checkpoint:
-            known = setting.retold.known(named, [read.digest for read in reads], max(answers, default=0))
+            known = setting.retold.known(named, [read.digest for read in reads], answers)
         # of several answers nobody knows which part is whose
         beside = mapping(row.get("usage")) if sum(index >= known for index in answers) == 1 else _NOTHING
         runs: list[Run | Skipped] = []
