@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -51,8 +50,7 @@ MAX_GRAPHS = 1_000
 _ORDER = ("block", "pause", "stop", "backoff", "trim", "prune_tools", "downgrade", "steer", "reuse", "warn")
 
 
-_graphs_lock = threading.Lock()
-_graphs: Recent[int, tuple[object, str]] = Recent()
+_graphs: dict[int, tuple[object, str]] = {}
 """Runs of graphs that nobody watches: LangGraph's control of a run, kept so that its id stays its own, and a name."""
 
 
@@ -61,9 +59,10 @@ def graph_run(configurable: Mapping[str, Any]) -> str | None:
     control = getattr(configurable.get(RUNTIME), "control", None)
     if control is None:
         return None
-    with _graphs_lock:
-        _, name = _graphs.setdefault(id(control), (control, uuid4().hex))
-        _graphs.limit(MAX_GRAPHS)
+    _, name = _graphs.setdefault(id(control), (control, uuid4().hex))
+    if len(_graphs) > MAX_GRAPHS:
+        with suppress(LookupError, RuntimeError):  # another thread has made room
+            del _graphs[next(iter(_graphs))]
     return name
 
 
