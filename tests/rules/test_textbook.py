@@ -1,4 +1,4 @@
-"""All 27 rules: their textbook case fires, and its hard negative does not, through callbacks and through rows alike."""
+"""All rules: their textbook case fires, and its hard negative does not, through callbacks and through rows alike."""
 
 from __future__ import annotations
 
