@@ -147,6 +147,11 @@ WORLDS: dict[str, Callable[[], World]] = {
         [a_tool("http_get", "Error: 404 Not Found")],
         {"error_loop": "medium"},
     ),
+    "namespaces without the service": lambda: World(
+        each(10, ("bash", lambda n: {"command": f"kubectl get service api -n team-{n}"})),
+        [a_tool("bash", lambda **_: ToolException('Error from server (NotFound): services "api" not found'))],
+        {"error_loop": "medium"},
+    ),
     "regions without instances": lambda: World(
         each(
             8,

@@ -234,10 +234,10 @@ def may_be_reworded(call: Call) -> bool:
 
 def is_change(call: Call) -> bool:
     """True if this tool call has changed something, as its name says or as is declared."""
-    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes" and not _was_told_to_look(call)
+    return call.kind == "tool" and call.status == "ok" and effect_of(call) == "changes" and not was_told_to_look(call)
 
 
-def _was_told_to_look(call: Call) -> bool:
+def was_told_to_look(call: Call) -> bool:
     """True for a shell or an editor that was told to look (`git diff`, `view`)."""
     told = call.arguments.told if call.arguments is not None else ""
     return told == "view" or (told == "look" and effect_of(call) == "runs code")
@@ -284,7 +284,7 @@ def lets_time_pass(name: str) -> bool:
 def may_have_changed(call: Call) -> bool:
     """True if other tools may answer something else after this tool call."""
     acts = call.kind == "tool" and call.status == "ok" and effect_of(call) in ("changes", "runs code")
-    return acts and not _was_told_to_look(call)
+    return acts and not was_told_to_look(call)
 
 
 def works_on_all(call: Call) -> bool:

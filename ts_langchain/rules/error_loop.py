@@ -18,6 +18,7 @@ from ts_langchain.rules.effects import (
     lets_time_pass,
     may_have_changed,
     outcome,
+    was_told_to_look,
     works_on_all,
 )
 
@@ -135,9 +136,9 @@ class ErrorLoop(Rule[Trouble]):
     twice as many failures of a tool that was given something else meanwhile (what is looked for may just not be
     there, what is created be there already) or is not there for now (503, too many requests). Severity medium, too,
     where it waited before it tried again (`sleep`), where a tool that looks or judges (`find_person`,
-    `check_link`), or of which nobody can say what it does (`enrich`), was given something else each time, and where
-    other tools brought something new in between and it was given something else, or works on what they do (`merge`,
-    `deploy`); all that up to eight times as many failures.
+    `check_link`, `kubectl get`), or of which nobody can say what it does (`enrich`), was given something else each
+    time, and where other tools brought something new in between and it was given something else, or works on what they
+    do (`merge`, `deploy`); all that up to eight times as many failures.
 
     Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
     tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
@@ -239,7 +240,7 @@ class ErrorLoop(Rule[Trouble]):
         unclaimed, failures.unclaimed = failures.unclaimed, []
         enough = s.min_failures * (EXPLORING if failures.varied or call.unavailable else 1)
         patience = s.min_failures * PATIENCE
-        looks = effect_of(call) in ("looks", "unknown") or judges(call.name)
+        looks = effect_of(call) in ("looks", "unknown") or judges(call.name) or was_told_to_look(call)
         looked = looks and failures.others and failures.count < patience
         again = len(times(failures.made, call.turn))
         severe = (again >= enough and not looked) or failures.excused + again >= patience
