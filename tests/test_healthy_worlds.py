@@ -147,6 +147,11 @@ WORLDS: dict[str, Callable[[], World]] = {
         [a_tool("http_get", "Error: 404 Not Found")],
         {"error_loop": "medium"},
     ),
+    "slots that are taken": lambda: World(
+        each(10, ("book_slot", lambda n: {"day": "2026-12-01", "at": f"{9 + n}:00"})),
+        [a_tool("book_slot", lambda at, **_: "booked" if at == "18:00" else ToolException("This slot is taken."))],
+        {"error_loop": "medium"},
+    ),
     "namespaces without the service": lambda: World(
         each(10, ("bash", lambda n: {"command": f"kubectl get service api -n team-{n}"})),
         [a_tool("bash", lambda **_: ToolException('Error from server (NotFound): services "api" not found'))],

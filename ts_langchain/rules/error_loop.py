@@ -37,6 +37,8 @@ IN_A_ROW = 3
 """So many times as many failures of whatever tools, with whatever errors, are told of."""
 EXPLORING = 2
 """Of a tool that is given something else meanwhile, or is not there for now, so many times as many are severe."""
+SWEEPING = 4
+"""Of one that acts, and on something else each time (the next slot), so many times as many."""
 
 
 class Failures:
@@ -132,13 +134,14 @@ class ErrorLoop(Rule[Trouble]):
 
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line of
     its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not fall
-    into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and up to
-    twice as many failures of a tool that was given something else meanwhile (what is looked for may just not be
-    there, what is created be there already) or is not there for now (503, too many requests). Severity medium, too,
-    where it waited before it tried again (`sleep`), where a tool that looks or judges (`find_person`,
-    `check_link`, `kubectl get`), or of which nobody can say what it does (`enrich`), was given something else each
-    time, and where other tools brought something new in between and it was given something else, or works on what they
-    do (`merge`, `deploy`); all that up to eight times as many failures.
+    into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and as long
+    as another try may well bring something else. That is up to twice as many failures where it was given something
+    else meanwhile (what is looked for may just not be there, what is created be there already) or is not there for now
+    (503, too many requests); four times as many of a tool that acts and was given something else each time
+    (`book_slot`); eight times as many of one that looks or judges (`find_person`, `check_link`, `kubectl get`), or of
+    which nobody can say what it does (`enrich`), and was, where it waited before it tried again (`sleep`), and where
+    other tools brought something new in between and it was given something else, or works on what they do (`merge`,
+    `deploy`).
 
     Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
     tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
@@ -241,9 +244,9 @@ class ErrorLoop(Rule[Trouble]):
         enough = s.min_failures * (EXPLORING if failures.varied or call.unavailable else 1)
         patience = s.min_failures * PATIENCE
         looks = effect_of(call) in ("looks", "unknown") or judges(call.name) or was_told_to_look(call)
-        looked = looks and failures.others and failures.count < patience
+        sweeps = failures.others and failures.count < (patience if looks else s.min_failures * SWEEPING)
         again = len(times(failures.made, call.turn))
-        severe = (again >= enough and not looked) or failures.excused + again >= patience
+        severe = (again >= enough and not sweeps) or failures.excused + again >= patience
         return Finding(
             mix(tool, call.answer),
             f"{call.name} failed {failures.count} times in a row with the same error"
