@@ -291,7 +291,7 @@ def test_what_a_gateways_cache_answered_costs_nothing(tmp_path: Path, hit: objec
     assert (spend.input_tokens > 0) is billed
 
 
-@pytest.mark.parametrize("name", ["request_id", "custom_id"])
+@pytest.mark.parametrize("name", ["id", "request_id", "custom_id"])
 def test_calls_that_share_a_name_are_several(tmp_path: Path, name: str) -> None:
     """The calls of one HTTP request; requests of two batches, which begin to count anew."""
     request = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}

@@ -166,9 +166,8 @@ def _told(row: Row) -> Row:
 
 def _id(row: Row, answer: Row) -> str | None:
     """The call. One HTTP request may make several, and two batches have the same names for theirs."""
-    own = text(row.get("id"))
-    named = (text(first(row, "request_id", "custom_id")), text(answer.get("id")))
-    return own or "/".join(name for name in named if name) or None
+    named = (text(first(row, "id", "request_id", "custom_id")), text(answer.get("id")))
+    return "/".join(dict.fromkeys(name for name in named if name)) or None
 
 
 def _inner(said: object) -> object:
