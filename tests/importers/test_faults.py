@@ -13,13 +13,13 @@ from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows
 from importers.fake_langsmith import serve as serve_langsmith
 from importers.test_helicone import FakeHelicone
 from importers.test_langfuse import FakeLangfuse
-from servers.proxy import Proxy, among_rubbish, in_no_order, through, twice
+from servers.proxy import Proxy, among_rubbish, in_no_order, through, twice, with_half_a_letter
 from servers.serving import OPENSSL, own_certificate
 
 from importers import test_helicone, test_langfuse, test_langsmith
 from ts_importers import windows
 from ts_importers.http import Client
-from ts_langchain.errors import ConfigurationError, SourceUnavailable
+from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FAULTS = [
     "rate_seconds", "rate_date", "rate_bare", "error_500", "error_502", "error_503", "hung_up", "reset", "cut", "page",
-    "slow",
+    "slow", "packed", "misnamed", "error_408",
 ]  # fmt: skip
 SOON = BEGIN + timedelta(hours=14)
 SERVICES = ["langsmith", "langsmith v1", "langfuse", "langfuse, older", "helicone"]
@@ -91,14 +91,24 @@ def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
             assert imported(source, tmp_path, f"stormy{seed}") == calm
 
 
-@pytest.mark.parametrize("spoil", [twice, in_no_order])
-def test_rows_twice_and_in_no_order(service: Any, spoil: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [twice, in_no_order, with_half_a_letter])
+def test_rows_twice_in_no_order_and_with_half_a_letter(service: Any, spoil: Any, tmp_path: Path) -> None:
     server, importer = service
     calm = imported(importer(server, page_size=15), tmp_path, "calm")
     with through(Proxy(server.url)) as proxy:
         source = importer(Address(proxy.url), page_size=15)
         proxy.rows = spoil
         assert imported(source, tmp_path, "spoiled") == calm
+
+
+@pytest.mark.parametrize("answer", [b'{"message": "ok"}', b'{"data": "none", "items": 7, "runs": {}}', b"[]", b"7"])
+def test_an_answer_without_rows_is_not_taken_for_an_empty_one(service: Any, answer: bytes) -> None:
+    server, importer = service
+    with through(Proxy(server.url)) as proxy:
+        source = importer(Address(proxy.url))
+        proxy.spoiled = lambda _: answer  # type: ignore[method-assign]
+        with pytest.raises(UnreadableSource, match="without a list of rows"):
+            list(source.pages())
 
 
 def test_what_is_no_row_is_counted_and_named(service: Any, tmp_path: Path) -> None:
