@@ -182,6 +182,16 @@ def test_numbers_that_cannot_be_are_left_out() -> None:
     assert run.usage["input_tokens"] == 0
 
 
+def test_counts_by_category_may_be_text() -> None:
+    """As whole numbers of the row may."""
+    counts = {"prompt_tokens": "180", "completion_tokens": "5"}
+    for details in ({"cache_read": "20"}, {"raw": {"cache_read": 20.0, "other": None}}, '{"cache_read": "20"}'):
+        run = run_from_row({**GOOD, **counts, "prompt_token_details": details})
+        assert isinstance(run, Run)
+        assert run.usage is not None
+        assert run.usage["input_token_details"] == {"cache_read": 20}
+
+
 def test_a_clock_that_runs_backwards_is_not_believed() -> None:
     run = run_from_row({**GOOD, "end_time": "2026-08-01T10:00:00"})
     assert isinstance(run, Run)
