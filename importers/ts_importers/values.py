@@ -55,8 +55,8 @@ def number(value: object, most: float) -> float | None:
 
 
 def loads(text: bytes | str) -> Any:
-    """What JSON says. Halves of surrogate pairs, which services leave where they cut a text, are kept; orjson refuses
-    them, and what is nested deeply.
+    """What JSON says. Halves of surrogate pairs, which services leave where they cut a text, become question marks:
+    neither orjson nor a database takes them.
 
     Raises:
         ValueError: It is none.
@@ -65,7 +65,8 @@ def loads(text: bytes | str) -> Any:
         return orjson.loads(text)
     except ValueError:
         try:
-            return json.loads(text, parse_constant=lambda _: None)
+            found = json.loads(text, parse_constant=lambda _: None)
+            return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
         except RecursionError:
             msg = "JSON that is nested too deeply"
             raise ValueError(msg) from None
