@@ -241,6 +241,8 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 CACHED = {"input": 60, "input_cache_read": 40, "output": 5, "output_reasoning": 5, "total": 110}
+VERTEX = {"input": 0, "input_modality_TEXT": 60, "cached_modality_TEXT": 40, "cached_content_token_count": 40}
+VERTEX |= {"output": 0, "output_modality_TEXT": 20, "thoughts_token_count": 10, "total": 130}
 ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_tokens": 10, "output": 7}
 
 
@@ -289,6 +291,20 @@ ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_t
                 }
             },
             (100, 7, 50, 40, 0),
+        ),
+        # Vertex AI, as Langfuse's LangChain handler takes it apart: with modalities, and without
+        ({"usageDetails": VERTEX}, (100, 30, 40, 0, 10)),
+        (
+            {
+                "usageDetails": {
+                    "input": 100,
+                    "cached_content_token_count": 40,
+                    "output": 20,
+                    "thoughts_token_count": 10,
+                    "total": 130,
+                }
+            },
+            (100, 30, 40, 0, 10),
         ),
         ({"usage": {"input": 9, "output": 3, "unit": "TOKENS"}}, (9, 3, 0, 0, 0)),
         ({"usage": {"input": 9, "output": 3, "unit": "CHARACTERS"}}, None),
