@@ -265,7 +265,7 @@ class Client:
             shown = path.partition("?")[0]  # a query may hold a signature
             msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
-        if not response.content and (status == 204 or method in ("PATCH", "DELETE")):
+        if not response.content and (status in (202, 204) or method in ("PATCH", "DELETE")):
             return None
         self._answered.bytes = len(response.content)
         try:

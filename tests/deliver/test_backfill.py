@@ -150,6 +150,13 @@ def test_an_event_that_is_too_large_by_itself_is_counted_as_rejected(
     assert sent.accepted == len(cloud.events) == INCIDENTS - sent.rejected
 
 
+def test_a_cloud_that_does_not_count_has_accepted_all(cloud: CloudServer, imported: tuple[Ledger, History]) -> None:
+    cloud.counts = False
+    naps: list[float] = []
+    assert run(cloud, imported, naps).run() == Sent(events=INCIDENTS, accepted=INCIDENTS, chunks=3)
+    assert naps == []
+
+
 def test_projects_are_apart(cloud: CloudServer, imported: tuple[Ledger, History]) -> None:
     run(cloud, imported).run()
     ledger, history = imported
