@@ -8,7 +8,7 @@ from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
 from ts_importers.values import MAX_USD, number, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
-from ts_langchain.capture.answers import read_usage
+from ts_langchain.capture.answers import read_embedding_usage, read_usage
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
     if node := text(properties.get(NODE)):
         metadata["langgraph_node"] = node
     embeds = "/embeddings" in str(row.get("request_path") or "")
+    told = mapping(response.get("usage"))
+    own = read_embedding_usage(told) if embeds else read_usage(told)
     return Run(
         where,
         "embedding" if embeds else "llm",
@@ -77,7 +79,7 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
         error=f"HTTP {status}" if failed else None,
         metadata=metadata,
         invocation_params=params_of(request),
-        usage=None if read_usage(response.get("usage")) else _usage(row, provider),
+        usage=_usage(row, provider) if own is None else told,
         cost=_cost(row),
         cached=bool(text(row.get("cache_reference_id"))) and row["cache_reference_id"] != _NO_REFERENCE,
     )

@@ -330,6 +330,17 @@ def test_the_providers_own_counts_are_preferred() -> None:
     assert told(whole)[0] == Usage(100, 10, 80, reasoning_tokens=7)
 
 
+def test_embeddings_and_streams_that_were_cancelled_were_billed() -> None:
+    embedding = {"request_path": "/v1/embeddings", "request_body": {"model": "text-embedding-3-small", "input": "a"}}
+    embedding |= {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
+    usage = {"prompt_tokens": 7, "total_tokens": 7}
+    assert told({**ROWS[0], **embedding, "response_body": {"data": [], "usage": usage}})[0] == Usage(7)
+    assert told({**ROWS[0], **embedding, "response_body": {"data": []}, "prompt_tokens": 9})[0] == Usage(9)
+    begun = {"type": "message_start", "message": {"usage": {"input_tokens": 20, "cache_read_input_tokens": 80}}}
+    cut = {"response_status": -3, "response_body": f"data: {json.dumps(begun)}\n\n"}
+    assert told({**ROWS[0], **cut})[0] == Usage(100, 0, 80)
+
+
 def test_what_helicones_cache_answered_costs_nothing() -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 50}
     row = {**ROWS[0], "response_body": {**ROWS[0]["response_body"], "usage": usage}, "cost": 0}
