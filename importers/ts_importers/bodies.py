@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from ts_importers.converse import answer_of_converse, calls_tools, messages_of_blocks, params_of_converse
 from ts_importers.gemini import answer_of_gemini, is_gemini, messages_of_contents, params_of_gemini
+from ts_importers.values import loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +20,7 @@ def mapping(value: object) -> dict[str, Any]:
     """An object, or the object that a JSON string holds; empty if it is neither."""
     if isinstance(value, str) and value[:1] == "{":
         try:
-            value = orjson.loads(value)
+            value = loads(value)
         except ValueError:
             return {}
     return value if isinstance(value, dict) else {}

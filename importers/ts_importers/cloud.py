@@ -58,13 +58,25 @@ class TokenSentinelCloud:
         self.name = f"{self._client.host}/{project}"
 
     def send(self, events: Sequence[WasteEvent], key: str) -> Receipt:
-        """Sends a chunk.
+        """Sends a chunk, in halves where it is too large for the cloud; an event that is by itself counts as rejected.
 
         Raises:
             AuthenticationFailed: The key was refused.
             HTTPFailure: The cloud refused the chunk as a whole.
             SourceUnavailable: It kept failing.
         """
+        try:
+            return self._send(events, key)
+        except HTTPFailure as error:
+            if error.status != 413:
+                raise
+        if len(events) == 1:
+            return Receipt(0, 1)
+        half = len(events) // 2
+        first, second = self.send(events[:half], f"{key}.1"), self.send(events[half:], f"{key}.2")
+        return Receipt(first.accepted + second.accepted, first.rejected + second.rejected)
+
+    def _send(self, events: Sequence[WasteEvent], key: str) -> Receipt:
         body = {"project": self.project, "events": list(events)}
         headers = {"idempotency-key": key}
         if self._backfill:

@@ -1,24 +1,25 @@
 """History from Helicone: requests by windows of time, their bodies from where `signed_body_url` points.
 
-Offsets shift while new rows arrive, so they are only used inside a window that lies in the past. Tools are not
-recorded: their calls are read out of the prompts.
+Offsets shift while rows come and go, so they are only used among rows of one time. Tools are not recorded: their calls
+are read out of the prompts.
 """
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.helicone_rows import run_from_request
 from ts_importers.http import Client
-from ts_importers.windows import PageSize, WindowWalk
+from ts_importers.values import timestamp
+from ts_importers.windows import PageSize, WindowWalk, rows_of
 from ts_langchain.errors import ImporterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
     from ts_importers.base import OnWait, Skipped
     from ts_langchain.replay import Run
@@ -96,21 +97,28 @@ class HeliconeImporter(WindowWalk):
         return run_from_request(row)
 
     def _query(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> tuple[list[Any], str | None]:
-        offset = int(cursor or 0)
+        since, _, offset = (cursor or start.isoformat()).partition(" ")
+        skipped = int(offset or 0)
         body = {
             "filter": {
-                "left": {"request": {"created_at": {"gte": start.isoformat()}}},
+                "left": {"request": {"created_at": {"gte": since}}},
                 "operator": "and",
                 "right": {"request": {"created_at": {"lt": end.isoformat()}}},
             },
-            "offset": offset,
+            "offset": skipped,
             "limit": rows,
             "sort": {"created_at": "asc"},
         }
         answer = self._client.post("/v1/request/query", body)
-        found = answer.get("data") if isinstance(answer, dict) else None
-        requests = list(self._pool.map(self._with_bodies, found if isinstance(found, list) else []))
-        return requests, str(offset + rows) if len(requests) >= rows else None
+        requests = list(self._pool.map(self._with_bodies, rows_of(answer, self._client, "data")))
+        if len(requests) < rows:
+            return requests, None
+        # from the last one on: rows of one time are in no order, and offsets shift when rows come and go
+        times = [at for r in requests if isinstance(r, dict) and (at := timestamp(r.get(self.start_field))) is not None]
+        last = max(times, default=0.0)
+        if last > (timestamp(since) or 0.0):
+            return requests, f"{datetime.fromtimestamp(last, tz=UTC).isoformat()} 0"
+        return requests, f"{since} {skipped + rows}"
 
     def _with_bodies(self, row: Any) -> Any:
         """The row with its bodies; without them if they are gone (they are kept for a limited time)."""
@@ -122,9 +130,9 @@ class HeliconeImporter(WindowWalk):
         try:
             bodies = self._bodies.get(url)
         except ImporterError:
-            self._note("some bodies could not be read: their requests count by the tokens Helicone reports")
-            return row
+            bodies = None
         if not isinstance(bodies, dict):
+            self._note("some bodies could not be read: their requests count by the tokens Helicone reports")
             return row
         filled = {"request_body": bodies.get("request"), "response_body": bodies.get("response")}
         return {**row, **{k: v for k, v in filled.items() if v is not None}}

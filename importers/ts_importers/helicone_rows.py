@@ -8,7 +8,7 @@ from ts_importers.base import Skipped
 from ts_importers.bodies import answer_of, mapping, messages_of, params_of, text
 from ts_importers.values import MAX_USD, number, timestamp, usage_metadata
 from ts_langchain.call import SourceCost
-from ts_langchain.capture.answers import read_usage
+from ts_langchain.capture.answers import read_embedding_usage, read_usage
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 _PROVIDERS = {"AZURE": "azure", "AWS": "amazon_bedrock", "BEDROCK": "amazon_bedrock", "GOOGLE": "google_genai"}
 SESSION = "Helicone-Session-Id"
 NODE = "Helicone-Session-Path"
+# what stands where a body lies elsewhere
+_ELSEWHERE = "helicone_message"
+# what a row has once it is answered
+_END = ("response_created_at", "response_status", "delay_ms", "completion_tokens")
 _NO_REFERENCE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -36,13 +40,15 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
     started = timestamp(row.get("request_created_at"))
     if started is None:
         return Skipped(where, "no request_created_at")
-    request, response = mapping(row.get("request_body")), answer_of(row.get("response_body"))
+    request, response = mapping(_body(row, "request_body")), answer_of(_body(row, "response_body"))
     ended = timestamp(row.get("response_created_at"))
+    if ended is None and not response and all(row.get(name) is None for name in _END):
+        return Skipped(where, "still running")
     if ended is None:
         delay = number(row.get("delay_ms"), 86_400_000)
         ended = started + (delay or 0.0) / 1000
-    status = row.get("response_status")
-    failed = isinstance(status, int) and (status >= 400 or status < 0)
+    status = _status(row.get("response_status"))
+    failed = status is not None and (status >= 400 or status < 0)
     properties = {**mapping(row.get("request_properties")), **mapping(row.get("properties"))}
     session = text(properties.get(SESSION))
     provider = str(row.get("provider") or "").upper()
@@ -58,6 +64,8 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
     if node := text(properties.get(NODE)):
         metadata["langgraph_node"] = node
     embeds = "/embeddings" in str(row.get("request_path") or "")
+    told = mapping(response.get("usage"))
+    own = read_embedding_usage(told) if embeds else read_usage(told)
     return Run(
         where,
         "embedding" if embeds else "llm",
@@ -71,10 +79,24 @@ def run_from_request(row: Mapping[str, Any]) -> Run | Skipped:
         error=f"HTTP {status}" if failed else None,
         metadata=metadata,
         invocation_params=params_of(request),
-        usage=None if read_usage(response.get("usage")) else _usage(row, provider),
+        usage=_usage(row, provider) if own is None else told,
         cost=_cost(row),
         cached=bool(text(row.get("cache_reference_id"))) and row["cache_reference_id"] != _NO_REFERENCE,
     )
+
+
+def _body(row: Mapping[str, Any], name: str) -> object:
+    """A body, None where Helicone only says that it lies elsewhere: it is not what was asked or answered."""
+    body = row.get(name)
+    return None if mapping(body).keys() == {_ELSEWHERE} else body
+
+
+def _status(value: object) -> int | None:
+    """An HTTP status; Helicone's own are below zero. Databases write numbers as text."""
+    try:
+        return int(value) if isinstance(value, int | str) else None
+    except ValueError:
+        return None
 
 
 def _usage(row: Mapping[str, Any], provider: str) -> dict[str, Any] | None:

@@ -13,7 +13,14 @@ import orjson
 import tenacity
 
 from ts_importers.retrying import ATTEMPTS, LONGEST_RETRY_AFTER, MayPass, retry_after, retrying
-from ts_langchain.errors import AuthenticationFailed, ConfigurationError, ImporterError, SourceUnavailable
+from ts_importers.values import loads
+from ts_langchain.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    ImporterError,
+    SourceUnavailable,
+    UnreadableSource,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from ts_importers.base import OnWait
 
 TIMEOUT = 60.0
+PASSING = frozenset({408, 425, 429})
 FAILED_TO_READ = ("read", "What was imported is kept; run the same command later to go on.")
 FAILED_TO_WRITE = ("written to", "What was sent is recorded; run the same command later to go on.")
 
@@ -54,9 +62,9 @@ class Client:
 
     May be used from several threads. While one of them waits for the service, the others do not ask it either.
 
-    Tried again: 429 (after `Retry-After` as seconds or date, else jittered exponential back-off), 5xx but 501,
-    connection errors, time-outs, and bodies that are cut off. Never: 401, 403 and other 4xx, redirects, web pages
-    where JSON is expected. Proxies and own certificates come from the environment (`HTTPS_PROXY`,
+    Tried again: 429 (after `Retry-After` as seconds or date, else jittered exponential back-off), 408, 425, 5xx but
+    501, connection errors, time-outs, and bodies that are cut off or cannot be unpacked. Never: 401, 403 and other 4xx,
+    redirects, web pages where JSON is expected. Proxies and own certificates come from the environment (`HTTPS_PROXY`,
     `SSL_CERT_FILE`).
 
     Args:
@@ -96,7 +104,7 @@ class Client:
         self.service = service
         self.host = _host(base_url, service, address_hint)
         self._key_hint = key_hint
-        self._address_hint = address_hint
+        self.address_hint = address_hint
         self._failed = failed
         sent = {name: value.strip() for name, value in headers.items()}
         if not all(value.isascii() and value.isprintable() for value in sent.values()):
@@ -238,29 +246,34 @@ class Client:
                 )
                 raise SourceUnavailable(msg) from None
             raise MayPass(f"no connection ({type(error).__name__})") from None
+        except httpx2.DecodingError:
+            raise MayPass("an answer that cannot be unpacked") from None
+        except (httpx2.InvalidURL, UnicodeError):
+            msg = f"{self.service} names an address that is none"
+            raise UnreadableSource(msg) from None
         status = response.status_code
         if status in (401, 403):
             msg = f"{self.service} at {self.host} refused the key (HTTP {status}). {self._key_hint}"
             raise AuthenticationFailed(msg)
-        if status == 429 or (status >= 500 and status != 501):
+        if status in PASSING or (status >= 500 and status != 501):
             raise MayPass(f"HTTP {status}", retry_after(response.headers.get("retry-after")))
         if 300 <= status < 400:
-            msg = f"{self.service} at {self.host} answered with a redirect (HTTP {status}). {self._address_hint}"
+            msg = f"{self.service} at {self.host} answered with a redirect (HTTP {status}). {self.address_hint}"
             raise HTTPFailure(status, msg)
         if status >= 400:
             detail = self._without_secrets(_detail(response.content))
             shown = path.partition("?")[0]  # a query may hold a signature
             msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
-        if not response.content and (status == 204 or method in ("PATCH", "DELETE")):
+        if not response.content and (status in (202, 204) or method in ("PATCH", "DELETE")):
             return None
         self._answered.bytes = len(response.content)
         try:
-            return orjson.loads(response.content)
+            return loads(response.content)
         except ValueError:
             pass
         if "text/html" in response.headers.get("content-type", ""):
-            msg = f"{self.host} answered with a web page instead of data. {self._address_hint}"
+            msg = f"{self.host} answered with a web page instead of data. {self.address_hint}"
             raise HTTPFailure(status, msg)
         raise MayPass("an answer that is no JSON or was cut off")
 

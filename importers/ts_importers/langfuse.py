@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_importers.http import Client, HTTPFailure
 from ts_importers.langfuse_rows import run_from_observation
-from ts_importers.windows import PageSize, WindowWalk
+from ts_importers.windows import CursorRefused, PageSize, WindowWalk, rows_of
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class LangfuseImporter(WindowWalk):
 
     source = "langfuse"
     start_field = "startTime"
+    too_much = frozenset({422})
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class LangfuseImporter(WindowWalk):
             service=SERVICE,
             key_hint=KEY_HINT,
             address_hint=ADDRESS_HINT,
-            secrets=[secret_key.strip()],
+            secrets=[secret_key.strip(), base64.b64encode(pair).decode()],
             on_wait=on_wait,
             sleep=sleep,
         )
@@ -123,12 +124,11 @@ class LangfuseImporter(WindowWalk):
                 self.notices.append("this Langfuse has no v2 observations: the older endpoint was used")
             else:
                 self._settled = True
-                return _rows(answer), _cursor(answer)
+                return rows_of(answer, self._client, "data"), _cursor(answer)
         if cursor is None:
             self._read_traces(start, end)
-        page = int(cursor or 1)
-        params = {"page": page, "limit": min(rows, 100), **self._range("StartTime", start, end)}
-        return _paged(self._client.get("/api/public/observations", params), page)
+        params = {"limit": min(rows, 100), **self._range("StartTime", start, end)}
+        return self._page_of("/api/public/observations", params, cursor)
 
     def _v2_params(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> dict[str, str | int]:
         params: dict[str, str | int] = {
@@ -147,40 +147,41 @@ class LangfuseImporter(WindowWalk):
 
     def _read_traces(self, start: datetime, end: datetime) -> None:
         """Session, user and tags of the traces that observations of a window may belong to."""
-        cursor: str | None = "1"
-        while cursor is not None:
-            page = int(cursor)
-            params = {"page": page, "limit": 100, **self._range("Timestamp", start - TRACE_LENGTH, end)}
-            found, cursor = _paged(self._client.get("/api/public/traces", params), page)
+        params = {"limit": 100, **self._range("Timestamp", start - TRACE_LENGTH, end)}
+        cursor: str | None = None
+        while True:
+            found, cursor = self._page_of("/api/public/traces", params, cursor)
             for trace in found:
                 if isinstance(trace, dict) and isinstance(trace.get("id"), str):
                     kept = {k: trace.get(k) for k in ("sessionId", "userId", "tags")}
                     with self._lock:
                         self._traces.pop(trace["id"], None)
                         self._traces[trace["id"]] = kept
+            if cursor is None:
+                break
         with self._lock:
             self._traces.limit(MAX_TRACES)
+
+    def _page_of(self, path: str, params: dict[str, str | int], cursor: str | None) -> tuple[list[Any], str | None]:
+        """Rows of a numbered page, and the cursor of the next one: its number and how many rows there are."""
+        number, _, before = (cursor or "1/0").partition("/")
+        page = int(number)
+        answer = self._client.get(path, {"page": page, **params})
+        rows = rows_of(answer, self._client, "data")
+        meta = answer.get("meta") if isinstance(answer.get("meta"), dict) else {}
+        pages, there = meta.get("totalPages"), meta.get("totalItems")
+        there = there if type(there) is int else int(before)
+        if there < int(before):
+            raise CursorRefused  # some were deleted, and those behind them have moved to pages that were read
+        more = rows and (page < pages if isinstance(pages, int) else True)
+        return rows, f"{page + 1}/{there}" if more else None
 
 
 def _time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _rows(answer: Any) -> list[Any]:
-    rows = answer.get("data") if isinstance(answer, dict) else None
-    return rows if isinstance(rows, list) else []
-
-
 def _cursor(answer: Any) -> str | None:
     meta = answer.get("meta") if isinstance(answer, dict) else None
     cursor = meta.get("cursor") if isinstance(meta, dict) else None
     return cursor if isinstance(cursor, str) and cursor else None
-
-
-def _paged(answer: Any, page: int) -> tuple[list[Any], str | None]:
-    """Rows of a numbered page, and the number of the next one; None after the last."""
-    meta = answer.get("meta") if isinstance(answer, dict) else None
-    pages = meta.get("totalPages") if isinstance(meta, dict) else None
-    rows = _rows(answer)
-    more = page < pages if isinstance(pages, int) else bool(rows)
-    return rows, str(page + 1) if more and rows else None

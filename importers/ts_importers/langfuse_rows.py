@@ -38,11 +38,15 @@ _HOUR = (
 )
 _REASONING = (
     "output_reasoning", "output_reasoning_tokens", "output_flex_reasoning", "output_priority_reasoning",
+    "thoughts_token_count",
 )  # fmt: skip
+# Vertex AI's, by what they stand for: `input_modality_TEXT`, and what its cache held of them
+_CACHED_MODALITY = "cached_modality_"
+_AUDIO = ("audio", "audio_tokens", "modality_AUDIO")
 # until the autumn of 2025 what spans count apart kept its name, and was left within the whole
 _READ_WITHIN = (
     "prompt_details.cache_read", "cache_read.input_tokens", "cache_read_tokens", "details.cache_read_tokens",
-    "details.cache_read_input_tokens",
+    "details.cache_read_input_tokens", "cached_content_token_count",
 )  # fmt: skip
 _WRITTEN_WITHIN = (
     "prompt_details.cache_write", "cache_creation.input_tokens", "cache_write_tokens", "details.cache_write_tokens",
@@ -255,7 +259,7 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
     if total != sent + got:  # else the parts are within the whole already
         sent, got = sent + parts_in, got + parts_out
     hour = max(_count(details.get(k)) for k in _HOUR)
-    read = sum(_count(details.get(k)) for k in _CACHE_READ)
+    read = sum(_count(v) for k, v in details.items() if k in _CACHE_READ or k.startswith(_CACHED_MODALITY))
     written = sum(_count(details.get(k)) for k in _CACHE_WRITE) or hour + max(_count(details.get(k)) for k in _MINUTES)
     if not read and not written:
         read, written = (max(_count(details.get(k)) for k in names) for names in (_READ_WITHIN, _WRITTEN_WITHIN))
@@ -267,8 +271,8 @@ def _usage(row: Mapping[str, Any]) -> dict[str, Any] | None:
         read,
         written,
         sum(_count(details.get(k)) for k in _REASONING) or max(_count(details.get(k)) for k in _REASONING_WITHIN),
-        _count(details.get("input_audio")) + _count(details.get("input_audio_tokens")),
-        _count(details.get("output_audio")) + _count(details.get("output_audio_tokens")),
+        sum(_count(details.get(f"input_{k}")) for k in _AUDIO) + _count(details.get(f"{_CACHED_MODALITY}AUDIO")),
+        sum(_count(details.get(f"output_{k}")) for k in _AUDIO),
         hour,
     )
 
@@ -285,7 +289,9 @@ def _is_part(key: str, side: str) -> bool:
     # langchain-openai leaves what is written to the cache within the tokens of the tier
     if key in (f"{side}_tokens", "input_flex_cache_creation") or key.startswith(f"{side}_priority"):
         return False
-    return key.startswith(f"{side}_") or (side == "input" and key in _CACHE_READ + _CACHE_WRITE)
+    if side == "output":
+        return key.startswith("output_") or key in _REASONING
+    return key.startswith(("input_", _CACHED_MODALITY)) or key in _CACHE_READ + _CACHE_WRITE
 
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:

@@ -13,7 +13,7 @@ from uuid import UUID
 from ts_importers.http import Client, HTTPFailure
 from ts_importers.langsmith_projects import NO_V2, RESOLUTION, all_projects, is_experiment
 from ts_importers.langsmith_rows import run_from_row
-from ts_importers.windows import PageSize, WindowWalk
+from ts_importers.windows import PageSize, WindowWalk, rows_of
 from ts_langchain.errors import ProjectNotFound
 from ts_langchain.fingerprint import text_hash
 
@@ -228,7 +228,8 @@ class LangSmithImporter(WindowWalk):
     # --- the two endpoints -------------------------------------------------------------------------
 
     def _query(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> tuple[list[Any], str | None]:
-        return _rows(self._answer(start, end, cursor, rows))
+        answer = self._answer(start, end, cursor, rows)
+        return rows_of(answer, self._client, "items", "runs", "data"), _cursor(answer)
 
     def _answer(self, start: datetime, end: datetime, cursor: str | None, rows: int) -> Any:
         if self._v2:
@@ -294,13 +295,8 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _rows(answer: Any) -> tuple[list[Any], str | None]:
-    """Rows and next cursor of an answer, of v2 (`items`, `next_cursor`) or v1 (`runs`, `cursors.next`)."""
-    if not isinstance(answer, dict):
-        return (answer, None) if isinstance(answer, list) else ([], None)
-    rows = answer.get("items")
-    if rows is None:
-        rows = answer.get("runs", answer.get("data"))
+def _cursor(answer: Any) -> str | None:
+    """The next cursor of an answer, of v2 (`next_cursor`) or v1 (`cursors.next`)."""
     cursors = answer.get("cursors")
     cursor = answer.get("next_cursor") or (cursors.get("next") if isinstance(cursors, dict) else None)
-    return rows if isinstance(rows, list) else [], cursor if isinstance(cursor, str) else None
+    return cursor if isinstance(cursor, str) else None

@@ -181,10 +181,11 @@ def _usage(row: Mapping[str, Any], metadata: dict[str, Any], outputs: dict[str, 
 
 
 def _details(value: object) -> dict[str, Any]:
-    """Tokens by category: flat in v1, under `raw` in v2."""
+    """Tokens by category: flat in v1, under `raw` in v2; tables may keep them as text."""
     details = _dict(value)
     raw = details.get("raw")
-    return raw if isinstance(raw, dict) else details
+    counts = raw if isinstance(raw, dict) else details
+    return {name: int(n) for name, v in counts.items() if (n := number(v, MAX_TOKENS)) is not None}
 
 
 def _cost(row: Mapping[str, Any]) -> SourceCost | None:

@@ -476,7 +476,8 @@ def _micros(name: str, kind: str) -> str:
     if kind.startswith("TIMESTAMP") or kind == "DATE":
         return f"epoch_us({name})"
     if kind in ("VARCHAR", "JSON"):
-        return f"epoch_us(TRY_CAST({name} AS TIMESTAMPTZ))"
+        number = _micros(f"TRY_CAST({name} AS DOUBLE)", "DOUBLE")
+        return f"coalesce(epoch_us(TRY_CAST({name} AS TIMESTAMPTZ)), {number})"
     return (
         f"TRY_CAST(CASE WHEN {name} > 1e17 THEN {name} / 1000 WHEN {name} > 1e14 THEN {name}"
         f" WHEN {name} > 1e11 THEN {name} * 1000.0 ELSE {name} * 1000000.0 END AS BIGINT)"

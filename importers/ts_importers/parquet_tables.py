@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
-
 from ts_importers.langfuse_rows import from_export, run_from_observation
 from ts_importers.langsmith_rows import run_from_row
+from ts_importers.values import loads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -50,7 +49,7 @@ def _unpacked(row: dict[str, Any], table: Table) -> dict[str, Any]:
         value = row.get(name)
         if isinstance(value, str) and value[:1] in ("{", "["):
             try:
-                row[name] = orjson.loads(value)
+                row[name] = loads(value)
             except ValueError:
                 row[name] = None
     return row

@@ -59,7 +59,8 @@ def retrying(
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         after = error.after if isinstance(error, MayPass) else None
-        return backoff(state) if after is None else min(after, LONGEST_RETRY_AFTER)
+        # services round down: after no time at all they would be asked eight times in one second
+        return min(after, LONGEST_RETRY_AFTER) if after else backoff(state)
 
     def tell(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

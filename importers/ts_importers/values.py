@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,11 +54,29 @@ def number(value: object, most: float) -> float | None:
     return read if 0 <= read <= most else None
 
 
+def loads(text: bytes | str) -> Any:
+    """What JSON says. Halves of surrogate pairs, which services leave where they cut a text, become question marks:
+    neither orjson nor a database takes them.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        try:
+            found = json.loads(text, parse_constant=lambda _: None)
+            return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        except RecursionError:
+            msg = "JSON that is nested too deeply"
+            raise ValueError(msg) from None
+
+
 def parsed(value: object) -> Any:
     """What a JSON string says; the value itself if it is none."""
     if isinstance(value, str) and value[:1] in ("{", "[", '"'):
         try:
-            return orjson.loads(value)
+            return loads(value)
         except ValueError:
             return value
     return value

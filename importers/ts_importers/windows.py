@@ -20,7 +20,7 @@ from ts_importers.values import timestamp
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from ts_importers.http import Client
     from ts_langchain.replay import Run
@@ -85,6 +85,8 @@ class WindowWalk(ABC):
     """Name of the field that holds its id."""
     at_once = WINDOWS_AT_ONCE
     """How many windows are read at once."""
+    too_much: Collection[int] = ()
+    """What the service answers to a query that takes it too long: a shorter window is asked for."""
 
     def __init__(self, since: datetime | None, until: datetime | None, limit: int | None, page_size: PageSize) -> None:
         now = datetime.now(tz=UTC)
@@ -184,7 +186,7 @@ class WindowWalk(ABC):
         for _ in range(RESTARTS):
             try:
                 return self._read(start, end)
-            except _CursorRefusedError:
+            except CursorRefused:
                 continue
         msg = (
             f"{self._client.service} at {self._client.host} refused its own cursors {RESTARTS} times; try again later."
@@ -194,14 +196,17 @@ class WindowWalk(ABC):
     def _read(self, start: datetime, end: datetime) -> dict[str, Any] | None:
         rows: dict[str, Any] = {}
         cursor: str | None = None
+        followed: set[str] = set()
         splittable = end - start > SHORTEST_WINDOW
         size = self.page_size.rows  # the same for all pages that a cursor leads through
         while True:
             try:
                 found, following = self._query(start, end, cursor, size)
             except HTTPFailure as error:
+                if error.status in self.too_much and splittable:
+                    return None
                 if cursor is not None and error.status in CURSOR_REFUSED:
-                    raise _CursorRefusedError from error
+                    raise CursorRefused from error
                 raise
             self.page_size.seen(len(found), self._client.answer_bytes)
             for number, row in enumerate(found):
@@ -215,10 +220,27 @@ class WindowWalk(ABC):
                     rows[str(row.get(self.id_field) or nameless)] = row
             if splittable and len(rows) > WINDOW_ROWS:
                 return None
-            if not following or not found:
+            if not following:
                 return rows
+            if following in followed:
+                raise CursorRefused
+            followed.add(following)
             cursor = following
 
 
-class _CursorRefusedError(Exception):
-    """The server no longer knows a cursor it gave out: the window is read again."""
+def rows_of(answer: Any, client: Client, *names: str) -> list[Any]:
+    """The rows of an answer, which stand under one of these names; null is an empty list there.
+
+    Raises:
+        UnreadableSource: There are none: nobody knows what was asked.
+    """
+    if isinstance(answer, dict):
+        found = [answer[name] for name in names if isinstance(answer.get(name, ""), list | None)]
+        if found:
+            return next((rows for rows in found if rows is not None), [])
+    msg = f"{client.host} answered without a list of rows ({' or '.join(names)}). {client.address_hint}"
+    raise UnreadableSource(msg)
+
+
+class CursorRefused(Exception):
+    """The server no longer knows a cursor it gave out, gives it out again, or its rows have moved."""

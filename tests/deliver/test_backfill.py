@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,34 @@ def test_what_is_rejected_is_counted_and_sent_again(cloud: CloudServer, imported
     assert run(cloud, imported).run() == Sent(events=INCIDENTS, rejected=INCIDENTS, chunks=3)
     cloud.rejects = set()
     assert run(cloud, imported).run().accepted == INCIDENTS
+
+
+def test_what_is_too_large_for_the_cloud_comes_in_smaller_requests(
+    cloud: CloudServer, imported: tuple[Ledger, History]
+) -> None:
+    cloud.most_bytes = 20_000
+    assert run(cloud, imported).run() == Sent(events=INCIDENTS, accepted=INCIDENTS, chunks=3)
+    assert len(cloud.events) == INCIDENTS
+    assert run(cloud, imported, again=True).run().accepted == INCIDENTS
+    assert len(cloud.events) == INCIDENTS
+
+
+def test_an_event_that_is_too_large_by_itself_is_counted_as_rejected(
+    cloud: CloudServer, imported: tuple[Ledger, History]
+) -> None:
+    ledger, history = imported
+    longest = max(len(json.dumps(event_of(history, i, "shop", "0.0.0"))) for i in ledger.incidents(history))
+    cloud.most_bytes = longest + len(json.dumps({"project": "shop", "events": []})) - 1
+    sent = run(cloud, imported).run()
+    assert 0 < sent.rejected < INCIDENTS
+    assert sent.accepted == len(cloud.events) == INCIDENTS - sent.rejected
+
+
+def test_a_cloud_that_does_not_count_has_accepted_all(cloud: CloudServer, imported: tuple[Ledger, History]) -> None:
+    cloud.counts = False
+    naps: list[float] = []
+    assert run(cloud, imported, naps).run() == Sent(events=INCIDENTS, accepted=INCIDENTS, chunks=3)
+    assert naps == []
 
 
 def test_projects_are_apart(cloud: CloudServer, imported: tuple[Ledger, History]) -> None:

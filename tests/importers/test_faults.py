@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict
 from datetime import timedelta
@@ -13,13 +14,18 @@ from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows
 from importers.fake_langsmith import serve as serve_langsmith
 from importers.test_helicone import FakeHelicone
 from importers.test_langfuse import FakeLangfuse
-from servers.proxy import Proxy, among_rubbish, in_no_order, through, twice
-from servers.serving import OPENSSL, own_certificate
+from servers.cloud import KEY as CLOUD_KEY
+from servers.cloud import CloudServer
+from servers.langsmith import LangSmithServer
+from servers.proxy import Proxy, among_rubbish, in_no_order, through, twice, with_half_a_letter
+from servers.serving import OPENSSL, own_certificate, serving
+from typer.testing import CliRunner
 
 from importers import test_helicone, test_langfuse, test_langsmith
 from ts_importers import windows
 from ts_importers.http import Client
-from ts_langchain.errors import ConfigurationError, SourceUnavailable
+from ts_langchain.cli.app import app
+from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 FAULTS = [
     "rate_seconds", "rate_date", "rate_bare", "error_500", "error_502", "error_503", "hung_up", "reset", "cut", "page",
-    "slow",
+    "slow", "packed", "misnamed", "error_408",
 ]  # fmt: skip
 SOON = BEGIN + timedelta(hours=14)
 SERVICES = ["langsmith", "langsmith v1", "langfuse", "langfuse, older", "helicone"]
@@ -91,14 +97,24 @@ def test_all_of_them_at_random(service: Any, tmp_path: Path) -> None:
             assert imported(source, tmp_path, f"stormy{seed}") == calm
 
 
-@pytest.mark.parametrize("spoil", [twice, in_no_order])
-def test_rows_twice_and_in_no_order(service: Any, spoil: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [twice, in_no_order, with_half_a_letter])
+def test_rows_twice_in_no_order_and_with_half_a_letter(service: Any, spoil: Any, tmp_path: Path) -> None:
     server, importer = service
     calm = imported(importer(server, page_size=15), tmp_path, "calm")
     with through(Proxy(server.url)) as proxy:
         source = importer(Address(proxy.url), page_size=15)
         proxy.rows = spoil
         assert imported(source, tmp_path, "spoiled") == calm
+
+
+@pytest.mark.parametrize("answer", [b'{"message": "ok"}', b'{"data": "none", "items": 7, "runs": {}}', b"[]", b"7"])
+def test_an_answer_without_rows_is_not_taken_for_an_empty_one(service: Any, answer: bytes) -> None:
+    server, importer = service
+    with through(Proxy(server.url)) as proxy:
+        source = importer(Address(proxy.url))
+        proxy.spoiled = lambda _: answer  # type: ignore[method-assign]
+        with pytest.raises(UnreadableSource, match="without a list of rows"):
+            list(source.pages())
 
 
 def test_what_is_no_row_is_counted_and_named(service: Any, tmp_path: Path) -> None:
@@ -129,6 +145,33 @@ def test_rows_that_arrive_while_paging_are_read_if_they_lie_ahead(
     assert len(seen) == len(set(seen))
     ahead = [r["id"] for r in rows[half:] if r["run_type"] != "chain"]
     assert set(ahead) <= set(seen)
+
+
+def test_names_with_half_a_letter_can_be_reported_and_written_back(tmp_path: Path) -> None:
+    def cut(value: Any) -> Any:
+        return json.loads(
+            json.dumps(value).replace("fetch_page", "fetch_\\ud83d").replace("thread-", "\\udc00\\u0000-")
+        )
+
+    with serving(LangSmithServer([cut(row) for row in agent_rows(9)])) as server, serving(CloudServer()) as cloud:
+        env = {
+            "TS_LANGCHAIN_LEDGER": str(tmp_path / "l.sqlite"),
+            "LANGSMITH_API_KEY": KEY,
+            "LANGSMITH_ENDPOINT": server.url,
+            "TOKEN_SENTINEL_API_KEY": CLOUD_KEY,
+            "TOKEN_SENTINEL_ENDPOINT": cloud.url,
+        }
+        span = ["--since", "2026-08-31", "--until", "2026-09-30"]
+        for command in (
+            ["import", "langsmith", "--project", "my-agent", *span, "--json"],
+            ["report", "--json"],
+            ["annotate"],
+            ["backfill", "--project", "shop"],
+        ):
+            done = CliRunner().invoke(app, command, env=env)
+            assert done.exit_code == 0, done.output
+        assert len(cloud.events) == 3
+        assert len(server.feedback) == 9
 
 
 def test_offsets_that_shift_under_the_reader_lose_no_row() -> None:

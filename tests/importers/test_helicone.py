@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 KEY = "sk-helicone-very-secret-0123456789"
 SIGNATURE = "signature-0123456789"
 ROWS = requests(*talks(40))
+ELSEWHERE = {"helicone_message": "fetching body from signed_url... contact us for more information"}
 
 
 class FakeHelicone:
@@ -58,15 +60,15 @@ class FakeHelicone:
         assert query["limit"] <= 100
         found = [r for r in self.held if low <= datetime.fromisoformat(r["request_created_at"]) < high]
         found.sort(key=lambda r: r["request_created_at"])
-        if self.late and query["offset"]:
+        if self.late and found:
             late = {**found[0], "request_id": f"late-{len(self.held)}"}
             self.held.append(late)
             found.insert(0, late)
         bare = [
             {
                 **{k: v for k, v in row.items() if not k.endswith("_body")},
-                "request_body": {},
-                "response_body": {},
+                "request_body": ELSEWHERE,
+                "response_body": ELSEWHERE,
                 "signed_body_url": f"{self.url}/bodies/{row['request_id']}?X-Signature={SIGNATURE}",
             }
             for row in found
@@ -139,6 +141,75 @@ def test_faults_and_bodies_that_are_gone(tmp_path: Path) -> None:
     assert calm[2] == []
     assert (len(lost[0]), lost[1]) == (13, calm[1])
     assert "bodies could not be read" in lost[2][0]
+
+
+def test_what_stands_for_a_body_is_no_body() -> None:
+    """Else all requests whose bodies are gone would have been asked and answered the same."""
+    for elsewhere in (ELSEWHERE, json.dumps(ELSEWHERE)):
+        run = run_from_request({**ROWS[0], "request_body": elsewhere, "response_body": elsewhere})
+        assert isinstance(run, Run)
+        assert (run.inputs, run.outputs, run.invocation_params) == ({"messages": None}, None, {})
+
+
+def test_requests_of_one_moment_come_in_another_order_with_each_page() -> None:
+    """ClickHouse sorts by time alone."""
+    chance = random.Random(1)
+    with serve(FakeHelicone()) as fake:
+        times = [row["request_created_at"] for row in ROWS[::4]]
+        fake.held = [{**row, "request_created_at": times[n // 4]} for n, row in enumerate(ROWS)]
+        rows, sort = fake.rows, fake.held.sort
+
+        def shuffled(query: dict[str, Any]) -> list[dict[str, Any]]:
+            sort(key=lambda _: chance.random())
+            return rows(query)
+
+        fake.rows = shuffled  # type: ignore[method-assign]
+        ids = [r.id for p in importer(fake, page_size=10).pages() for r in p.runs]
+    assert sorted(ids) == sorted(r["request_id"] for r in ROWS)
+
+
+def test_rows_that_vanish_while_pages_are_read_hide_no_others() -> None:
+    """Helicone's table holds newer versions of a row beside it until they are merged."""
+    with serve(FakeHelicone()) as fake:
+        rows, told = fake.rows, set()
+
+        def merging(query: dict[str, Any]) -> list[dict[str, Any]]:
+            gone = next((r for r in fake.held if r["request_id"] in told), None)
+            if gone is not None:
+                fake.held.remove(gone)
+            found = rows(query)
+            told.update(r["request_id"] for r in found)
+            return found
+
+        fake.rows = merging  # type: ignore[method-assign]
+        ids = {r.id for p in importer(fake, page_size=10).pages() for r in p.runs}
+    assert len(fake.held) < len(ROWS)
+    assert ids == {r["request_id"] for r in ROWS}
+
+
+def test_a_request_under_way_is_read_when_it_is_answered() -> None:
+    row = {k: v for k, v in ROWS[0].items() if k not in ("response_body", "response_created_at", "response_status")}
+    waiting = dict.fromkeys(("response_created_at", "response_status", "delay_ms", "completion_tokens"))
+    under_way = run_from_request({**row, **waiting, "response_body": ELSEWHERE})
+    assert isinstance(under_way, Skipped)
+    assert under_way.why == "still running"
+
+
+def test_a_status_may_be_text() -> None:
+    for status in (500, "500", "-3"):
+        run = run_from_request({**ROWS[0], "response_status": status})
+        assert isinstance(run, Run)
+        assert (run.error, run.outputs) == (f"HTTP {int(status)}", None)
+
+
+@pytest.mark.parametrize("url", ["https://a\0b/", f"http://{'a' * 300}.example/", "https://[bad"])
+def test_an_address_of_bodies_that_is_none_costs_the_bodies_only(url: str) -> None:
+    with serve(FakeHelicone()) as fake:
+        rows = fake.rows
+        fake.rows = lambda query: [{**r, "signed_body_url": url} for r in rows(query)[:3]]  # type: ignore[method-assign]
+        source = importer(fake, page_size=50)
+        assert [r for p in source.pages() for r in p.runs]
+    assert "bodies could not be read" in source.notices[0]
 
 
 def test_another_key_is_another_history() -> None:
@@ -257,6 +328,17 @@ def test_the_providers_own_counts_are_preferred() -> None:
     assert told(cached_less)[0] == Usage(100, 10, 10, reasoning_tokens=7)
     whole = {**row, "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
     assert told(whole)[0] == Usage(100, 10, 80, reasoning_tokens=7)
+
+
+def test_embeddings_and_streams_that_were_cancelled_were_billed() -> None:
+    embedding = {"request_path": "/v1/embeddings", "request_body": {"model": "text-embedding-3-small", "input": "a"}}
+    embedding |= {"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}
+    usage = {"prompt_tokens": 7, "total_tokens": 7}
+    assert told({**ROWS[0], **embedding, "response_body": {"data": [], "usage": usage}})[0] == Usage(7)
+    assert told({**ROWS[0], **embedding, "response_body": {"data": []}, "prompt_tokens": 9})[0] == Usage(9)
+    begun = {"type": "message_start", "message": {"usage": {"input_tokens": 20, "cache_read_input_tokens": 80}}}
+    cut = {"response_status": -3, "response_body": f"data: {json.dumps(begun)}\n\n"}
+    assert told({**ROWS[0], **cut})[0] == Usage(100, 0, 80)
 
 
 def test_what_helicones_cache_answered_costs_nothing() -> None:

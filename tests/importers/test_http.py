@@ -57,6 +57,9 @@ OK = (200, '{"fine": true}', {"content-type": "application/json"})
         ((429, "", {"retry-after": "3"}), [3.0]),
         ((429, "", {"retry-after": "1e400"}), [300.0]),
         ((503, "", {}), None),
+        ((408, "", {}), None),
+        ((425, "", {}), None),
+        ((200, '{"fine": true}', {"content-encoding": "gzip"}), None),
         ((500, "<html>", {"content-type": "text/html"}), None),
         ((200, '{"half', {"content-type": "application/json"}), None),
     ],
@@ -85,6 +88,15 @@ def test_what_is_refused_at_once(bad: Any, message: str) -> None:
         with pytest.raises(HTTPFailure, match=message):
             client(url).get("/x")
         assert len(asked) == 1
+
+
+def test_who_says_to_wait_no_time_at_all_is_not_asked_eight_times_at_once() -> None:
+    """Services round seconds down."""
+    naps: list[float] = []
+    with answering((429, "", {"retry-after": "0"})) as (url, _), pytest.raises(SourceUnavailable, match="HTTP 429"):
+        client(url, naps).get("/x")
+    assert len(naps) == 7
+    assert all(naps)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,7 +24,7 @@ from ts_importers.langfuse_rows import _usage, run_from_observation
 from ts_langchain.call import Usage
 from ts_langchain.capture.errors import error_name
 from ts_langchain.cli.app import app
-from ts_langchain.errors import AuthenticationFailed, SourceUnavailable
+from ts_langchain.errors import AuthenticationFailed, ImporterError, SourceUnavailable
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.replay import Run
@@ -94,13 +94,11 @@ class FakeLangfuse:
             found = list(traces.values())
         else:  # the older endpoint: no session, inputs and outputs as JSON
             found = [{k: _loads(v) for k, v in r.items() if k not in ("sessionId", "userId", "tags")} for r in found]
-        pages = -(-len(found) // size)
-        return 200, {"data": found[(page - 1) * size : page * size], "meta": {"page": page, "totalPages": pages}}, {}
+        meta = {"page": page, "limit": size, "totalItems": len(found), "totalPages": -(-len(found) // size)}
+        return 200, {"data": found[(page - 1) * size : page * size], "meta": meta}, {}
 
 
 def _ms(text: str) -> str:
-    from datetime import datetime
-
     return datetime.fromisoformat(text).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -172,6 +170,47 @@ def test_faults_change_nothing(v2: bool, tmp_path: Path) -> None:
     assert len(calm[1]) == 14
 
 
+@pytest.mark.parametrize("v2", [True, False])
+def test_what_takes_langfuse_too_long_is_asked_for_in_shorter_windows(v2: bool) -> None:
+    """Langfuse answers 422 where its database gives up a query, and asks for a shorter range of time."""
+    with serve(FakeLangfuse(v2)) as fake:
+        calm = [r for p in importer(fake).pages() for r in p.runs]
+        answer = fake.answer
+
+        def tired(path: str, query: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+            ends = [datetime.fromisoformat(v) for k, v in query.items() if k.endswith("StartTime")]
+            if ends and max(ends) - min(ends) > timedelta(minutes=20):
+                return 422, {"message": "Use a shorter time range", "error": "Request timed out"}, {}
+            return answer(path, query)
+
+        fake.answer = tired  # type: ignore[method-assign]
+        since, until = BEGIN, BEGIN + timedelta(hours=3)
+        tried = [r for p in importer(fake, since=since, until=until).pages() for r in p.runs]
+        assert tried == [r for r in calm if r.started_at < until.timestamp()]
+        fake.answer = lambda path, query: tired(path, query) if "projects" in path else (422, {"message": "no"}, {})  # type: ignore[method-assign]
+        with pytest.raises(ImporterError, match=r"HTTP 422 \(no\)"):
+            list(importer(fake).pages())
+
+
+def test_observations_deleted_while_pages_are_read_hide_no_others() -> None:
+    """Pages of the older endpoint are numbered: what lies behind a deleted one moves to a page that was read."""
+    with serve(FakeLangfuse(v2=False)) as fake:
+        answer, deleted = fake.answer, set()
+
+        def shrinking(path: str, query: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+            if path.endswith("/observations") and query.get("page") == "2" and len(deleted) < 3:
+                low, high = query["fromStartTime"], query["toStartTime"]
+                newest = max((r for r in fake.rows if low <= _ms(r["startTime"]) < high), key=lambda r: r["startTime"])
+                fake.rows.remove(newest)
+                deleted.add(newest["id"])
+            return answer(path, query)
+
+        fake.answer = shrinking  # type: ignore[method-assign]
+        ids = {r.id for p in importer(fake, page_size=10).pages() for r in p.runs}
+    assert deleted
+    assert ids >= {r["id"] for r in ROWS} - deleted
+
+
 def test_refused_keys_and_a_dead_server_are_told_without_the_key() -> None:
     with serve(FakeLangfuse()) as fake:
         with pytest.raises(AuthenticationFailed, match="LANGFUSE_SECRET_KEY") as refused:
@@ -202,6 +241,8 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 CACHED = {"input": 60, "input_cache_read": 40, "output": 5, "output_reasoning": 5, "total": 110}
+VERTEX = {"input": 0, "input_modality_TEXT": 60, "cached_modality_TEXT": 40, "cached_content_token_count": 40}
+VERTEX |= {"output": 0, "output_modality_TEXT": 20, "thoughts_token_count": 10, "total": 130}
 ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_tokens": 10, "output": 7}
 
 
@@ -250,6 +291,20 @@ ANTHROPIC = {"input": 10, "cache_read_input_tokens": 80, "cache_creation_input_t
                 }
             },
             (100, 7, 50, 40, 0),
+        ),
+        # Vertex AI, as Langfuse's LangChain handler takes it apart: with modalities, and without
+        ({"usageDetails": VERTEX}, (100, 30, 40, 0, 10)),
+        (
+            {
+                "usageDetails": {
+                    "input": 100,
+                    "cached_content_token_count": 40,
+                    "output": 20,
+                    "thoughts_token_count": 10,
+                    "total": 130,
+                }
+            },
+            (100, 30, 40, 0, 10),
         ),
         ({"usage": {"input": 9, "output": 3, "unit": "TOKENS"}}, (9, 3, 0, 0, 0)),
         ({"usage": {"input": 9, "output": 3, "unit": "CHARACTERS"}}, None),

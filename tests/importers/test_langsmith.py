@@ -221,6 +221,33 @@ def test_a_range_ends_now_at_the_latest(fake: FakeLangSmith) -> None:
     assert source.until - source.since == timedelta(days=30)
 
 
+@pytest.mark.parametrize("v2", [True, False])
+def test_an_empty_page_with_a_cursor_is_not_the_last(
+    fake: FakeLangSmith, monkeypatch: pytest.MonkeyPatch, v2: bool
+) -> None:
+    """Of what a filter has gone through, nothing may have been wanted."""
+    fake.v2 = v2
+    calm, query = runs_of(importer(fake, page_size=20)), fake.query
+
+    def sparse(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        cursor = body.get("cursor") or ""
+        if not cursor.startswith("empty-"):
+            following = f"empty-{cursor}"
+            return {"items": [], "next_cursor": following} if v2 else {"runs": [], "cursors": {"next": following}}
+        return query(path, {**body, "cursor": cursor.removeprefix("empty-")})
+
+    monkeypatch.setattr(fake, "query", sparse)
+    assert runs_of(importer(fake, page_size=20)) == calm
+
+
+def test_a_cursor_that_leads_back_to_itself_is_no_endless_walk(
+    fake: FakeLangSmith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "query", lambda *_: {"items": [], "next_cursor": "again"})
+    with pytest.raises(UnreadableSource, match="cursors"):
+        runs_of(importer(fake))
+
+
 def test_a_server_that_always_refuses_its_cursors_is_named(fake: FakeLangSmith) -> None:
     fake.faults = ["cursor"] * 1000
     with pytest.raises(UnreadableSource, match="cursors"):

@@ -155,6 +155,17 @@ def test_times_of_any_type(tmp_path: Path, kind: str) -> None:
     assert [(r.id, round(r.started_at, 4)) for r in runs(found)] == [(r.id, round(r.started_at, 4)) for r in expected]
 
 
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_times_that_are_numbers_may_be_text(tmp_path: Path, unit: int) -> None:
+    rows = [dict(r) for r in ROWS[:20]]
+    for row in rows:
+        for name in ("start_time", "end_time"):
+            row[name] = str(datetime.fromisoformat(row[name]).timestamp() * unit)
+    found = ParquetImporter(export(tmp_path / "e", rows, {**COLUMNS, "start_time": "VARCHAR", "end_time": "VARCHAR"}))
+    expected = runs(ParquetImporter(export(tmp_path / "f", [dict(r) for r in ROWS[:20]])))
+    assert [(r.id, round(r.started_at, 3)) for r in runs(found)] == [(r.id, round(r.started_at, 3)) for r in expected]
+
+
 def test_nested_columns_and_missing_ones(tmp_path: Path) -> None:
     few = {n: COLUMNS[n] for n in ("id", "name", "run_type", "start_time", "end_time", "prompt_tokens", "tags")}
     source = ParquetImporter(export(tmp_path / "few", ROWS[:20], few))

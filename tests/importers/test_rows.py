@@ -13,7 +13,7 @@ from recorder import Recorder, Wire, replay_of
 
 from ts_importers.base import Skipped
 from ts_importers.langsmith_rows import run_from_row
-from ts_importers.values import timestamp
+from ts_importers.values import loads, timestamp
 from ts_langchain import Sentinel
 from ts_langchain.call import Usage
 from ts_langchain.history import Import
@@ -180,6 +180,30 @@ def test_numbers_that_cannot_be_are_left_out() -> None:
     assert run.cost is None
     assert run.usage is not None
     assert run.usage["input_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": "so \\ud83d", "\\udc00": [1]}', b'{"a": "so \xed\xa0\xbd", "\xed\xb0\x80": [1]}']
+)
+def test_half_a_letter_in_json_is_one_that_can_be_written(text: str | bytes) -> None:
+    assert loads(text) == {"a": "so ?", "?": [1]}
+
+
+def test_json_that_orjson_does_not_read() -> None:
+    assert loads('{"a": NaN, "b": "\\ud83d\\ude00"}') == {"a": None, "b": "\U0001f600"}
+    for text in ("[" * 100_000 + "]" * 100_000, "[INST] hello", '{"half', b"\xff"):
+        with pytest.raises(ValueError):
+            loads(text)
+
+
+def test_counts_by_category_may_be_text() -> None:
+    """As whole numbers of the row may."""
+    counts = {"prompt_tokens": "180", "completion_tokens": "5"}
+    for details in ({"cache_read": "20"}, {"raw": {"cache_read": 20.0, "other": None}}, '{"cache_read": "20"}'):
+        run = run_from_row({**GOOD, **counts, "prompt_token_details": details})
+        assert isinstance(run, Run)
+        assert run.usage is not None
+        assert run.usage["input_token_details"] == {"cache_read": 20}
 
 
 def test_a_clock_that_runs_backwards_is_not_believed() -> None:

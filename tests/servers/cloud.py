@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,10 @@ class CloudServer:
         self.requests: list[Request] = []
         self.events: dict[str, dict[str, Any]] = {}
         self.keys: dict[str, Any] = {}
+        self.counts = True
+        """Whether it says how many it accepted."""
+        self.most_bytes = 10**9
+        """Of a body; of a larger one it takes nothing."""
         self.rejects: set[str] = set()
         """Rules whose events are rejected."""
 
@@ -37,6 +42,8 @@ class CloudServer:
             assert request.query == {"project": request.body["project"]}
         else:
             assert request.path == "/v1/events"
+        if len(json.dumps(request.body)) > self.most_bytes:
+            return Answer(413)
         key = request.headers["idempotency-key"]
         assert self.keys.setdefault(key, request.body) == request.body, "one key, two bodies"
         assert request.body.keys() == {"project", "events"}
@@ -50,4 +57,6 @@ class CloudServer:
                 rejected += 1
             else:
                 self.events[event["metadata"]["event_id"]] = event
+        if not self.counts:
+            return Answer(202)
         return Answer(body={"accepted": len(request.body["events"]) - rejected, "rejected": rejected})

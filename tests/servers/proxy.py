@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import random
@@ -27,7 +28,8 @@ class Proxy:
     Attributes:
         faults: Taken one per request, None lets it pass: rate_seconds, rate_date, rate_bare, error_500, error_502,
             error_503, hung_up (nothing is answered), reset (the answer breaks off), cut (a shorter answer that says it
-            is whole), page (a web page instead), slow (answers after a second).
+            is whole), page (a web page instead), slow (answers after a second), packed (a gzipped answer that breaks
+            off), misnamed (an answer that says it is gzipped and is not).
         rows: Changes the list of rows in each answer.
         seen: What was asked for: method and address, as they came in.
     """
@@ -101,6 +103,11 @@ def through(proxy: Proxy, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
             if fault == "reset":
                 self.send(found.status, data[: len(data) // 2], len(data))
                 self.close_connection = True
+            elif fault == "packed":
+                packed = gzip.compress(data)
+                self.send(found.status, packed[: len(packed) // 2], content_encoding="gzip")
+            elif fault == "misnamed":
+                self.send(found.status, data, content_encoding="gzip")
             elif fault == "cut":
                 self.send(found.status, data[: len(data) // 2])
             else:
@@ -119,6 +126,11 @@ def twice(rows: list[Any]) -> list[Any]:
 def in_no_order(rows: list[Any]) -> list[Any]:
     """The rows of a page in no order."""
     return random.Random(len(rows)).sample(rows, len(rows))
+
+
+def with_half_a_letter(rows: list[Any]) -> list[Any]:
+    """Each row holds a text that was cut in the middle of a surrogate pair, and one with a NUL."""
+    return [{**row, "cut": "so \ud83d", "nul": "\0"} if isinstance(row, dict) else row for row in rows]
 
 
 def among_rubbish(rows: list[Any]) -> list[Any]:
