@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from ts_importers import values
 from ts_langchain.capture.messages import ROLES, unwrap
 from ts_langchain.errors import UnreadableSource
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WHOLE_BYTES = 256_000_000
-_NO_JSON, _CUT_OFF, _NOT_READ = b"no JSON\n", b"no JSON", b"no JSON from here on\n"
+_CUT_OFF, _NOT_READ = b"no JSON", b"no JSON from here on\n"
 _BROKEN, _LOST = object(), object()
 _LONGEST_WORD = len("-Infinity")
 _BETWEEN = re.compile(r"[\s,]*")
@@ -178,8 +179,8 @@ class Documents:
             if _is_json(first_line):
                 return None
             try:
-                rows = _tolerant(data)
-            except (ValueError, RecursionError):
+                rows = values.loads(data)
+            except ValueError:
                 rows = _begun(data)
                 if not rows:
                     msg = f"{self.path} begins like a JSON list but is none: {error}"
@@ -250,11 +251,6 @@ def _objects(file: IO[bytes]) -> Iterator[Document]:
         yield Document(first, b"".join(lines), begin)
 
 
-def _tolerant(data: bytes) -> Any:
-    """JSON that may hold `NaN`, `Infinity` and halves of surrogate pairs: what cannot be written as JSON again."""
-    return json.loads(data, parse_constant=lambda _: object())
-
-
 def _begun(data: bytes) -> list[Any]:
     """The elements of a list up to where it breaks off, or ends after a comma, and of lists behind it.
 
@@ -279,7 +275,7 @@ def _begun(data: bytes) -> list[Any]:
 
 def _list_at(text: str, at: int) -> tuple[list[Any], int, list[Any]]:
     """The elements from here on, where the list ends, and what stands for the rest if it is broken."""
-    decoder = json.JSONDecoder(parse_constant=lambda _: object())
+    decoder = json.JSONDecoder(parse_constant=lambda _: None)
     elements: list[Any] = []
     while (at := _after(text, at)) < len(text):
         if text[at] == "]":
@@ -303,10 +299,12 @@ def _after(text: str, at: int) -> int:
 
 def _dumps(element: object) -> bytes:
     """An element as a line of its own, which is no JSON either if the element is none."""
+    if element is _BROKEN or element is _LOST:
+        return _CUT_OFF if element is _BROKEN else _NOT_READ
     try:
         return orjson.dumps(element)
     except TypeError:
-        return _CUT_OFF if element is _BROKEN else _NOT_READ if element is _LOST else _NO_JSON
+        return orjson.dumps(values.whole(element))
 
 
 def _is_json(line: bytes) -> bool:
@@ -320,7 +318,7 @@ def _is_json(line: bytes) -> bool:
 def loads(raw: bytes) -> object:
     """What a document says, a bare list of messages as a conversation; None if it is no JSON."""
     try:
-        document = orjson.loads(_unmarked(raw))
+        document = values.loads(_unmarked(raw))
     except ValueError:
         return None
     return {"messages": document} if _is_conversation(document) else document

@@ -55,8 +55,7 @@ def number(value: object, most: float) -> float | None:
 
 
 def loads(text: bytes | str) -> Any:
-    """What JSON says. Halves of surrogate pairs, which services leave where they cut a text, become question marks:
-    neither orjson nor a database takes them.
+    """What JSON says, and what nearly is: `NaN` is null, and see `whole`.
 
     Raises:
         ValueError: It is none.
@@ -65,11 +64,18 @@ def loads(text: bytes | str) -> Any:
         return orjson.loads(text)
     except ValueError:
         try:
-            found = json.loads(text, parse_constant=lambda _: None)
-            return json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+            return whole(json.loads(text, parse_constant=lambda _: None))
         except RecursionError:
             msg = "JSON that is nested too deeply"
             raise ValueError(msg) from None
+
+
+def whole(value: object) -> Any:
+    """A value of JSON in which halves of surrogate pairs, left where a text was cut, have become question marks.
+
+    Neither orjson nor a database takes them.
+    """
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def parsed(value: object) -> Any:
