@@ -102,6 +102,26 @@ ALIKE: dict[str, list[list[Step]]] = {
     * 2,
 }
 
+FAILS: Step = ("fetch_url", {"url": "a"}, "boom", "error")
+
+ALIKE |= {
+    "both fail alike": [[FAILS] * 5] * 2,
+    "each fails in its own way": [[("fetch_url", {"url": "a"}, f"boom {n}", "error")] * 5 for n in range(3)],
+    "the tool fails one of them alone": [
+        [FAILS] * 5,
+        [("fetch_url", {"url": "b"}, f"page {n}", "ok") for n in range(9)],
+    ],
+    "one looks for something else each time and fails": [
+        [("fetch_url", {"url": f"{n}"}, "boom", "error") for n in range(7)],
+        [("read_file", {"path": f"{n}.py"}, f"file {n}", "ok") for n in range(9)],
+    ],
+    "nothing works for one of them": [
+        [("fetch_url", {"url": f"{n}"}, f"boom {n}", "error") for n in range(10)],
+        [("read_file", {"path": f"{n}.py"}, f"file {n}", "ok") for n in range(9)],
+    ],
+    "each fails once": [[FAILS, OTHER]] * 5,
+}
+
 
 @pytest.mark.parametrize("case", ALIKE)
 def test_what_is_found_of_each_agent_alone_is_found_of_all_side_by_side(case: str) -> None:
