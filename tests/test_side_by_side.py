@@ -119,6 +119,15 @@ ALIKE |= {
         [("fetch_url", {"url": f"{n}"}, f"boom {n}", "error") for n in range(10)],
         [("read_file", {"path": f"{n}.py"}, f"file {n}", "ok") for n in range(9)],
     ],
+    "loops of two looks each": [[OTHER, PAGE] * 5] * 3,
+    "circles of their own": [[OTHER, PAGE] * 4, [PAGE, ("list_users", {}, "ada, bob", "ok")] * 4],
+    "one runs in a circle, others read": [
+        [OTHER, PAGE] * 4,
+        *([("read_file", {"path": f"{n}/{i}.py"}, f"file {n} {i}", "ok") for i in range(9)] for n in range(3)),
+    ],
+    "both look for something else each time and find nothing": [
+        [(f"find_{name}", {"id": f"{name} {n}"}, "none", "ok") for n in range(3)] for name in ("user", "order")
+    ],
     "each fails once": [[FAILS, OTHER]] * 5,
 }
 
