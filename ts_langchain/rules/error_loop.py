@@ -136,28 +136,28 @@ class Trouble:
 
     def __init__(self) -> None:
         self.tools: Recent[int, Failures] = Recent()
-        self.beside: Recent[int, Failures] = Recent()  # by tool and turn, where another one has called the tool last
-        self.rows: Recent[int, Row] = Recent()  # by turn
+        # by tool and turn, where another one has called the tool last; and by turn; most sessions have neither
+        self.beside: Recent[int, Failures] | None = None
+        self.rows: Recent[int, Row] | None = None
 
     def take(self, call: Call) -> Failures | None:
         """Takes out the failures of its tool that this call follows: of its turn, or of the one before."""
-        tool = name_hash(call.name)
-        last, own = self.tools.pop(tool, None), self.beside.pop(mix(tool, call.turn), None)
+        tool, others = name_hash(call.name), self.beside
+        last, own = self.tools.pop(tool, None), others.pop(mix(tool, call.turn), None) if others else None
         if last is None or last.turn == call.turn:
             return last or own
-        self.beside[mix(tool, last.turn)] = last
-        self.beside.limit(MAX_BESIDE)
+        if others is None:
+            others = self.beside = Recent()
+        others[mix(tool, last.turn)] = last
+        others.limit(MAX_BESIDE)
         beside = call.step and last.root_id == call.root_id  # agents of one graph may go on at the same time
         return own or (None if beside else last.handed_to(call))
 
     def row(self, turn: int) -> Row:
         """The failures of a turn in a row."""
-        row = self.rows.get(turn)
-        if row is None:
-            row = self.rows[turn] = Row()
-            self.rows.limit(MAX_ROWS)
-        else:
-            self.rows.touch(turn)
+        rows = self.rows = self.rows or Recent()
+        row = rows[turn] = rows.pop(turn, None) or Row()  # type: ignore[arg-type]
+        rows.limit(MAX_ROWS)
         return row
 
 
@@ -205,8 +205,7 @@ class ErrorLoop(Rule[Trouble]):
 
     def shrink(self, state: Trouble) -> None:
         state.tools.clear()
-        state.beside.clear()
-        state.rows.clear()
+        state.beside = state.rows = None
 
     def observe(self, call: Call, state: Trouble) -> Finding | None:
         if call.status == "cancelled":
@@ -302,7 +301,7 @@ class ErrorLoop(Rule[Trouble]):
         if call.status != "ok":
             return
         effect = effect_of(call)
-        if effect != "thinks":
+        if state.rows and effect != "thinks":
             state.rows.pop(call.turn, None)
         if not (state.tools or state.beside):
             return

@@ -64,6 +64,8 @@ MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
 MAX_TURNS = 8
 MAX_BESIDE = 12
+HANDED = -1
+"""A turn has called nothing of a group yet that others have."""
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 PAGE_CHARS = 200
@@ -94,7 +96,6 @@ class Group:
         "findings",
         "fresh",
         "gist",
-        "handed",
         "items",
         "learned",
         "made",
@@ -121,7 +122,6 @@ class Group:
         self.conversations: tuple[int, ...] = (call.conversation,)
         self.asked_by = 0
         self.ended_at = call.ended_at
-        self.handed = False
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.learned = self.mutations = self.news = self.told = self.unknown = 0
         self.reworded = 0  # or REWORDED, REPLACED
@@ -141,7 +141,8 @@ class Group:
         """The same for another turn or task, which has called nothing yet that it would follow."""
         own = copy(self)
         own.asked_by, own.ended_at, own.unclaimed = 0, 0.0, []
-        own.handed = own.turn != call.turn
+        if own.turn != call.turn:
+            own.learned = HANDED
         own.turn, own.step, own.task = call.turn, call.step, call.task
         return own
 
@@ -209,7 +210,7 @@ class Repeats:
             self.news += 1
             self.unknown += not waited and effect_of(call) == "unknown"
         place = self._place(call.turn)
-        others = self.fresh if place is None else self.fresh[:place] + self.fresh[place + 3 :]
+        others = self.fresh if place < 0 else self.fresh[:place] + self.fresh[place + 3 :]
         learned = self.steps if new else self.learned(call.turn)
         self.fresh = (*others, call.turn, self.steps, learned)[-3 * MAX_TURNS :]
 
@@ -229,15 +230,19 @@ class Repeats:
     def newest(self, turn: int) -> int:
         """Which step was the last of a turn, 0 if there was none."""
         place = self._place(turn)
-        return 0 if place is None else self.fresh[place + 1]
+        return self.fresh[place + 1] if place >= 0 else 0
 
     def learned(self, turn: int) -> int:
         """Which step was the last that brought a turn something new, 0 if there was none."""
         place = self._place(turn)
-        return 0 if place is None else self.fresh[place + 2]
+        return self.fresh[place + 2] if place >= 0 else 0
 
-    def _place(self, turn: int) -> int | None:
-        return next((i for i in range(len(self.fresh) - 3, -1, -3) if self.fresh[i] == turn), None)
+    def _place(self, turn: int) -> int:
+        fresh = self.fresh
+        place = len(fresh) - 3
+        while place >= 0 and fresh[place] != turn:
+            place -= 3
+        return place
 
     def limit(self) -> None:
         """Drops the groups used longest ago."""
@@ -374,7 +379,7 @@ class RepeatRule(Rule[Repeats]):
                 group = state.groups[key] = state.own(call, group, tool)
             state.groups.touch(key)
             group.step, group.task = call.step, call.task
-            learned = state.news > group.news if group.handed else state.learned(call.turn) > group.learned
+            learned = state.news > group.news if group.learned == HANDED else state.learned(call.turn) > group.learned
             mended = state.news > group.news and works_on_all(call)
             state_changed = state.mutations > group.mutations and (is_worth_another_try(call) or mended)
             moved_on = learned and is_change(call)
@@ -416,10 +421,10 @@ class RepeatRule(Rule[Repeats]):
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
-        state.note(call, repeated=group.count > 1 and not group.retold and not group.handed)
+        state.note(call, repeated=group.count > 1 and not group.retold and group.learned != HANDED)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
         group.asked_by, group.fresh, group.told = asker, state.newest(call.turn), state.told
-        group.learned, group.handed = state.learned(call.turn), False
+        group.learned = state.learned(call.turn)
         return self._judge(call, group) if group.count > 1 else None
 
     def overlook(self, call: Call, state: Repeats) -> None:
