@@ -141,6 +141,19 @@ def test_what_is_found_of_each_agent_alone_is_found_of_all_side_by_side(case: st
         assert severe([call for calls in agents for call in calls]) == alone, seed
 
 
+def test_tasks_of_one_superstep_that_loop_side_by_side() -> None:
+    """Workers of one turn, each with a loop written by hand in its node."""
+    for seed in range(20):
+        rng = random.Random(seed)
+        tasks = [
+            [call._replace(turn=7, conversation=7, step=9, task=n) for call in steps(f"task {n}", [PAGE] * 5, rng)]
+            for n in range(3)
+        ]
+        alone = first([severe(calls, rules=["tool_loop"]) for calls in tasks])
+        assert alone["tool_loop"][0] == "high"
+        assert severe([call for calls in tasks for call in calls], rules=["tool_loop"]) == alone, seed
+
+
 def in_step(rounds: int, parties: int, *, threads: bool) -> Any:
     """An agent that has others work side by side, which loop; all of them make each round at the same time."""
     barrier = Barrier(parties)
