@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from copy import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -12,6 +13,7 @@ from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
 from ts_langchain.rules.beside import Made, then, times
 from ts_langchain.rules.effects import (
+    Effect,
     effect_of,
     is_worth_another_try,
     judges,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_TOOLS = 6
+MAX_BESIDE = 6
+MAX_ROWS = 4
 MAX_UNCLAIMED = 8
 MAX_TRIED = 24
 MAX_DID = 8
@@ -42,7 +46,7 @@ SWEEPING = 4
 
 
 class Failures:
-    """Consecutive failures of one tool with one error."""
+    """Consecutive failures of one tool with one error, as one turn knows of them."""
 
     __slots__ = (
         "again",
@@ -55,23 +59,26 @@ class Failures:
         "excused",
         "made",
         "others",
+        "root_id",
         "since",
         "tried",
+        "turn",
         "unclaimed",
         "unit",
         "varied",
         "works_on",
     )
 
-    def __init__(self, error: int, since: float, again: bool, works_on: bool) -> None:
+    def __init__(self, call: Call) -> None:
+        self.turn, self.root_id = call.turn, call.root_id
         self.asked_by: str | None = None
         self.unit: str | None = None  # the tool call, which code may try several times
         self.ended_at = 0.0
-        self.again = again  # it is worth another try once something has changed
-        self.works_on = works_on  # so it is once something has changed that had not been changed so before
+        self.again = is_worth_another_try(call)  # it is worth another try once something has changed
+        self.works_on = works_on_all(call)  # so it is once something has changed that had not been changed so before
         self.did = array("q")  # what others did or brought meanwhile
-        self.error = error
-        self.since = since
+        self.error = call.answer
+        self.since = call.started_at
         self.count = 0
         self.excused = 0  # failures before something was done that may have mended them
         self.arguments = 0
@@ -80,6 +87,15 @@ class Failures:
         self.made: Made = ()
         self.varied = False
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
+
+    def handed_to(self, call: Call) -> Failures:
+        """The same for a turn that goes on where this one has given up."""
+        own = copy(self)
+        own.turn, own.root_id = call.turn, call.root_id
+        own.asked_by, own.unit, own.ended_at, own.made = None, None, 0.0, ()
+        own.did, own.tried = self.did[:], self.tried[:]
+        self.unclaimed = []  # they are told once, and by whoever goes on
+        return own
 
     def excuse(self, *, anew: bool = False) -> None:
         """Something was done that may have mended it; `anew`, what it works on was changed."""
@@ -94,18 +110,15 @@ class Failures:
 class Row:
     """Failures one after the other in one turn of an agent, of whatever tool and with whatever error: nothing works."""
 
-    __slots__ = ("asked_by", "count", "turn", "unclaimed")
+    __slots__ = ("asked_by", "count", "unclaimed")
 
     def __init__(self) -> None:
-        self.turn = self.count = 0
+        self.count = 0
         self.asked_by: str | None = None
         self.unclaimed: list[Turn] = []
 
     def add(self, call: Call) -> bool:
         """Counts a failure that a model has asked for, those of one answer as one. True if it counts."""
-        if call.turn != self.turn:
-            self.turn, self.count = call.turn, 0
-            self.unclaimed.clear()
         if call.requested_by is None or call.requested_by == self.asked_by:
             return False
         self.asked_by = call.requested_by
@@ -122,11 +135,33 @@ class Row:
 class Trouble:
     """State of one session: failures by tool, and all of them in a row."""
 
-    __slots__ = ("row", "tools")
+    __slots__ = ("beside", "rows", "tools")
 
     def __init__(self) -> None:
         self.tools: Recent[int, Failures] = Recent()
-        self.row: Row | None = None
+        # by tool and turn, where another one has called the tool last; and by turn; most sessions have neither
+        self.beside: Recent[int, Failures] | None = None
+        self.rows: Recent[int, Row] | None = None
+
+    def take(self, call: Call) -> Failures | None:
+        """Takes out the failures of its tool that this call follows: of its turn, or of the one before."""
+        tool, others = name_hash(call.name), self.beside
+        last, own = self.tools.pop(tool, None), others.pop(mix(tool, call.turn), None) if others else None
+        if last is None or last.turn == call.turn:
+            return last or own
+        if others is None:
+            others = self.beside = Recent()
+        others[mix(tool, last.turn)] = last
+        others.limit(MAX_BESIDE)
+        beside = call.step and last.root_id == call.root_id  # agents of one graph may go on at the same time
+        return own or (None if beside else last.handed_to(call))
+
+    def row(self, turn: int) -> Row:
+        """The failures of a turn in a row."""
+        rows = self.rows = self.rows or Recent()
+        row = rows[turn] = rows.pop(turn, None) or Row()  # type: ignore[arg-type]
+        rows.limit(MAX_ROWS)
+        return row
 
 
 class ErrorLoop(Rule[Trouble]):
@@ -134,8 +169,8 @@ class ErrorLoop(Rule[Trouble]):
 
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line of
     its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not fall
-    into one turn of an agent, if another tool of which nobody can say what it does succeeded in between, and as long
-    as another try may well bring something else. That is up to twice as many failures where it was given something
+    into one turn of an agent (of agents of one graph, which may go on side by side, each has its own), if another tool
+    of which nobody can say what it does succeeded in between, and as long as another try may well bring something else. That is up to twice as many failures where it was given something
     else meanwhile (what is looked for may just not be there, what is created be there already) or is not there for now
     (503, too many requests); four times as many of a tool that acts and was given something else each time
     (`book_slot`); eight times as many of one that looks or judges (`find_person`, `check_link`, `kubectl get`), or of
@@ -174,18 +209,19 @@ class ErrorLoop(Rule[Trouble]):
 
     def shrink(self, state: Trouble) -> None:
         state.tools.clear()
-        state.row = None
+        state.beside = state.rows = None
 
     def observe(self, call: Call, state: Trouble) -> Finding | None:
         if call.status == "cancelled":
             return None
         if call.status != "error" or not call.answer:
-            state.tools.pop(name_hash(call.name), None)
             self.overlook(call, state)
+            if call.status != "ok":
+                state.take(call)
             return None
-        row = state.row = state.row or Row()
+        row = state.row(call.turn)
         counts = row.add(call)
-        return self._same(call, state.tools) or (self._all(call, row) if counts else None)
+        return self._same(call, state) or (self._all(call, row) if counts else None)
 
     def _all(self, call: Call, row: Row) -> Finding | None:
         """The finding, if nothing but failures has come for long."""
@@ -205,16 +241,16 @@ class ErrorLoop(Rule[Trouble]):
             evidence={"failures": row.count, "error": call.error},
         )
 
-    def _same(self, call: Call, state: Recent[int, Failures]) -> Finding | None:
+    def _same(self, call: Call, state: Trouble) -> Finding | None:
         """The finding, if one tool has run into the same error again."""
         s, tool = self.settings, name_hash(call.name)
-        failures = state.pop(tool, None)
+        failures = state.take(call)
         if failures is None or failures.error != call.answer or call.started_at - failures.since > s.window_seconds:
             before = failures.excused if failures is not None and failures.error == call.answer else 0
-            failures = Failures(call.answer, call.started_at, is_worth_another_try(call), works_on_all(call))
+            failures = Failures(call)
             failures.excused = before
-        state[tool] = failures
-        state.limit(MAX_TOOLS)
+        state.tools[tool] = failures
+        state.tools.limit(MAX_TOOLS)
         # side by side, in one answer of the model, they are one try; so is one tool call that code tries several times
         beside = (
             call.started_at < failures.ended_at
@@ -269,22 +305,31 @@ class ErrorLoop(Rule[Trouble]):
         if call.status != "ok":
             return
         effect = effect_of(call)
-        if effect != "thinks":
-            state.row = None
-        state.tools.pop(name_hash(call.name), None)
-        if not state.tools or call.kind != "tool":
+        if state.rows and effect != "thinks":
+            state.rows.pop(call.turn, None)
+        if not (state.tools or state.beside):
             return
+        state.take(call)
+        if call.kind != "tool":
+            return
+        self._excuse(call, effect, state.tools)
+        if state.beside:
+            self._excuse(call, effect, state.beside)
+
+    def _excuse(self, call: Call, effect: Effect, failing: Recent[int, Failures]) -> None:
+        """What is done by one agent may have mended it for all; that it gets on says nothing of the others."""
         came = hash(outcome(call))
         changes = may_have_changed(call)
-        for tool, others in list(state.tools.items()):
+        for key, others in list(failing.items()):
             new = came not in others.did
+            gets_on = new and (others.works_on or (others.varied and others.turn == call.turn))
             if changes and others.again:
-                del state.tools[tool]
+                del failing[key]
             elif others.excused >= self.settings.min_failures * PATIENCE:
                 pass
             elif changes and others.works_on and new:
                 others.excuse(anew=True)
-            elif effect == "unknown" or lets_time_pass(call.name) or (new and (others.varied or others.works_on)):
+            elif effect == "unknown" or lets_time_pass(call.name) or gets_on:
                 others.excuse()  # it may have changed something, or may be allowed now; or the agent gets on
             if new:
                 others.did.append(came)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleContext, RuleSettings
 from ts_langchain.rules.effects import (
     asked_for,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_PERIOD = 6
+MAX_BESIDE = 4
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `free`) may well be the same to a question in other words."""
 WORDS_CHARS = 60
@@ -39,24 +41,45 @@ OTHERS = 8
 
 
 class Steps:
-    """The latest tool calls of a run."""
+    """The latest tool calls of a turn, and those of others that go on beside it."""
 
-    __slots__ = ("arrived", "asked_by", "reported", "root_id", "steps")
+    __slots__ = ("arrived", "asked_by", "beside", "reported", "root_id", "steps", "turn")
 
     def __init__(self) -> None:
         self.root_id = ""
+        self.turn = 0
         self.reported = 0  # calls told of, from the first finding on
         self.asked_by: str | None = None
         self.arrived = 0  # how many of the calls that this model call asked for have ended
         # fingerprint of tool and answer, call id, model call that asked, unit, units, seconds, superstep and task,
         # tool, how often it may be meant to be done again, what it was given; which one, where a long answer came back
         self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int, int, int]] = []
+        self.beside: Recent[int, tuple[Any, ...]] | None = None  # the same of other turns; most sessions have none
+
+    def go_on(self, call: Call) -> None:
+        """Goes on where the turn of this call has stopped."""
+        if call.turn != self.turn:
+            beside = self.beside = self.beside or Recent()
+            own = beside.pop(call.turn, None) or (0, None, 0, [])
+            if self.steps or self.asked_by:
+                beside[self.turn] = (self.reported, self.asked_by, self.arrived, self.steps)
+                beside.limit(MAX_BESIDE)
+            self.turn = call.turn
+            self.reported, self.asked_by, self.arrived, self.steps = own
+        elif call.root_id != self.root_id:
+            self.restart()
+        self.root_id = call.root_id
+
+    def restart(self) -> None:
+        """What follows goes round in no circle with what was before."""
+        self.steps.clear()
+        self.reported = 0
 
 
 class PingPong(Rule[Steps]):
     """Two or more tools are called in turn, round after round, and each brings back what it brought before.
 
-    Fires when the latest tool calls of one run are `min_rounds` rounds of the same circle of 2 to 6 different
+    Fires when the latest tool calls of one turn are `min_rounds` rounds of the same circle of 2 to 6 different
     tools, each with the same answer as in the round before, whatever was looked for. Calls that one model call asks
     for side by side count once all of them have ended, and in whatever order.
 
@@ -99,9 +122,7 @@ class PingPong(Rule[Steps]):
         return False  # it is about what follows in a row
 
     def observe(self, call: Call, state: Steps) -> Finding | None:
-        if call.root_id != state.root_id:
-            state.root_id, state.reported = call.root_id, 0
-            state.steps.clear()
+        state.go_on(call)
         if call.requested_by is None or call.requested_by != state.asked_by:
             state.asked_by, state.arrived = call.requested_by, 0
         state.arrived += 1
@@ -109,8 +130,7 @@ class PingPong(Rule[Steps]):
         if aside or (self._leaves_handoffs and is_handoff(call.name)):
             among = ""
         elif is_under_way(call) or not call.answer or asks_a_person(call.name):
-            state.steps.clear()
-            state.reported = 0
+            state.restart()
             return None
         else:
             self._add(call, state)
@@ -124,8 +144,8 @@ class PingPong(Rule[Steps]):
     def overlook(self, call: Call, state: Steps) -> None:
         """To look again after a change is no circle."""
         if may_have_changed(call):
-            state.steps.clear()
-            state.reported = 0
+            state.restart()
+            state.beside = None
 
     @staticmethod
     def _add(call: Call, state: Steps) -> None:

@@ -10,6 +10,9 @@ somebody who may know of it: a model has spoken in between. It is one to stop fo
 and nothing else brings anything new either: an agent that reads the clock before each of its steps is not stuck, nor
 is code that looks the same up for each section that it has a model write.
 
+Of turns that go on side by side, and of tasks that do, each has a part of the group of its own: when each of them
+makes its calls says nothing of any. What one of them has changed may well be looked at again by all.
+
 A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
 answer. It brought what the tools inside it brought (`Call.findings`): where these gave the same, it is a repeat. So is
 an answer that differs in a UUID, or in the time it was made at, alone (`Call.gist`). The words or the id may have been
@@ -20,6 +23,7 @@ where the tools inside it gave something else.
 from __future__ import annotations
 
 from array import array
+from copy import copy
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
@@ -58,7 +62,10 @@ MAX_ITEMS = 64
 MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
-MAX_TURNS = 4
+MAX_TURNS = 8
+MAX_BESIDE = 12
+HANDED = -1
+"""A turn has called nothing of a group yet that others have."""
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `0 rows`) may well be the same to another question."""
 PAGE_CHARS = 200
@@ -90,11 +97,15 @@ class Group:
         "fresh",
         "gist",
         "items",
+        "learned",
         "made",
         "mutations",
         "news",
         "reworded",
+        "step",
+        "task",
         "told",
+        "turn",
         "unclaimed",
         "unknown",
     )
@@ -105,13 +116,14 @@ class Group:
         self.findings, self.gist = call.findings, call.gist
         self.items = frozenset(call.items[:MAX_ITEMS]) if call.items else _NO_ITEMS
         self.count = 1
+        self.turn, self.step, self.task = call.turn, call.step, call.task
         self.made: Made = ()
         self.add(call)
         self.conversations: tuple[int, ...] = (call.conversation,)
         self.asked_by = 0
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
-        self.fresh = self.mutations = self.news = self.told = self.unknown = 0
+        self.fresh = self.learned = self.mutations = self.news = self.told = self.unknown = 0
         self.reworded = 0  # or REWORDED, REPLACED
         self.unclaimed: list[Turn] = []
 
@@ -125,6 +137,15 @@ class Group:
         """True if the answers differ, and only in words, ids or times."""
         return self.answer is None
 
+    def handed_to(self, call: Call) -> Group:
+        """The same for another turn or task, which has called nothing yet that it would follow."""
+        own = copy(self)
+        own.asked_by, own.ended_at, own.unclaimed = 0, 0.0, []
+        if own.turn != call.turn:
+            own.learned = HANDED
+        own.turn, own.step, own.task = call.turn, call.step, call.task
+        return own
+
     def add(self, call: Call, kept: int = MAX_MADE) -> None:
         """Counts a call that follows those before it."""
         self.made = then(self.made, call, call.turn, call.started_at, kept)
@@ -133,14 +154,30 @@ class Group:
 class Repeats:
     """State of one session."""
 
-    __slots__ = ("acting", "asks", "fresh", "groups", "mutations", "news", "recent", "seen", "steps", "told", "unknown")
+    __slots__ = (
+        "acting",
+        "asks",
+        "beside",
+        "fresh",
+        "groups",
+        "mutations",
+        "news",
+        "recent",
+        "seen",
+        "steps",
+        "told",
+        "unknown",
+    )
 
     def __init__(self) -> None:
         self.groups: Recent[int, Group] = Recent()
+        # what other turns and tasks have of groups that were called last by another one; most sessions have none
+        self.beside: Recent[int, Group] | None = None
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        self.fresh: tuple[int, ...] = ()  # each turn and its newest step, one after the other, since they are many
+        # each turn, its newest step and the newest that brought it something new, one after the other: they are many
+        self.fresh: tuple[int, ...] = ()
         self.asks = 0  # answers of models
         self.steps = 0  # calls that brought something new, or asked for something else in vain
         self.told = 0  # answers of models in words, that were new
@@ -158,11 +195,12 @@ class Repeats:
         self.unknown += waited
         if repeated:
             return
-        came = hash(outcome(call))
+        # what another turn was told is new to this one all the same
+        came = mix(outcome(call), call.turn)
         new = came not in self.seen
         if not new and call.arguments is not None and call.answer_chars <= BRIEF_CHARS and effect_of(call) != "thinks":
             # `loaded` of the next file: no news, but it gets on
-            came = hash(mix(call.answer, asked_for(call, call.arguments)))
+            came = mix(call.answer, asked_for(call, call.arguments), call.turn)
         if came in self.seen:
             return
         self.seen.append(came)
@@ -172,8 +210,9 @@ class Repeats:
             self.news += 1
             self.unknown += not waited and effect_of(call) == "unknown"
         place = self._place(call.turn)
-        others = self.fresh if place is None else self.fresh[:place] + self.fresh[place + 2 :]
-        self.fresh = (*others, call.turn, self.steps)[-2 * MAX_TURNS :]
+        others = self.fresh if place < 0 else self.fresh[:place] + self.fresh[place + 3 :]
+        learned = self.steps if new else self.learned(call.turn)
+        self.fresh = (*others, call.turn, self.steps, learned)[-3 * MAX_TURNS :]
 
     def hear(self, call: Call) -> None:
         """Counts an answer of a model."""
@@ -191,10 +230,47 @@ class Repeats:
     def newest(self, turn: int) -> int:
         """Which step was the last of a turn, 0 if there was none."""
         place = self._place(turn)
-        return 0 if place is None else self.fresh[place + 1]
+        return self.fresh[place + 1] if place >= 0 else 0
 
-    def _place(self, turn: int) -> int | None:
-        return next((i for i in range(len(self.fresh) - 2, -1, -2) if self.fresh[i] == turn), None)
+    def learned(self, turn: int) -> int:
+        """Which step was the last that brought a turn something new, 0 if there was none."""
+        place = self._place(turn)
+        return self.fresh[place + 2] if place >= 0 else 0
+
+    def _place(self, turn: int) -> int:
+        fresh = self.fresh
+        place = len(fresh) - 3
+        while place >= 0 and fresh[place] != turn:
+            place -= 3
+        return place
+
+    def limit(self) -> None:
+        """Drops the groups used longest ago."""
+        self.groups.limit(MAX_GROUPS - len(self.beside) if self.beside else MAX_GROUPS)
+
+    def part(self, call: Call, group: Group, tool: int) -> Group:
+        """What the turn of this call has of a group, all of it if it has called nothing of it yet."""
+        if group.turn == call.turn or not self.beside:
+            return group
+        return self.beside.get(mix(mix(tool, group.arguments_hash), call.turn), group)
+
+    def own(self, call: Call, group: Group, tool: int) -> Group:
+        """What the turn and the task of this call have of a group that another one has called last."""
+        beside = self.beside
+        if beside is None:
+            beside = self.beside = Recent()
+        about, last, own = mix(tool, group.arguments_hash), group, group
+        if own.turn != call.turn:
+            beside[mix(about, own.turn)] = own
+            own = _part(beside, mix(about, call.turn), own, call)
+        if own.step == call.step and own.task != call.task:
+            about = mix(about, call.turn, call.step)
+            beside[mix(about, own.task)] = own
+            own = _part(beside, mix(about, call.task), own, call)
+        beside.limit(MAX_BESIDE)
+        if own.answer == last.answer:
+            own.count = max(own.count, last.count)
+        return own
 
 
 class RepeatRule(Rule[Repeats]):
@@ -238,7 +314,7 @@ class RepeatRule(Rule[Repeats]):
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
-        state.fresh = ()
+        state.beside, state.fresh = None, ()
         del state.seen[:]
 
     @property
@@ -297,12 +373,16 @@ class RepeatRule(Rule[Repeats]):
             group = state.groups[key]
             if paged:  # the page that came last stands for the list
                 state.groups[paged] = group
-                state.groups.limit(MAX_GROUPS)
+                state.limit()
         else:
+            if group.turn != call.turn or (group.step == call.step and group.task != call.task):
+                group = state.groups[key] = state.own(call, group, tool)
             state.groups.touch(key)
+            group.step, group.task = call.step, call.task
+            learned = state.news > group.news if group.learned == HANDED else state.learned(call.turn) > group.learned
             mended = state.news > group.news and works_on_all(call)
             state_changed = state.mutations > group.mutations and (is_worth_another_try(call) or mended)
-            moved_on = state.news > group.news and is_change(call)
+            moved_on = learned and is_change(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if _nothing_new(call, group) and not state_changed and not moved_on and not is_under_way(call):
                 group.count += 1
@@ -341,9 +421,10 @@ class RepeatRule(Rule[Repeats]):
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
-        state.note(call, repeated=group.count > 1 and not group.retold)
+        state.note(call, repeated=group.count > 1 and not group.retold and group.learned != HANDED)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
         group.asked_by, group.fresh, group.told = asker, state.newest(call.turn), state.told
+        group.learned = state.learned(call.turn)
         return self._judge(call, group) if group.count > 1 else None
 
     def overlook(self, call: Call, state: Repeats) -> None:
@@ -357,8 +438,10 @@ class RepeatRule(Rule[Repeats]):
         """The group of a call in other words, and those words."""
         if arguments.free_text is None or not may_be_reworded(call):
             return None
-        for key, before in reversed(state.recent.get(tool, ())):
+        for key, before in reversed(state.recent.get(mix(tool, call.turn), ())):
             group = state.groups.get(key)
+            if group is not None:
+                group = state.part(call, group, tool)
             if (
                 group is not None
                 and _nothing_new(call, group, reworded=True)
@@ -372,9 +455,10 @@ class RepeatRule(Rule[Repeats]):
     @staticmethod
     def _remember(call: Call, arguments: Arguments, key: int, tool: int, state: Repeats) -> None:
         state.groups[key] = Group(call, arguments.fingerprint)
-        state.groups.limit(MAX_GROUPS)
+        state.limit()
         if arguments.free_text is not None:
-            state.recent[tool] = (*state.recent.pop(tool, ()), (key, arguments))[-MAX_RECENT:]
+            words = mix(tool, call.turn)
+            state.recent[words] = (*state.recent.pop(words, ()), (key, arguments))[-MAX_RECENT:]
             state.recent.limit(MAX_TOOLS)
 
     @staticmethod
@@ -441,6 +525,15 @@ class RepeatRule(Rule[Repeats]):
                 "failed": call.status == "error",
             },
         )
+
+
+def _part(beside: Recent[int, Group], whose: int, of: Group, call: Call) -> Group:
+    """The part of a group that is told by whose it is, made where there is none."""
+    part = beside.pop(whose, None)
+    if part is None:
+        part = of.handed_to(call)
+    beside[whose] = part
+    return part
 
 
 def _same_page(call: Call, group: Group) -> bool:
