@@ -170,13 +170,13 @@ class ErrorLoop(Rule[Trouble]):
     Fires when one tool has failed `min_failures` times in a row with the same error (its type and the first line of
     its message) within `window_seconds` of event time, whatever the arguments. Severity medium if they do not fall
     into one turn of an agent (of agents of one graph, which may go on side by side, each has its own), if another tool
-    of which nobody can say what it does succeeded in between, and as long as another try may well bring something else. That is up to twice as many failures where it was given something
-    else meanwhile (what is looked for may just not be there, what is created be there already) or is not there for now
-    (503, too many requests); four times as many of a tool that acts and was given something else each time
-    (`book_slot`); eight times as many of one that looks or judges (`find_person`, `check_link`, `kubectl get`), or of
-    which nobody can say what it does (`enrich`), and was, where it waited before it tried again (`sleep`), and where
-    other tools brought something new in between and it was given something else, or works on what they do (`merge`,
-    `deploy`).
+    of which nobody can say what it does succeeded in between, and as long as another try may well bring something
+    else. That is up to twice as many failures where it was given something else meanwhile (what is looked for may just
+    not be there, what is created be there already) or is not there for now (503, too many requests); four times as many
+    of a tool that acts and was given something else each time (`book_slot`); eight times as many of one that looks or
+    judges (`find_person`, `check_link`, `kubectl get`), or of which nobody can say what it does (`enrich`), and was,
+    where it waited before it tried again (`sleep`), and where other tools brought something new in between and it was
+    given something else, or works on what they do (`merge`, `deploy`).
 
     Fires, too, with severity medium, when three times as many tool calls in a row have failed in one turn, whatever the
     tools and the errors (`no such file: a.py`, `no such file: b.py`), and nothing has worked in between.
