@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import random
 import tracemalloc
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+from uuid import UUID
 
+import pytest
 from histories import START
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 
 from ts_langchain import Sentinel
-from ts_langchain.call import Call, Prompt, ToolCall, Usage
+from ts_langchain.call import Call, Image, Prompt, ToolCall, Usage
 from ts_langchain.capture.memory import Memory
-from ts_langchain.fingerprint import arguments, text_hash
+from ts_langchain.fingerprint import FreeText, arguments, text_hash
 from ts_langchain.sentinel import MAX_SESSIONS
 
 KB = 1024
@@ -35,6 +39,12 @@ def turn(session: str, number: int, at: float, args: object, answer: str) -> lis
             answer_chars=len(answer), arguments=arguments(args), tool_call_id=f"{asked}-c", requested_by=asked,
         ),
     ]  # fmt: skip
+
+
+def load_what_is_shared() -> None:
+    """The price table, once for all: to load it takes long while memory is traced."""
+    for call in turn("warm", 0, START, {}, "x"):
+        Sentinel().observe(call)
 
 
 def forget_shared(sentinel: Sentinel) -> None:
@@ -59,8 +69,7 @@ def test_ten_thousand_interleaved_sessions_are_all_seen() -> None:
 def test_memory_of_idle_and_active_sessions() -> None:
     sentinel, sessions, turns = Sentinel(), 2_000, 12
     observe = sentinel.observe
-    for call in turn("warm", 0, START, {}, "x"):  # loads the price table, once for all
-        Sentinel().observe(call)
+    load_what_is_shared()
     gc.collect()
     tracemalloc.start()
     for number in range(turns):
@@ -84,7 +93,8 @@ def test_memory_of_idle_and_active_sessions() -> None:
 def largest_sessions() -> list[int]:
     """Bytes of a session of which every buffer is full: thousands of different calls, questions, incidents."""
     sizes = []
-    for seed in range(3):
+    load_what_is_shared()
+    for seed in range(2):
         gc.collect()
         sentinel = Sentinel()
         sentinel._past = deque(maxlen=1)  # closed incidents have a cap of their own
@@ -112,11 +122,75 @@ def largest_sessions() -> list[int]:
     return sizes[1:]  # the first one also holds what is loaded once for all
 
 
-def test_memory_of_the_largest_session_there_can_be() -> None:
+def test_memory_of_the_largest_session_of_one_agent() -> None:
     """In a process of its own: threads that other tests have left behind allocate, too."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         sizes = pool.submit(largest_sessions).result()
     assert max(sizes) <= 64 * KB, sizes
+
+
+def anything(rng: random.Random, number: int, turns: int) -> list[Call]:
+    """A model call and a tool call of one of several agents, with whatever rules keep."""
+    asked, ran = (str(UUID(int=rng.getrandbits(128))) for _ in range(2))
+    whose, at = rng.randrange(turns), START + number
+    words = " ".join(rng.choices(["red", "blue", "house", "river", "table", "quick"], k=12))
+    answer = f"answer {rng.randrange(6)} {TEXT[: rng.choice([10, 300, 2000])]}"
+    name = rng.choice(
+        ["fetch", "search_docs", "run_tests", "edit_file", "transfer_to_x", "enrich", "bash", "press_key"]
+    )
+    kind: Any = rng.choice(["tool", "tool", "tool", "retriever"])
+    failed = rng.random() < 0.4
+    images = tuple(Image(rng.getrandbits(60), 500, "high") for _ in range(2)) if rng.random() < 0.2 else ()
+    place = {"turn": whose, "conversation": whose, "step": number // 2, "task": rng.randrange(3)}
+    return [
+        Call(
+            asked, "model", "s", f"r{whose}", "gpt-4o", at, at + 1, rng.choice(["ok", "ok", "error"]), model="gpt-4o",
+            provider="openai", usage=Usage(1000, 20), request=rng.randrange(12), answer=rng.getrandbits(60),
+            prompt=Prompt(number, rng.randrange(6), number + 1, 4000 + number, images=images), answer_chars=200,
+            tool_calls=(ToolCall(f"{asked}-c", name, 1),) if rng.random() < 0.8 else (), answer_text=FreeText(words),
+            finish_reason=rng.choice(["stop", "length"]), around=whose, **place,
+        ),
+        Call(
+            ran, kind, "s", f"r{whose}", name, at + 1, at + 2, "error" if failed else "ok", "Boom" if failed else None,
+            answer=text_hash(answer), answer_chars=len(answer), tool_call_id=f"{asked}-c", requested_by=asked,
+            arguments=arguments({"question": f"which of the many {words}", "n": rng.randrange(4)}),
+            items=tuple(rng.sample(range(300), 30)) if kind == "retriever" else (), findings=rng.randrange(3), **place,
+        ),
+    ]  # fmt: skip
+
+
+def fullest_session(turns: int) -> int:
+    """The most bytes that a session takes in which agents do whatever rules keep, at random."""
+    most = []
+    load_what_is_shared()
+    for calls in (100, 3_000):  # the first session also holds what is loaded once for all
+        sentinel, rng = Sentinel(), random.Random(calls)
+        sentinel._past = deque(maxlen=1)
+        gc.collect()
+        tracemalloc.start()
+        memory = Memory.of(sentinel.get("s").state)
+        sizes = []
+        for number in range(calls):
+            for call in anything(rng, number, turns):
+                if call.tool_calls:
+                    memory.request(call)
+                sentinel.observe(call)
+            if number % 300 == 99:
+                forget_shared(sentinel)
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        assert sentinel.health().ok
+        assert len(sentinel.incidents()) > 3
+        most.append(max(sizes))
+    return most[1]
+
+
+@pytest.mark.parametrize("turns", [1, 4, 16])
+def test_memory_where_several_agents_fill_every_buffer(turns: int) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        size = pool.submit(fullest_session, turns).result()
+    assert 64 * KB < size <= 170 * KB, f"{size:,} bytes"
 
 
 def test_what_is_evicted_is_the_oldest_in_event_time_and_counted() -> None:

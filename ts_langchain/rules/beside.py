@@ -5,16 +5,20 @@ Tasks of one superstep of LangGraph do not know of each other, whether they run 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from struct import Struct
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ts_langchain.call import Call
 
-Made = tuple[Any, ...]
-"""Of each call its turn or run, its superstep and task, and when it was made; flat, since there are many."""
+_ONE = Struct("=qqqd")
+NEVER = b""
+
+Made = bytes
+"""Of each call its turn or run, its superstep and task, and when it was made; packed, since there are many."""
 
 
-def then(made: Made, call: Call, of: int | str, at: float, kept: int) -> Made:
+def then(made: Made, call: Call, of: int, at: float, kept: int) -> Made:
     """Calls that follow one another, and this one. Of tasks side by side only the newest counts.
 
     Args:
@@ -24,16 +28,24 @@ def then(made: Made, call: Call, of: int | str, at: float, kept: int) -> Made:
         at: When it was made.
         kept: How many calls are kept, the newest.
     """
-    known: list[Any] = []
-    for i in range(0, len(made), 4):
-        if made[i] != of or made[i + 1] != call.step or made[i + 2] == call.task:
-            known += made[i : i + 4]
-    return (*known, of, call.step, call.task, at)[-4 * kept :]
+    whose, step, task = hash(of), hash(call.step), hash(call.task)
+    if made:
+        known = list(_ONE.iter_unpack(made))
+        others = [one for one in known if one[0] != whose or one[1] != step or one[2] == task]
+        if len(others) < len(known):
+            made = b"".join(_ONE.pack(*one) for one in others)
+    return (made + _ONE.pack(whose, step, task, at))[-_ONE.size * kept :]
 
 
-def times(made: Made, of: int | str) -> list[float]:
+def number_of(made: Made) -> int:
+    """How many calls these are."""
+    return len(made) // _ONE.size
+
+
+def times(made: Made, of: int) -> list[float]:
     """When the calls of one turn or run were made."""
-    return [at for whose, at in zip(made[::4], made[3::4], strict=True) if whose == of]
+    whose = hash(of)
+    return [at for other, _, _, at in _ONE.iter_unpack(made) if other == whose]
 
 
 def fall(times: list[float], count: int, seconds: float) -> bool:
@@ -41,6 +53,7 @@ def fall(times: list[float], count: int, seconds: float) -> bool:
     return len(times) >= count and times[-1] - times[-count] <= seconds
 
 
-def begun_anew(made: Made, of: int | str) -> Made:
+def begun_anew(made: Made, of: int) -> Made:
     """The newest call alone, if it is of this turn or run; else all."""
-    return made[-4:] if made[-4:-3] == (of,) else made
+    newest = made[-_ONE.size :]
+    return newest if times(newest, of) else made

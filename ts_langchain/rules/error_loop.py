@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings, Turn
-from ts_langchain.rules.beside import Made, then, times
+from ts_langchain.rules.beside import NEVER, Made, number_of, then, times
 from ts_langchain.rules.effects import (
     Effect,
     effect_of,
@@ -84,7 +84,7 @@ class Failures:
         self.arguments = 0
         self.tried = array("q")  # the arguments
         self.others = True  # each time it was given something else
-        self.made: Made = ()
+        self.made: Made = NEVER
         self.varied = False
         self.unclaimed: list[tuple[str, str | None, str, int, float]] = []
 
@@ -92,15 +92,15 @@ class Failures:
         """The same for a turn that goes on where this one has given up."""
         own = copy(self)
         own.turn, own.root_id = call.turn, call.root_id
-        own.asked_by, own.unit, own.ended_at, own.made = None, None, 0.0, ()
+        own.asked_by, own.unit, own.ended_at, own.made = None, None, 0.0, NEVER
         own.did, own.tried = self.did[:], self.tried[:]
         self.unclaimed = []  # they are told once, and by whoever goes on
         return own
 
     def excuse(self, *, anew: bool = False) -> None:
         """Something was done that may have mended it; `anew`, what it works on was changed."""
-        self.excused += len(self.made) // 4
-        self.made = ()
+        self.excused += number_of(self.made)
+        self.made = NEVER
         if anew:
             self.count, self.varied, self.others = 0, False, True
             self.unclaimed.clear()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 MAX_PERIOD = 6
-MAX_BESIDE = 4
+MAX_BESIDE = 3
 BRIEF_CHARS = 100
 """An answer as short as that (`nothing found`, `free`) may well be the same to a question in other words."""
 WORDS_CHARS = 60

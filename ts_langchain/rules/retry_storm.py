@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, PositiveFloat
 
 from ts_langchain.call import UNBILLED
-from ts_langchain.fingerprint import mix
+from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
-from ts_langchain.rules.beside import Made, begun_anew, fall, then, times
+from ts_langchain.rules.beside import NEVER, Made, begun_anew, fall, then, times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Streak:
         self.loop = ""  # the run in which it is a loop
         # when each was sent, without the time that those before took: a time-out is no pause
         self.times: tuple[float, ...] = (call.started_at,)
-        self.made: Made = (call.root_id, call.step, call.task, call.started_at)
+        self.made: Made = then(NEVER, call, name_hash(call.root_id), call.started_at, 1)
         self.spent = call.ended_at - call.started_at
         self.members: tuple[tuple[str, float, bool], ...] = ((call.id, self.spent, False),)
         self.ended_at = call.ended_at
@@ -67,7 +67,7 @@ class Requests:
         del self.said[:-MAX_SAID]
         for streak in self.streaks.values():
             if streak.count > 1:
-                streak.made = begun_anew(streak.made, call.root_id)
+                streak.made = begun_anew(streak.made, name_hash(call.root_id))
 
 
 class RetryStorm(Rule[Requests]):
@@ -149,13 +149,13 @@ class RetryStorm(Rule[Requests]):
         at, run = call.started_at - streak.spent, call.root_id
         streak.count += 1
         streak.times = (*streak.times, at)[-kept:]
-        streak.made = then(streak.made, call, run, at, kept)
+        streak.made = then(streak.made, call, name_hash(run), at, kept)
         streak.spent += took
         streak.members = (*streak.members, (call.id, took, True))[-kept:]
         streak.ended_at, streak.answer = call.ended_at, call.answer
         pauses = streak.times[-1] - streak.times[0]
         # in a run of its own, or in another task, it may be a row of a batch like one before
-        in_a_row = same and fall(times(streak.made, run), kept, s.answered_window_seconds)
+        in_a_row = same and fall(times(streak.made, name_hash(run)), kept, s.answered_window_seconds)
         if in_a_row or not lasts:
             streak.loop = run if in_a_row else ""
         streak.storm = lasts or in_a_row or (len(streak.times) >= kept and pauses <= s.window_seconds)
