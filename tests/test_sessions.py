@@ -91,7 +91,7 @@ def test_memory_of_idle_and_active_sessions() -> None:
 
 
 def largest_sessions() -> list[int]:
-    """Bytes of a session of which every buffer is full: thousands of different calls, questions, incidents."""
+    """Bytes of sessions of thousands of different calls, questions and incidents."""
     sizes = []
     load_what_is_shared()
     for seed in range(2):
@@ -122,7 +122,7 @@ def largest_sessions() -> list[int]:
     return sizes[1:]  # the first one also holds what is loaded once for all
 
 
-def test_memory_of_the_largest_session_of_one_agent() -> None:
+def test_memory_after_thousands_of_different_calls() -> None:
     """In a process of its own: threads that other tests have left behind allocate, too."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         sizes = pool.submit(largest_sessions).result()
@@ -187,7 +187,7 @@ def fullest_session(turns: int) -> int:
 
 
 @pytest.mark.parametrize("turns", [1, 4, 16])
-def test_memory_where_several_agents_fill_every_buffer(turns: int) -> None:
+def test_memory_where_every_buffer_is_full(turns: int) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         size = pool.submit(fullest_session, turns).result()
     assert 64 * KB < size <= 170 * KB, f"{size:,} bytes"

@@ -110,10 +110,10 @@ class Sentinel:
         policy: What to do about incidents, and budgets: a `Policy`, a mapping, or the path of a YAML file. Without
             one nothing is decided; with one, middleware and guards carry the decisions out.
         max_sessions: Sessions kept in memory. An idle session (silent for 900 s of event time) takes at most 6 KB: the
-            default of 20 000 is bounded by 120 MB of these. An active one takes 10 KB typically, 64 KB once an agent
-            has filled what rules remember of it, and 170 KB at most, where several agents side by side have filled
-            everything. Beside them the newest 10 000 incidents that are over are kept, 2 KB each, and `duplicate_work`
-            remembers 10 000 requests, 3 to 6 MB.
+            default of 20 000 is bounded by 120 MB of these. An active one takes 10 KB typically, 64 KB after thousands
+            of different calls, and 170 KB at most, where every buffer of every rule is full. Beside them the newest
+            10 000 incidents that are over are kept, 2 KB each, and `duplicate_work` remembers 10 000 requests, 3 to
+            6 MB.
         store: Where sessions go that do not fit; None drops and counts them.
 
     Raises:
