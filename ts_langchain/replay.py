@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ts_langchain.call import NO_USAGE, UNBILLED
-from ts_langchain.capture.answers import read_embedding_usage, read_tier, read_usage
+from ts_langchain.capture.answers import read_embedding_usage, read_tier
 from ts_langchain.capture.context import session_of
 from ts_langchain.capture.embeddings import embedding_call
 from ts_langchain.capture.errors import error_name
@@ -242,7 +242,7 @@ class Replay:
             self._embedding(run)
         elif run.run_type == "llm":
             if run.usage is not None or run.cost is not None or run.cached:
-                handler.report(run_id, Reported(read_usage(run.usage), run.cost, run.cached))
+                handler.report(run_id, Reported(run.usage, run.cost, run.cached))
             if error is None:
                 handler.on_llm_end(run.outputs, run_id=run_id)
             else:

@@ -53,21 +53,19 @@ class Answer(NamedTuple):
     response_id: str | None = None
 
 
-def read_answer(
-    response: object, prompt_chars: int, usage: Usage | None = None, *, knows_tools: bool = False
-) -> Answer:
+def read_answer(response: object, prompt_chars: int, usage: object = None, *, knows_tools: bool = False) -> Answer:
     """Reads a model's answer.
 
     Args:
         response: An `LLMResult`, or the recorded outputs: `generations[0][0].message`,
             `choices[0].message`, or a bare message.
         prompt_chars: Characters of the prompt, for the estimate where nobody reports usage.
-        usage: Usage that the source of a history holds beside the outputs.
+        usage: Usage that the source of a history holds beside the outputs, as `read_usage` takes it.
         knows_tools: The request defined tools: what the model asks for it does not ask for in words.
     """
     message, extra, llm_output = _find_message(response)
     if message is None:
-        return Answer(usage=usage or NO_USAGE)
+        return Answer(usage=read_usage(usage) or NO_USAGE)
     if is_mapping(message):
         get = unwrap(message).get
         invalid, found, reported = get("invalid_tool_calls"), get("response_metadata"), get("usage_metadata")
@@ -80,7 +78,7 @@ def read_answer(
     counted = meta.get("token_usage") or meta.get("usage")
     tokens = (
         _reported(reported, counted)
-        or usage
+        or read_usage(usage)
         or read_usage(counted)
         or read_usage(extra.get("usage") or extra.get("token_count"))
         or read_usage(llm_output.get("token_usage") or llm_output.get("usage"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from ts_langchain.capture.answers import read_usage
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import error_name
 from ts_langchain.capture.hooks.base import fail_open
@@ -105,7 +104,7 @@ class TokenSentinelHandler(ModelHooks, ToolHooks, RetrieverHooks):
 
     def _decided(self, run_id: Any, response: Any) -> None:
         """A decision model answered."""
-        usage = self._readable("usage", lambda: read_usage(getattr(response, "usage", None)))
+        usage = self._readable("usage", getattr, response, "usage", None)
         if usage is not None:
             self._reported.setdefault(run_id, Reported(usage, None))
         if not is_mapping(response):

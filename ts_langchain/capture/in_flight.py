@@ -8,7 +8,7 @@ from ts_langchain.capture.continued import Continued
 
 if TYPE_CHECKING:
     from ts_langchain.budget import Reservation
-    from ts_langchain.call import Kind, Lost, Prompt, SourceCost, Toolset, Usage
+    from ts_langchain.call import Kind, Lost, Prompt, SourceCost, Toolset
     from ts_langchain.capture.continued import Asked
     from ts_langchain.fingerprint import Arguments
 
@@ -85,12 +85,12 @@ class Reported(NamedTuple):
     """What a history's source says of a call beside its content.
 
     Attributes:
-        usage: Tokens.
+        usage: Tokens, as `read_usage` takes them.
         cost: Cost.
         cached: True if a cache of responses answered: nothing was sent to the provider, and nothing billed.
     """
 
-    usage: Usage | None
+    usage: object
     cost: SourceCost | None
     cached: bool = False
 

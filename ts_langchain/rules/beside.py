@@ -37,6 +37,11 @@ def then(made: Made, call: Call, of: int, at: float, kept: int) -> Made:
     return (made + _ONE.pack(whose, step, task, at))[-_ONE.size * kept :]
 
 
+def alone(call: Call, of: int, at: float) -> Made:
+    """This call, which follows none."""
+    return _ONE.pack(hash(of), hash(call.step), hash(call.task), at)
+
+
 def number_of(made: Made) -> int:
     """How many calls these are."""
     return len(made) // _ONE.size

@@ -11,7 +11,7 @@ from ts_langchain.call import UNBILLED
 from ts_langchain.fingerprint import mix, name_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
-from ts_langchain.rules.beside import NEVER, Made, begun_anew, fall, then, times
+from ts_langchain.rules.beside import Made, alone, begun_anew, fall, then, times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Streak:
         self.loop = ""  # the run in which it is a loop
         # when each was sent, without the time that those before took: a time-out is no pause
         self.times: tuple[float, ...] = (call.started_at,)
-        self.made: Made = then(NEVER, call, name_hash(call.root_id), call.started_at, 1)
+        self.made: Made = alone(call, name_hash(call.root_id), call.started_at)
         self.spent = call.ended_at - call.started_at
         self.members: tuple[tuple[str, float, bool], ...] = ((call.id, self.spent, False),)
         self.ended_at = call.ended_at

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Usage
 from ts_langchain.capture import gate
-from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer
+from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer, read_usage
 from ts_langchain.capture.context import agent_of, places_of, purpose_of, task_of, traced_parent
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import CANCELLED, error_name
@@ -224,7 +224,8 @@ class ModelHooks(Hooks):
             chars += started.toolset.total_bytes
         answer = self._readable("answer", read_answer, response, chars, known, knows_tools=knows_tools)
         if answer is None:
-            answer = Answer(usage=known or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
+            counted = self._readable("usage", read_usage, known)
+            answer = Answer(usage=counted or Usage(-(-chars // CHARS_PER_TOKEN), estimated=True))
         status, usage, cost = self._billed(started, answer, reported, error, chars)
         origin, at = started.origin, started.started_at
         ended_at = self.clock()
