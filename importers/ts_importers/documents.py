@@ -8,7 +8,7 @@ import io
 import json
 import re
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_WHOLE_BYTES = 256_000_000
-_CUT_OFF, _NOT_READ = b"no JSON", b"no JSON from here on\n"
+_NO_JSON, _CUT_OFF, _NOT_READ = b"no JSON\n", b"no JSON", b"no JSON from here on\n"
 _BROKEN, _LOST = object(), object()
 _LONGEST_WORD = len("-Infinity")
 _BETWEEN = re.compile(r"[\s,]*")
@@ -303,8 +303,10 @@ def _dumps(element: object) -> bytes:
         return _CUT_OFF if element is _BROKEN else _NOT_READ
     try:
         return orjson.dumps(element)
-    except TypeError:
-        return orjson.dumps(values.whole(element))
+    except TypeError:  # half a letter, or nested deeper than it writes
+        with suppress(RecursionError):
+            return json.dumps(values.whole(element)).encode()
+    return _NO_JSON
 
 
 def _is_json(line: bytes) -> bool:

@@ -203,6 +203,16 @@ def test_what_is_nearly_json_is_read(tmp_path: Path, odd: bytes, listed: bool) -
     assert not [skipped for page in source.pages() for skipped in page.skipped]
 
 
+@pytest.mark.parametrize("depth", [300, 2_000, 100_000])
+def test_an_element_of_a_list_that_is_nested_deeply_ends_no_import(tmp_path: Path, depth: int) -> None:
+    rows = lines(ROWS).splitlines()
+    odd = rows[0].replace(b'"run_type"', b'"x":' + b"[" * depth + b"]" * depth + b',"run_type"', 1)
+    source = FileImporter(write(tmp_path / "a.json", b"[" + b",\n".join([*rows[1:], odd]) + b"]"), format="langsmith")
+    found = ids(source)
+    assert set(found) >= set(ids(FileImporter(write(tmp_path / "b.jsonl", b"\n".join(rows[1:])))))
+    assert len([s for page in source.pages() for s in page.skipped]) == 1
+
+
 @pytest.mark.parametrize("data", [b"\x00\xff\xfe garbage \x80" * 50, b"hello\nworld\n", b'{"a": 1}\n', b"{}\n" * 100])
 def test_garbage_says_what_is_expected(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(UnreadableSource, match="--format"):
