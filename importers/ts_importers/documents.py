@@ -1,4 +1,4 @@
-"""A file as a sequence of JSON documents: one a line, one list, or objects printed over many lines; gzipped or not."""
+"""A file as a sequence of documents: JSON one a line, one list or printed over many lines; a table; gzipped or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from ts_importers import values
+from ts_importers import tables, values
 from ts_langchain.capture.messages import ROLES, unwrap
 from ts_langchain.errors import UnreadableSource
 
@@ -56,6 +56,7 @@ class Documents:
         gzipped: It is gzipped.
         listed: It is one JSON list; known for certain once it has been read.
         printed: Its documents are objects of many lines each, as pretty-printers write them.
+        table: Its documents are the rows of a table.
         nested: A document holds several rows.
         wrapped: Of pages of an API: under which name each holds its rows.
 
@@ -81,6 +82,7 @@ class Documents:
         with self.open() as file:
             start = _unmarked(file.read1(4096)).lstrip()
         self.listed = start.startswith(b"[")
+        self.table = tables.is_table(path.name) and not start.startswith((b"[", b"{"))
         self.printed = start.split(b"\n", 1)[0].strip() == b"{"
         self.nested = False
         self.wrapped: str | None = None
@@ -89,7 +91,7 @@ class Documents:
     @property
     def seekable(self) -> bool:
         """True if a row can be read from its document's offset alone."""
-        return not (self.gzipped or self.listed or self.printed or self.nested or self.wrapped)
+        return not (self.gzipped or self.listed or self.printed or self.table or self.nested or self.wrapped)
 
     @contextmanager
     def open(self) -> Iterator[io.BufferedReader]:
@@ -147,6 +149,11 @@ class Documents:
                     for document in _objects(file):
                         number = document.line + document.raw.count(b"\n")
                         yield document
+                    return
+                if self.table:
+                    for row in tables.rows(file):
+                        number = row.line
+                        yield Document(number, b"" if row.cells is None else _dumps(row.cells), 0, row.why)
                     return
                 if not self.gzipped:
                     file.seek(offset)

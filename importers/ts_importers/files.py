@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from ts_importers import tables
 from ts_importers.base import Page, Position, Skipped
 from ts_importers.documents import Documents, loads, why_unreadable
 from ts_importers.formats import FORMATS
@@ -49,7 +50,7 @@ RETOLD = "messages"
 """The format of which a row may tell again what the rows before it told."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
-TABLES = (".csv", ".tsv")
+MAX_COLUMNS = 12
 WITHOUT_CALLS = {
     "langsmith": "only runs of type llm, tool, retriever and embedding are; are those inside the root runs missing?",
     "langfuse": "only generations, embeddings, tools and retrievers are",
@@ -58,7 +59,7 @@ WITHOUT_CALLS = {
 }
 PAGES = ("data", "runs", "simulations")
 """Where APIs, and τ²-bench, put the rows of a page."""
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".traj", ".gz", ".log", ".txt")
+SUFFIXES = (".json", ".jsonl", ".ndjson", ".traj", ".gz", ".log", ".txt", *tables.ENDINGS)
 _START = re.compile(rb'"start_time"\s*:\s*"([^"]*)"')
 _NESTED = re.compile(rb'"(?:child_runs|observations)"\s*:\s*\[\s*\{')
 
@@ -119,7 +120,7 @@ class FileImporter:
         self._fingerprint = f"{told:016x}" if self._several else None
         self._order: TimeOrder | None = None
         self._retold = Retold()
-        self.total, ordered = 0, not (self._several or any(f.spans or d.printed for d, f in self._files))
+        self.total, ordered = 0, not (self._several or any(f.spans or d.printed or d.table for d, f in self._files))
         if ordered:
             self.total, ordered = _scan(*self._files[0])
             if not ordered and not self._files[0][0].nested:
@@ -161,12 +162,12 @@ class FileImporter:
     def _detect(self, documents: Documents) -> Format | None:
         """The format of a file; None, with a notice, if it is empty or, among several, not known."""
         seen, broken = 0, ""
-        for number, raw, *_ in documents.read():
-            if not raw.strip():
+        for number, raw, _, why in documents.read():
+            if not raw.strip() and not why:
                 continue
             document = loads(raw)
             if not isinstance(document, dict) and not broken:
-                broken = f"; line {number} is {why_unreadable(raw, document)}"
+                broken = f"; line {number}: {why}" if why else f"; line {number} is {why_unreadable(raw, document)}"
             for form in FORMATS.values():
                 if (title := _recognised(documents, form, document)) is not None:
                     self._say_of(documents.name, f"detected: {title}")
@@ -411,14 +412,13 @@ def _hint(documents: Documents) -> str | None:
         return "is a zip archive: unpack it first"
     if magic.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "is in UTF-16, as PowerShell writes it: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
-    if documents.path.name.removesuffix(".gz").endswith(TABLES):
-        return (
-            "is a table as text, in which nested values are lost; save it as JSON lines "
-            '(pandas: to_json(path, orient="records", lines=True)) and import that'
-        )
     seen = (loads(document.raw) for document in islice(documents.read(), PROBE_DOCUMENTS))
-    rows = (row for document in seen if isinstance(document, dict) for row in (document, *_of_page(document)))
-    return next((why for row in rows if (why := _stranger(row)) is not None), None)
+    found = [row for document in seen if isinstance(document, dict) for row in (document, *_of_page(document))]
+    why = next((why for row in found if (why := _stranger(row)) is not None), None)
+    if why is None and documents.table and found:
+        more = ", ..." if len(found[0]) > MAX_COLUMNS else ""
+        return f"is a table of no export that is known: its columns are {', '.join([*found[0]][:MAX_COLUMNS])}{more}"
+    return why
 
 
 def _of_page(document: Row) -> list[Row]:
@@ -431,6 +431,11 @@ def _stranger(row: Row) -> str | None:
     """What a row is that is known, and cannot be read."""
     if {"custom_id", "body"} <= row.keys() or ({"recordId", "modelInput"} <= row.keys() and "modelOutput" not in row):
         return "is the input of a batch, before anything was answered: import its output"
+    if {"response_id", "request_created_at", "request_body"} <= row.keys():
+        return (
+            "is a table of Helicone's, which holds no answers: export JSON lines (--format jsonl --include-body), or "
+            "use ts-langchain import helicone"
+        )
     if {"id", "timestamp", "project_id"} <= row.keys() and not row.keys().isdisjoint({"session_id", "data_type"}):
         return "holds traces or scores of Langfuse, no calls: they are in its folder observations"
     if {"id", "timestamp"} <= row.keys() and not row.keys().isdisjoint({"htmlPath", "sessionId", "traceId"}):

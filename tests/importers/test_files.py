@@ -934,8 +934,6 @@ def test_a_pipe_says_what_to_do(tmp_path: Path) -> None:
         ("export", b"PAR1\x15\x04\x15\x10\nPAR1", "import parquet"),
         ("a.zip", b"PK\x03\x04\x14\x00\n", "unpack it"),
         ("a.jsonl", '{"messages": []}\n'.encode("utf-16"), "UTF-8"),
-        ("a.csv", b"id,run_type,inputs\n1,llm,{}\n", "lines=True"),
-        ("a.csv.gz", gzip.compress(b"id,run_type,inputs\n1,llm,{}\n"), "lines=True"),
     ],
 )
 def test_files_of_another_kind_say_what_to_do(tmp_path: Path, name: str, data: bytes, hint: str) -> None:

@@ -1,0 +1,103 @@
+"""Tables as text (CSV, TSV) as a sequence of rows: a header, and a row of cells for each document."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import warnings
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+from ts_importers.values import parsed
+from ts_langchain.errors import UnreadableSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ENDINGS = (".csv", ".tsv")
+MAX_CELL = 256_000_000
+_DELIMITERS = ",;\t"
+_PLAIN = (dict, list, str, int, float, bool, type(None))
+
+
+class TableRow(NamedTuple):
+    """A row.
+
+    Attributes:
+        line: Number of its first line, from 1.
+        cells: By the names in the header; None if it is none, see `why`. Those that hold JSON, or what Python prints of
+            lists and dictionaries, are what these say; empty ones are None; all others are text.
+        size: Characters of its cells.
+        why: Why it is none.
+    """
+
+    line: int
+    cells: dict[str, Any] | None
+    size: int
+    why: str = ""
+
+
+def is_table(name: str) -> bool:
+    """True for the name of a table, packed or not."""
+    return name.lower().removesuffix(".gz").endswith(ENDINGS)
+
+
+def rows(file: IO[bytes]) -> Iterator[TableRow]:
+    """The rows below the header. Cells are parted by commas, semicolons or tabs, whichever the header holds most.
+
+    Raises:
+        UnreadableSource: There is no header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))  # of the whole process: it has no other
+    with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
+        first = text.readline()
+        delimiter = max(_DELIMITERS, key=first.count)
+        try:
+            names = next(csv.reader([first], delimiter=delimiter, strict=True), [])
+        except csv.Error as error:
+            msg = f"the first line is no header of a table: {error}"
+            raise UnreadableSource(msg) from error
+        table = csv.reader(text, delimiter=delimiter, strict=True)
+        while True:
+            line = table.line_num + 2
+            try:
+                found = next(table, None)
+            except csv.Error as error:
+                yield TableRow(line, None, 0, f"no row of a table: {error}")
+                continue
+            if found is None:
+                return
+            if len(found) == len(names):
+                size = sum(map(len, found))
+                yield TableRow(line, {n: _read(cell) for n, cell in zip(names, found, strict=True) if n}, size)
+            elif found:
+                yield TableRow(line, None, 0, f"a row of {len(found)} cells under a header of {len(names)}")
+
+
+def _read(cell: str) -> Any:
+    """What a cell says."""
+    if not cell:
+        return None
+    if cell[0] not in "{[":
+        return cell
+    said = parsed(cell)
+    return _of_python(cell) if said is cell else said
+
+
+def _of_python(cell: str) -> Any:
+    """What Python, and pandas with it, prints of a list or a dictionary; the text itself if it is none."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of backslashes in it
+            said = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return cell
+    return said if _is_plain(said) else cell
+
+
+def _is_plain(value: object) -> bool:
+    """True for what JSON could say."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
