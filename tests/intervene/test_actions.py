@@ -28,6 +28,7 @@ from ts_langchain import (
 )
 from ts_langchain.decision import Decision
 from ts_langchain.intervene import actions
+from ts_langchain.intervene.actions import read_answer
 from ts_langchain.intervene.core import Here, Interventions, Turn
 from ts_langchain.policy import Trim
 from ts_langchain.testing import ScriptedChatModel, call_tool
@@ -384,6 +385,33 @@ def test_pause(door: str, way: str, answer: Any, tmp_path: Path) -> None:
         assert messages[-1].content == ("well" if answer == "approve" else "as told")
     valid(bench.run({"messages": [HumanMessage("go on")]}))
     bench.fine()
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("Approve", ("approve", "")),
+        (True, ("approve", "")),
+        (None, ("approve", "")),
+        ({"approved": True}, ("approve", "")),
+        ({"decisions": [{"type": "approve"}]}, ("approve", "")),
+        ([{"type": "accept", "args": None}], ("approve", "")),
+        ("Stop.", ("stop", "")),
+        (False, ("stop", "")),
+        ({"approve": False}, ("stop", "")),
+        ({"answer": "stop"}, ("stop", "")),
+        ({"type": "reject", "message": "no"}, ("stop", "")),
+        ({"decisions": [{"type": "reject", "message": "no"}]}, ("stop", "")),
+        ({"decisions": [{"type": "approve"}, {"type": "reject"}]}, ("stop", "")),
+        ({"who": "ada"}, ("stop", "")),
+        ({}, ("stop", "")),
+        (7, ("stop", "")),
+        ({"advice": "use the cache"}, ("advice", "use the cache")),
+        ("Use the cache.", ("advice", "Use the cache.")),
+    ],
+)
+def test_nobody_has_approved_who_did_not_say_so(answer: object, read: tuple[str, str]) -> None:
+    assert read_answer(answer) == read
 
 
 @pytest.mark.parametrize(

@@ -320,20 +320,32 @@ def asked_about(question: Mapping[str, Any], at: float, session_id: str, root_id
     )
 
 
+_ANSWER_KEYS = ("answer", "action", "type", "approve", "approved")
+_APPROVALS = frozenset({"approve", "approved", "accept", "yes", "go on", "continue", "ok"})
+_REFUSALS = frozenset({"", "stop", "no", "end", "cancel", "reject", "abort"})
+
+
 def read_answer(answer: object) -> tuple[str, str]:
-    """A human's answer to `pause_question`: `approve`, `stop` or `advice`, and the advice."""
+    """A human's answer to `pause_question`: `approve`, `stop` or `advice`, and the advice.
+
+    Also in the form that LangChain's middleware for tool calls is answered in, `{"decisions": [{"type": "reject"}]}`.
+    An object that says none of these is a `stop`: nobody has approved.
+    """
+    if isinstance(answer, dict) and answer.get("decisions"):
+        answer = answer["decisions"]
+    if isinstance(answer, (list, tuple)) and len(answer) == 1:
+        answer = answer[0]
+    in_words = isinstance(answer, str)
     if isinstance(answer, dict):
-        advice = answer.get("advice")
-        if advice:
+        if advice := answer.get("advice"):
             return "advice", str(advice)
-        answer = answer.get("answer") or answer.get("action")
-    if answer is False:
-        return "stop", ""
+        answer = next((answer[key] for key in _ANSWER_KEYS if answer.get(key) is not None), False)
     if answer is True or answer is None:
         return "approve", ""
-    text = str(answer).strip()
-    if text.lower() in ("approve", "approved", "yes", "go on", "continue", "ok"):
+    text = answer.strip() if isinstance(answer, str) else ""
+    word = text.lower().rstrip(".!")
+    if word in _APPROVALS:
         return "approve", ""
-    if text.lower() in ("stop", "no", "end", "cancel", "reject"):
+    if not in_words or word in _REFUSALS:
         return "stop", ""
     return "advice", text
