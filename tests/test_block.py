@@ -19,9 +19,20 @@ from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from recorder import Wire
 
-from ts_langchain import Sentinel, TokenSentinelHandler, WasteBlocked
+from ts_langchain import (
+    Policy,
+    Sentinel,
+    SentinelEmbeddings,
+    TokenSentinelHandler,
+    TokenSentinelMiddleware,
+    WasteBlocked,
+    guard,
+    guard_model,
+    guard_node,
+    token_sentinel,
+)
 from ts_langchain.errors import CallRefused, ConfigurationError
-from ts_langchain.testing import ScriptedChatModel, call_tool
+from ts_langchain.testing import HashEmbeddings, ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,6 +249,41 @@ def test_wrong_configuration_is_said_at_once() -> None:
         Sentinel(settings={"tool_loop.min_calls": "many"})
     with pytest.raises(ConfigurationError, match="USD per million"):
         Sentinel(prices={"m": {"input": -1.0, "output": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rules": "tool_loop"}, "rules is 'tool_loop', expected a list"),
+        ({"rules": [3]}, "expected names and classes of rules, got a int"),
+        ({"rules": [Sentinel().rules[0]]}, "expected names and classes of rules, got a ToolLoop"),
+        ({"prices": ["gpt-4o"]}, "prices: expected a mapping of model names to prices, got a list"),
+        ({"max_sessions": "many"}, "max_sessions is 'many', expected a number"),
+        ({"max_sessions": 0}, "max_sessions is 0, expected a number"),
+    ],
+)
+def test_what_a_sentinel_cannot_be_made_of_is_said_at_once(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Sentinel(**given)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["block", {"tool_loop.min_calls": 5}, Policy(), TokenSentinelHandler(), Sentinel])
+@pytest.mark.parametrize(
+    "door",
+    [
+        TokenSentinelHandler,
+        TokenSentinelMiddleware,
+        guard_node,
+        lambda given: guard(agent([DONE])[0], given),
+        lambda given: guard_model(ScriptedChatModel(script=[DONE]), given),
+        lambda given: token_sentinel(given).__enter__(),
+        lambda given: SentinelEmbeddings(HashEmbeddings(), given),
+    ],
+)
+def test_what_is_no_sentinel_is_refused_at_once(door: Any, given: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"expected a Sentinel, .*, got a {type(given).__name__}"):
+        door(given)
 
 
 def test_a_callback_that_nobody_would_await_is_refused() -> None:

@@ -18,7 +18,7 @@ MAX_PLACES = 100
 
 def announce(rule: str, summary: str, suggestion: str, level: int) -> None:
     """One line about what was found or done: names and numbers."""
-    logger.log(level, "ts-langchain: %s: %s %s", rule, summary, suggestion)
+    logger.log(level, "ts-langchain: %s: %s", rule, f"{summary} {suggestion}".strip())
 
 
 class Faults:

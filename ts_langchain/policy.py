@@ -264,11 +264,8 @@ class Policy(_Model):
     @field_validator("rules")
     @classmethod
     def _rules_exist(cls, rules: dict[str, RulePolicy], info: ValidationInfo) -> dict[str, RulePolicy]:
-        known: Collection[str] = (info.context or {}).get("rules", rules)
-        for name in rules:
-            if name not in known:
-                msg = f"there is no rule {name!r}; there are {', '.join(sorted(known))}"
-                raise ValueError(msg)
+        if wrong := _unknown(rules, (info.context or {}).get("rules", rules)):
+            raise ValueError(wrong)
         return rules
 
     def of(self, rule: str) -> RulePolicy:
@@ -283,7 +280,7 @@ class Policy(_Model):
 
     @classmethod
     def recommended(cls) -> Policy:
-        """A careful policy to start from: `ts-langchain policy init` writes it."""
+        """A careful policy to start from, as a dry run; `enforced()` has it step in. `policy init` writes it."""
         return cls.from_yaml(RECOMMENDED)
 
     @classmethod
@@ -297,6 +294,7 @@ class Policy(_Model):
         Raises:
             ConfigurationError: It is not a policy; the message names each field and what is allowed.
         """
+        given = as_mapping(given, "policy: expected a mapping of fields such as `rules` and `budgets`")
         try:
             return cls.model_validate(dict(given), context={"rules": _rules(rules)})
         except ValidationError as error:
@@ -368,12 +366,21 @@ class Policy(_Model):
         """The same policy, recording only what it would do."""
         return self.model_copy(update={"mode": "observe"})
 
+    def enforced(self) -> Policy:
+        """The same policy, carried out."""
+        return self.model_copy(update={"mode": "enforce"})
+
 
 def as_policy(
     given: Policy | Mapping[str, Any] | Path | str | None, rules: Collection[str] | None = None
 ) -> Policy | None:
     """A policy from whatever a user hands over: a policy, a mapping, or the path of a YAML file."""
-    if given is None or isinstance(given, Policy):
+    if given is None:
+        return given
+    if isinstance(given, Policy):
+        if wrong := _unknown(given.rules, _rules(rules)):  # one made by its constructor knows no names
+            msg = f"policy: rules: {wrong}"
+            raise ConfigurationError(msg)
         return given
     if isinstance(given, (str, Path)):
         return Policy.from_file(given, rules)
@@ -392,6 +399,12 @@ def as_mapping(given: Any, expectation: str) -> Mapping[str, Any]:
         msg = f"{expectation}, got a {type(given).__name__}"
         raise ConfigurationError(msg)
     return given
+
+
+def _unknown(rules: Collection[str], known: Collection[str]) -> str | None:
+    """What to say of the first rule that does not exist; None if all do."""
+    name = next((name for name in rules if name not in known), None)
+    return None if name is None else f"there is no rule {name!r}; there are {', '.join(sorted(known))}"
 
 
 def _rules(names: Collection[str] | None) -> Collection[str]:

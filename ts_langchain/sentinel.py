@@ -135,10 +135,12 @@ class Sentinel:
         max_sessions: int = MAX_SESSIONS,
         store: Store | None = None,
     ) -> None:
-        if max_sessions < 1:
-            msg = f"max_sessions is {max_sessions}, expected 1 or more"
+        if not isinstance(max_sessions, int) or max_sessions < 1:
+            msg = f"max_sessions is {max_sessions!r}, expected a number of 1 or more"
             raise ConfigurationError(msg)
-        self.prices = prices if isinstance(prices, Prices) else Prices(prices)
+        if not isinstance(prices, Prices):
+            prices = Prices(as_mapping(prices or {}, "prices: expected a mapping of model names to prices"))
+        self.prices = prices
         classes = rule_classes(rules)
         given = as_mapping(settings or {}, "settings: expected a mapping of rule.param to value")
         checked = as_policy(policy, {*known_rules(), *classes})
@@ -204,13 +206,13 @@ class Sentinel:
         user_id: object | None = None,
         tags: Sequence[str] = (),
     ) -> SessionContext:
-        """A context in which all calls belong to this session, user and tags; ids are read as text.
+        """A context in which all calls belong to this session, user and tags; ids are read as text, text as one tag.
 
         Example:
             >>> with Sentinel().session("chat-17", user_id="ada"):
             ...     pass
         """
-        return SessionContext(session_id, user_id, tuple(tags))
+        return SessionContext(session_id, user_id, (tags,) if isinstance(tags, str) else tuple(tags))
 
     def on_incident(self, callback: Callable[[Incident], object]) -> None:
         """Calls `callback` with a copy of each incident that opens or becomes more severe.
@@ -538,3 +540,18 @@ class Sentinel:
         """All sessions in memory, for storing them. Not a copy."""
         with self._lock:
             return [s.state for s in self._sessions.values()]
+
+
+def as_sentinel(given: Any) -> Sentinel:
+    """What is given, if it is a Sentinel.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    if not isinstance(given, Sentinel):
+        msg = (
+            "sentinel: expected a Sentinel, such as Sentinel(policy=...) or the `sentinel` of a handler, got a "
+            f"{type(given).__name__}"
+        )
+        raise ConfigurationError(msg)
+    return given

@@ -180,6 +180,13 @@ def test_contexts_nest() -> None:
     assert (call.session_id, call.user_id, call.tags) == ("inner", "ada", ("a", "b"))
 
 
+def test_text_is_one_tag() -> None:
+    recorder, handler = recorded()
+    with recorder.session("s", tags="prod"):
+        ScriptedChatModel(script=[DONE]).invoke("hi", {"callbacks": [handler]})
+    assert recorder.seen[0].tags == ("prod",)
+
+
 def test_a_cancelled_stream_is_cancelled_and_estimated() -> None:
     recorder, handler = recorded()
     model = ScriptedChatModel(script=[AIMessage("one two three four five six")])

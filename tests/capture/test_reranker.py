@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import BaseDocumentCompressor, Document
 
-from ts_langchain import Sentinel, SentinelReranker
+from ts_langchain import Sentinel, SentinelReranker, TokenSentinelHandler
 
 
 class First(BaseDocumentCompressor):
@@ -35,6 +35,11 @@ def test_what_is_ranked_is_seen_sync_and_async() -> None:
     [incident] = sentinel.incidents()
     assert (incident.rule, incident.session_id, incident.calls) == ("rerank_thrash", "s", 1)
     assert sentinel.health().calls == 3
+
+
+def test_what_is_no_sentinel_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"expected a Sentinel, .* got a TokenSentinelHandler"):
+        SentinelReranker(compressor=First(), sentinel=TokenSentinelHandler())
 
 
 def test_a_failure_is_seen_and_raised() -> None:

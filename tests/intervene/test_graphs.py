@@ -585,6 +585,10 @@ def test_a_structured_call_is_one_of_its_run() -> None:
 
 
 def test_what_is_no_graph_or_has_no_policy_is_refused() -> None:
+    model = ScriptedChatModel(script=["done"])
+    for given in ("gpt-4o", None, ScriptedChatModel, model.with_retry(), guard_model(model)):
+        with pytest.raises(TypeError, match="guard_model takes a chat model"):
+            guard_model(given)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="guard takes a StateGraph"):
         guard(object())
     with pytest.raises(ConfigurationError, match="policy is needed"):

@@ -20,6 +20,8 @@ def test_the_recommended_policy_is_one_and_a_dry_run() -> None:
     assert policy.of("tool_loop").action(9) == "stop"
     assert policy.of("model_misroute").action(1) == "warn"
     assert Policy.from_yaml(RECOMMENDED) == policy
+    assert policy.enforced().mode == "enforce"
+    assert policy.enforced().dry_run() == policy
 
 
 def test_the_recommended_policy_ends_what_mode_block_ends() -> None:
@@ -71,6 +73,7 @@ def test_mistakes_name_the_line_and_what_is_allowed(text: str, line: int, says: 
     [
         ({"policy": 5}, "policy: expected a Policy, a mapping, or the path of a YAML file, got a int"),
         ({"policy": [1]}, "got a list"),
+        ({"policy": Policy(rules={"tool_lop": {}})}, "policy: rules: there is no rule 'tool_lop'; there are abandoned"),  # type: ignore[dict-item]
         ({"settings": [1]}, "settings: expected a mapping of rule.param to value, got a list"),
         ({"settings": {5: 1}}, "there is no setting 5"),
         ({"settings": {"tool_loop.exempt_tools": "x"}}, "tool_loop.exempt_tools: Input should be a list of names"),
@@ -103,6 +106,8 @@ def test_where_policies_come_from(tmp_path, monkeypatch) -> None:  # type: ignor
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigurationError, match="UTF-8"):
         Policy.from_file(tmp_path / "b.yaml")
+    with pytest.raises(ConfigurationError, match=r"expected a mapping of fields .*, got a list"):
+        Policy.from_dict([1])  # type: ignore[arg-type]
 
 
 def test_doubts() -> None:

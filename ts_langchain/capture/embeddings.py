@@ -12,7 +12,9 @@ from ts_langchain.call import Call, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN
 from ts_langchain.capture.context import as_id, current_labels
 from ts_langchain.capture.errors import error_name
+from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import mix, name_hash, text_hash
+from ts_langchain.sentinel import as_sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,6 +82,9 @@ class SentinelEmbeddings(Embeddings):
         session_id: The session; else that of `sentinel.session(...)`, else one of this wrapper's own.
         clock: Where event time comes from, seconds since the epoch.
 
+    Raises:
+        ConfigurationError: One of the two is something else.
+
     Example:
         >>> from ts_langchain import Sentinel
         >>> from ts_langchain.testing import HashEmbeddings
@@ -100,8 +105,11 @@ class SentinelEmbeddings(Embeddings):
         session_id: object | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if not hasattr(embeddings, "embed_documents"):
+            msg = f"embeddings: expected an Embeddings of LangChain, got a {type(embeddings).__name__}"
+            raise ConfigurationError(msg)
         self.embeddings = embeddings
-        self.sentinel = sentinel
+        self.sentinel = as_sentinel(sentinel)
         self.model = model or _model_of(embeddings)
         self.provider = provider or _provider_of(embeddings)
         self.session_id = as_id(session_id)

@@ -45,7 +45,7 @@ class TokenSentinelHandler(ModelHooks, ToolHooks, RetrieverHooks):
         clock: Where event time comes from, seconds since the epoch.
 
     Raises:
-        ConfigurationError: `mode` is neither `observe` nor `block`.
+        ConfigurationError: `mode` is neither `observe` nor `block`, or `sentinel` is no Sentinel.
 
     Example:
         >>> handler = TokenSentinelHandler()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 from langchain_core.documents import BaseDocumentCompressor, Document
-from pydantic import ConfigDict, PrivateAttr
+from pydantic import AfterValidator, ConfigDict, PrivateAttr
 
 from ts_langchain.call import Call
 from ts_langchain.capture.context import current_labels
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.tools import document_hash
 from ts_langchain.fingerprint import Arguments, mix, text_hash
+from ts_langchain.sentinel import as_sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class SentinelReranker(BaseDocumentCompressor):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     compressor: BaseDocumentCompressor
-    sentinel: Any
+    sentinel: Annotated[Any, AfterValidator(as_sentinel)]
     session_id: str | None = None
     _own_session: str = PrivateAttr(default_factory=lambda: f"reranker-{uuid4()}")
 

@@ -28,9 +28,9 @@ from ts_langchain.governor import ADMITTED
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.inside import OVERRULED, DoorHandler, blocked
 from ts_langchain.intervene.recall import CHECKPOINTER, RESUMING, Kept, kept, question_in
-from ts_langchain.policy import ENDING, Policy, matches
+from ts_langchain.policy import ENDING, Policy, as_mapping, matches
 from ts_langchain.recent import Recent
-from ts_langchain.sentinel import Sentinel
+from ts_langchain.sentinel import Sentinel, as_sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,17 +165,17 @@ class Interventions:
         models: Models for `downgrade`, by the names the policy uses; others are made by `init_chat_model`.
 
     Raises:
-        ConfigurationError: The Sentinel has no policy.
+        ConfigurationError: The Sentinel has no policy, or `models` is no mapping.
     """
 
     def __init__(self, sentinel: Sentinel, models: Mapping[str, Any] | None = None) -> None:
         if sentinel.governor.policy is None:
-            msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended() is a start"
+            msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended().enforced() is a start"
             raise ConfigurationError(msg)
         self.sentinel = sentinel
         self.policy: Policy = sentinel.governor.policy
         self.handler = DoorHandler(sentinel)
-        self._models = dict(models or {})
+        self._models = dict(as_mapping(models or {}, "models: expected a mapping of the policy's names to models"))
         self._read_only: set[str] = set()
         self._asked: Recent[tuple[str, int, int], Decision] = Recent()  # what humans were asked, by place
         self._questions = sentinel.governor.questions
@@ -638,13 +638,13 @@ def make_sentinel(sentinel: Sentinel | None, policy: Any) -> Sentinel:
         ConfigurationError: Both a Sentinel and a policy were given, or the Sentinel has none.
     """
     if sentinel is None:
-        recommended = Policy.recommended().model_copy(update={"mode": "enforce"})
-        return Sentinel(policy=policy if policy is not None else recommended)
+        return Sentinel(policy=policy if policy is not None else Policy.recommended().enforced())
+    as_sentinel(sentinel)
     if policy is not None:
         msg = "give the policy to the Sentinel: Sentinel(policy=...), not to both"
         raise ConfigurationError(msg)
     if sentinel.governor.policy is None:
-        msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended() is a start"
+        msg = "a policy is needed to step in: Sentinel(policy=...); Policy.recommended().enforced() is a start"
         raise ConfigurationError(msg)
     return sentinel
 

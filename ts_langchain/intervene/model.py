@@ -55,13 +55,26 @@ def guard_model(
 
     Raises:
         ConfigurationError: The policy is none, or was given twice, or the Sentinel has none.
+        TypeError: It is no chat model, but a chain or what is around a model, of which nobody can tell the request.
 
     Example:
         >>> from ts_langchain.testing import ScriptedChatModel
         >>> guard_model(ScriptedChatModel(script=["yes"])).invoke("well?").content
         'yes'
     """
+    _check(model)
     return GuardedModel(model, Interventions(make_sentinel(sentinel, policy), models))
+
+
+def _check(model: Any) -> None:
+    """Raises if it is nothing whose request could be told before it is sent."""
+    if isinstance(model, type) or not hasattr(model, "_convert_input"):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        msg = (
+            f"guard_model takes a chat model, got {kind}; what is around a model (with_retry, a prompt, another guard) "
+            "goes around the guarded one: guard_model(model).with_retry()"
+        )
+        raise TypeError(msg)
 
 
 class _Guarded(Runnable[Any, Any]):

@@ -127,18 +127,26 @@ def rule_classes(rules: Sequence[str | type[Rule[Any]]] | None) -> dict[str, typ
     """Rules by name, from names and classes; all that are installed for None.
 
     Raises:
-        ConfigurationError: A rule does not exist, or has a name of more than 80 letters: a ledger has no room for it.
+        ConfigurationError: A rule does not exist or is none, or has a name of more than 80 letters: a ledger has no
+            room for it.
     """
     known = known_rules()
     if rules is None:
         return known
+    if isinstance(rules, str):
+        msg = f"rules is {rules!r}, expected a list of names and classes"
+        raise ConfigurationError(msg)
     classes: dict[str, type[Rule[Any]]] = {}
+    rule: Any
     for rule in rules:
         if isinstance(rule, str):
             if rule not in known:
                 msg = f"there is no rule {rule!r}; there are {', '.join(known)}"
                 raise ConfigurationError(msg)
             rule = known[rule]
+        if not (isinstance(rule, type) and issubclass(rule, Rule)):
+            msg = f"rules: expected names and classes of rules, got a {type(rule).__name__}"
+            raise ConfigurationError(msg)
         if len(rule.name) > MAX_NAME:
             msg = (
                 f"the rule {rule.name[:MAX_NAME]}… has a name of {len(rule.name)} letters, expected {MAX_NAME} at most"

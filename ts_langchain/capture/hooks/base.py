@@ -17,7 +17,7 @@ from ts_langchain.capture.in_flight import Origin
 from ts_langchain.capture.memory import Memory
 from ts_langchain.capture.tasks import current_task, note
 from ts_langchain.errors import ConfigurationError, Intervention
-from ts_langchain.sentinel import Mode, Sentinel
+from ts_langchain.sentinel import Mode, Sentinel, as_sentinel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,7 +61,7 @@ class Hooks(BaseCallbackHandler):
         if mode not in ("observe", "block"):
             msg = f"mode is {mode!r}, expected 'observe' or 'block'"
             raise ConfigurationError(msg)
-        self.sentinel = sentinel if sentinel is not None else Sentinel()
+        self.sentinel = as_sentinel(sentinel) if sentinel is not None else Sentinel()
         self.mode = mode
         # without it langchain-core logs what a hook raises and goes on: the veto would veto nothing
         self.raise_error = mode == "block"
