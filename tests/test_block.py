@@ -323,3 +323,30 @@ def test_each_way_out_that_the_veto_names_lets_it_run(rule: str) -> None:
     for way in ways:
         looping = agent([*[LOOP] * 6, DONE])[0] if model is not None else looping
         run(TokenSentinelHandler(Sentinel(settings=ast.literal_eval(way)), mode="block"))
+
+
+@pytest.mark.parametrize("action", ["stop", "block"])
+def test_of_a_policys_veto_the_ways_out_are_the_policys(action: str) -> None:
+    """`block` of a rule is about Sentinels without a policy."""
+    steps = [{"at": 1, "do": action}]
+
+    def run(settings: dict[str, object], **policy: Any) -> None:
+        given = {"rules": {"tool_loop": {"steps": steps}}, **policy}
+        sentinel = Sentinel(settings=settings, policy=given)
+        if action == "block":
+            build, handler = {"middleware": [TokenSentinelMiddleware(sentinel)]}, TokenSentinelHandler(sentinel)
+        else:
+            build, handler = {}, TokenSentinelHandler(sentinel, mode="block")
+        agent([*[LOOP] * 6, DONE], **build)[0].invoke(ASK, {"callbacks": [handler]})
+
+    with pytest.raises(WasteBlocked) as blocked:
+        run({})
+    assert blocked.value.by_policy
+    assert str(pickle.loads(pickle.dumps(blocked.value))) == str(blocked.value)  # noqa: S301
+    [way] = re.findall(r"settings=(\{.*?\})", str(blocked.value))
+    assert str(blocked.value).endswith(
+        f"use settings={way}, other steps for tool_loop in the policy or its mode: observe."
+    )
+    run(ast.literal_eval(way))
+    run({}, rules={"tool_loop": {"steps": [{"at": 1, "do": "warn"}]}})
+    run({}, mode="observe")

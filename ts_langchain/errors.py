@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,20 +33,25 @@ class WasteBlocked(Intervention):
 
     Attributes:
         incident: The incident that led to the veto.
+        by_policy: True if the Sentinel's policy decided it, False if mode `block` did.
     """
 
-    def __init__(self, incident: Incident) -> None:
+    def __init__(self, incident: Incident, *, by_policy: bool = False) -> None:
         self.incident = incident
+        self.by_policy = by_policy
         rule, tool = incident.rule, incident.evidence.get("tool")
-        this_tool = f"settings={{'{rule}.exempt_tools': [{tool!r}]}}, " if isinstance(tool, str) else ""
+        ways = [f"settings={{'{rule}.exempt_tools': [{tool!r}]}}"] if isinstance(tool, str) else []
+        if by_policy:
+            ways += [f"other steps for {rule} in the policy", "its mode: observe"]
+        else:
+            ways += [f"settings={{'{rule}.block': False}}", "mode='observe'"]
         super().__init__(
             f"{rule}: {incident.summary} The next model call of session {incident.session_id!r} was not sent. "
-            f"What to do: {incident.suggestion} To let it run, use {this_tool}settings={{'{rule}.block': False}} or "
-            "mode='observe'."
+            f"What to do: {incident.suggestion} To let it run, use {', '.join(ways[:-1])} or {ways[-1]}."
         )
 
-    def __reduce__(self) -> tuple[type[WasteBlocked], tuple[Incident]]:
-        return (type(self), (self.incident,))
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), by_policy=self.by_policy), (self.incident,)
 
 
 class CallRefused(Intervention):

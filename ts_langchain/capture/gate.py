@@ -84,7 +84,7 @@ def _veto(sentinel: Sentinel, started: Started) -> None:
     session = sentinel.get(origin.session_id)
     incident = sentinel.veto(session, origin.root_id, started.turn, started.request, started.started_at)
     if incident is not None:
-        raise WasteBlocked(incident)
+        raise WasteBlocked(incident, by_policy=sentinel.governor.policy is not None)
 
 
 def _admit(sentinel: Sentinel, run_id: Any, started: Started, *, force: bool) -> None:

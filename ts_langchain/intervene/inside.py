@@ -163,5 +163,5 @@ def blocked(sentinel: Sentinel, decision: Decision) -> Intervention:
     """What `block` raises: with the incident, where it is about one that is known."""
     for incident in sentinel.incidents(decision.session_id):
         if incident.id == decision.incident_id:
-            return WasteBlocked(incident)
+            return WasteBlocked(incident, by_policy=True)
     return CallRefused(decision)
