@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from recorder import Recorder, Wire, recorded, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, guard_node, token_sentinel
+from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, WasteBlocked, guard_node, token_sentinel
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_answer, read_usage
 from ts_langchain.capture.tasks import begun_in
@@ -1023,6 +1023,21 @@ def test_token_sentinel_needs_no_callbacks() -> None:
     assert {i.session_id for i in handler.sentinel.incidents()} == {"s"}
     app.invoke(ASK)
     assert handler.sentinel.health().calls == 8
+
+
+def test_blocks_of_two_sentinels_see_the_same_and_of_one_the_inner() -> None:
+    """A block in a library or a cell does not blind the one around the app."""
+    app, _ = agent([LOOP] * 3 + [DONE])
+    with token_sentinel() as outer:
+        with token_sentinel() as inner, token_sentinel(inner.sentinel, session_id="s"):
+            app.invoke(ASK)
+        app.invoke(ASK)
+    assert (inner.sentinel.health().calls, outer.sentinel.health().calls) == (7, 8)
+    assert inner.sentinel.totals("s") is not None
+    app, model = agent([LOOP] * 6 + [DONE])
+    with token_sentinel(mode="block"), token_sentinel(), pytest.raises(WasteBlocked):
+        app.invoke(ASK)
+    assert model.calls == 3
 
 
 @pytest.mark.parametrize("block", [Sentinel().session("s"), token_sentinel()])

@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 active: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler", default=None)
 """The handler of the innermost door or `token_sentinel` block."""
 around: ContextVar[TokenSentinelHandler | None] = ContextVar("ts_langchain_handler_around", default=None)
-"""That of the door around it that belongs to another Sentinel, which is to see the same."""
+"""That of the door or block around it that belongs to another Sentinel, which is to see the same."""
 # registered once: LangChain keeps every registered hook for good
 register_configure_hook(active, inheritable=True)
 register_configure_hook(around, inheritable=True)
+
+
+def outside(sentinel: Sentinel) -> TokenSentinelHandler | None:
+    """The handler around this place that belongs to another Sentinel, and goes on seeing what begins here."""
+    before = active.get()
+    return before if before is not None and before.sentinel is not sentinel else around.get()
 
 
 @contextmanager
@@ -30,6 +36,9 @@ def token_sentinel(
     sentinel: Sentinel | None = None, *, mode: Mode = "observe", session_id: object | None = None
 ) -> Iterator[TokenSentinelHandler]:
     """Turns a handler on for every LangChain and LangGraph run started inside.
+
+    A block around it that belongs to another Sentinel sees these runs, too. Threads that you start yourself begin
+    outside of it: pass them the handler in `callbacks`, or run them in `contextvars.copy_context()`.
 
     Args:
         sentinel: The `Sentinel` to feed; a new one if left out.
@@ -46,8 +55,10 @@ def token_sentinel(
         []
     """
     handler = TokenSentinelHandler(sentinel, mode=mode, session_id=session_id)
+    beside = around.set(outside(handler.sentinel))
     token = active.set(handler)
     try:
         yield handler
     finally:
         put_back(active, token)
+        put_back(around, beside)

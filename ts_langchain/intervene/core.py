@@ -16,7 +16,7 @@ from uuid import uuid4
 from langgraph.errors import GraphBubbleUp
 
 from ts_langchain.budget import Request, Reservation
-from ts_langchain.capture.activate import active, around
+from ts_langchain.capture.activate import active, around, outside
 from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Chosen, Reserved, begun, reserved, reserved_by
@@ -234,9 +234,8 @@ class Interventions:
     def watching(self, here: Here | None) -> Iterator[None]:
         """Everything inside is seen by a handler of this Sentinel, whether or not the user passed one."""
         calls: list[Any] = []
-        before, outside = active.get(), begun.get()
-        other = before if before is not None and before.sentinel is not self.sentinel else around.get()
-        token, outer, beside = active.set(self.handler), begun.set(calls), around.set(other)
+        before, beside = begun.get(), around.set(outside(self.sentinel))
+        token, outer = active.set(self.handler), begun.set(calls)
         try:
             with inside_run(here.root_id) if here is not None else nullcontext():
                 yield
@@ -248,8 +247,8 @@ class Interventions:
             self._has_left(error)
             raise
         finally:
-            if outside is not None:
-                outside += calls
+            if before is not None:
+                before += calls
             put_back(around, beside)
             put_back(begun, outer)
             put_back(active, token)
