@@ -518,6 +518,17 @@ def test_downgrade_and_prune_tools(door: str, way: str, tmp_path: Path) -> None:
     bench.fine()
 
 
+@pytest.mark.parametrize("door", ["agent", "graph and model"])
+def test_a_stand_in_that_cannot_be_made_is_named(door: str, tmp_path: Path) -> None:
+    """And the model that was asked for answers."""
+    given = {**policy((1, "downgrade")), "downgrade": {"gpt-4o-20*": "nobody:small"}}
+    bench = Bench(door, "invoke", tmp_path, [*[LOOP] * 3, AIMessage("well")], given)
+    assert bench.run()[-1].content == "well"
+    [decision] = bench.sentinel.decisions()
+    assert decision.outcome == "failed"
+    assert decision.why == "the model 'nobody:small' of `downgrade` cannot be made (ValueError); give it in `models`"
+
+
 def test_tools_of_the_provider_are_never_pruned() -> None:
     """Their calls are no tool calls of the model: whether they were used nobody sees."""
     search = {"type": "web_search_20250305", "name": "web_search"}

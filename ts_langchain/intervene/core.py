@@ -390,7 +390,8 @@ class Interventions:
     def _failed(self, decisions: Sequence[Decision], error: Exception) -> None:
         for decision in decisions:
             self.sentinel.faults.record(f"intervene: {decision.action}", error)
-            self.governor.settle(decision, "failed", type(error).__name__)
+            why = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+            self.governor.settle(decision, "failed", why)
 
     def _do(self, decision: Decision, here: Here, turn: Turn) -> None:
         action = decision.action
@@ -447,16 +448,28 @@ class Interventions:
         name = self.policy.cheaper(turn.model_name or "")
         if name is None or turn.model is None:
             return False
-        if name not in self._models:
-            from langchain.chat_models import init_chat_model
-
-            self._models[name] = init_chat_model(name)
-        own, turn.model = turn.provider, self._models[name]
+        own, turn.model = turn.provider, self._stand_in(name)
         turn.model_name, turn.provider = describe_model(turn.model)
         turn.messages = actions.without_blocks(turn.messages, turn.provider)
         if actions.differ(own, turn.provider):
             turn.go_abroad()
         return True
+
+    def _stand_in(self, name: str) -> Any:
+        """The model that the policy names for a downgrade.
+
+        Raises:
+            ConfigurationError: It cannot be made.
+        """
+        if name not in self._models:
+            try:
+                from langchain.chat_models import init_chat_model
+
+                self._models[name] = init_chat_model(name)
+            except Exception as error:
+                msg = f"the model {name!r} of `downgrade` cannot be made ({type(error).__name__}); give it in `models`"
+                raise ConfigurationError(msg) from error
+        return self._models[name]
 
     def _pause(self, decision: Decision, here: Here, turn: Turn) -> None:
         if not here.resumable:

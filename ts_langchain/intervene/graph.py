@@ -102,7 +102,7 @@ def guard_node(
 
     Example:
         >>> from ts_langchain import Policy, Sentinel
-        >>> @guard_node(Sentinel(policy=Policy.recommended()))
+        >>> @guard_node(Sentinel(policy=Policy.recommended().enforced()))
         ... def think(state):
         ...     return {"messages": []}
         >>> think.invoke({"messages": []})
