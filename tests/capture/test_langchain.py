@@ -32,7 +32,16 @@ from pydantic import BaseModel
 from recorder import Recorder, Wire, recorded, replay_of
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import Sentinel, SentinelEmbeddings, TokenSentinelHandler, WasteBlocked, guard_node, token_sentinel
+from ts_langchain import (
+    Sentinel,
+    SentinelEmbeddings,
+    TokenSentinelHandler,
+    TokenSentinelMiddleware,
+    WasteBlocked,
+    guard,
+    guard_node,
+    token_sentinel,
+)
 from ts_langchain.call import Usage
 from ts_langchain.capture.answers import read_answer, read_usage
 from ts_langchain.capture.tasks import begun_in
@@ -1050,6 +1059,34 @@ def test_a_block_may_end_in_another_context(block: Any) -> None:
 
     parts = stream()
     assert [copy_context().run(next, parts, None) for _ in range(2)] == ["Hello", None]
+
+
+@pytest.mark.parametrize("door", ["handler", "middleware", "guard", "block"])
+def test_a_run_that_goes_on_in_another_context_stays_in_its_session(door: str) -> None:
+    """As the web frameworks' threads step through a generator that streams an answer."""
+    recorder = Recorder(policy={"budgets": [{"per": "user", "calls": 100}]})
+    app, _ = agent([LOOP] * 3 + [DONE])
+    config: dict[str, Any] = {}
+    if door == "handler":
+        config["callbacks"] = [TokenSentinelHandler(recorder)]
+    elif door == "middleware":
+        app, _ = agent([LOOP] * 3 + [DONE], middleware=[TokenSentinelMiddleware(recorder)])
+    elif door == "guard":
+        app = guard(graph([LOOP] * 3 + [DONE])[0], recorder)
+
+    def stream() -> Iterator[object]:
+        block = token_sentinel(recorder) if door == "block" else contextlib.nullcontext()
+        with recorder.session("s", user_id="ada", tags=["t"]), block:
+            yield from app.stream(ASK, config)
+
+    for parts in (stream(), stream()):
+        while copy_context().run(next, parts, None) is not None:
+            pass
+    assert recorder.kinds().count("model") == 5
+    assert {(c.session_id, c.user_id, "t" in c.tags) for c in recorder.seen} == {("s", "ada", True)}
+    assert len({c.root_id for c in recorder.seen}) == 2
+    assert door == "middleware" or recorder.in_flight.labelled == {}
+    clean(recorder, TokenSentinelHandler(recorder))
 
 
 def test_two_handlers_do_not_disturb_each_other() -> None:

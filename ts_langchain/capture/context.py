@@ -36,6 +36,11 @@ class Labels(NamedTuple):
     root_id: str | None = None
     """The outermost run, said by a middleware where no handler has seen it begin."""
 
+    @property
+    def names(self) -> bool:
+        """True if they say more than the run."""
+        return self[:3] != (None, None, ())
+
 
 NO_LABELS = Labels(None, None, ())
 _labels: ContextVar[Labels | None] = ContextVar("ts_langchain_labels", default=None)

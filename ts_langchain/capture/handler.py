@@ -76,7 +76,8 @@ class TokenSentinelHandler(ModelHooks, ToolHooks, RetrieverHooks):
             return
         roots = self._roots
         if parent_run_id is None:
-            roots[run_id] = str(run_id)
+            roots[run_id] = root_id = str(run_id)
+            self.sentinel.in_flight.label(root_id)
         else:
             roots[run_id] = roots.get(parent_run_id) or self._root_above(parent_run_id)
         if len(roots) > MAX_ROOTS:  # runs that never ended; the oldest go first
@@ -89,6 +90,8 @@ class TokenSentinelHandler(ModelHooks, ToolHooks, RetrieverHooks):
             self._decided(run_id, outputs)
         self._roots.pop(run_id, None)
         self._answered.pop(run_id, None)
+        if self._labelled:
+            self._labelled.pop(str(run_id), None)
 
     @fail_open
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -101,6 +104,8 @@ class TokenSentinelHandler(ModelHooks, ToolHooks, RetrieverHooks):
             self._cancel_below(run_id, error)
         else:
             self._roots.pop(run_id, None)
+            if self._labelled:
+                self._labelled.pop(str(run_id), None)
 
     def _decided(self, run_id: Any, response: Any) -> None:
         """A decision model answered."""

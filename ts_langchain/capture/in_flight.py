@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ts_langchain.capture.context import current_labels
 from ts_langchain.capture.continued import Continued
 
 if TYPE_CHECKING:
     from ts_langchain.budget import Reservation
     from ts_langchain.call import Kind, Lost, Prompt, SourceCost, Toolset
+    from ts_langchain.capture.context import Labels
     from ts_langchain.capture.continued import Asked
     from ts_langchain.fingerprint import Arguments
 
 MAX_PENDING = 20_000
+MAX_LABELLED = 10_000
 MAX_LEFT = 1_000
 MAX_ANSWERED = 2_000
 MAX_ANSWERS = 8
@@ -119,6 +122,8 @@ class InFlight:
     Attributes:
         started: Calls by run id, the oldest first.
         roots: Outermost run of each chain under way.
+        labelled: What `sentinel.session(...)` said where an outermost run began: web frameworks go on with a stream in
+            another context.
         left: Outermost run of the chains and tools cancelled last: what a thread has begun there goes on.
         reported: What a history's source says of calls that have not ended.
         reservations: What calls under way were let through with.
@@ -127,17 +132,36 @@ class InFlight:
         answered: Model calls that were answered, by the run directly above.
     """
 
-    __slots__ = ("answered", "continued", "left", "model_nodes", "reported", "reservations", "roots", "started")
+    __slots__ = (
+        "answered",
+        "continued",
+        "labelled",
+        "left",
+        "model_nodes",
+        "reported",
+        "reservations",
+        "roots",
+        "started",
+    )
 
     def __init__(self) -> None:
         self.started: dict[Any, Started] = {}
         self.roots: dict[Any, str] = {}
+        self.labelled: dict[str, Labels] = {}
         self.left: dict[Any, str] = {}
         self.reported: dict[Any, Reported] = {}
         self.reservations: dict[Any, Reservation] = {}
         self.model_nodes: dict[str, Called] = {}
         self.continued = Continued()
         self.answered: dict[Any, tuple[Answered, ...]] = {}
+
+    def label(self, root_id: str) -> None:
+        """Remembers what is said around the beginning of an outermost run."""
+        labels = current_labels()
+        if labels is not None and labels.names:
+            self.labelled[root_id] = labels
+            if len(self.labelled) > MAX_LABELLED:
+                self.labelled.pop(next(iter(self.labelled)), None)
 
     def leave(self, run_id: Any) -> None:
         """Forgets a run that is cancelled, in the end: a thread may go on in it for a while."""

@@ -107,7 +107,10 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         """Names the run, which is the session where nothing else names one."""
-        return {"ts_langchain_run": uuid4().hex}
+        run = uuid4().hex
+        with self.sentinel.faults.fail_open("middleware: labels"):
+            self.sentinel.in_flight.label(run)
+        return {"ts_langchain_run": run}
 
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
         """As `before_agent`."""

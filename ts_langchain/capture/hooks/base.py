@@ -70,7 +70,7 @@ class Hooks(BaseCallbackHandler):
         flight = self.sentinel.in_flight
         self._started, self._roots = flight.started, flight.roots
         self._reported, self._reservations = flight.reported, flight.reservations
-        self._continued, self._answered = flight.continued, flight.answered
+        self._continued, self._answered, self._labelled = flight.continued, flight.answered, flight.labelled
         self.model_nodes = flight.model_nodes
 
     def __getstate__(self) -> tuple[Sentinel, Mode, str | None, Callable[[], float]]:
@@ -118,6 +118,8 @@ class Hooks(BaseCallbackHandler):
         labels = current_labels()
         if root_id is None:
             root_id = str(run_id) if parent_run_id is None and labels is None else self._root_above(outer)
+        if self._labelled and not (labels is not None and labels.names):
+            labels = self._labelled.get(root_id, labels)
         inside = self._started.get(parent_run_id) if configured is None else None
         if inside is not None:  # what a tool calls itself belongs where the tool does, unless told otherwise
             user_id = user_of(metadata) or inside.origin.user_id
