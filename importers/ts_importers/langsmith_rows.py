@@ -171,17 +171,22 @@ def _usage(row: Mapping[str, Any], metadata: dict[str, Any], outputs: dict[str, 
     sent, got = number(row.get("prompt_tokens"), MAX_TOKENS), number(row.get("completion_tokens"), MAX_TOKENS)
     if not sent and not got:
         return None
-    return {
+    usage: dict[str, Any] = {
         "input_tokens": int(sent or 0),
         "output_tokens": int(got or 0),
         "total_tokens": int((sent or 0) + (got or 0)),
-        "input_token_details": _details(row.get("prompt_token_details")),
-        "output_token_details": _details(row.get("completion_token_details")),
     }
+    if ins := _details(row.get("prompt_token_details")):
+        usage["input_token_details"] = ins
+    if outs := _details(row.get("completion_token_details")):
+        usage["output_token_details"] = outs
+    return usage
 
 
 def _details(value: object) -> dict[str, Any]:
     """Tokens by category: flat in v1, under `raw` in v2; tables may keep them as text."""
+    if value is None:
+        return _NOTHING
     details = _dict(value)
     raw = details.get("raw")
     counts = raw if isinstance(raw, dict) else details

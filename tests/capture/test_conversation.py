@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, message_to_dict
 
-from ts_langchain.capture.conversation import Conversation, LargeResult, is_classification, names_in
+from ts_langchain.capture.conversation import _CLASSIFICATION, Conversation, LargeResult, is_classification, names_in
 
 PAGE = "an unremarkable page that nobody refers to " * 100
 
@@ -97,6 +99,11 @@ def test_worded_as_a_classification(text: str) -> None:
 @pytest.mark.parametrize("text", ASKS.strip().splitlines())
 def test_worded_as_a_question(text: str) -> None:
     assert not is_classification([HumanMessage(text)], len(text))
+
+
+@given(st.from_regex(_CLASSIFICATION, fullmatch=True))
+def test_no_wording_of_a_classification_is_passed_over(text: str) -> None:
+    assert is_classification([HumanMessage(text)], len(text))
 
 
 def test_a_chinese_document_counts_as_used_once_a_part_of_it_is_named() -> None:
