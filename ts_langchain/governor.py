@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_langchain.budget import Budgets, Reservation, overdrawn
@@ -48,6 +49,12 @@ class Admission(NamedTuple):
 ADMITTED = Admission(None, None)
 
 
+@cache
+def _warn(what: str) -> None:
+    """Says once what a policy cannot do."""
+    announce("policy", what, "", logging.WARNING)
+
+
 class Governor:
     """Decides by a policy. Without one it decides nothing. Thread-safe.
 
@@ -75,6 +82,8 @@ class Governor:
         self._decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS)
         if policy is None:
             return
+        for what in policy.inert():
+            _warn(what)
         switch = policy.kill_switch
         if switch.file is not None or switch.redis_key is not None or policy.remote is not None:
             self.control = Control(policy, faults)

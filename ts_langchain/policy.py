@@ -366,6 +366,17 @@ class Policy(_Model):
         """The same policy, recording only what it would do."""
         return self.model_copy(update={"mode": "observe"})
 
+    def inert(self) -> list[str]:
+        """What of it has no effect, since something else is missing."""
+        found = []
+        if not self.downgrade and any(
+            s.do == "downgrade" for r in (*self.rules.values(), self.default) for s in r.steps
+        ):
+            found.append("a step says downgrade, and downgrade names no cheaper model")
+        if self.kill_switch.redis_key and not self.redis_url:
+            found.append("kill_switch.redis_key has no effect without redis_url")
+        return found
+
     def enforced(self) -> Policy:
         """The same policy, carried out."""
         return self.model_copy(update={"mode": "enforce"})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from histories import Script
 
-from ts_langchain import Policy, Sentinel
+from ts_langchain import Policy, Sentinel, governor
 from ts_langchain.cli.policy import doubts
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.policy import ENDING, RECOMMENDED, Budget, as_policy
@@ -114,6 +114,17 @@ def test_doubts() -> None:
     steps = {"steps": [{"at": 1, "do": "reuse"}, {"at": 2, "do": "downgrade"}]}
     policy = Policy.from_dict({"rules": {"tool_loop": steps}, "kill_switch": {"redis_key": "k"}, "mode": "observe"})
     assert len(doubts(policy)) == 4
+
+
+def test_a_switch_that_cannot_work_is_told_where_it_is_used(caplog: pytest.LogCaptureFixture) -> None:
+    assert Policy.recommended().inert() == []
+    governor._warn.cache_clear()
+    for _ in range(2):
+        Sentinel(policy={"kill_switch": {"redis_key": "k"}})
+    assert [r.getMessage() for r in caplog.records] == [
+        "ts-langchain: policy: kill_switch.redis_key has no effect without redis_url"
+    ]
+    governor._warn.cache_clear()
 
 
 def loop(times: int, gap: float = 1.0, session: str = "s") -> Script:

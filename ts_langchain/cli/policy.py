@@ -152,10 +152,7 @@ def doubts(policy: Policy) -> list[str]:
     actions = {s.do for r in (*policy.rules.values(), policy.default) for s in r.steps}
     if "reuse" in actions and not policy.safe_tools:
         found.append("a step says reuse, and safe_tools is empty: only tools marked read_only are answered for")
-    if "downgrade" in actions and not policy.downgrade:
-        found.append("a step says downgrade, and downgrade names no cheaper model")
-    if policy.kill_switch.redis_key and not policy.redis_url:
-        found.append("kill_switch.redis_key has no effect without redis_url")
+    found += policy.inert()
     if not actions and not policy.budgets and policy.kill_switch == KillSwitch() and policy.remote is None:
         found.append("it has no steps, no budgets and no kill switch: it does nothing")
     if policy.mode == "observe":
