@@ -1,7 +1,7 @@
 """Stored state: pickles that can make nothing but plain state.
 
-A ledger may be a database that others can write to, and a pickle can run code. So only classes defined in
-this package, in the modules of the rules that are loaded, and plain containers are let in.
+A ledger may be a database that others can write to, and a pickle can call whatever it names. So only classes are let
+in, of the modules that define state, of the rules, and plain containers; no function, but for one that makes state.
 """
 
 from __future__ import annotations
@@ -22,8 +22,23 @@ _PLAIN = frozenset(
         ("copyreg", "_reconstructor"),
         ("array", "array"),
         ("array", "_array_reconstructor"),
+        ("ts_langchain.fingerprint", "_free_text"),
     }
 )
+_STATE = frozenset(
+    {
+        "ts_langchain.call",
+        "ts_langchain.capture.continued",
+        "ts_langchain.capture.conversation",
+        "ts_langchain.capture.in_flight",
+        "ts_langchain.capture.memory",
+        "ts_langchain.fingerprint",
+        "ts_langchain.incident",
+        "ts_langchain.recent",
+        "ts_langchain.session",
+    }
+)
+_RULES = "ts_langchain.rules."
 
 
 class _Unpickler(pickle.Unpickler):
@@ -34,9 +49,9 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN:
             return super().find_class(module, name)
-        if "." not in name and (module.partition(".")[0] == "ts_langchain" or module in self._modules):
+        if "." not in name and (module in _STATE or module in self._modules or module.startswith(_RULES)):
             found = super().find_class(module, name)
-            if getattr(found, "__module__", None) == module:
+            if isinstance(found, type) and found.__module__ == module:
                 return found
         msg = f"the ledger holds state of a kind that is not allowed: {module}.{name}"
         raise LedgerError(msg)
