@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from agents import agent
+from langchain_core.messages import AIMessage
 from pydantic import BaseModel
 
 from ts_importers.files import FileImporter
@@ -140,3 +141,31 @@ class ObjectId:
 def test_what_reads_like_an_id_is_one(thing: Any) -> None:
     assert session_of({"thread_id": thing}) == str(thing)
     assert user_of({"user_id": ""}, {"user_id": thing}) == str(thing)
+
+
+@pytest.mark.parametrize(
+    "name", ["look up Ada Lovelace " * 50_000, "look\x1b[2J\nERROR: look", "\ud800"], ids=["long", "odd", "half"]
+)
+def test_a_model_that_asks_for_a_tool_in_any_words_is_told_of_in_one_line(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = chat()
+    for message in told["messages"]:
+        for call in message.get("tool_calls", ()):
+            call["function"]["name"] = name
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps(told) + "\n")
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    imported = Import(FileImporter(path), ledger)
+    [incident] = [i for i in ledger.incidents(imported.run()) if i.rule == "tool_loop"]
+    assert incident.calls >= 7
+    assert incident.summary.isprintable()
+    for said in (incident.summary, str(incident.evidence), *caplog.messages):
+        assert len(said) < 1_000
+    assert len(pickle.dumps(imported.sentinel.states())) < 20_000
+    app, _ = agent([AIMessage("", tool_calls=[{"name": name, "args": {}, "id": f"c{n}"}]) for n in range(4)] + ["done"])
+    handler = TokenSentinelHandler()
+    app.invoke({"messages": [("user", "go")]}, {"callbacks": [handler]})
+    found = handler.sentinel.incidents()
+    assert {i.summary.partition(" ")[0] for i in found} == {incident.summary.partition(" ")[0]}
+    assert all(i.summary.isprintable() and len(i.summary) < 1_000 for i in found)

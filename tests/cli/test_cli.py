@@ -62,6 +62,27 @@ def langsmith(tmp_path: Path, fake: FakeLangSmith, *args: str, key: str = KEY) -
     return run(tmp_path, "import", "langsmith", *given, *since, *args, env=env)
 
 
+def test_names_move_no_cursor_and_are_no_formula(tmp_path: Path, file: Path) -> None:
+    """Sessions and models are named by others: by who writes to an app's users, or runs a server."""
+    session, model = "\t=1+1\x1b]0;owned\x07\x1b[2J\x9b1m", "gpt\u202etpg \x1b[8m"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        row["thread_id"] = session
+        row.setdefault("extra", {}).setdefault("metadata", {})
+        row["extra"]["metadata"] |= {"thread_id": session, "ls_model_name": model, "ls_provider": None}
+        row["outputs"] = json.loads(json.dumps(row["outputs"]).replace("gpt-4o-2024-08-06", "gpt\\u202e"))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = tmp_path / "incidents.csv"
+    shown = run(tmp_path, "import", "file", str(file), "--csv", str(table))
+    assert shown.exit_code == 0
+    listed = run(tmp_path, "report", "--incidents", "3")
+    for text in (shown.output, listed.output):
+        assert "\ufffd" in text
+        assert not {c for c in text if not c.isprintable() and c != "\n"}
+    with table.open(newline="") as opened:
+        assert {row["session_id"][:3] for row in csv.DictReader(opened)} == {"'\t="}
+
+
 def test_what_nobody_knows_the_price_of_costs_no_dollars_and_no_zero(tmp_path: Path) -> None:
     """`$0` would be a figure. The tokens are told, and how many calls it is of."""
     asked = {"type": "function", "id": "c", "function": {"name": "fetch", "arguments": '{"u": 1}'}}

@@ -7,7 +7,16 @@ from typing import NamedTuple, cast
 
 from ts_langchain.call import NO_USAGE, SourceCost, ToolCall, Usage
 from ts_langchain.capture.in_words import asked_in_words
-from ts_langchain.capture.messages import NOTHING, Message, is_mapping, mapping, read_message, read_tool_calls, unwrap
+from ts_langchain.capture.messages import (
+    NOTHING,
+    Message,
+    is_mapping,
+    mapping,
+    name_of,
+    read_message,
+    read_tool_calls,
+    unwrap,
+)
 from ts_langchain.fingerprint import FreeText, arguments, canonical
 from ts_langchain.pricing import DECISION, TIERS
 
@@ -90,7 +99,7 @@ def read_answer(response: object, prompt_chars: int, usage: object = None, *, kn
     words = _words_of(message) if not calls and read.chars else ""
     asked = None if knows_tools else asked_in_words(words)
     if asked is not None:
-        calls = (ToolCall("", asked.name, arguments(asked.arguments).fingerprint),)
+        calls = (ToolCall("", name_of(asked.name), arguments(asked.arguments).fingerprint),)
     reason = meta.get("finish_reason") or meta.get("stop_reason") or meta.get("done_reason") or meta.get("stopReason")
     if reason is None:
         reason = extra.get("finish_reason") or extra.get("stop_reason")

@@ -55,6 +55,7 @@ ROLES = {
 }
 MAX_PENDING_BLOCKS = 4
 FAILURE_CHARS = 600
+NAME_CHARS = 200
 _SAYS_NONE = (
     r"(?:null|none|false|no\b|ok\b|success\b|[-+.\d]|[\"']\s*(?:none|null|no|ok|success|0)?\s*[\"']|\{\s*\}|\[\s*\])"
 )
@@ -272,7 +273,7 @@ def _asked(call_id: object, name: object, args: object) -> Asked:
         except ValueError:
             value = args
     digest, chars = value_digest(value)
-    return Asked(label(call_id), label(name), value, digest, chars)
+    return Asked(label(call_id), name_of(name), value, digest, chars)
 
 
 def label(value: object) -> str:
@@ -280,6 +281,18 @@ def label(value: object) -> str:
     if type(value) is str:
         return value
     return "" if not value or isinstance(value, (Mapping, list, tuple)) else str(value)
+
+
+def name_of(value: object) -> str:
+    """The name of a tool, as it is kept and shown: one line of `NAME_CHARS` at most, without control characters.
+
+    A model may ask for a tool that there is not, in any words. Those that are changed stay apart from others.
+    """
+    name = label(value)
+    if len(name) <= NAME_CHARS and name.isprintable():
+        return name
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in name[: NAME_CHARS - 17])
+    return f"{shown}~{text_hash(name):016x}"
 
 
 def is_pending(content: object) -> bool:

@@ -10,7 +10,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from ts_langchain.call import Toolset
 from ts_langchain.capture.errors import reads_unavailable
-from ts_langchain.capture.messages import Message, is_mapping, is_pending, label, read_message, reads_failed, unwrap
+from ts_langchain.capture.messages import Message, is_mapping, is_pending, name_of, read_message, reads_failed, unwrap
 from ts_langchain.fingerprint import (
     DEPTH_LIMIT,
     answer_hash,
@@ -140,7 +140,7 @@ def _tool_name(tool: object) -> str:
     elif not name and isinstance(tool, Mapping):  # a provider's own: `{"type": "web_search"}`, `{"google_search": {}}`
         told = [key for key, value in tool.items() if value is not None]
         name = tool.get("type") or (told[0] if len(told) == 1 else None)
-    return label(name) or NAMELESS
+    return name_of(name) or NAMELESS
 
 
 class Output(NamedTuple):

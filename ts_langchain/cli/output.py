@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.segment import Segment
 
 from ts_langchain.errors import (
     AuthenticationFailed,
@@ -21,6 +23,8 @@ from ts_langchain.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import ConsoleOptions, RenderableType
+
 FAILED = 1
 USAGE = 2
 NO_ACCESS = 3
@@ -30,12 +34,20 @@ BROKEN_PIPE = 141
 
 
 class _Console(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """What others have named or said (a session, a model, a server) moves no cursor and turns no text round."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(_UNSEEN.sub("\ufffd", segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         """Nobody reads on, as behind `| head`: ends like other commands, which SIGPIPE ends."""
         with suppress(SystemExit):
             super().on_broken_pipe()
         raise SystemExit(BROKEN_PIPE)
 
+
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What a terminal obeys and does not show: control characters but the end of a line, and marks of direction."""
 
 out = _Console(soft_wrap=False, highlight=False)
 err = _Console(stderr=True, highlight=False)

@@ -185,7 +185,7 @@ def _write_csv(book: Ledger, history: History, path: Path) -> None:
 
 
 def _cell(value: object) -> object:
-    """A spreadsheet must not take a session id for a formula."""
+    """A spreadsheet must not take a session id for a formula, blanks before it or not."""
     if isinstance(value, tuple):
         value = " ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    return f"'{value}" if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") else value

@@ -12,7 +12,7 @@ from ts_importers.bodies import mapping, text
 from ts_importers.formats.base import Key, Row, Setting, first
 from ts_importers.values import MAX_USD, number, timestamp
 from ts_langchain.call import SourceCost
-from ts_langchain.capture.messages import label, read_message, unwrap
+from ts_langchain.capture.messages import label, name_of, read_message, unwrap
 from ts_langchain.replay import Run
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Conversations:
                 if index < known:
                     continue
                 call_id = label(fields.get("tool_call_id"))
-                name, args = asked.get(call_id, (label(fields.get("name")) or "tool", None))
+                name, args = asked.get(call_id, (name_of(fields.get("name")) or "tool", None))
                 runs.append(
                     Run(
                         run_id,

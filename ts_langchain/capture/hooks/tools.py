@@ -10,6 +10,7 @@ from ts_langchain.capture.errors import CANCELLED, HANDOFFS, INTERRUPTS, error_h
 from ts_langchain.capture.hooks.base import Hooks, fail_open
 from ts_langchain.capture.in_flight import Started
 from ts_langchain.capture.memory import Memory, turn_of
+from ts_langchain.capture.messages import name_of
 from ts_langchain.capture.tools import NOT_RECORDED, Output, read_tool_output
 from ts_langchain.capture.traits import read_declared, read_traits
 from ts_langchain.fingerprint import arguments, gist_hash, mix, name_hash
@@ -37,7 +38,7 @@ class ToolHooks(Hooks):
         """A tool runs."""
         if run_id in self._started:
             return
-        name = kwargs.get("name") or (serialized or {}).get("name") or "tool"
+        name = name_of(str(kwargs.get("name") or (serialized or {}).get("name") or "tool"))
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
         given = inputs if inputs is not None else input_str
         recorded = given or inputs is not None
@@ -45,7 +46,7 @@ class ToolHooks(Hooks):
         tool_call_id = kwargs.get("tool_call_id")
         tool_call_id = str(tool_call_id) if tool_call_id else None
         if parent_run_id is None and not origin.named and args is not None:
-            conversation = self._continued.of_tool(str(name), args.fingerprint, tool_call_id)
+            conversation = self._continued.of_tool(name, args.fingerprint, tool_call_id)
             if conversation is not None:
                 origin = origin._replace(session_id=conversation)
                 self._continued.place(origin.root_id, conversation)
@@ -57,7 +58,7 @@ class ToolHooks(Hooks):
                 "tool",
                 origin,
                 self.clock(),
-                str(name),
+                name,
                 args=args,
                 tool_call_id=tool_call_id,
                 traits=(read_traits(inputs) if type(inputs) is dict else ()) + read_declared(metadata),
