@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ts_importers.base import OnWait
 
 TIMEOUT = 60.0
+DETAIL_CHARS = 200
 PASSING = frozenset({408, 425, 429})
 FAILED_TO_READ = ("read", "What was imported is kept; run the same command later to go on.")
 FAILED_TO_WRITE = ("written to", "What was sent is recorded; run the same command later to go on.")
@@ -261,7 +262,8 @@ class Client:
             msg = f"{self.service} at {self.host} answered with a redirect (HTTP {status}). {self.address_hint}"
             raise HTTPFailure(status, msg)
         if status >= 400:
-            detail = self._without_secrets(_detail(response.content))
+            detail = self._without_secrets(_detail(response.content))[:DETAIL_CHARS]
+            detail = f" ({detail})" if detail else ""
             shown = path.partition("?")[0]  # a query may hold a signature
             msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
@@ -311,4 +313,4 @@ def _detail(body: bytes) -> str:
     except ValueError:
         return ""
     detail = said.get("detail") or said.get("message") or said.get("error") if isinstance(said, dict) else None
-    return f" ({detail[:200]})" if isinstance(detail, str) else ""
+    return detail if isinstance(detail, str) else ""

@@ -144,6 +144,14 @@ def test_a_server_that_quotes_the_key_does_not_make_us_tell_it(caplog: pytest.Lo
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize("before", range(170, 200, 5))
+def test_no_part_of_a_key_is_told_where_a_long_message_is_cut(before: int) -> None:
+    body = json.dumps({"detail": "x" * before + SECRET})
+    with answering((400, body, {})) as (url, _), pytest.raises(HTTPFailure, match=r"HTTP 400 \(x+") as refused:
+        client(url).get("/x")
+    assert SECRET[:4] not in _told(refused.value)
+
+
 def _told(error: BaseException | None) -> str:
     """All that a traceback could show of the messages."""
     told = ""
