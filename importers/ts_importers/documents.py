@@ -10,7 +10,7 @@ import re
 import zlib
 from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -146,7 +146,7 @@ class Documents:
         try:
             with self.open() as file:
                 if self.printed:
-                    for document in _objects(file):
+                    for document in _objects(self._lines(file)):
                         number = document.line + document.raw.count(b"\n")
                         yield document
                     return
@@ -157,7 +157,7 @@ class Documents:
                     return
                 if not self.gzipped:
                     file.seek(offset)
-                for number, raw in enumerate(file, 1 if self.gzipped else line + 1):
+                for number, raw in enumerate(self._lines(file), 1 if self.gzipped else line + 1):
                     if number > line:
                         yield Document(number, raw, offset)
                         offset += len(raw)
@@ -167,17 +167,30 @@ class Documents:
             if number >= line:
                 yield Document(number + 1, b"", offset, str(error))
 
+    def _lines(self, file: io.BufferedReader) -> Iterator[bytes]:
+        """Lines of a file.
+
+        Raises:
+            _CutOff: One is longer than `MAX_WHOLE_BYTES`.
+        """
+        while line := file.readline(MAX_WHOLE_BYTES + 1):
+            if len(line) > MAX_WHOLE_BYTES:
+                msg = f"{self.path} has a line of over {MAX_WHOLE_BYTES:,} bytes: it and what follows was not read"
+                raise _CutOff(msg)
+            yield line
+
     def release(self) -> None:
         """Gives the memory of a list back; it is read again when it is asked for."""
         self._elements = None
 
     def _load_list(self) -> list[Any] | None:
-        if self.size > MAX_WHOLE_BYTES:
-            msg = f"{self.path} is one JSON list of {self.size:,} bytes; turn it into JSON lines first (jq -c '.[]')"
-            raise UnreadableSource(msg)
         with self.open() as file:
             data, cut_off = _as_far_as_it_goes(file)
             data = _unmarked(data)
+        if len(data) > MAX_WHOLE_BYTES:
+            size = f"over {MAX_WHOLE_BYTES:,} bytes"
+            msg = f"{self.path} is one JSON list of {size}; turn it into JSON lines first (jq -c '.[]')"
+            raise UnreadableSource(msg)
         try:
             rows = orjson.loads(data)
         except ValueError as error:
@@ -201,7 +214,7 @@ class Documents:
 
 
 class _CutOff(UnreadableSource):
-    """A gzipped file has no end."""
+    """A gzipped file has no end, or a line none that memory could hold."""
 
 
 class _Unpacked(io.RawIOBase):
@@ -222,13 +235,17 @@ class _Unpacked(io.RawIOBase):
 def _as_far_as_it_goes(file: io.BufferedReader) -> tuple[bytes, bool]:
     """All bytes, of a gzipped file without an end those that there are; and whether it has none.
 
+    Of what is larger than `MAX_WHOLE_BYTES`, so much that it shows: a small file may unpack to more than memory holds.
+
     Raises:
         EOFError: There are no bytes.
     """
     parts: list[bytes] = []
+    size = 0
     try:
-        while part := file.read1(1 << 20):
+        while size <= MAX_WHOLE_BYTES and (part := file.read1(1 << 20)):
             parts.append(part)
+            size += len(part)
     except EOFError:
         if not parts:
             raise
@@ -236,26 +253,26 @@ def _as_far_as_it_goes(file: io.BufferedReader) -> tuple[bytes, bool]:
     return b"".join(parts), False
 
 
-def _objects(file: IO[bytes]) -> Iterator[Document]:
+def _objects(lines: Iterator[bytes]) -> Iterator[Document]:
     """Objects printed over many lines: each ends with a brace at the left margin."""
     begin = offset = 0
     size = 0
-    lines: list[bytes] = []
+    kept: list[bytes] = []
     number = first = 0
-    for line in file:
+    for line in lines:
         number += 1
         offset += len(line)
-        if not lines:
+        if not kept:
             begin, first = offset - len(line), number
             if not line.strip():
                 continue
-        lines.append(line)
+        kept.append(line)
         size += len(line)
         if line.rstrip() in (b"}", b"},") or size > MAX_WHOLE_BYTES:
-            yield Document(first, b"".join(lines).rstrip().rstrip(b","), begin)
-            lines, size = [], 0
-    if lines:
-        yield Document(first, b"".join(lines), begin)
+            yield Document(first, b"".join(kept).rstrip().rstrip(b","), begin)
+            kept, size = [], 0
+    if kept:
+        yield Document(first, b"".join(kept), begin)
 
 
 def _begun(data: bytes) -> list[Any]:

@@ -974,3 +974,41 @@ def test_a_folder_named_as_one_of_langfuses_is_left_out_of_its_project_only(tmp_
     source = FileImporter(tmp_path)
     assert set(ids(source)) > set(CALLS)
     assert any("two/observations/" in notice for notice in source.notices)
+
+
+@pytest.mark.parametrize(
+    ("begins", "fills", "says"),
+    [
+        (b'{"a": "', b"x" * 1_000, "has a line of over 1,000,000 bytes"),
+        (b"[", b"1," * 500, "is one JSON list of over 1,000,000 bytes"),
+        (b'{\n"a": "', b"x" * 1_000, "has a line of over 1,000,000 bytes"),
+    ],
+    ids=["line", "list", "object"],
+)
+def test_a_small_file_that_unpacks_to_more_than_memory_holds(
+    begins: bytes, fills: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ts_importers.documents.MAX_WHOLE_BYTES", 1_000_000)
+    path = tmp_path / "bomb.json.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(begins)
+        for _ in range(50_000):
+            file.write(fills)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableSource, match=f"bomb.json.gz {says}"):
+            FileImporter(path)
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_a_file_with_an_endless_line_what_comes_before_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ts_importers.documents.MAX_WHOLE_BYTES", 1_000_000)
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b"".join(json.dumps(r).encode() + b"\n" for r in ROWS) + b" " * 2_000_000)
+    pages = list(FileImporter(path).pages())
+    assert sum(len(p.runs) for p in pages) == len([r for r in ROWS if r["run_type"] != "chain"])
+    assert ["over 1,000,000 bytes" in s.why for p in pages for s in p.skipped] == [True]
