@@ -100,6 +100,43 @@ def test_a_ledger_that_nobody_may_write_to_can_be_read(tmp_path: Path, monkeypat
         Import(FileImporter(write(tmp_path / "more.jsonl")), sealed).run()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there folders of a user are that user's anyway")
+def test_the_folder_of_a_ledger_is_nobody_elses(tmp_path: Path) -> None:
+    """Ids of sessions and users are in it, and hashes of what may be guessed."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    Ledger(tmp_path / "made" / "for it" / "ledger.sqlite").close()
+    Ledger(shared / "ledger.sqlite").close()
+    assert (tmp_path / "made" / "for it").stat().st_mode & 0o777 == 0o700
+    assert shared.stat().st_mode & 0o777 == 0o755  # whoever made it said who may look
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE incidents SET incident = '{}'",
+        "UPDATE incidents SET incident = substr(incident, 9)",
+        "UPDATE incidents SET incident = '[1]'",
+        "UPDATE histories SET label = 'x'",
+        "UPDATE calls SET calls = x'00'",
+        "UPDATE calls SET calls = x'789c030000000001'",
+    ],
+)
+def test_a_ledger_that_is_damaged_says_so(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(path)
+    Import(FileImporter(write(tmp_path / "runs.jsonl")), ledger).run()
+    ledger.close()
+    with sqlite3.connect(path) as db:
+        db.execute(damage)
+    db.close()
+    again = Ledger(path)
+    with pytest.raises(LedgerError, match=r"damaged.*--fresh|stored state cannot be read"):
+        for history in again.histories():
+            list(again.incidents(history))
+            list(again.calls(history))
+
+
 def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="is a directory: name a file"):
         Ledger(tmp_path)

@@ -21,6 +21,7 @@ PATIENCE_MS = 30_000
 """How long is waited for another program that writes to the same."""
 PSYCOPG = {"client_encoding": "utf8", "prepare_threshold": None}
 """Names in any script, also where the server's are not; nothing prepared, which poolers as PgBouncer give to others."""
+PRIVATE = 0o700
 MEANWHILE = "another command wrote the same meanwhile. Nothing is lost: run this one again."
 
 
@@ -88,8 +89,13 @@ def identity(file: Path | None) -> tuple[int, int] | None:
 
 
 def make_directory(path: Path) -> None:
+    """Makes the directory of a ledger, which nobody else may look into; one that is there stays as it is.
+
+    Raises:
+        LedgerError: It cannot be made.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     except OSError as error:
         msg = f"the directory {path} could not be made ({error.strerror}); name another with --ledger"
         raise LedgerError(msg) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -306,7 +307,7 @@ class Ledger:
 
     def histories(self) -> list[History]:
         """All histories, the latest first."""
-        with database_errors("the ledger could not be read"), self.engine.connect() as db:
+        with _readable(), self.engine.connect() as db:
             rows = db.execute(sa.select(_histories).order_by(_histories.c.updated_at.desc())).mappings()
             return [History(**cast("dict[str, Any]", dict(row))) for row in rows]
 
@@ -441,7 +442,9 @@ class Ledger:
         for number in numbers:
             with database_errors("the ledger could not be read"), self.engine.connect() as db:
                 packed = db.execute(sa.select(_calls.c.calls).where(_calls.c.id == number)).scalar_one()
-            yield from load_state(zlib.decompress(packed))
+            with _readable():
+                calls = load_state(zlib.decompress(packed))
+            yield from calls
 
     # --- what a report asks ------------------------------------------------------------------------
 
@@ -455,7 +458,7 @@ class Ledger:
         """All incidents, the costliest or the oldest first."""
         by_time = (_incidents.c.opened_at, _incidents.c.id)
         order = by_time if oldest_first else (_incidents.c.nano.desc(), *by_time)
-        with database_errors("the ledger could not be read"), self.engine.connect() as db:
+        with _readable(), self.engine.connect() as db:
             query = sa.select(_incidents.c.incident).where(_incidents.c.history == history.id).order_by(*order)
             for stored in db.execute(query.execution_options(stream_results=True, max_row_buffer=100)).scalars():
                 yield Incident(
@@ -492,6 +495,24 @@ class Ledger:
     def skipped_reasons(self, history: History) -> Counter[str]:
         """Why rows could not be read, of those listed."""
         return Counter(why for _, why in self.skipped(history))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What was written and does not read as that any more is told as damage, as what the database itself finds.
+
+    Raises:
+        LedgerError: It does not.
+    """
+    with database_errors("the ledger could not be read"):
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, zlib.error) as error:
+            msg = (
+                f"the ledger is damaged: it holds what cannot be read ({type(error).__name__}). Import the history again "
+                "with --fresh, or name another with --ledger or TS_LANGCHAIN_LEDGER"
+            )
+            raise LedgerError(msg) from error
 
 
 def day_of(at: float) -> int:
