@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -413,3 +414,15 @@ def test_what_lies_behind_a_long_beginning_counts() -> None:
 def test_of_a_long_command_the_end_counts_too() -> None:
     assert arguments({"command": "cat " + "a" * 300}).told == "look"
     assert arguments({"command": "cat " + "a" * 600 + "; rm -r build"}).told == ""
+
+
+def test_a_million_arguments_cost_no_more_than_those_that_count() -> None:
+    def took(number: int) -> float:
+        given: dict[str, object] = {f"key {n}": "a few words" for n in range(number)}
+        begin = time.process_time()
+        read = arguments(given)
+        ended = time.process_time()
+        assert read == arguments({**given}) != arguments({**given, "more": 1})
+        return ended - begin
+
+    assert min(took(400_000) for _ in range(2)) < 20 * min(took(10_000) for _ in range(3))

@@ -111,6 +111,12 @@ def test_the_folder_of_a_ledger_is_nobody_elses(tmp_path: Path) -> None:
     assert shared.stat().st_mode & 0o777 == 0o755  # whoever made it said who may look
 
 
+def read_all(ledger: Ledger) -> None:
+    for history in ledger.histories():
+        list(ledger.incidents(history))
+        list(ledger.calls(history))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -132,9 +138,7 @@ def test_a_ledger_that_is_damaged_says_so(tmp_path: Path, damage: str) -> None:
     db.close()
     again = Ledger(path)
     with pytest.raises(LedgerError, match=r"damaged.*--fresh|stored state cannot be read"):
-        for history in again.histories():
-            list(again.incidents(history))
-            list(again.calls(history))
+        read_all(again)
 
 
 def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def value_digest(value: object) -> tuple[int, int]:
     """64-bit hash of any value, by its canonical JSON (strings by `text_hash`), and its length in characters."""
     if type(value) is str:
         return text_hash(value), len(value)
-    if type(value) is dict:
+    if type(value) is dict and len(value) <= ITEM_LIMIT:
         for item in value.values():
             kind = type(item)
             if kind is str:
@@ -157,13 +157,12 @@ def value_digest(value: object) -> tuple[int, int]:
             elif kind not in _PLAIN:
                 break
         else:  # a flat dict of plain values, as most arguments are
-            if len(value) <= ITEM_LIMIT:
-                try:
-                    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-                except (TypeError, ValueError):
-                    pass
-                else:
-                    return xxh3_64_intdigest(text), len(text)
+            try:
+                text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+            except (TypeError, ValueError):
+                pass
+            else:
+                return xxh3_64_intdigest(text), len(text)
     text = canonical(value)
     return xxh3_64_intdigest(text), len(text)
 
@@ -402,7 +401,7 @@ def arguments(value: object) -> Arguments:
         else:
             value = {"input": value}
     fingerprint = value_digest(value)[0]
-    if type(value) is not dict:
+    if type(value) is not dict or len(value) > ITEM_LIMIT:
         return Arguments(fingerprint, fingerprint)
     fixed: dict[object, object] = {}
     asked = _asked(value)

@@ -509,8 +509,8 @@ def _readable() -> Iterator[None]:
             yield
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             msg = (
-                f"the ledger is damaged: it holds what cannot be read ({type(error).__name__}). Import the history again "
-                "with --fresh, or name another with --ledger or TS_LANGCHAIN_LEDGER"
+                f"the ledger is damaged: it holds what cannot be read ({type(error).__name__}). Import the history "
+                "again with --fresh, or name another with --ledger or TS_LANGCHAIN_LEDGER"
             )
             raise LedgerError(msg) from error
 

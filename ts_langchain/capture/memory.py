@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ts_langchain.capture.conversation import Conversation
@@ -215,8 +216,8 @@ class Memory:
                 if tool_call.id:
                     self.unread[text_hash(tool_call.id)] = turn
         self.unread.limit(MAX_UNREAD)
-        while len(requested) > MAX_REQUESTED:
-            del requested[next(iter(requested))]
+        for key in list(islice(requested, max(0, len(requested) - MAX_REQUESTED))):
+            del requested[key]
 
     def ran(self, call_id: str, root_id: str) -> Requested | None:
         """A tool has run, in this outermost run: the model's request for it, None if that is not known."""
