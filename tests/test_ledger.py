@@ -19,6 +19,7 @@ from ts_langchain.history import Import
 from ts_langchain.incident import Incident
 from ts_langchain.ledger import SCHEMA, UNNAMED, Batch, Ledger
 from ts_langchain.report.summary import summarise
+from ts_langchain.stored import dump_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,6 +140,16 @@ def test_a_ledger_that_is_damaged_says_so(tmp_path: Path, damage: str) -> None:
     again = Ledger(path)
     with pytest.raises(LedgerError, match=r"damaged.*--fresh|stored state cannot be read"):
         read_all(again)
+
+
+def test_a_checkpoint_that_is_damaged_says_so(tmp_path: Path) -> None:
+    path, runs = tmp_path / "ledger.sqlite", write(tmp_path / "runs.jsonl")
+    Import(FileImporter(runs), Ledger(path)).run()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE histories SET replay = ?", (dump_state(None),))
+    db.close()
+    with pytest.raises(LedgerError, match=r"checkpoint .* is damaged.*--fresh"):
+        Import(FileImporter(runs), Ledger(path)).run()
 
 
 def test_what_cannot_be_a_ledger_is_told(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ TEXT_LIMIT = 65_536
 ANSWER_LIMIT = 1_048_576
 ITEM_LIMIT = 4_096
 DEPTH_LIMIT = 16
+NODE_LIMIT = 250_000
 SAMPLE_LIMIT = 512
 MAX_BITS = 8_192
 
@@ -172,19 +173,25 @@ def value_hash(value: object) -> int:
     return value_digest(value)[0]
 
 
-def bounded(value: object, depth: int = 0) -> object:
-    """The value itself where it is small, a cut copy of it otherwise.
+def bounded(value: object) -> object:
+    """The value itself where it is small, a cut copy of it otherwise: in breadth, in depth, and in all.
 
     Of classes made from `str`, `dict`, `list` and `tuple` what is stored counts: their own methods may run a query, or
     use up what they give.
     """
+    return _bounded(value, 0, [NODE_LIMIT])
+
+
+def _bounded(value: object, depth: int, left: list[int]) -> object:
+    """As `bounded`, so deep inside of the whole, of which so many items may still be read."""
     if isinstance(value, str):
         text = value if type(value) is str else str.__str__(value)
         return text if len(text) <= TEXT_LIMIT else cut(text)
     if isinstance(value, (bytes, bytearray)):
         return f"{bytes(value[:TEXT_LIMIT])!r}\0{len(value)}"
     if isinstance(value, dict):
-        if depth >= DEPTH_LIMIT:
+        left[0] -= 1 + dict.__len__(value)
+        if depth >= DEPTH_LIMIT or left[0] < 0:
             return f"<dict of {dict.__len__(value)}>"
         if type(value) is not dict:
             value = dict(dict.items(value))
@@ -192,15 +199,16 @@ def bounded(value: object, depth: int = 0) -> object:
             value = dict(zip(range(ITEM_LIMIT), value.items(), strict=False)) | {"": len(value)}
         if all(type(v) in _PLAIN or (type(v) is str and len(v) <= TEXT_LIMIT) for v in value.values()):
             return value
-        return {k: bounded(v, depth + 1) for k, v in value.items()}
+        return {k: _bounded(v, depth + 1, left) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         if type(value) is not list:
             value = list(list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value))
-        if depth >= DEPTH_LIMIT:
+        left[0] -= 1 + len(value)
+        if depth >= DEPTH_LIMIT or left[0] < 0:
             return f"<list of {len(value)}>"
         if len(value) > ITEM_LIMIT:
-            return [*(bounded(v, depth + 1) for v in value[:ITEM_LIMIT]), len(value)]
-        return [bounded(v, depth + 1) for v in value]
+            return [*(_bounded(v, depth + 1, left) for v in value[:ITEM_LIMIT]), len(value)]
+        return [_bounded(v, depth + 1, left) for v in value]
     return value
 
 

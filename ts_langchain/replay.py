@@ -16,6 +16,7 @@ from ts_langchain.capture.handler import TokenSentinelHandler
 from ts_langchain.capture.in_flight import Reported
 from ts_langchain.capture.messages import request_messages
 from ts_langchain.capture.tools import NOT_RECORDED
+from ts_langchain.errors import LedgerError
 from ts_langchain.stored import load_state
 
 if TYPE_CHECKING:
@@ -315,9 +316,16 @@ class Replay:
             snapshot: What `snapshot` gave.
             from_the_beginning: Runs may follow that start earlier than those replayed by then, as those of another
                 range of the same history do; they are not late.
+
+        Raises:
+            LedgerError: It is damaged.
         """
         modules = frozenset(type(rule).__module__ for rule in self.sentinel.rules)
-        watermark, late, begun, pending, shared, continued, answered = load_state(snapshot, modules)
+        try:
+            watermark, late, begun, pending, shared, continued, answered = load_state(snapshot, modules)
+        except (TypeError, ValueError) as error:
+            msg = "the checkpoint of this import is damaged; import the history again with --fresh"
+            raise LedgerError(msg) from error
         self.late, self._begun = late, begun
         if not from_the_beginning:
             self._watermark = watermark

@@ -151,7 +151,7 @@ class Documents:
                         yield document
                     return
                 if self.table:
-                    for row in tables.rows(file):
+                    for row in tables.rows(self._lines(file)):
                         number = row.line
                         yield Document(number, b"" if row.cells is None else _dumps(row.cells), 0, row.why)
                     return

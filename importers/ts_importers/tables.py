@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
-import io
 import warnings
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_importers.values import parsed
 from ts_langchain.errors import UnreadableSource
@@ -27,13 +27,11 @@ class TableRow(NamedTuple):
         line: Number of its first line, from 1.
         cells: By the names in the header; None if it is none, see `why`. Those that hold JSON, or what Python prints of
             lists and dictionaries, are what these say; empty ones are None; all others are text.
-        size: Characters of its cells.
         why: Why it is none.
     """
 
     line: int
     cells: dict[str, Any] | None
-    size: int
     why: str = ""
 
 
@@ -42,36 +40,35 @@ def is_table(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(ENDINGS)
 
 
-def rows(file: IO[bytes]) -> Iterator[TableRow]:
+def rows(lines: Iterator[bytes]) -> Iterator[TableRow]:
     """The rows below the header. Cells are parted by commas, semicolons or tabs, whichever the header holds most.
 
     Raises:
         UnreadableSource: There is no header.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))  # of the whole process: it has no other
-    with io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="") as text:
-        first = text.readline()
-        delimiter = max(_DELIMITERS, key=first.count)
+    first = next(lines, b"").removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+    delimiter = max(_DELIMITERS, key=first.count)
+    try:
+        names = next(csv.reader([first], delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        msg = f"the first line is no header of a table: {error}"
+        raise UnreadableSource(msg) from error
+    text = (line.decode(errors="surrogateescape") for line in lines)
+    table = csv.reader(text, delimiter=delimiter, strict=True)
+    while True:
+        line = table.line_num + 2
         try:
-            names = next(csv.reader([first], delimiter=delimiter, strict=True), [])
+            found = next(table, None)
         except csv.Error as error:
-            msg = f"the first line is no header of a table: {error}"
-            raise UnreadableSource(msg) from error
-        table = csv.reader(text, delimiter=delimiter, strict=True)
-        while True:
-            line = table.line_num + 2
-            try:
-                found = next(table, None)
-            except csv.Error as error:
-                yield TableRow(line, None, 0, f"no row of a table: {error}")
-                continue
-            if found is None:
-                return
-            if len(found) == len(names):
-                size = sum(map(len, found))
-                yield TableRow(line, {n: _read(cell) for n, cell in zip(names, found, strict=True) if n}, size)
-            elif found:
-                yield TableRow(line, None, 0, f"a row of {len(found)} cells under a header of {len(names)}")
+            yield TableRow(line, None, f"no row of a table: {error}")
+            continue
+        if found is None:
+            return
+        if len(found) == len(names):
+            yield TableRow(line, {n: _read(cell) for n, cell in zip(names, found, strict=True) if n})
+        elif found:
+            yield TableRow(line, None, f"a row of {len(found)} cells under a header of {len(names)}")
 
 
 def _read(cell: str) -> Any:

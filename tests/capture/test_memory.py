@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from histories import START
 
@@ -57,15 +55,3 @@ def test_what_is_remembered_is_bounded() -> None:
     many = [ToolCall(str(n), "fetch", n) for n in range(MAX_REQUESTED + 5)]
     memory = asked(ToolCall("", "fetch", 0), ToolCall("broken", "fetch", 0, valid=False), *many)
     assert list(memory.requested) == [str(n) for n in range(5, MAX_REQUESTED + 5)]
-
-
-def test_thousands_of_calls_in_one_answer_cost_no_square() -> None:
-    def took(number: int) -> float:
-        calls = [ToolCall(f"c{n}", "fetch", n) for n in range(number)]
-        begin = time.process_time()
-        memory = asked(*calls)
-        assert list(memory.requested) == [f"c{n}" for n in range(number - MAX_REQUESTED, number)]
-        return time.process_time() - begin
-
-    few = min(took(4_000) for _ in range(3))
-    assert min(took(100_000) for _ in range(2)) < 150 * few  # a square would be 625

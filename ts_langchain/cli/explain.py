@@ -56,9 +56,9 @@ def explain(
         unpriced = 0 if incident.wasted_nano else incident.unpriced_calls
         table.add_row("avoidable", cost(incident.avoidable_nano, unpriced))
         for key, value in incident.evidence.items():
-            table.add_row(key, escape(str(value)))
+            table.add_row(escape(key), escape(str(value)))
         if incident.overlaps:
-            table.add_row("overlaps", f"some of its tokens are counted for {', '.join(incident.overlaps)}")
+            table.add_row("overlaps", f"some of its tokens are counted for {escape(', '.join(incident.overlaps))}")
         table.add_row("call ids", escape(", ".join(incident.call_ids)))
         print_table(out, table)
         if rule is not None:

@@ -77,9 +77,9 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 def print_incident(console: Console, incident: Incident) -> None:
     """Prints one incident on one or two lines."""
-    colour = COLOURS[incident.severity]
+    colour = COLOURS.get(incident.severity, "default")
     console.print(
-        f"[{colour}]{incident.severity:>6}[/] [bold]{incident.rule}[/] {escape(incident.summary)} "
+        f"[{colour}]{escape(incident.severity):>6}[/] [bold]{escape(incident.rule)}[/] {escape(incident.summary)} "
         f"Wasted {incident.wasted_tokens:,} tokens, {cost(incident.wasted_nano, incident.unpriced_calls)}; "
         f"confidence {incident.confidence:.0%}. "
         f"[dim]{incident.id} in session {escape(incident.session_id)}[/]"
@@ -93,7 +93,7 @@ def _rules(summary: Summary) -> Table:
         table.add_column(name, justify="right")
     for r in summary.rules:
         table.add_row(
-            r.rule,
+            escape(r.rule),
             f"{r.incidents:,}",
             f"{r.sessions:,}",
             f"{r.calls:,}",
@@ -116,7 +116,7 @@ def _worst(summary: Summary) -> Table:
             f"{s.calls:,}",
             cost(s.nano, s.unpriced_calls),
             cost(s.wasted_nano, s.unpriced_wasted),
-            ", ".join(s.rules),
+            escape(", ".join(s.rules)),
         )
     return table
 
