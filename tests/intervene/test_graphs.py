@@ -589,6 +589,8 @@ def test_what_is_no_graph_or_has_no_policy_is_refused() -> None:
     for given in ("gpt-4o", None, ScriptedChatModel, model.with_retry(), guard_model(model)):
         with pytest.raises(TypeError, match="guard_model takes a chat model"):
             guard_model(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"with_fallbacks\(\[guard_model"):
+        guard_model(model.with_fallbacks([model]))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="guard takes a StateGraph"):
         guard(object())
     with pytest.raises(ConfigurationError, match="policy is needed"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableWithFallbacks
 from langchain_core.runnables.config import ensure_config
 
 from ts_langchain.intervene import actions
@@ -68,11 +68,13 @@ def guard_model(
 
 def _check(model: Any) -> None:
     """Raises if it is nothing whose request could be told before it is sent."""
-    if isinstance(model, type) or not hasattr(model, "_convert_input"):
+    several = isinstance(model, RunnableWithFallbacks)  # which one answers is told too late
+    if isinstance(model, type) or several or not hasattr(model, "_convert_input"):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        like = "guard_model(a).with_fallbacks([guard_model(b)])" if several else "guard_model(model).with_retry()"
         msg = (
-            f"guard_model takes a chat model, got {kind}; what is around a model (with_retry, a prompt, another guard) "
-            "goes around the guarded one: guard_model(model).with_retry()"
+            f"guard_model takes a chat model, got {kind}; what is around a model (with_retry, fallbacks, a prompt, "
+            f"another guard) goes around the guarded one: {like}"
         )
         raise TypeError(msg)
 
