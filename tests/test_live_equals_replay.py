@@ -43,10 +43,13 @@ SCRIPTS = {
 
 
 def figures(sentinel: Sentinel) -> list[dict[str, Any]]:
-    """All of an incident but its times, which two observers stamp some microseconds apart."""
+    """All of an incident but its times and the order of calls at once, which two observers stamp microseconds apart."""
     times = ("opened_at", "last_seen_at", "severe_at", "wasted_seconds")
     found = [{name: getattr(i, name) for name in type(i).__slots__ if name not in times} for i in sentinel.incidents()]
-    return [{**i, "evidence": {k: v for k, v in i["evidence"].items() if k != "seconds"}} for i in found]
+    return [
+        {**i, "call_ids": sorted(i["call_ids"]), "evidence": {k: v for k, v in i["evidence"].items() if k != "seconds"}}
+        for i in found
+    ]
 
 
 @pytest.mark.parametrize("thread", [None, "thread-1"])

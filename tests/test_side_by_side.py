@@ -154,6 +154,57 @@ def test_tasks_of_one_superstep_that_loop_side_by_side() -> None:
         assert severe([call for calls in tasks for call in calls], rules=["tool_loop"]) == alone, seed
 
 
+def at_once(script: Sequence[Sequence[Step]], rng: random.Random) -> list[Call]:
+    """What one agent does that asks for several tool calls at a time, which end in any order."""
+    calls, at = [], START
+    for number, together in enumerate(script):
+        turn = steps("agent", [PAGE], rng)[0].turn
+        asked, thought = f"m{number}", at + 1
+        names = tuple(ToolCall(f"{asked}-c{n}", step[0], n) for n, step in enumerate(together))
+        place = {"turn": turn, "conversation": turn, "step": mix(turn, number)}
+        calls.append(
+            Call(
+                asked, "model", "s", "r", "gpt-4o", at, thought, model="gpt-4o", provider="openai",
+                usage=Usage(1000, 20), prompt=Prompt(number, turn, number + 1, 4000), request=mix(turn, number),
+                answer=mix(turn, number), tool_calls=names, task=1, **place,
+            )
+        )  # fmt: skip
+        for n, (name, given, answer, status) in enumerate(together):
+            calls.append(
+                Call(
+                    f"t{number}-{n}", "tool", "s", "r", name, thought, thought + rng.uniform(0.1, 2), status,
+                    "Boom" if status == "error" else None, answer=text_hash(answer), answer_chars=len(answer),
+                    arguments=arguments(given), tool_call_id=f"{asked}-c{n}", requested_by=asked,
+                    siblings=len(together), task=1, **place,
+                )
+            )  # fmt: skip
+        at = thought + 2
+    return calls
+
+
+def new(number: int) -> Step:
+    return ("read_file", {"path": f"{number}.py"}, f"file {number}", "ok")
+
+
+AT_ONCE: dict[str, list[list[Step]]] = {
+    "one repeats itself, one gets on": [[PAGE, new(n)] for n in range(6)],
+    "it gets on for a while": [[PAGE, new(n)] if n < 2 else [PAGE, PAGE] for n in range(5)],
+    "both repeat themselves": [[PAGE, OTHER]] * 6,
+    "one fails, one gets on": [[FAILS, new(n)] for n in range(8)],
+    "one fails, one repeats itself": [[FAILS, OTHER]] * 6,
+    "one changes what the other looks at": [[PAGE, ("edit_page", {"line": n}, f"line {n}", "ok")] for n in range(6)],
+    "a circle of pairs": [[PAGE, OTHER], [("list_users", {}, "ada", "ok"), FAILS]] * 5,
+    "three at a time": [[PAGE, OTHER, new(n)] for n in range(6)],
+}
+
+
+@pytest.mark.parametrize("case", AT_ONCE)
+def test_in_which_order_calls_at_once_end_says_nothing(case: str) -> None:
+    found = [severe(at_once(AT_ONCE[case], random.Random(seed))) for seed in range(40)]
+    verdicts = {tuple(sorted((rule, severity) for rule, (severity, _) in each.items())) for each in found}
+    assert len(verdicts) == 1, verdicts
+
+
 def in_step(rounds: int, parties: int, *, threads: bool) -> Any:
     """An agent that has others work side by side, which loop; all of them make each round at the same time."""
     barrier = Barrier(parties)

@@ -64,6 +64,8 @@ MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
 MAX_TURNS = 8
+WIDTH = 5
+"""Numbers that are kept of each turn."""
 MAX_BESIDE = 12
 HANDED = -1
 """A turn has called nothing of a group yet that others have."""
@@ -177,7 +179,8 @@ class Repeats:
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        # each turn, its newest step and the newest that brought it something new, one after the other: they are many
+        # each turn, its newest step, the newest that brought it something new, the request that asked for the newest,
+        # and the newest before that request; one after the other: they are many
         self.fresh: tuple[int, ...] = ()
         self.asks = 0  # answers of models
         self.steps = 0  # calls that brought something new, or asked for something else in vain
@@ -210,10 +213,10 @@ class Repeats:
         if new:
             self.news += 1
             self.unknown += not waited and effect_of(call) == "unknown"
-        place = self._place(call.turn)
-        others = self.fresh if place < 0 else self.fresh[:place] + self.fresh[place + 3 :]
-        learned = self.steps if new else self.learned(call.turn)
-        self.fresh = (*others, call.turn, self.steps, learned)[-3 * MAX_TURNS :]
+        place, asker = self._place(call.turn), text_hash(call.requested_by) if call.requested_by is not None else 0
+        others = self.fresh if place < 0 else self.fresh[:place] + self.fresh[place + WIDTH :]
+        learned, before = self.steps if new else self.learned(call.turn), self.newest(call.turn, asker)
+        self.fresh = (*others, call.turn, self.steps, learned, asker, before)[-WIDTH * MAX_TURNS :]
 
     def hear(self, call: Call) -> None:
         """Counts an answer of a model."""
@@ -228,10 +231,16 @@ class Repeats:
             del self.seen[:-MAX_SEEN]
             self.told += 1
 
-    def newest(self, turn: int) -> int:
-        """Which step was the last of a turn, 0 if there was none."""
+    def newest(self, turn: int, asker: int = 0) -> int:
+        """Which step was the last of a turn, 0 if there was none; before this request, where one is given.
+
+        What calls side by side bring is news to the next request, and to none of them: in which order they end says
+        nothing.
+        """
         place = self._place(turn)
-        return self.fresh[place + 1] if place >= 0 else 0
+        if place < 0:
+            return 0
+        return self.fresh[place + 4 if asker and self.fresh[place + 3] == asker else place + 1]
 
     def learned(self, turn: int) -> int:
         """Which step was the last that brought a turn something new, 0 if there was none."""
@@ -240,9 +249,9 @@ class Repeats:
 
     def _place(self, turn: int) -> int:
         fresh = self.fresh
-        place = len(fresh) - 3
+        place = len(fresh) - WIDTH
         while place >= 0 and fresh[place] != turn:
-            place -= 3
+            place -= WIDTH
         return place
 
     def limit(self) -> None:
@@ -356,6 +365,8 @@ class RepeatRule(Rule[Repeats]):
         # a model's answer, a request whose model nobody saw, or code, which asks for all between two answers at once
         asked_by = call.requested_by or call.tool_call_id
         asker = text_hash(asked_by) if asked_by is not None else state.asks
+        so_far = state.newest(call.turn)
+        known = state.newest(call.turn, asker) if call.requested_by is not None else so_far
         group = state.groups.get(key)
         if group is None and (similar := self._similar(call, arguments, tool, state)):
             group, before = similar
@@ -397,7 +408,7 @@ class RepeatRule(Rule[Repeats]):
                 by_code = call.requested_by is None and call.tool_call_id is None and not group.reworded
                 if by_code and state.told > group.told:
                     group.again = 0
-                if got_on or group.fresh != state.newest(call.turn):
+                if got_on or group.fresh != known:
                     group.again = 0
                 if got_on:  # `Done.` each time, of other things
                     group.findings = call.findings
@@ -424,7 +435,8 @@ class RepeatRule(Rule[Repeats]):
         state.acting |= is_change(call)
         state.note(call, repeated=group.count > 1 and not group.retold and group.learned != HANDED)
         group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
-        group.asked_by, group.fresh, group.told = asker, state.newest(call.turn), state.told
+        group.asked_by, group.told = asker, state.told
+        group.fresh = state.newest(call.turn) if known == so_far else known
         group.learned = state.learned(call.turn)
         return self._judge(call, group) if group.count > 1 else None
 
