@@ -182,6 +182,16 @@ def at_once(script: Sequence[Sequence[Step]], rng: random.Random) -> list[Call]:
     return calls
 
 
+def verdict(calls: list[Call]) -> tuple[tuple[str, str, str, int], ...]:
+    """What is found in the end: of what, how severe, and what it wasted."""
+    sentinel = Sentinel()
+    for call in sorted(calls, key=lambda c: c.ended_at):
+        sentinel.observe(call)
+    assert sentinel.health().ok
+    told = ((i.rule, str(i.evidence.get("tool")), i.severity, i.wasted_tokens) for i in sentinel.incidents())
+    return tuple(sorted(told))
+
+
 def new(number: int) -> Step:
     return ("read_file", {"path": f"{number}.py"}, f"file {number}", "ok")
 
@@ -200,8 +210,7 @@ AT_ONCE: dict[str, list[list[Step]]] = {
 
 @pytest.mark.parametrize("case", AT_ONCE)
 def test_in_which_order_calls_at_once_end_says_nothing(case: str) -> None:
-    found = [severe(at_once(AT_ONCE[case], random.Random(seed))) for seed in range(40)]
-    verdicts = {tuple(sorted((rule, severity) for rule, (severity, _) in each.items())) for each in found}
+    verdicts = {verdict(at_once(AT_ONCE[case], random.Random(seed))) for seed in range(40)}
     assert len(verdicts) == 1, verdicts
 
 

@@ -11,7 +11,9 @@ and nothing else brings anything new either: an agent that reads the clock befor
 is code that looks the same up for each section that it has a model write.
 
 Of turns that go on side by side, and of tasks that do, each has a part of the group of its own: when each of them
-makes its calls says nothing of any. What one of them has changed may well be looked at again by all.
+makes its calls says nothing of any. What one of them has changed may well be looked at again by all. What tool calls
+bring or change that one answer has asked for at once is news to the next request, and to none of them: in which order
+they end says nothing either.
 
 A tool that runs an agent of its own (`task` of deep agents) hardly answers the same twice, since a model words the
 answer. It brought what the tools inside it brought (`Call.findings`): where these gave the same, it is a repeat. So is
@@ -25,7 +27,7 @@ from __future__ import annotations
 from array import array
 from copy import copy
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import Field, PositiveFloat
 
@@ -64,9 +66,8 @@ MAX_MADE = 12
 MAX_CONVERSATIONS = 4
 MAX_SEEN = 24
 MAX_TURNS = 8
-WIDTH = 5
-"""Numbers that are kept of each turn."""
 MAX_BESIDE = 12
+MAX_AT_ONCE = 6
 HANDED = -1
 """A turn has called nothing of a group yet that others have."""
 BRIEF_CHARS = 100
@@ -149,9 +150,33 @@ class Group:
         own.turn, own.step, own.task = call.turn, call.step, call.task
         return own
 
+    def knows(self, before: Known, so_far: Known, now: Known) -> None:
+        """Notes how far the session was at its newest call: before those asked for at once, with what it did itself.
+
+        Args:
+            before: How far it was before the first of those.
+            so_far: Right before the call.
+            now: Right after it.
+        """
+        self.mutations = before.mutations + now.mutations - so_far.mutations
+        self.news = before.news + now.news - so_far.news
+        self.unknown = before.unknown + now.unknown - so_far.unknown
+        self.fresh = now.newest if before.newest == so_far.newest else before.newest
+        self.learned = now.learned if before.learned == so_far.learned else before.learned
+
     def add(self, call: Call, kept: int = MAX_MADE) -> None:
         """Counts a call that follows those before it."""
         self.made = then(self.made, call, call.turn, call.started_at, kept)
+
+
+class Known(NamedTuple):
+    """How far a session was, and one of its turns: see `Repeats`."""
+
+    mutations: int
+    news: int
+    unknown: int
+    newest: int
+    learned: int
 
 
 class Repeats:
@@ -160,6 +185,7 @@ class Repeats:
     __slots__ = (
         "acting",
         "asks",
+        "at_once",
         "beside",
         "fresh",
         "groups",
@@ -176,11 +202,12 @@ class Repeats:
         self.groups: Recent[int, Group] = Recent()
         # what other turns and tasks have of groups that were called last by another one; most sessions have none
         self.beside: Recent[int, Group] | None = None
+        # how far it was before the first of the calls came that one answer had asked for; most ask for one at a time
+        self.at_once: Recent[int, Known] | None = None
         self.recent: Recent[int, tuple[tuple[int, Arguments], ...]] = Recent()
         self.acting = False  # one of the groups is of a tool that changes something
         self.seen = array("q")  # what came of calls
-        # each turn, its newest step, the newest that brought it something new, the request that asked for the newest,
-        # and the newest before that request; one after the other: they are many
+        # each turn, its newest step and the newest that brought it something new, one after the other: they are many
         self.fresh: tuple[int, ...] = ()
         self.asks = 0  # answers of models
         self.steps = 0  # calls that brought something new, or asked for something else in vain
@@ -189,8 +216,31 @@ class Repeats:
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
 
+    def known(self, turn: int) -> Known:
+        """How far it is."""
+        place = self._place(turn)
+        newest, learned = self.fresh[place + 1 : place + 3] if place >= 0 else (0, 0)
+        return Known(self.mutations, self.news, self.unknown, newest, learned)
+
+    def before(self, call: Call) -> Known:
+        """How far it was before this call, and before those that were asked for along with it."""
+        known = self.known(call.turn)
+        if call.siblings == 1 or call.requested_by is None:
+            return known
+        if self.at_once is None:
+            self.at_once = Recent()
+        asked_by = text_hash(call.requested_by)
+        found = self.at_once.get(asked_by)
+        if found is not None:
+            return found
+        self.at_once[asked_by] = known
+        self.at_once.limit(MAX_AT_ONCE)
+        return known
+
     def note(self, call: Call, *, repeated: bool = False) -> None:
         """Counts what a call may mean for others."""
+        if call.siblings > 1:
+            self.before(call)
         if call.status != "ok":
             return
         # while something is waited for, it may change; a person may want it looked at again
@@ -213,10 +263,10 @@ class Repeats:
         if new:
             self.news += 1
             self.unknown += not waited and effect_of(call) == "unknown"
-        place, asker = self._place(call.turn), text_hash(call.requested_by) if call.requested_by is not None else 0
-        others = self.fresh if place < 0 else self.fresh[:place] + self.fresh[place + WIDTH :]
-        learned, before = self.steps if new else self.learned(call.turn), self.newest(call.turn, asker)
-        self.fresh = (*others, call.turn, self.steps, learned, asker, before)[-WIDTH * MAX_TURNS :]
+        place = self._place(call.turn)
+        others = self.fresh if place < 0 else self.fresh[:place] + self.fresh[place + 3 :]
+        learned = self.steps if new else self.known(call.turn).learned
+        self.fresh = (*others, call.turn, self.steps, learned)[-3 * MAX_TURNS :]
 
     def hear(self, call: Call) -> None:
         """Counts an answer of a model."""
@@ -231,27 +281,11 @@ class Repeats:
             del self.seen[:-MAX_SEEN]
             self.told += 1
 
-    def newest(self, turn: int, asker: int = 0) -> int:
-        """Which step was the last of a turn, 0 if there was none; before this request, where one is given.
-
-        What calls side by side bring is news to the next request, and to none of them: in which order they end says
-        nothing.
-        """
-        place = self._place(turn)
-        if place < 0:
-            return 0
-        return self.fresh[place + 4 if asker and self.fresh[place + 3] == asker else place + 1]
-
-    def learned(self, turn: int) -> int:
-        """Which step was the last that brought a turn something new, 0 if there was none."""
-        place = self._place(turn)
-        return self.fresh[place + 2] if place >= 0 else 0
-
     def _place(self, turn: int) -> int:
         fresh = self.fresh
-        place = len(fresh) - WIDTH
+        place = len(fresh) - 3
         while place >= 0 and fresh[place] != turn:
-            place -= WIDTH
+            place -= 3
         return place
 
     def limit(self) -> None:
@@ -324,7 +358,8 @@ class RepeatRule(Rule[Repeats]):
     def shrink(self, state: Repeats) -> None:
         state.groups.limit(MAX_GROUPS_IDLE)
         state.recent.clear()
-        state.beside, state.fresh = None, ()
+        state.beside = state.at_once = None
+        state.fresh = ()
         del state.seen[:]
 
     @property
@@ -361,12 +396,11 @@ class RepeatRule(Rule[Repeats]):
             state.note(call)
             return None
         tool = name_hash(call.name)
+        known = state.before(call)
         key = mix(tool, asked_for(call, arguments))
         # a model's answer, a request whose model nobody saw, or code, which asks for all between two answers at once
         asked_by = call.requested_by or call.tool_call_id
         asker = text_hash(asked_by) if asked_by is not None else state.asks
-        so_far = state.newest(call.turn)
-        known = state.newest(call.turn, asker) if call.requested_by is not None else so_far
         group = state.groups.get(key)
         if group is None and (similar := self._similar(call, arguments, tool, state)):
             group, before = similar
@@ -391,16 +425,16 @@ class RepeatRule(Rule[Repeats]):
                 group = state.groups[key] = state.own(call, group, tool)
             state.groups.touch(key)
             group.step, group.task = call.step, call.task
-            learned = state.news > group.news if group.learned == HANDED else state.learned(call.turn) > group.learned
-            mended = state.news > group.news and works_on_all(call)
-            state_changed = state.mutations > group.mutations and (is_worth_another_try(call) or mended)
+            learned = known.news > group.news if group.learned == HANDED else known.learned > group.learned
+            mended = known.news > group.news and works_on_all(call)
+            state_changed = known.mutations > group.mutations and (is_worth_another_try(call) or mended)
             moved_on = learned and is_change(call)
             overlapping = call.started_at < group.ended_at  # in flight together: asked for side by side
             if _nothing_new(call, group) and not state_changed and not moved_on and not is_under_way(call):
                 group.count += 1
                 if call.answer != group.answer and not call.items:
                     group.answer = None
-                if state.unknown > group.unknown and not group.retold:
+                if known.unknown > group.unknown and not group.retold:
                     group.made = NEVER  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
                 got_on = bool(call.findings and group.findings) and call.findings != group.findings
@@ -408,7 +442,7 @@ class RepeatRule(Rule[Repeats]):
                 by_code = call.requested_by is None and call.tool_call_id is None and not group.reworded
                 if by_code and state.told > group.told:
                     group.again = 0
-                if got_on or group.fresh != known:
+                if got_on or group.fresh != known.newest:
                     group.again = 0
                 if got_on:  # `Done.` each time, of other things
                     group.findings = call.findings
@@ -433,11 +467,10 @@ class RepeatRule(Rule[Repeats]):
             if call.conversation not in group.conversations:
                 group.conversations = (*group.conversations, call.conversation)[-MAX_CONVERSATIONS:]
         state.acting |= is_change(call)
+        so_far = state.known(call.turn)
         state.note(call, repeated=group.count > 1 and not group.retold and group.learned != HANDED)
-        group.mutations, group.news, group.unknown = state.mutations, state.news, state.unknown
         group.asked_by, group.told = asker, state.told
-        group.fresh = state.newest(call.turn) if known == so_far else known
-        group.learned = state.learned(call.turn)
+        group.knows(known, so_far, state.known(call.turn))
         return self._judge(call, group) if group.count > 1 else None
 
     def overlook(self, call: Call, state: Repeats) -> None:
