@@ -26,6 +26,7 @@ ITEM_LIMIT = 4_096
 DEPTH_LIMIT = 16
 NODE_LIMIT = 250_000
 SAMPLE_LIMIT = 512
+WORD_BITS = 420
 MAX_BITS = 8_192
 
 _JSON = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
@@ -242,7 +243,7 @@ class FreeText:
     somebody compares or stores it: most calls are never compared. Stored (pickled), it holds numbers and no text.
 
     Attributes:
-        words: A 256-bit set; bit `text_hash(word) % 256` is set for each word.
+        words: A set of `WORD_BITS`, two for each word: with one, too many fall on that of another word.
         literals: Fingerprint of what the text names exactly (numbers, paths, addresses, quotes).
         names: As `words`, of the words with a capital inside sentences; none where most words have one.
     """
@@ -302,14 +303,16 @@ class FreeText:
 
 
 def _word_set(words: list[str]) -> int:
-    """A 256-bit set of words."""
+    """A set of words, two bits for each."""
     found = 0
     for word in words:
         if word.isascii():
-            found |= 1 << (xxh3_64_intdigest(word.encode()) & 255)
+            digest = xxh3_64_intdigest(word.encode())
+            found |= 1 << digest % WORD_BITS | 1 << (digest >> 32) % WORD_BITS
         else:  # scripts without spaces: pairs of characters stand for words
             for i in range(max(1, len(word) - 1)):
-                found |= 1 << (text_hash(word[i : i + 2]) & 255)
+                digest = text_hash(word[i : i + 2])
+                found |= 1 << digest % WORD_BITS | 1 << (digest >> 32) % WORD_BITS
     return found
 
 
