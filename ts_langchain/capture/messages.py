@@ -59,19 +59,30 @@ NAME_CHARS = 200
 _SAYS_NONE = (
     r"(?:null|none|false|no\b|ok\b|success\b|[-+.\d]|[\"']\s*(?:none|null|no|ok|success|0)?\s*[\"']|\{\s*\}|\[\s*\])"
 )
+# `Error:` in other languages, unless there is none
+_ERROR_ABROAD = (
+    r"(?:fehler|erreur|erro|errore|fout|hata|błąd|ошибка|エラー|错误|錯誤|오류|에러)\s?[:：]"
+    r"(?!\s*(?:0\b|kein|aucun|nenhum|nessun|geen|yok|brak|нет|无|無|なし|없))"
+)
 _FAILURE = re.compile(
     rf"\s*(?:\[error\b|<error>|fatal:|traceback \(most|[a-z]+(?:error|exception):|(?:permission|access) denied\b|"
+    # `NameError("name 'df' is not defined")`, `Tool error: …`, `❌ Failed: …`, `**Error**: …`
+    rf"[a-z]+(?:error|exception)\([^\n]*\)\s*\Z|(?:api|input|internal|server|tool) error:|{_ERROR_ABROAD}|"
+    r"[❌🚫🛑⛔]\ufe0f?\s*(?:error|failed)\b|\*\*(?:error|failed)(?::?\*\*|:)|"
     r"string (?:to replace )?not found\b|no replacement was performed\b|"
     r"(?:old_?str(?:ing)?|old text|text to replace|search (?:block|text|string))\b[^\n]{0,100} not (?:be )?found\b|"
     r"<tool_use_error>|#{1,6} error[ \t]*\n|unexpected error:|mcp error -?\d|"
     r"an (?:\w+ )?error (?:has )?occurred\b(?! \((?:NoSuch|\w*NotFound))|"
-    r"(?:apply_patch verification|edit|operation|request|tool (?:call|execution|use)) failed\b|"
+    r"(?:apply_patch verification|command|edit|operation|request|tool (?:call|execution|use)) failed\b|"
     r"(?:failed|unable) to (?:access|apply|complete|connect|create|delete|edit|execute|load|open|parse|perform|process|"
     r"read|update|write)\b[^\n]{0,200}\Z|"
     rf"\{{\s*[\"'](?:(?:error|error_?message|errors)[\"']\s*:\s*(?!{_SAYS_NONE})\S|"
     r"(?:success|ok)[\"']\s*:\s*false\s*,\s*[\"'](?:errors?|error_?(?:message|code)|exception)[\"']\s*:|"
     r"status[\"']\s*:\s*[\"']error[\"']\s*,\s*"
     r"[\"'](?:errors?|error_?(?:message|code|type)|message|msg|details?)[\"']\s*:|"
+    r"type[\"']\s*:\s*[\"']error[\"']\s*,\s*[\"'](?:error|message)[\"']\s*:|"
+    rf"(?:result|data)[\"']\s*:\s*(?:null|None)\s*,\s*[\"']errors?[\"']\s*:\s*(?!{_SAYS_NONE})\S|"
+    r"(?:status|status_?code|code)[\"']\s*:\s*(?!404)[45]\d\d\s*,\s*[\"'](?:errors?|message|msg|details?)[\"']\s*:|"
     r"is_?error[\"']\s*:\s*true))",
     re.IGNORECASE,
 )
