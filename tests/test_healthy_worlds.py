@@ -79,6 +79,7 @@ BOTO3 = json.dumps(
 EMPTY = json.dumps(
     {"took": 3, "timed_out": False, "_shards": {"total": 5}, "hits": {"total": {"value": 0}, "hits": []}}
 )
+BUTTONS = ("save", "close", "open", "print", "send", "copy", "move")
 SERVICES = ("billing", "checkout", "search", "login", "cart", "mail")
 
 
@@ -258,6 +259,66 @@ WORLDS: dict[str, Callable[[], World]] = {
         each(5, ("brew_coffee", lambda _: {"cups": 1})),
         [a_tool("brew_coffee", "Your coffee is ready. Please take the cup.")],
         {"tool_loop": "medium"},
+    ),
+    "a payment that is waited for": lambda: World(
+        each(8, ("await_payment", lambda _: {"order": 7})), [a_tool("await_payment", "timeout, no event")], seconds=20
+    ),
+    "a folder that is watched": lambda: World(
+        each(8, ("watch_for_changes", lambda _: {"path": "in"})),
+        [a_tool("watch_for_changes", "no changes in the last minute")],
+        seconds=30,
+    ),
+    "a page that is loaded anew until there are tickets": lambda: World(
+        each(5, ("refresh_page", lambda _: {}), ("get_page_text", lambda _: {})),
+        [a_tool("refresh_page", "ok"), a_tool("get_page_text", f"Sold out. {NOTHING}")],
+        {"tool_loop": "medium", "ping_pong": "medium"},
+    ),
+    "buttons that have not been translated yet": lambda: World(  # the first word is the likes of another, as bits
+        each(
+            8,
+            (
+                "find_translation",
+                lambda n: {"text": f"Click the {(*BUTTONS, 'stop')[n]} button to continue", "to": "de"},
+            ),
+        ),
+        [a_tool("find_translation", NOTHING)],
+        {"tool_loop": "medium"},
+    ),
+    "files in which a German tool finds no errors": lambda: World(
+        each(8, ("pruefe_datei", lambda n: {"pfad": f"{n}.py"})),
+        [a_tool("pruefe_datei", "Fehler: keine, Warnungen: 2")],
+    ),
+    "a gateway to other tools, through which a form is filled in": lambda: World(
+        each(
+            6,
+            ("call_tool", lambda n: {"name": "browser_click", "arguments": {"ref": f"e{n}"}}),
+            ("call_tool", lambda _: {"name": "browser_snapshot", "arguments": {}}),
+        ),
+        [a_tool("call_tool", lambda name, **_: "clicked" if name == "browser_click" else f"A form. {NOTHING}")],
+    ),
+    "the commit that broke it, by halves": lambda: World(
+        each(7, ("bash", lambda _: {"command": "make test"}), ("bash", lambda _: {"command": "git bisect bad"})),
+        [
+            a_tool(
+                "bash",
+                counting(
+                    *(said for n in range(7) for said in ("FAILED test_x", f"Bisecting: {64 >> n} revisions left"))
+                ),
+            )
+        ],
+    ),
+    "a queue of e-mails": lambda: World(
+        each(
+            9,
+            ("read_email", lambda n: {"id": n}),
+            ("label_email", lambda n: {"id": n, "label": "news"}),
+            ("archive_email", lambda n: {"id": n}),
+        ),
+        [
+            a_tool("read_email", lambda id: f"mail {id} of {SERVICES[id % 6]}"),  # noqa: A006
+            a_tool("label_email", "ok"),
+            a_tool("archive_email", "ok"),
+        ],
     ),
     "a merge that waits for checks": lambda: World(
         each(5, ("merge_pull_request", lambda _: {"number": 7}), ("get_checks", lambda _: {"number": 7})),

@@ -24,12 +24,12 @@ _CHANGES = frozenset({
     "extend", "fill", "fix", "fly", "forward", "go", "goto", "grab", "increase", "increment", "ingest", "insert",
     "install", "invite", "invoke", "jump", "kill", "listen", "log", "mark", "merge", "migrate", "modify", "move",
     "mute", "navigate", "next", "nudge", "open", "order", "paste", "patch", "pause", "pay", "pick", "play", "pop",
-    "post", "press", "publish", "purchase", "push", "put", "raise", "record", "redo", "refactor", "refund", "register",
-    "reject", "remove", "rename", "replace", "reply", "requeue", "rerun", "resend", "reserve", "reset", "restart",
-    "restore", "resubmit", "retry", "revert", "rollback", "rotate", "save", "scale", "schedule", "scroll", "select",
-    "sell", "send", "set", "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store", "strafe", "submit",
-    "subscribe", "swap", "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type", "undo", "unlock",
-    "unmute", "unsubscribe", "update", "upload", "upsert", "wait", "walk", "withdraw", "write",
+    "post", "press", "publish", "purchase", "push", "put", "raise", "record", "redo", "refactor", "refresh", "refund",
+    "register", "reject", "reload", "remove", "rename", "replace", "reply", "requeue", "rerun", "resend", "reserve",
+    "reset", "restart", "restore", "resubmit", "retry", "revert", "rollback", "rotate", "save", "scale", "schedule",
+    "scroll", "select", "sell", "send", "set", "skip", "sleep", "snooze", "spawn", "start", "step", "stop", "store",
+    "strafe", "submit", "subscribe", "swap", "swipe", "tap", "throw", "toggle", "transfer", "trigger", "turn", "type",
+    "undo", "unlock", "unmute", "unsubscribe", "update", "upload", "upsert", "wait", "walk", "withdraw", "write",
 })  # fmt: skip
 _LOOKS = frozenset({
     "analyze", "browse", "calculate", "cat", "check", "compare", "count", "describe", "details", "diff", "fetch",
@@ -70,8 +70,10 @@ _JUDGES = frozenset({
     "moderate", "pytest", "review", "test", "tests", "validate", "verify",
 })  # fmt: skip
 _THINKS = frozenset({"reflect", "reflection", "scratchpad", "think", "thinking", "thought", "thoughts"})
-_WAITS = re.compile(r"check_?status|get_?status|poll|wait_?(?:for|until)|sleep|keep_?alive", re.IGNORECASE)
-_WAITING = frozenset({"heartbeat", "idle", "listen", "receive", "wait", "wakeup"})
+_WAITS = re.compile(
+    r"check_?status|get_?status|poll|wait_?for|^watch_?for|(?:wait|block)_?until|sleep|keep_?alive", re.IGNORECASE
+)
+_WAITING = frozenset({"await", "heartbeat", "idle", "listen", "receive", "wait", "wakeup"})
 _PAUSES = frozenset({"delay", "pause"})
 _MOVES_ON = frozenset({"dequeue", "more", "next", "pop"})
 # Work on what others have made; they fail until that has been mended.
@@ -83,11 +85,11 @@ _WORKS_ON = frozenset({
 # Steps from where one is: a key, a page, one more. Five of them are as common as two.
 _RELATIVE = frozenset({
     "advance", "attack", "back", "backspace", "backward", "brighten", "continue", "decrease", "decrement", "dim",
-    "down", "forward", "go", "increase", "increment", "jump", "left", "move", "press", "redo", "right", "rotate",
-    "scroll", "step", "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
+    "down", "forward", "go", "increase", "increment", "jump", "left", "move", "press", "redo", "refresh", "reload",
+    "right", "rotate", "scroll", "step", "swipe", "tap", "turn", "undo", "up", "walk", "zoom",
 })  # fmt: skip
 _SWITCHES = frozenset({"off", "on"})  # `turn_on`
-_PASSES_TIME = frozenset({"backoff", "delay", "pause", "sleep", "wait", "wakeup"})
+_PASSES_TIME = frozenset({"await", "backoff", "delay", "pause", "sleep", "wait", "wakeup"})
 _CHANCE = frozenset({"dice", "flip", "randint", "random", "roll", "shuffle", "spin", "toss"})
 _ANOTHER = frozenset({
     "clock", "date", "datetime", "dequeue", "generate", "guid", "id", "new", "next", "now", "pop", "time", "timestamp",
