@@ -548,6 +548,52 @@ def test_who_repeats_himself_to_one_who_does_not_is_no_monologue(as_users: bool)
     assert [i for i in handler.sentinel.incidents() if i.rule == "monologue"] == []
 
 
+def _supervised(routes: list[str], say: dict[str, list[str]], handler: TokenSentinelHandler) -> None:
+    """A supervisor whose answer says whose turn it is, and is not among the messages; workers write as users do."""
+    router = ScriptedChatModel(script=[call_tool("Router", next=name) for name in routes])
+    workers = {name: ScriptedChatModel(script=list(said)) for name, said in say.items()}
+
+    def route(state: MessagesState) -> Command[Any]:
+        answer = router.invoke([SystemMessage("You lead. Who is next?"), *state["messages"]])
+        return Command(goto=END if router.calls == len(routes) else answer.tool_calls[0]["args"]["next"])
+
+    def work(name: str) -> Callable[[MessagesState], Any]:
+        def speak(state: MessagesState) -> Command[Any]:
+            said = workers[name].invoke([SystemMessage(f"You are the {name}."), *state["messages"]])
+            return Command(update={"messages": [HumanMessage(said.text, name=name)]}, goto="route")
+
+        return speak
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("route", route, destinations=(*say, END))
+    for name in say:
+        builder.add_node(name, work(name), destinations=("route",))
+    builder.add_edge(START, "route")
+    builder.compile().invoke({"messages": [HumanMessage("A report on Acme.")]}, {"callbacks": [handler]})
+
+
+NO_FINDINGS = "I could not find anything about Acme in the sources that I have."
+NO_REPORT = "I cannot write a report without findings; please let the researcher find some."
+
+
+@pytest.mark.parametrize(
+    ("say", "calls"),
+    [
+        ({"researcher": [NO_FINDINGS]}, [7, 7]),
+        ({"researcher": [NO_FINDINGS], "writer": [NO_REPORT]}, [3, 3, 6]),
+        ({"researcher": [f"Acme has {n} stores in region {n}." for n in range(9)]}, []),
+        ({"researcher": [f"Acme has {n} stores in region {n}." for n in range(9)], "writer": ["Noted."]}, []),
+    ],
+)
+def test_a_supervisor_whose_workers_say_the_same_again(say: dict[str, list[str]], calls: list[int]) -> None:
+    """Told of after three rounds, and not stopped: it may be code that does something each time."""
+    handler = TokenSentinelHandler(mode="block")
+    _supervised([*itertools.islice(itertools.cycle(say), 9), "over"], say, handler)
+    found = [i for i in handler.sentinel.incidents() if i.severity != "low"]
+    assert {i.rule for i in found} == ({"monologue"} if calls else set())
+    assert sorted(i.calls for i in found) == calls
+
+
 def _hands_work_out(config: Any) -> None:
     """A supervisor whose answers go nowhere but to the graph, and a worker who writes as a model does."""
     model = ScriptedChatModel(script=[call_tool("Person", age=3)] * 6)
@@ -805,6 +851,20 @@ FAILURES = [
     "Request failed with status code 400",
     "Tool execution failed: the file is locked",
     '{"status": "error", "message": "no match"}',
+    '{"type": "error", "error": {"type": "invalid_request", "message": "no match"}}',
+    '{"result": null, "error": "no match"}',
+    '{"status": 400, "error": "no match"}',
+    "Command failed with exit code 1: no match",
+    "NameError(\"name 'df' is not defined\")",
+    "KeyError('price')",
+    "❌ Failed: no match",
+    "**Error**: no match",
+    "Tool error: no match",
+    "Fehler: Text nicht gefunden",
+    "Erreur : texte introuvable",
+    "Ошибка: текст не найден",
+    "错误：未找到文本",
+    "エラー: 見つかりません",
 ]
 
 
@@ -858,6 +918,16 @@ def test_a_change_that_fails_without_saying_error_first(said: str) -> None:
         "An error occurred (NoSuchEntity) when calling the GetRole operation: The role cannot be found.",
         '{"status": "error budget at 90 %"}',
         '{"status": "error", "since": "noon"}',
+        "Fehler: keine",
+        "Fehler: 0, Warnungen: 2",
+        "Erreurs possibles : le câble",
+        "错误：无",
+        "❌ Not in stock",
+        "ValueError('x') is raised where x is negative.",
+        '{"result": null, "error": null}',
+        '{"status": 404, "message": "No such customer."}',
+        '{"status": 200, "message": "done"}',
+        '{"type": "error", "count": 3}',
     ],
 )
 def test_what_is_no_failure(said: str) -> None:

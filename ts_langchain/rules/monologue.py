@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from ts_langchain.fingerprint import mix
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
     from ts_langchain.fingerprint import FreeText
 
-MAX_SPEAKERS = 2
+MAX_SPEAKERS = 3
+MAX_KNOWN = 4
 MAX_UNCLAIMED = 8
 STOCK_CHARS = 20
 """Shorter answers (`Yes.`, `heads`) may well be right each time that somebody asks for another one."""
@@ -23,6 +26,8 @@ SILENT_TOKENS = 8
 """Tokens that an empty answer may be billed as."""
 ANSWERED = 2
 """Messages that a prompt grows by where the model has answered and somebody has said one thing."""
+UNHEARD = 1
+"""Where its answer is not among the messages, as that of a supervisor which only says whose turn it is."""
 PAUSED = "pause_turn"
 """Why an answer of Anthropic's ends that is to go on after tools of its own."""
 
@@ -30,13 +35,14 @@ PAUSED = "pause_turn"
 class Speech:
     """What the model said last on one branch, of its own accord."""
 
-    __slots__ = ("again", "answer", "count", "last", "messages", "nudged", "text", "turn", "unclaimed")
+    __slots__ = ("again", "answer", "count", "known", "last", "messages", "nudged", "text", "turn", "unclaimed")
 
     def __init__(self) -> None:
         self.turn = 0
         self.messages = self.last = 0  # of its request
         self.answer = 0
         self.text: FreeText | None = None
+        self.known = array("q")  # what it said lately, and to what
         self.again = False
         self.count = 1
         self.nudged = False
@@ -46,17 +52,17 @@ class Speech:
 class Monologue(Rule["Recent[int, Speech]"]):
     """The model is asked again with nothing new behind its own message, and says the same again.
 
-    Fires when `min_messages` messages of the model in a row say the same (word for word, or with a word-set
-    similarity of `similarity`) on one branch, and the last message of each request was the model's own: neither
-    a user nor a tool has spoken. Asking for tools that nobody answers is saying, too, and so is saying nothing. With
-    severity medium also when one run puts the same words of a user behind it each time (`Please continue.`): it is
-    code that says them, most likely; and when two agents answer each other with the same words for ever (`Thank you!`,
-    `Thank you, too!`).
+    Fires when `min_messages` messages of the model in a row say the same (word for word, or with a word-set similarity
+    of `similarity`) on one branch, and the last message of each request was the model's own: neither a user nor a tool
+    has spoken. Asking for tools that nobody answers is saying, too, and so is saying nothing. With severity medium also
+    when one run puts the same words of a user behind it each time (`Please continue.`): it is code that says them, most
+    likely; when two agents answer each other with the same words for ever (`Thank you!`, `Thank you, too!`); and when a
+    supervisor sends the same worker again, or two in turn, and they say what they had said.
 
-    Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same again
-    in another run (`repair_loop`), or gets `Yes.` each time; a message of another agent's behind it, as where a
-    supervisor hands work out; one request sent several times, to vote; the same question about the next page; requests
-    whose past differs, as of rows that all end with words for the model to go on with.
+    Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same again in
+    another run (`repair_loop`), or gets `Yes.` each time; workers one of which says something new; a message of another
+    agent's behind it, as where a supervisor hands work out; one request sent several times, to vote; the same question
+    about the next page; requests whose past differs, as of rows that all end with words for the model to go on with.
 
     Wasted: the calls of all messages but the first.
     """
@@ -99,19 +105,27 @@ class Monologue(Rule["Recent[int, Speech]"]):
             other is None and prompt.last_role == "ai" and grown > 0 and prompt.last in (0, state.last, state.answer)
         )
         echoed = other is not None and other[1].again  # whoever spoke in between said nothing new, either
+        step = hash(mix(prompt.last, call.answer))
+        known = step in state.known  # a supervisor that sends one worker, then the other
         nudged = (
             (prompt.last_role == "human" if other is None else echoed)
-            and prompt.last == state.last != 0
-            and grown == ANSWERED  # of more, the rest is new: the next page, before the same question
+            and prompt.last != 0
+            and (prompt.last == state.last or (known and grown == UNHEARD))
+            # of more, the rest is new: the next page, before the same question
+            and (grown == ANSWERED or (grown == UNHEARD and echoed))
             and call.turn == state.turn
             and (call.answer_chars >= STOCK_CHARS or not call.answer_chars or echoed)
-            and not call.tool_calls  # asked for in words, they are answered in a user's
+            # asked for in words, they are answered in a user's
+            and (not call.tool_calls or grown == UNHEARD)
         )
         # words beside tool calls do not tell these apart, be they the provider's own
         text = None if call.tool_calls or call.finish_reason == PAUSED else call.answer_text
         said = call.answer == state.answer or self._alike(text, state.text)
-        state.again = on and said
-        same = state.again and (alone or nudged)
+        state.again = on and (said or known)
+        same = state.again and ((alone and said) or nudged)
+        if not known:
+            state.known.append(step)
+            del state.known[:-MAX_KNOWN]
         state.turn, state.messages, state.last = call.turn, prompt.messages, prompt.last
         state.answer, state.text = call.answer, text
         if not same:
@@ -126,7 +140,9 @@ class Monologue(Rule["Recent[int, Speech]"]):
             return None
         unclaimed, state.unclaimed = state.unclaimed, []
         did = (
-            "asked for the same tool calls"
+            "repeated itself"
+            if not said
+            else "asked for the same tool calls"
             if call.tool_calls
             else "said the same"
             if call.answer_chars
