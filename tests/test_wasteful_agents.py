@@ -594,6 +594,23 @@ def test_a_supervisor_whose_workers_say_the_same_again(say: dict[str, list[str]]
     assert sorted(i.calls for i in found) == calls
 
 
+@pytest.mark.parametrize(("kind", "told"), [(AIMessage, ["medium"]), (HumanMessage, [])])
+def test_a_worker_that_is_code_and_says_the_same_each_time_is_let_go_on(
+    kind: type[AIMessage | HumanMessage], told: list[str]
+) -> None:
+    """It may have taken the next file each time; of the supervisor's answers there is nothing among the messages."""
+    router = ScriptedChatModel(script=[call_tool("Router", next="work")] * 8)
+    builder = StateGraph(MessagesState)
+    builder.add_node("route", lambda state: (router.invoke(state["messages"]), {})[1])
+    builder.add_node("work", lambda _: {"messages": [kind("Processed the next file.", name="work")]})
+    builder.add_edge(START, "route")
+    builder.add_conditional_edges("route", lambda _: END if router.calls >= 8 else "work", ["work", END])
+    builder.add_edge("work", "route")
+    handler = TokenSentinelHandler(mode="block")
+    builder.compile().invoke({"messages": [HumanMessage("go")]}, {"callbacks": [handler]})
+    assert [i.severity for i in handler.sentinel.incidents() if i.rule == "monologue"] == told
+
+
 def _hands_work_out(config: Any) -> None:
     """A supervisor whose answers go nowhere but to the graph, and a worker who writes as a model does."""
     model = ScriptedChatModel(script=[call_tool("Person", age=3)] * 6)

@@ -56,8 +56,8 @@ class Monologue(Rule["Recent[int, Speech]"]):
     of `similarity`) on one branch, and the last message of each request was the model's own: neither a user nor a tool
     has spoken. Asking for tools that nobody answers is saying, too, and so is saying nothing. With severity medium also
     when one run puts the same words of a user behind it each time (`Please continue.`): it is code that says them, most
-    likely; when two agents answer each other with the same words for ever (`Thank you!`, `Thank you, too!`); and when a
-    supervisor sends the same worker again, or two in turn, and they say what they had said.
+    likely, or in a model's; when two agents answer each other with the same words for ever (`Thank you!`, `Thank you,
+    too!`); and when a supervisor sends the same worker again, or two in turn, and they say what they had said.
 
     Does not fire on: an answer that goes on where it was cut off; different messages; a user who asks the same again in
     another run (`repair_loop`), or gets `Yes.` each time; workers one of which says something new; a message of another
@@ -104,6 +104,8 @@ class Monologue(Rule["Recent[int, Speech]"]):
         alone = (
             other is None and prompt.last_role == "ai" and grown > 0 and prompt.last in (0, state.last, state.answer)
         )
+        # code that says the same each time in a model's name, and may have done something
+        foreign = alone and prompt.last not in (0, state.answer)
         echoed = other is not None and other[1].again  # whoever spoke in between said nothing new, either
         step = hash(mix(prompt.last, call.answer))
         known = step in state.known  # a supervisor that sends one worker, then the other
@@ -133,7 +135,7 @@ class Monologue(Rule["Recent[int, Speech]"]):
             state.unclaimed.clear()
             return None
         state.count += 1
-        state.nudged |= nudged
+        state.nudged |= nudged or foreign
         state.unclaimed.append((call.id, call.ended_at - call.started_at))
         del state.unclaimed[:-MAX_UNCLAIMED]
         if state.count < self.settings.min_messages:
