@@ -19,10 +19,12 @@ from langchain.agents.middleware import (
     before_model,
 )
 from langchain.agents.structured_output import ToolStrategy
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import ToolException, tool
+from langchain_core.tools import ToolException, create_retriever_tool, tool
 from langchain_core.tracers.langchain import LangChainTracer
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -354,6 +356,59 @@ def test_a_writer_and_a_judge_who_say_the_same_for_ever(temperature: float | Non
     with pytest.raises(WasteBlocked):
         builder.compile().invoke({}, {"callbacks": [handler], "recursion_limit": 99})
     assert judge.calls == calls
+
+
+QUESTIONS = [
+    "which plan includes single sign-on",
+    "SAML support in the enterprise edition",
+    "how do customers log in with Okta",
+    "identity provider integration for business users",
+    "authentication options and their prices",
+    "login security features by tier",
+    "federated access for large teams",
+    "directory sync and provisioning guide",
+]
+
+
+def _finds(
+    questions: list[str], documents: Callable[[int], list[str]], *, also: bool = False, at_once: bool = False
+) -> list[tuple[str, str]]:
+    """Asks a retriever, as a tool, these questions, `at_once` or not; `also` reads a page after each."""
+    asked = iter(range(99))
+
+    class Documents(BaseRetriever):
+        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+            return [Document(text) for text in documents(next(asked))]
+
+    script: list[Any] = []
+    for number, question in enumerate(questions):
+        script.append(call_tool("search_handbook", query=question))
+        script += [call_tool("read_page", number=number)] if also else []
+    if at_once:
+        script = [AIMessage("", tool_calls=[call for message in script for call in message.tool_calls])]
+    search = create_retriever_tool(Documents(), "search_handbook", "Searches the handbook.")
+    handler = TokenSentinelHandler()
+    app = create_agent(ScriptedChatModel(script=[*script, "done"]), [search, read_page])
+    app.invoke({"messages": [("user", "Which plan has SSO?")]}, {"callbacks": [handler], "recursion_limit": 99})
+    assert handler.sentinel.health().ok
+    found = handler.sentinel.incidents()
+    assert all(i.wasted_tokens > 0 for i in found)
+    return [(i.rule, i.severity) for i in found]
+
+
+def test_other_words_that_find_the_same_documents() -> None:
+    plans = [f"Plan {n} of Acme comes with support by mail, a wiki and a calendar. " * 3 for n in range(4)]
+    assert _finds(QUESTIONS[:5], lambda _: plans) == []
+    assert _finds(QUESTIONS, lambda _: plans) == [("retrieval_thrash", "medium")]
+
+
+def test_other_words_that_find_other_documents() -> None:
+    plans = [f"Plan {n} of Acme comes with support by mail, a wiki and a calendar. " * 3 for n in range(9)]
+    assert _finds(QUESTIONS, lambda n: plans[n : n + 2]) == []
+    assert _finds(QUESTIONS, lambda n: plans[n // 4 : n // 4 + 2]) == []
+    assert _finds(QUESTIONS, lambda _: plans[:2], also=True) == []
+    assert _finds(QUESTIONS, lambda _: ["nothing found"]) == []
+    assert _finds(QUESTIONS, lambda _: plans[:2], at_once=True) == []
 
 
 def test_time_outs_are_a_storm() -> None:

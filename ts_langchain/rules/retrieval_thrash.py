@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar
+from array import array
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.recent import Recent
+from ts_langchain.rules.base import Claim, Finding, Turn
 from ts_langchain.rules.effects import named_effect
 from ts_langchain.rules.handoff_loop import is_handoff
-from ts_langchain.rules.repeats import RepeatRule
+from ts_langchain.rules.repeats import MAX_ITEMS, PAGE_CHARS, RepeatRule, Repeats
 from ts_langchain.rules.rerank_thrash import is_rerank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ts_langchain.call import Kind
+    from ts_langchain.call import Call, Kind
+
+MAX_WANDERING = 2
+MAX_ASKED = 24
+MAX_UNCLAIMED = 8
+WANDERS = 2
+"""Searches in other words each time that find nothing new are told of from so many times `min_calls` on."""
 
 _RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.IGNORECASE)
 
@@ -23,6 +33,34 @@ _RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.I
 def is_retrieval(name: str) -> bool:
     """True for a tool whose name says that it looks something up."""
     return _RETRIEVAL.search(name) is not None and named_effect(name) != "changes"
+
+
+class Wandering:
+    """Searches of one turn, in other words each time, that bring back what was there."""
+
+    __slots__ = ("asked", "asked_by", "known", "news", "unclaimed")
+
+    def __init__(self) -> None:
+        self.known = array("q")  # what was found
+        self.asked = array("q")  # since anything new was found, by this or by any other call
+        self.asked_by = ""  # the answer of a model that asked for the newest; at once it may ask for many
+        self.news = 0
+        self.unclaimed: list[Turn] = []
+
+    def begin(self, query: int) -> None:
+        """Something new was found."""
+        self.asked = array("q", [query])
+        self.unclaimed.clear()
+
+
+class Searches(Repeats):
+    """State of one session."""
+
+    __slots__ = ("wandering",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wandering: Recent[int, Wandering] = Recent()  # by search tool and turn
 
 
 class RetrievalThrash(RepeatRule):
@@ -33,7 +71,9 @@ class RetrievalThrash(RepeatRule):
     of event time and none brought back a new document (severity high; medium where other calls bring something new
     in between, where code asks the same once more for the next thing that it has a model write, where the answers of a
     search tool differ in what may be technical alone, see `tool_loop`, and where its queries have a word in place of
-    another: that may be another question, to which the same is found).
+    another: that may be another question, to which the same is found). And when a model has asked for twice as many
+    searches in one turn, in other words each time, and they and all else brought nothing new since the first (severity
+    medium).
 
     Does not fire on: queries that differ in a name, number, date or filter; similar queries that bring back
     something new; queries that have a word in place of another and get the same short answer (`nothing found`);
@@ -61,6 +101,59 @@ class RetrievalThrash(RepeatRule):
         )
 
     settings: Settings
+
+    def new_state(self) -> Repeats:
+        return Searches()
+
+    def shrink(self, state: Repeats) -> None:
+        super().shrink(state)
+        cast("Searches", state).wandering.clear()
+
+    def observe(self, call: Call, state: Repeats) -> Finding | None:
+        news = state.news
+        finding = super().observe(call, state)
+        if finding is not None or call.kind == "model":
+            return finding
+        return self._wanders(call, cast("Searches", state), news)
+
+    def _wanders(self, call: Call, state: Searches, news: int) -> Finding | None:
+        """The finding, where words are changed and what comes back is not."""
+        arguments = call.arguments
+        if arguments is None or arguments.free_text is None or call.requested_by is None or call.status != "ok":
+            return None
+        found = [hash(item) for item in call.items] or ([hash(call.answer)] if call.answer_chars > PAGE_CHARS else [])
+        if not found or not self.concerns(call.kind, call.name):
+            return None
+        about, query = mix(name_hash(call.name), arguments.fixed, call.turn), hash(arguments.fingerprint)
+        own = state.wandering.get(about)
+        if own is None:
+            own = state.wandering[about] = Wandering()
+            state.wandering.limit(MAX_WANDERING)
+        state.wandering.touch(about)
+        new = [item for item in found if item not in own.known]
+        own.known = (own.known + array("q", new))[-MAX_ITEMS:]
+        if new or own.news != news:
+            own.begin(query)
+        elif query not in own.asked and call.requested_by != own.asked_by:
+            own.asked.append(query)
+            del own.asked[:-MAX_ASKED]
+            seconds = call.ended_at - call.started_at
+            own.unclaimed.append(Turn(call.id, call.requested_by, call.tool_call_id or call.id, call.siblings, seconds))
+            del own.unclaimed[:-MAX_UNCLAIMED]
+        own.news, own.asked_by = state.news, call.requested_by
+        if not own.unclaimed or len(own.asked) < self.settings.min_calls * WANDERS:
+            return None
+        turns, own.unclaimed = own.unclaimed, []
+        return Finding(
+            about,
+            f"{call.name} was asked {len(own.asked)} times in other words and nothing new came back.",
+            claims=tuple(Claim(t.requested_by, "turn", unit=t.unit, units=t.units) for t in turns if t.requested_by),
+            calls=tuple(t.call_id for t in turns),
+            seconds=sum(t.seconds for t in turns),
+            severity="medium",
+            confidence=0.7,
+            evidence={"tool": call.name, "calls": len(own.asked), "answer_chars": call.answer_chars},
+        )
 
     def concerns(self, kind: Kind, name: str) -> bool:
         if "rerank_thrash" in self.context.active and is_rerank(name):
