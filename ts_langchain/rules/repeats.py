@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from array import array
 from copy import copy
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -68,6 +69,7 @@ MAX_SEEN = 24
 MAX_TURNS = 8
 MAX_BESIDE = 12
 MAX_AT_ONCE = 6
+MAX_UNCLAIMED = 8
 HANDED = -1
 """A turn has called nothing of a group yet that others have."""
 BRIEF_CHARS = 100
@@ -123,13 +125,13 @@ class Group:
         self.turn, self.step, self.task = call.turn, call.step, call.task
         self.made: Made = NEVER
         self.add(call)
-        self.conversations: tuple[int, ...] = (call.conversation,)
+        self.conversations: tuple[int, ...] = _only(call.conversation)
         self.asked_by = 0
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.learned = self.mutations = self.news = self.told = self.unknown = 0
         self.reworded = 0  # or REWORDED, REPLACED
-        self.unclaimed: list[Turn] = []
+        self.unclaimed: tuple[Turn, ...] = ()
 
     @property
     def blind(self) -> bool:
@@ -144,7 +146,7 @@ class Group:
     def handed_to(self, call: Call) -> Group:
         """The same for another turn or task, which has called nothing yet that it would follow."""
         own = copy(self)
-        own.asked_by, own.ended_at, own.unclaimed = 0, 0.0, []
+        own.asked_by, own.ended_at, own.unclaimed = 0, 0.0, ()
         if own.turn != call.turn:
             own.learned = HANDED
         own.turn, own.step, own.task = call.turn, call.step, call.task
@@ -451,16 +453,14 @@ class RepeatRule(Rule[Repeats]):
                     group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
                 # whoever has not been told yet had to ask
                 again = call.conversation in group.conversations
-                group.unclaimed.append(
-                    Turn(
-                        call.id,
-                        call.requested_by if again else None,
-                        call.tool_call_id or call.id,
-                        call.siblings,
-                        call.ended_at - call.started_at,
-                    )
+                turn = Turn(
+                    call.id,
+                    call.requested_by if again else None,
+                    call.tool_call_id or call.id,
+                    call.siblings,
+                    call.ended_at - call.started_at,
                 )
-                del group.unclaimed[:-8]
+                group.unclaimed = (*group.unclaimed, turn)[-MAX_UNCLAIMED:]
             else:
                 self._start_anew(group, call)
             group.ended_at = max(group.ended_at, call.ended_at) if overlapping else call.ended_at
@@ -518,9 +518,9 @@ class RepeatRule(Rule[Repeats]):
         group.again = 0
         group.made = NEVER
         group.add(call)
-        group.conversations = (call.conversation,)
+        group.conversations = _only(call.conversation)
         group.reworded = 0
-        group.unclaimed.clear()
+        group.unclaimed = ()
 
     def _judge(self, call: Call, group: Group) -> Finding | None:
         s = self.settings
@@ -538,7 +538,7 @@ class RepeatRule(Rule[Repeats]):
         if loop and (group.blind or gets_on or meant or reworded or group.retold):
             severity = "medium"
         confidence = 0.55 if group.blind else (0.95, 0.8, 0.6)[group.reworded or group.retold]
-        unclaimed, group.unclaimed = group.unclaimed, []
+        unclaimed, group.unclaimed = group.unclaimed, ()
         how = ("the same", "nearly the same", "similar")[group.reworded]
         back = (
             "what came back was not captured"
@@ -571,6 +571,12 @@ class RepeatRule(Rule[Repeats]):
                 "failed": call.status == "error",
             },
         )
+
+
+@lru_cache(maxsize=1_024)
+def _only(conversation: int) -> tuple[int, ...]:
+    """This conversation and no other; most groups of a session are of the same one."""
+    return (conversation,)
 
 
 def _part(beside: Recent[int, Group], whose: int, of: Group, call: Call) -> Group:

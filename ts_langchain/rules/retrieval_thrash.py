@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from pydantic import Field, PositiveFloat
 
-from ts_langchain.fingerprint import mix, name_hash
-from ts_langchain.recent import Recent
+from ts_langchain.fingerprint import mix
 from ts_langchain.rules.base import Claim, Finding, Turn
 from ts_langchain.rules.effects import named_effect
 from ts_langchain.rules.handoff_loop import is_handoff
-from ts_langchain.rules.repeats import MAX_ITEMS, PAGE_CHARS, RepeatRule, Repeats
+from ts_langchain.rules.repeats import PAGE_CHARS, RepeatRule, Repeats
 from ts_langchain.rules.rerank_thrash import is_rerank
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from ts_langchain.call import Call, Kind
 
-MAX_WANDERING = 2
+MAX_WANDERING = 3
 MAX_ASKED = 24
 MAX_UNCLAIMED = 8
 WANDERS = 2
@@ -38,19 +37,19 @@ def is_retrieval(name: str) -> bool:
 class Wandering:
     """Searches of one turn, in other words each time, that bring back what was there."""
 
-    __slots__ = ("asked", "asked_by", "known", "news", "unclaimed")
+    __slots__ = ("asked", "asked_by", "fixed", "news", "turn", "unclaimed")
 
-    def __init__(self) -> None:
-        self.known = array("q")  # what was found
-        self.asked = array("q")  # since anything new was found, by this or by any other call
+    def __init__(self, turn: int) -> None:
+        self.turn = turn
+        self.begin(0, 0)
+
+    def begin(self, fixed: int, query: int) -> None:
+        """Something new was found, or is searched for elsewhere."""
+        self.fixed = fixed
+        self.asked = array("q", [query])  # since then
         self.asked_by = ""  # the answer of a model that asked for the newest; at once it may ask for many
         self.news = 0
-        self.unclaimed: list[Turn] = []
-
-    def begin(self, query: int) -> None:
-        """Something new was found."""
-        self.asked = array("q", [query])
-        self.unclaimed.clear()
+        self.unclaimed: tuple[Turn, ...] = ()
 
 
 class Searches(Repeats):
@@ -60,7 +59,13 @@ class Searches(Repeats):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wandering: Recent[int, Wandering] = Recent()  # by search tool and turn
+        self.wandering: tuple[Wandering, ...] = ()  # the newest last
+
+    def wander(self, turn: int) -> Wandering:
+        """What a turn has searched."""
+        own = next((one for one in self.wandering if one.turn == turn), None) or Wandering(turn)
+        self.wandering = (*(one for one in self.wandering if one is not own), own)[-MAX_WANDERING:]
+        return own
 
 
 class RetrievalThrash(RepeatRule):
@@ -107,7 +112,7 @@ class RetrievalThrash(RepeatRule):
 
     def shrink(self, state: Repeats) -> None:
         super().shrink(state)
-        cast("Searches", state).wandering.clear()
+        cast("Searches", state).wandering = ()
 
     def observe(self, call: Call, state: Repeats) -> Finding | None:
         news = state.news
@@ -121,31 +126,23 @@ class RetrievalThrash(RepeatRule):
         arguments = call.arguments
         if arguments is None or arguments.free_text is None or call.requested_by is None or call.status != "ok":
             return None
-        found = [hash(item) for item in call.items] or ([hash(call.answer)] if call.answer_chars > PAGE_CHARS else [])
-        if not found or not self.concerns(call.kind, call.name):
+        if call.answer_chars <= PAGE_CHARS or not self._concerns.get(call.name):
             return None
-        about, query = mix(name_hash(call.name), arguments.fixed, call.turn), hash(arguments.fingerprint)
-        own = state.wandering.get(about)
-        if own is None:
-            own = state.wandering[about] = Wandering()
-            state.wandering.limit(MAX_WANDERING)
-        state.wandering.touch(about)
-        new = [item for item in found if item not in own.known]
-        own.known = (own.known + array("q", new))[-MAX_ITEMS:]
-        if new or own.news != news:
-            own.begin(query)
+        own, fixed, query = state.wander(call.turn), hash(arguments.fixed), hash(arguments.fingerprint)
+        if not own.news == news == state.news or own.fixed != fixed:
+            own.begin(fixed, query)
         elif query not in own.asked and call.requested_by != own.asked_by:
             own.asked.append(query)
             del own.asked[:-MAX_ASKED]
             seconds = call.ended_at - call.started_at
-            own.unclaimed.append(Turn(call.id, call.requested_by, call.tool_call_id or call.id, call.siblings, seconds))
-            del own.unclaimed[:-MAX_UNCLAIMED]
+            turn = Turn(call.id, call.requested_by, call.tool_call_id or call.id, call.siblings, seconds)
+            own.unclaimed = (*own.unclaimed, turn)[-MAX_UNCLAIMED:]
         own.news, own.asked_by = state.news, call.requested_by
         if not own.unclaimed or len(own.asked) < self.settings.min_calls * WANDERS:
             return None
-        turns, own.unclaimed = own.unclaimed, []
+        turns, own.unclaimed = own.unclaimed, ()
         return Finding(
-            about,
+            mix(fixed, call.turn),
             f"{call.name} was asked {len(own.asked)} times in other words and nothing new came back.",
             claims=tuple(Claim(t.requested_by, "turn", unit=t.unit, units=t.units) for t in turns if t.requested_by),
             calls=tuple(t.call_id for t in turns),
