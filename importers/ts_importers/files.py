@@ -50,7 +50,7 @@ RETOLD = "messages"
 """The format of which a row may tell again what the rows before it told."""
 NESTED = ("langfuse", "langsmith")
 """Formats of which a row may hold others."""
-MAX_COLUMNS = 12
+MAX_COLUMNS, MAX_COLUMN_CHARS = 12, 40
 WITHOUT_CALLS = {
     "langsmith": "only runs of type llm, tool, retriever and embedding are; are those inside the root runs missing?",
     "langfuse": "only generations, embeddings, tools and retrievers are",
@@ -416,8 +416,11 @@ def _hint(documents: Documents) -> str | None:
     found = [row for document in seen if isinstance(document, dict) for row in (document, *_of_page(document))]
     why = next((why for row in found if (why := _stranger(row)) is not None), None)
     if why is None and documents.table and found:
+        names = ", ".join(name[:MAX_COLUMN_CHARS] for name in [*found[0]][:MAX_COLUMNS])
+        if not names.isprintable():
+            return "is no table of text"
         more = ", ..." if len(found[0]) > MAX_COLUMNS else ""
-        return f"is a table of no export that is known: its columns are {', '.join([*found[0]][:MAX_COLUMNS])}{more}"
+        return f"is a table of no export that is known: its columns are {names}{more}"
     return why
 
 

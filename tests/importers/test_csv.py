@@ -167,6 +167,8 @@ def test_bytes_that_are_no_utf8_and_long_cells(tmp_path: Path) -> None:
     ("data", "hint"),
     [
         (b"date,amount\n2026-09-01,12\n", "its columns are date, amount"),
+        (b"%s,amount\n2026-09-01,12\n" % (b"a" * 99), "its columns are a{40}, amount"),
+        (b"\x01\xff\x7f\n\x02\n", "is no table of text"),
         (b'"a"b,c\n1,2\n', "no header of a table"),
         (b"id,run_type\n1\n2\n", "line 2: a row of 1 cells"),
         (b"id,timestamp,name,sessionId\n1,2026-09-01,a,b\n", "export its table of observations"),
