@@ -430,9 +430,17 @@ def test_of_very_many_arguments_the_names_and_how_many_count() -> None:
     assert arguments(given) != arguments({**given, "key 0": "other words"})
 
 
-def test_what_holds_itself_many_times_is_read_in_part() -> None:
+def test_what_holds_itself_many_times_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """A live object may be small, and be no end of JSON."""
+    monkeypatch.setattr("ts_langchain.fingerprint.NODE_LIMIT", 20_000)
     value: list[object] = ["word"]
     for _ in range(15):
         value = [value] * 10
     assert value_hash(value) == value_hash([*value]) != value_hash([*value, 1])
+
+
+def test_of_a_very_long_list_the_beginning_counts() -> None:
+    many = list(range(2_000_000))
+    assert value_hash(many) == value_hash([*many]) != value_hash([-1, *many[1:]])
+    rows = [[row] * 100 for row in range(ITEM_LIMIT)]
+    assert value_hash(rows) != value_hash([*rows[:-1], [0] * 100])

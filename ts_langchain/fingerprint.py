@@ -24,7 +24,7 @@ TEXT_LIMIT = 65_536
 ANSWER_LIMIT = 1_048_576
 ITEM_LIMIT = 4_096
 DEPTH_LIMIT = 16
-NODE_LIMIT = 250_000
+NODE_LIMIT = 1_000_000
 SAMPLE_LIMIT = 512
 WORD_BITS = 420
 MAX_BITS = 8_192
@@ -191,7 +191,7 @@ def _bounded(value: object, depth: int, left: list[int]) -> object:
     if isinstance(value, (bytes, bytearray)):
         return f"{bytes(value[:TEXT_LIMIT])!r}\0{len(value)}"
     if isinstance(value, dict):
-        left[0] -= 1 + dict.__len__(value)
+        left[0] -= 1 + min(dict.__len__(value), ITEM_LIMIT)
         if depth >= DEPTH_LIMIT or left[0] < 0:
             return f"<dict of {dict.__len__(value)}>"
         if type(value) is not dict:
@@ -204,7 +204,7 @@ def _bounded(value: object, depth: int, left: list[int]) -> object:
     if isinstance(value, (list, tuple)):
         if type(value) is not list:
             value = list(list.__iter__(value) if isinstance(value, list) else tuple.__iter__(value))
-        left[0] -= 1 + len(value)
+        left[0] -= 1 + min(len(value), ITEM_LIMIT)
         if depth >= DEPTH_LIMIT or left[0] < 0:
             return f"<list of {len(value)}>"
         if len(value) > ITEM_LIMIT:
