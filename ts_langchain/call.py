@@ -207,8 +207,8 @@ class Call(NamedTuple):
         tool_calls: Tool calls the model asked for.
         arguments: Arguments of a tool, query of a retriever.
         tool_call_id: Joins a tool call with the request for it.
-        requested_by: Id of the model call that asked for this tool call.
-        siblings: How many tool calls that model call asked for, this one included.
+        requested_by: Id of the model call that asked for this tool call, or worded the query that code asks.
+        siblings: How many tool calls that model call asked for, or queries it worded, this one included.
         pending: True if the answer says that something is still under way ("status": "running"), or if the tool waited
             for a human.
         items: Fingerprints of documents (retriever) or texts (embedding).

@@ -32,6 +32,7 @@ _STATE = frozenset(
         "ts_langchain.capture.conversation",
         "ts_langchain.capture.in_flight",
         "ts_langchain.capture.memory",
+        "ts_langchain.capture.worded",
         "ts_langchain.fingerprint",
         "ts_langchain.incident",
         "ts_langchain.recent",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Kind, Lost, Prompt, SourceCost, Toolset
     from ts_langchain.capture.context import Labels
     from ts_langchain.capture.continued import Asked
+    from ts_langchain.capture.worded import WordedBy
     from ts_langchain.fingerprint import Arguments
 
 MAX_PENDING = 20_000
@@ -82,6 +83,8 @@ class Started(NamedTuple):
     """Of completion models: how many prompts were sent together. The first is told the tokens of all of them."""
     counted: bool = False
     """It was, with another of its batch."""
+    worded_by: WordedBy | None = None
+    """Of retrievers, and of tools called by code: the model that has worded what they are asked."""
 
 
 class Reported(NamedTuple):

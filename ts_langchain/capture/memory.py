@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from ts_langchain.capture.conversation import Conversation
 from ts_langchain.capture.inside import Inside
 from ts_langchain.capture.messages import plain_text, read_message
+from ts_langchain.capture.worded import Worded
 from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ts_langchain.call import Call, Lost
     from ts_langchain.capture.conversation import Reading
+    from ts_langchain.capture.worded import WordedBy
     from ts_langchain.fingerprint import Arguments
     from ts_langchain.session import SessionState
 
@@ -86,12 +88,13 @@ class Memory:
     turn stands for all of it.
     """
 
-    __slots__ = ("behind", "conversation", "inside", "lost", "newest", "requested", "roots", "unread")
+    __slots__ = ("behind", "conversation", "inside", "lost", "newest", "requested", "roots", "unread", "worded")
 
     def __init__(self) -> None:
         self.conversation = Conversation()
         self.inside: Inside | None = None  # most tools run no agents
         self.lost: Recent[int, Lost] | None = None  # answers that nobody got, by the request; most sessions have none
+        self.worded: Worded | None = None  # most sessions have no code that looks things up
         self.requested: dict[str, Requested] = {}
         self.roots: Recent[int, Root] = Recent()
         self.newest: Turn | None = None
@@ -257,6 +260,12 @@ class Memory:
                 return known
         return None
 
+    def worded_by(self, texts: Iterable[object]) -> WordedBy | None:
+        """The model that has worded what code asks for, None if none has. Its answers are read from here on."""
+        if self.worded is None:
+            self.worded = Worded()
+        return self.worded.by(texts)
+
     def lose(self, request: int, lost: Lost) -> None:
         """Nobody got the answer to this request."""
         if self.lost is None:
@@ -287,7 +296,7 @@ class Memory:
         self.roots.clear()
         self.unread.clear()
         self.behind.clear()
-        self.inside = self.lost = None
+        self.inside = self.lost = self.worded = None
 
 
 def turn_of(root_id: str, agent: int = 0) -> int:

@@ -440,8 +440,8 @@ class RepeatRule(Rule[Repeats]):
                     group.made = NEVER  # what was done in between may have changed something
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
                 got_on = bool(call.findings and group.findings) and call.findings != group.findings
-                # code asks the same once more for the next thing that it has a model write
-                by_code = call.requested_by is None and call.tool_call_id is None and not group.reworded
+                # code asks the same once more for the next thing that it has a model write, in a model's words perhaps
+                by_code = call.tool_call_id is None and not group.reworded
                 if by_code and state.told > group.told:
                     group.again = 0
                 if got_on or group.fresh != known.newest:

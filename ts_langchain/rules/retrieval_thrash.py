@@ -82,10 +82,12 @@ class RetrievalThrash(RepeatRule):
 
     Does not fire on: queries that differ in a name, number, date or filter; similar queries that bring back
     something new; queries that have a word in place of another and get the same short answer (`nothing found`);
-    several wordings that code asks before a model is asked again; paging.
+    several wordings that code asks before a model is asked again; what code asks in words of its own, one question
+    after the other; paging.
 
-    Wasted: the model turn that asked for the repeated search. A retriever that the app calls by itself has
-    no such turn; then calls and seconds are counted, and no tokens.
+    Wasted: the model turn that asked for the repeated search, or worded it: where RAG is written as nodes, a node asks
+    what a model has said (its answer, a line of it, a field of its structured output). A retriever that the app asks
+    in its own words has no such turn; then calls and seconds are counted, and no tokens.
     """
 
     name = "retrieval_thrash"
@@ -124,12 +126,12 @@ class RetrievalThrash(RepeatRule):
     def _wanders(self, call: Call, state: Searches, news: int) -> Finding | None:
         """The finding, where words are changed and what comes back is not."""
         arguments = call.arguments
-        if arguments is None or arguments.free_text is None or call.requested_by is None or call.status != "ok":
+        if arguments is None or arguments.free_text is None or call.status != "ok":
             return None
-        if call.answer_chars <= PAGE_CHARS or not self._concerns.get(call.name):
+        if (call.answer_chars <= PAGE_CHARS and not call.items) or not self._concerns.get(call.name):
             return None
         own, fixed, query = state.wander(call.turn), hash(arguments.fixed), hash(arguments.fingerprint)
-        if not own.news == news == state.news or own.fixed != fixed:
+        if not own.news == news == state.news or own.fixed != fixed or call.requested_by is None:
             own.begin(fixed, query)
         elif query not in own.asked and call.requested_by != own.asked_by:
             own.asked.append(query)
@@ -137,7 +139,7 @@ class RetrievalThrash(RepeatRule):
             seconds = call.ended_at - call.started_at
             turn = Turn(call.id, call.requested_by, call.tool_call_id or call.id, call.siblings, seconds)
             own.unclaimed = (*own.unclaimed, turn)[-MAX_UNCLAIMED:]
-        own.news, own.asked_by = state.news, call.requested_by
+        own.news, own.asked_by = state.news, call.requested_by or ""
         if not own.unclaimed or len(own.asked) < self.settings.min_calls * WANDERS:
             return None
         turns, own.unclaimed = own.unclaimed, ()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from ts_langchain.capture.in_flight import Started
+    from ts_langchain.capture.worded import WordedBy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -136,6 +137,14 @@ class Hooks(BaseCallbackHandler):
             user_id, all_tags = labels.user_id or user_id, (*all_tags, *labels.tags)
         session_id = named or self._continued.of_run(root_id) or root_id
         return Origin(session_id, root_id, node, all_tags, user_id, named is not None)
+
+    def _worded_by(self, session_id: str, texts: Iterable[object]) -> WordedBy | None:
+        """The model that has worded what code asks of a retriever or a tool, None if none has."""
+        session = self.sentinel.get(session_id)
+        with session.lock:
+            found = Memory.of(session.state).worded_by(texts)
+            self.sentinel.changed(session)
+        return found
 
     # --- calls that have begun ---------------------------------------------------------------------
 

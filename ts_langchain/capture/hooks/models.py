@@ -297,6 +297,8 @@ class ModelHooks(Hooks):
             with session.lock:
                 memory = Memory.of(session.state)
                 memory.request(call)
+                if memory.worded is not None:
+                    memory.worded.note(call.id, answer.message, answer.read.tool_calls)
                 memory.conversation.remember(answer.message, answer.read)
         if call.status == "ok" and started.parent is not None and started.request and call.source_cost != UNBILLED:
             answered = Answered(origin.session_id, started.request, call.id, call.ended_at - call.started_at)

@@ -42,6 +42,7 @@ class RetrieverHooks(Hooks):
         args = arguments({"query": query}) if query else None
         origin = self._origin(run_id, parent_run_id, metadata or {}, tags)
         step, task = task_of(metadata or {})
+        worded_by = self._worded_by(origin.session_id, (query,)) if query else None
         self._keep(
             run_id,
             Started(
@@ -54,6 +55,7 @@ class RetrieverHooks(Hooks):
                 step=step,
                 task=task,
                 places=places_of(metadata or {}),
+                worded_by=worded_by,
             ),
         )
 
@@ -66,7 +68,7 @@ class RetrieverHooks(Hooks):
             return
         known = isinstance(documents, (list, tuple))
         found = tuple(document_hash(d) for d in documents) if known else ()
-        self._retriever_end(started, run_id, mix(*found) if known else 0, found, None)
+        self._retriever_end(started, run_id, mix(*sorted(found)) if known else 0, found, None)
 
     @fail_open
     def on_retriever_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
@@ -109,6 +111,8 @@ class RetrieverHooks(Hooks):
                 error,
                 answer=answer,
                 arguments=started.args,
+                requested_by=started.worded_by.model_call_id if started.worded_by is not None else None,
+                siblings=started.worded_by.siblings if started.worded_by is not None else 1,
                 items=items,
                 node=origin.node,
                 tags=origin.tags,

@@ -50,6 +50,9 @@ class ToolHooks(Hooks):
             if conversation is not None:
                 origin = origin._replace(session_id=conversation)
                 self._continued.place(origin.root_id, conversation)
+        worded_by = None
+        if tool_call_id is None and args is not None and args.free_text is not None:
+            worded_by = self._worded_by(origin.session_id, given.values() if isinstance(given, dict) else (given,))
         step, task = task_of(metadata or {})
         self._roots[run_id] = origin.root_id  # models and retrievers inside the tool belong to its run
         self._keep(
@@ -67,6 +70,7 @@ class ToolHooks(Hooks):
                 task=task,
                 agent=agent_of(metadata or {}),
                 places=places_of(metadata or {}),
+                worded_by=worded_by,
             ),
         )
 
@@ -118,6 +122,7 @@ class ToolHooks(Hooks):
         message: object = None,
     ) -> None:
         origin, at, asked, call_id = started.origin, started.started_at, None, started.tool_call_id
+        worded_by = started.worded_by
         findings = 0
         session = self.sentinel.get(origin.session_id)
         if call_id is not None or session.state.capture is not None:
@@ -153,8 +158,8 @@ class ToolHooks(Hooks):
                 answer_chars=output.chars,
                 arguments=started.args,
                 tool_call_id=call_id,
-                requested_by=asked.model_call_id if asked else None,
-                siblings=asked.siblings if asked else 1,
+                requested_by=asked.model_call_id if asked else worded_by.model_call_id if worded_by else None,
+                siblings=asked.siblings if asked else worded_by.siblings if worded_by else 1,
                 pending=output.pending or (asked is not None and asked.waited),
                 node=origin.node,
                 tags=origin.tags,
