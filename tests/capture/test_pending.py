@@ -57,6 +57,10 @@ The page is loading...
 Please wait, generating your report
 HTTP 202 Accepted
 checks are still running
+{"id": "pi_1", "object": "payment_intent", "status": "requires_action"}
+status: requires_payment_method
+{"id": "cs_1", "status": "open", "payment_status": "unpaid"}
+{"error": "authorization_pending"}
 {"progress": 0.4}
 {"percent_complete": 40}
 42% [======>      ]
@@ -83,6 +87,10 @@ The company was started in 1998 and is still owned by the family.
 Order o1 is on its way
 status: done
 There are no comments on it yet.
+Invoice 7: unpaid
+Unpaid leave is granted by the board.
+The job requires action from candidates.
+Authorization is not needed.
 {"progress": 1.0}
 {"progress": 100}
 Please come in and wait

@@ -33,11 +33,16 @@ _ELSEWHERE = (
 _WORD = re.compile("[a-z]+|%")
 _MAYBE = frozenset({
     *_STATES, "inprogress", "started", "accepted", "not", "t", "false", "being", "%", "check", "yet", "wait", "percent",
-    "working", "catching", "containercreating",
+    "working", "catching", "containercreating", "requires", "unpaid", "authorization",
 })  # fmt: skip
 _ABROAD = frozenset({word for phrase in _ELSEWHERE for word in phrase.split() if word.isascii() and len(word) > 3})
 
-_PHRASES = "in[ _-]?(?:the[ _-])?queue", "in[ _-]?progress"
+# Stripe's payments wait for the customer
+_PHRASES = (
+    "in[ _-]?(?:the[ _-])?queue",
+    "in[ _-]?progress",
+    "requires[ _-](?:action|capture|confirmation|payment[ _-]method)",
+)
 _DOING = "|".join((*_PHRASES, *(state for state in _STATES if state not in ("queue", "progress"))))
 _NOT_YET = r"(?:\bnot|n't)[ _-](?:yet[ _-])?(?:ready|finished|done|completed?|available)"
 _STATE = rf"(?:{_DOING}|started|accepted|{_NOT_YET})"
@@ -62,7 +67,7 @@ _OWN_NAME = re.compile(rf"(?:{_JOBS})?(?:status|state|phase|stage)")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
 # `"is_running": true`, `"done": false`
 _FLAG = re.compile(
-    r"[\"'](?:is_?)?(?:(?:running|pending|processing|queued|in_?progress)[\"']\s*:\s*true|"
+    r"[\"']payment_status[\"']\s*:\s*[\"']unpaid[\"']|[\"'](?:is_?)?(?:(?:running|pending|processing|queued|in_?progress)[\"']\s*:\s*true|"
     r"(?:done|finished|completed?|ready)[\"']\s*:\s*false)"
 )
 _PERCENT = re.compile(
@@ -79,7 +84,7 @@ _SOON = re.compile(
     r"\bplease wait\W+(?:while|your|generating|loading|processing|preparing)\b|\A\W*still (?:working|waiting)\b|"
     r"\A\W*waiting (?:for|on) (?:the )?(?:deployment|rollout|pods?|jobs?|builds?|servers?|services?|containers?|"
     r"instances?|stacks?|clusters?|nodes?|checks?|approval|confirmation|condition|tasks?)\b|"
-    r"\b202 accepted\b|: catching up\b|\b\d+/\d+ +(?:pending|container_?creating|init:)"
+    r"\b202 accepted\b|\bauthorization_pending\b|: catching up\b|\b\d+/\d+ +(?:pending|container_?creating|init:)"
 )
 _WHOLE = re.compile(
     rf"\W*(?:(?:still|currently|now)\W+)?{_STATE}(?:\W+(?:\d+|of|please|wait|yet|now|position|eta|left|remaining|"
