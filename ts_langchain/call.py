@@ -238,6 +238,7 @@ class Call(NamedTuple):
         purpose: What a library asks a model for by itself, as LangChain's middleware says (`summarization`,
             `tool_selection`); None for the app's own requests.
         lost: The answer to the very same request before this one, if it was lost.
+        agent: Of a model call: which agent inside a graph makes it, known by the nodes around that; 0 outside of one.
     """
 
     id: str
@@ -286,6 +287,7 @@ class Call(NamedTuple):
     purpose: str | None = None
     unavailable: bool = False
     lost: Lost | None = None
+    agent: int = 0
 
 
 class Feature(IntFlag):

@@ -62,7 +62,7 @@ class Started(NamedTuple):
     step: int = 0
     task: int = 0
     agent: int = 0
-    """Of tools: which agent inside a graph it is one of, 0 outside."""
+    """Which agent inside a graph makes it, 0 outside of one."""
     places: tuple[int, ...] = ()
     """Of tools and retrievers: the task of LangGraph it runs in, and those around its graph."""
     around: int = 0

@@ -1,4 +1,4 @@
-"""`ping_pong`: tools take turns in a circle, and nothing new comes back."""
+"""`ping_pong`: tools or nodes take turns in a circle, and nothing new comes back."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ts_langchain.rules.effects import (
     outcome,
 )
 from ts_langchain.rules.handoff_loop import is_handoff
+from ts_langchain.rules.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ OTHERS = 8
 class Steps:
     """The latest tool calls of a turn, and those of others that go on beside it."""
 
-    __slots__ = ("arrived", "asked_by", "beside", "reported", "root_id", "steps", "turn")
+    __slots__ = ("arrived", "asked_by", "beside", "reported", "root_id", "steps", "turn", "voices")
 
     def __init__(self) -> None:
         self.root_id = ""
@@ -55,6 +56,7 @@ class Steps:
         # tool, how often it may be meant to be done again, what it was given; which one, where a long answer came back
         self.steps: list[tuple[int, str, str | None, str, int, float, int, int, int, int, int]] = []
         self.beside: Recent[int, tuple[Any, ...]] | None = None  # the same of other turns; most sessions have none
+        self.voices: Voices | None = None  # of nodes that speak; most sessions have none
 
     def go_on(self, call: Call) -> None:
         """Goes on where the turn of this call has stopped."""
@@ -77,7 +79,7 @@ class Steps:
 
 
 class PingPong(Rule[Steps]):
-    """Two or more tools are called in turn, round after round, and each brings back what it brought before.
+    """Two or more tools or nodes take turns, round after round, and each brings or says what it did before.
 
     Fires when the latest tool calls of one turn are `min_rounds` rounds of the same circle of 2 to 6 different
     tools, each with the same answer as in the round before, whatever was looked for. Calls that one model call asks
@@ -89,17 +91,21 @@ class PingPong(Rule[Steps]):
     where one is (`move_forward` and `get_distance`), four times as many where all are (`step`, `turn_left`): it may be
     meant.
 
-    Does not fire on: a circle in which one answer differs; tools that do not only look (`edit_file`, `bash`,
+    Severity medium also when two or more nodes of a graph have a model answer in turn for `min_rounds` rounds, a writer
+    and its critic, say, and each says the same as before (word for word, or nearly), one of them at length.
+
+    Does not fire on: a circle in which one answer differs; nodes whose requests grow by more than what they say, or
+    shrink: it may be the next row that gets the same answer; tools that do not only look (`edit_file`, `bash`,
     `process_invoice`) and were given something else each time; polls, by name, or because the answer says that
     something is still under way; a circle in which a person is asked; one tool alone (`tool_loop`); handing over to
     other agents (`handoff_loop`); answers that were not captured.
 
-    Wasted: the turns of all rounds but the first.
+    Wasted: the turns of all rounds but the first, of nodes their calls.
     """
 
     name = "ping_pong"
     specificity = 45
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"tool", "retriever", "model"})
     suggestion = "Tell the model that this circle brings nothing new, or stop the run."
     thresholds: ClassVar[Mapping[str, str]] = {"min_rounds": "rounds"}
 
@@ -122,6 +128,13 @@ class PingPong(Rule[Steps]):
         return False  # it is about what follows in a row
 
     def observe(self, call: Call, state: Steps) -> Finding | None:
+        if call.kind == "model":
+            if call.node is None or (call.tool_calls and state.voices is None):
+                return None  # most agents ask for tools as long as they work
+            state.voices = state.voices or Voices()
+            return state.voices.hear(call, self.settings.min_rounds)
+        if state.voices is not None:
+            state.voices.hear_tool(call)
         state.go_on(call)
         if call.requested_by is None or call.requested_by != state.asked_by:
             state.asked_by, state.arrived = call.requested_by, 0
@@ -143,6 +156,8 @@ class PingPong(Rule[Steps]):
 
     def overlook(self, call: Call, state: Steps) -> None:
         """To look again after a change is no circle."""
+        if call.kind != "model" and state.voices is not None:
+            state.voices.hear_tool(call)
         if may_have_changed(call):
             state.restart()
             state.beside = None

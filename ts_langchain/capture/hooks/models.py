@@ -165,6 +165,7 @@ class ModelHooks(Hooks):
             parent=above,
             step=step,
             task=task,
+            agent=agent,
             around=tasks[0] if tasks else 0,
             purpose=purpose_of(metadata),
             lost=lost,
@@ -269,6 +270,7 @@ class ModelHooks(Hooks):
             around=started.around,
             purpose=started.purpose,
             lost=lost,
+            agent=started.agent,
         )
         told = not started.told_inside and self._tells(call, started.parent)
         try:
