@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ts_langchain.budget import Reservation
+    from ts_langchain.capture.tasks import Begun
     from ts_langchain.decision import Decision
     from ts_langchain.sentinel import Sentinel
 
@@ -29,8 +30,8 @@ class Reserved(NamedTuple):
 
 reserved: ContextVar[Reserved | None] = ContextVar("ts_langchain_reserved", default=None)
 """What the doors around have reserved, the innermost first."""
-begun: ContextVar[list[Any] | None] = ContextVar("ts_langchain_begun", default=None)
-"""Run ids of the calls that began behind the innermost door."""
+begun: ContextVar[Begun | None] = ContextVar("ts_langchain_begun", default=None)
+"""Calls that began behind the innermost door; a task that was started there goes on for as long as it likes."""
 
 
 def reserved_by(sentinel: Sentinel) -> Reservation | None:

@@ -101,8 +101,10 @@ class TokenSentinelHandler(ModelHooks, ToolHooks, RetrieverHooks):
         self._lose(run_id, error)
         if isinstance(error, asyncio.CancelledError):
             self.sentinel.in_flight.leave(run_id)
-            self._cancel_below(run_id, error)
+            self.cancelled(self._below(run_id), error)
         else:
+            if not isinstance(error, Exception):
+                self.broke(self._below(run_id), error)
             self._roots.pop(run_id, None)
             if self._labelled:
                 self._labelled.pop(str(run_id), None)

@@ -187,6 +187,8 @@ class InFlight:
             return True
         lost = next(iter(self.started))
         self.started.pop(lost, None)
+        self.roots.pop(lost, None)
+        self.answered.pop(lost, None)
         self.reported.pop(lost, None)
         self.reservations.pop(lost, None)  # the store gives it back in time
         return False

@@ -41,9 +41,14 @@ def note(task: asyncio.Task[Any], keeper: Keeper, run_id: Any) -> None:
     if calls is None:
         calls = begun_in[task] = []
         task.add_done_callback(functools.partial(_done, calls))
+    add(calls, keeper, run_id)
+
+
+def add(calls: Begun, keeper: Keeper, run_id: Any) -> None:
+    """Adds a call that has begun; from time to time those that have ended go."""
     calls.append((keeper, run_id))
     many = len(calls)
-    if many >= MANY_CALLS and not many & (many - 1):  # from time to time those that have ended go
+    if many >= MANY_CALLS and not many & (many - 1):
         calls[:] = [(k, i) for k, i in calls if k.is_under_way(i)]
 
 

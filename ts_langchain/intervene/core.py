@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from ts_langchain.call import Toolset
     from ts_langchain.capture.in_flight import Called
+    from ts_langchain.capture.tasks import Begun
     from ts_langchain.decision import Decision
     from ts_langchain.governor import Admission, Governor
 
@@ -233,7 +234,7 @@ class Interventions:
     @contextmanager
     def watching(self, here: Here | None) -> Iterator[None]:
         """Everything inside is seen by a handler of this Sentinel, whether or not the user passed one."""
-        calls: list[Any] = []
+        calls: Begun = []
         before, beside = begun.get(), around.set(outside(self.sentinel))
         token, outer = active.set(self.handler), begun.set(calls)
         try:
@@ -241,10 +242,14 @@ class Interventions:
                 yield
         except asyncio.CancelledError as error:
             with self.sentinel.faults.fail_open("intervene: cancelled"):
-                self.handler.cancelled(calls, error)
+                self.handler.cancelled([run_id for _, run_id in calls], error)
             raise
         except WasteBlocked as error:
             self._has_left(error)
+            raise
+        except BaseException as error:
+            with self.sentinel.faults.fail_open("intervene: broke"):
+                self.handler.broke([run_id for _, run_id in calls], error)
             raise
         finally:
             if before is not None:

@@ -15,7 +15,7 @@ from ts_langchain.capture.doors import begun
 from ts_langchain.capture.errors import NO_FAILURES, error_name
 from ts_langchain.capture.in_flight import Origin
 from ts_langchain.capture.memory import Memory
-from ts_langchain.capture.tasks import current_task, note
+from ts_langchain.capture.tasks import add, current_task, note
 from ts_langchain.errors import ConfigurationError, Intervention
 from ts_langchain.sentinel import Mode, Sentinel, as_sentinel
 
@@ -156,7 +156,7 @@ class Hooks(BaseCallbackHandler):
         """
         inside = begun.get()
         if inside is not None:
-            inside.append(run_id)
+            add(inside, self, run_id)
         task = None if tells_itself else current_task()
         if task is not None:
             started = started._replace(in_task=True)
@@ -176,18 +176,35 @@ class Hooks(BaseCallbackHandler):
         """
         for run_id in run_ids:
             started = self._started.get(run_id)
-            if started is None or not started.in_task:
-                continue
-            if started.kind == "model":
-                self.on_llm_error(error, run_id=run_id)
-            elif started.kind == "retriever":
-                self.on_retriever_error(error, run_id=run_id)
-            else:
-                self._cancel_below(run_id, error)
-                self.on_tool_error(error, run_id=run_id)
+            if started is not None and started.in_task:
+                if started.kind == "tool":
+                    self.cancelled(self._below(run_id), error)
+                self._give_up(run_id, started, error)
 
-    def _cancel_below(self, run_id: Any, error: asyncio.CancelledError) -> None:
-        self.cancelled([i for i, s in list(self._started.items()) if s.parent == run_id], error)
+    def broke(self, run_ids: Iterable[Any], error: BaseException) -> None:
+        """Ends those of these calls that have not ended, where what they raised came out of what is around them.
+
+        LangChain tells of an `Exception` itself, and nobody of what is none: a panic in Rust, `SystemExit`, a time-out
+        of gevent.
+        """
+        if not isinstance(error, (Exception, GeneratorExit)):  # of a stream that is closed threads go on
+            for run_id in run_ids:
+                started = self._started.get(run_id)
+                if started is not None:
+                    self.broke(self._below(run_id), error)
+                    self._give_up(run_id, started, error)
+
+    def _below(self, run_id: Any) -> list[Any]:
+        """Calls under way directly below a run."""
+        return [i for i, s in list(self._started.items()) if s.parent == run_id]
+
+    def _give_up(self, run_id: Any, started: Started, error: BaseException) -> None:
+        if started.kind == "model":
+            self.on_llm_error(error, run_id=run_id)
+        elif started.kind == "retriever":
+            self.on_retriever_error(error, run_id=run_id)
+        else:
+            self.on_tool_error(error, run_id=run_id)
 
     def abandon(self, run_id: Any) -> None:
         """Ends a call whose task is done. Of streams, which may go on in another task, LangChain tells."""
