@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import gc
+import threading
+from collections import Counter
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from agents import ASK
+from agents import ASK, LOOP, agent
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
 from recorder import Recorder
 
 from ts_langchain import (
     Sentinel,
     TokenSentinelHandler,
     TokenSentinelMiddleware,
+    WasteBlocked,
     guard,
+    token_sentinel,
 )
 from ts_langchain.capture import in_flight
+from ts_langchain.capture.activate import MAX_BLOCKS, MAX_SEEN, innermost
+from ts_langchain.capture.context import MAX_DEPTH, current_labels
 from ts_langchain.capture.doors import begun
 from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractContextManager
 
 
 class Panic(BaseException):
@@ -109,3 +122,120 @@ def test_a_worker_that_a_tool_has_started_keeps_no_calls() -> None:
 
     assert asyncio.run(main()) <= 128
     assert recorder.kinds().count("model") == 502
+
+
+@pytest.mark.parametrize("kind", ["session", "block"])
+def test_generators_that_end_in_any_order_leave_no_session_behind(kind: str) -> None:
+    sentinel = Sentinel()
+
+    def block(name: str) -> AbstractContextManager[object]:
+        return sentinel.session(name) if kind == "session" else token_sentinel(sentinel, session_id=name)
+
+    def stream(name: str, parts: int) -> Iterator[int]:
+        with block(name):
+            yield from range(parts)
+
+    for _ in zip(stream("a", 2), stream("b", 3), strict=False):
+        pass
+    assert (current_labels(), innermost()) == (None, None)
+    ScriptedChatModel(script=["yes"]).invoke("well?")
+    assert sentinel.health().calls == 0
+
+
+@pytest.mark.parametrize("kind", ["session", "block"])
+def test_streams_that_are_left_open_pile_up_nothing(kind: str) -> None:
+    """The loop closes an asynchronous generator that nobody holds in a context of its own."""
+
+    def block(name: str) -> AbstractContextManager[object]:
+        return Sentinel().session(name, tags=[name]) if kind == "session" else token_sentinel(session_id=name)
+
+    async def stream(name: str) -> AsyncIterator[int]:
+        with block(name):
+            yield 1
+            yield 2
+
+    async def main() -> None:
+        for n in range(3 * MAX_DEPTH):
+            async for _ in stream(f"s{n}"):
+                break
+        gc.collect()
+        await asyncio.sleep(0)
+        labels, inner = current_labels(), innermost()
+        assert labels is None or (labels.depth <= MAX_DEPTH and len(labels.tags) <= MAX_DEPTH + 1)
+        assert inner is None or (inner.depth <= MAX_BLOCKS and len(inner.seen) <= MAX_SEEN)
+        with Sentinel().session("t") as outer:
+            await anext(aiter(stream("u")))
+        assert outer is not None
+        assert (current_labels(), innermost()) == (labels, inner) or kind == "block"
+
+    asyncio.run(main())
+    assert (current_labels(), innermost()) == (None, None)
+
+
+@pytest.mark.parametrize("door", ["handler", "middleware"])
+def test_streams_that_are_read_in_turn_stay_in_their_sessions(door: str) -> None:
+    recorder = Recorder(policy={})
+
+    def stream(name: str) -> Iterator[object]:
+        middleware = [TokenSentinelMiddleware(recorder)] if door == "middleware" else []
+        app, _ = agent([call_tool("count_up", n=1), AIMessage("done")], middleware=middleware)
+        with recorder.session(name, user_id=f"user {name}"):
+            yield from app.stream(ASK, {"callbacks": [TokenSentinelHandler(recorder)]} if door == "handler" else {})
+
+    for _ in zip_longest(stream("a"), stream("b"), stream("c")):
+        pass
+    assert Counter((c.session_id, c.user_id) for c in recorder.seen) == {(s, f"user {s}"): 3 for s in "abc"}
+
+
+def test_a_session_that_begins_inside_of_a_run_holds_there() -> None:
+    recorder = Recorder()
+    model = ScriptedChatModel(script=["yes"])
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        with recorder.session("inner"):
+            return {"messages": [model.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    with recorder.session("outer"):
+        builder.compile().invoke(ASK, {"callbacks": [TokenSentinelHandler(recorder)]})
+    assert [c.session_id for c in recorder.seen] == ["inner"]
+
+
+def test_one_session_context_serves_threads_side_by_side() -> None:
+    context, left = Sentinel().session("s"), []
+    entered, both, over = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with context:
+            entered.set()
+            both.wait(5)
+        left.append(current_labels())
+        over.set()
+
+    def second() -> None:
+        entered.wait(5)
+        with context:
+            both.set()
+            over.wait(5)
+        left.append(current_labels())
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert left == [None, None]
+
+
+def test_blocks_of_many_sentinels_all_see_and_all_hold_back() -> None:
+    app, _ = agent([LOOP, AIMessage("done")])
+    with token_sentinel() as one, token_sentinel() as two, token_sentinel() as three, token_sentinel() as four:
+        app.invoke(ASK)
+    assert [h.sentinel.health().calls for h in (one, two, three, four)] == [3] * 4
+    app, model = agent([LOOP])
+    with token_sentinel(mode="block"), token_sentinel(), token_sentinel(), pytest.raises(WasteBlocked):
+        app.invoke(ASK)
+    assert model.calls == 3
+    assert innermost() is None

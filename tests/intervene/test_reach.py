@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import tool
 
 from ts_langchain import Sentinel, TokenSentinelHandler, TokenSentinelMiddleware, guard, guard_model
-from ts_langchain.capture.activate import active
+from ts_langchain.capture.activate import innermost
 from ts_langchain.capture.context import current_labels
 from ts_langchain.intervene import actions
 from ts_langchain.intervene.core import Interventions, Turn
@@ -332,7 +332,7 @@ def test_a_stream_leaves_nothing_in_its_readers_context(asynchronous: bool) -> N
     guarded = guard_model(ScriptedChatModel(script=["one two three"]), Sentinel(policy={}))
 
     def clean() -> bool:
-        return active.get() is None and current_labels() is None
+        return innermost() is None and current_labels() is None
 
     if asynchronous:
 

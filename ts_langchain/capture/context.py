@@ -23,6 +23,8 @@ OBJECTS = (Mapping, list, tuple)
 """What is no id, and may hold what was said."""
 ID_CHARS = 200
 UUID_CHARS = 36
+MAX_DEPTH = 64
+"""Asynchronous generators that nobody reads to the end are closed in another context, and theirs stay open in ours."""
 _PLAIN_ID = re.compile(r"[\w.:@/+-]+")
 T = TypeVar("T")
 
@@ -35,6 +37,23 @@ class Labels(NamedTuple):
     tags: tuple[str, ...]
     root_id: str | None = None
     """The outermost run, said by a middleware where no handler has seen it begin."""
+    owner: object = None
+    """The context that says it."""
+    around: Labels | None = None
+    """What the context around that says."""
+    depth: int = 0
+    """How many are around it."""
+    within: bool = False
+    """It begins inside of a run."""
+
+    def holds_for(self, run: Labels) -> bool:
+        """True unless it was begun beside a run that began under `run`, as by a stream that is read in turn with it."""
+        found: Labels | None = self
+        while not self.within and found is not None:
+            if found.owner is run.owner:
+                return False
+            found = found.around
+        return True
 
     @property
     def names(self) -> bool:
@@ -61,14 +80,28 @@ def put_back(variable: ContextVar[T], token: Token[T]) -> None:
         variable.reset(token)
 
 
+def _end(owner: object) -> None:
+    """Ends the innermost context of this owner, with all inside of it.
+
+    Generators that are read in turn end in any order: whoever puts back what was there when he began brings back what
+    has ended meanwhile, and for good. Where it did not begin in this context, there is nothing to end.
+    """
+    labels = _labels.get()
+    while labels is not None and labels.owner is not owner:
+        labels = labels.around
+    if labels is not None:
+        _labels.set(labels.around)
+
+
 @contextmanager
 def inside_run(root_id: str) -> Iterator[None]:
     """Calls inside belong to this outermost run, where no handler has seen it begin."""
-    token = _labels.set((_labels.get() or NO_LABELS)._replace(root_id=root_id))
+    outer, owner = _labels.get(), object()
+    _labels.set((outer or NO_LABELS)._replace(root_id=root_id, owner=owner, around=outer))
     try:
         yield
     finally:
-        put_back(_labels, token)
+        _end(owner)
 
 
 class SessionContext:
@@ -78,25 +111,30 @@ class SessionContext:
     """
 
     def __init__(self, session_id: object | None, user_id: object | None = None, tags: tuple[str, ...] = ()) -> None:
-        self._labels = Labels(as_id(session_id), as_id(user_id), tags)
-        self._tokens: list[Token[Labels | None]] = []
+        self._labels = Labels(as_id(session_id), as_id(user_id), tags, owner=self)
 
     def __enter__(self) -> SessionContext:
-        outer, inner = _labels.get(), self._labels
-        if outer is not None:
+        outer, inner, within = _labels.get(), self._labels, run_around() is not None
+        if outer is not None and outer.depth < MAX_DEPTH:
             inner = Labels(
                 inner.session_id or outer.session_id,
                 inner.user_id or outer.user_id,
                 (*outer.tags, *inner.tags),
                 outer.root_id,
+                self,
+                outer,
+                outer.depth + 1,
+                within,
             )
-        self._tokens.append(_labels.set(inner))
+        elif within:
+            inner = inner._replace(within=True)
+        _labels.set(inner)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        put_back(_labels, self._tokens.pop())
+        _end(self)
 
     async def __aenter__(self) -> SessionContext:
         return self.__enter__()

@@ -162,7 +162,7 @@ class InFlight:
         """Remembers what is said around the beginning of an outermost run."""
         labels = current_labels()
         if labels is not None and labels.names:
-            self.labelled[root_id] = labels
+            self.labelled[root_id] = labels._replace(around=None)
             if len(self.labelled) > MAX_LABELLED:
                 self.labelled.pop(next(iter(self.labelled)), None)
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from langgraph.errors import GraphBubbleUp
 
 from ts_langchain.budget import Request, Reservation
-from ts_langchain.capture.activate import active, around, outside
+from ts_langchain.capture import activate
 from ts_langchain.capture.context import current_labels, inside_run, put_back, run_around, session_of, user_of
 from ts_langchain.capture.conversation import is_classification
 from ts_langchain.capture.doors import Chosen, Reserved, begun, reserved, reserved_by
@@ -235,8 +235,8 @@ class Interventions:
     def watching(self, here: Here | None) -> Iterator[None]:
         """Everything inside is seen by a handler of this Sentinel, whether or not the user passed one."""
         calls: Begun = []
-        before, beside = begun.get(), around.set(outside(self.sentinel))
-        token, outer = active.set(self.handler), begun.set(calls)
+        before, outer = begun.get(), begun.set(calls)
+        block = activate.begin(self.handler)
         try:
             with inside_run(here.root_id) if here is not None else nullcontext():
                 yield
@@ -254,9 +254,8 @@ class Interventions:
         finally:
             if before is not None:
                 before += calls
-            put_back(around, beside)
+            activate.end(block)
             put_back(begun, outer)
-            put_back(active, token)
 
     def _has_left(self, error: WasteBlocked) -> None:
         """Settles the `block` that was raised inside: until it leaves the door it holds for all calls behind it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import AIMessage, ToolMessage
 
 from ts_langchain.capture import gate
-from ts_langchain.capture.activate import active, around
+from ts_langchain.capture.activate import is_seeing
 from ts_langchain.capture.context import agent_of
 from ts_langchain.capture.doors import door_of
 from ts_langchain.capture.handler import TokenSentinelHandler
@@ -55,7 +55,7 @@ class DoorHandler(TokenSentinelHandler):
 
     @property
     def vetoes(self) -> bool:
-        return self in (active.get(), around.get())
+        return is_seeing(self)
 
     def _model_start(
         self,

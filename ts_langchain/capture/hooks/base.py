@@ -119,8 +119,10 @@ class Hooks(BaseCallbackHandler):
         labels = current_labels()
         if root_id is None:
             root_id = str(run_id) if parent_run_id is None and labels is None else self._root_above(outer)
-        if self._labelled and not (labels is not None and labels.names):
-            labels = self._labelled.get(root_id, labels)
+        if self._labelled:
+            began = self._labelled.get(root_id)
+            if began is not None and not (labels is not None and labels.names and labels.holds_for(began)):
+                labels = began
         inside = self._started.get(parent_run_id) if configured is None else None
         if inside is not None:  # what a tool calls itself belongs where the tool does, unless told otherwise
             user_id = user_of(metadata) or inside.origin.user_id
