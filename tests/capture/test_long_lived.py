@@ -96,6 +96,41 @@ def test_tools_by_hand_that_never_end_are_forgotten_in_the_end(monkeypatch: pyte
     assert (len(sentinel.in_flight.started), len(sentinel.in_flight.roots)) == (10, 10)
 
 
+def test_a_stream_of_events_that_is_left_leaves_no_runs_behind() -> None:
+    """As web servers give them up whose client has hung up."""
+    recorder = Recorder()
+
+    async def main() -> None:
+        for _ in range(3):
+            app, _ = agent([LOOP, AIMessage("done")])
+            async for _ in app.astream_events(ASK, {"callbacks": [TokenSentinelHandler(recorder)]}, version="v2"):
+                break
+        gc.collect()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(main())
+    assert (recorder.in_flight.started, recorder.in_flight.roots, recorder.health().faults) == ({}, {}, {})
+
+
+def test_what_was_said_around_a_cancelled_run_is_forgotten_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_flight, "MAX_LEFT", 10)
+    recorder = Recorder()
+
+    async def main() -> None:
+        for n in range(20):
+            app, _ = agent([LOOP, AIMessage("done")])
+            with recorder.session(f"s{n}"):
+                task = asyncio.create_task(app.ainvoke(ASK, {"callbacks": [TokenSentinelHandler(recorder)]}))
+                while not recorder.in_flight.roots:
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+
+    asyncio.run(main())
+    assert len(recorder.in_flight.left) == 10
+    assert len(recorder.in_flight.labelled) <= 10
+
+
 def test_a_worker_that_a_tool_has_started_keeps_no_calls() -> None:
     """It runs on in the context of the tool's call for as long as the process does."""
     recorder = Recorder(policy={})
@@ -201,6 +236,15 @@ def test_a_session_that_begins_inside_of_a_run_holds_there() -> None:
     with recorder.session("outer"):
         builder.compile().invoke(ASK, {"callbacks": [TokenSentinelHandler(recorder)]})
     assert [c.session_id for c in recorder.seen] == ["inner"]
+
+
+def test_a_handler_beside_middleware_keeps_what_a_session_said_until_the_run_ends() -> None:
+    recorder = Recorder(policy={})
+    app, _ = agent([LOOP, AIMessage("done")], middleware=[TokenSentinelMiddleware(recorder)])
+    with recorder.session("s"):
+        app.invoke(ASK, {"callbacks": [TokenSentinelHandler(recorder)]})
+    assert {c.session_id for c in recorder.seen} == {"s"}
+    assert recorder.in_flight.labelled == {}
 
 
 def test_one_session_context_serves_threads_side_by_side() -> None:

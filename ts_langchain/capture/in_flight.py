@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ts_langchain.capture.context import current_labels
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MAX_PENDING = 20_000
 MAX_LABELLED = 10_000
 MAX_LEFT = 1_000
+MAX_BELOW = 10_000  # among more nobody looks: they go in their turn
 MAX_ANSWERED = 2_000
 MAX_ANSWERS = 8
 
@@ -167,12 +169,24 @@ class InFlight:
                 self.labelled.pop(next(iter(self.labelled)), None)
 
     def leave(self, run_id: Any) -> None:
-        """Forgets a run that is cancelled, in the end: a thread may go on in it for a while."""
+        """Forgets a run that is cancelled, in the end: a thread may go on in it for a while.
+
+        With an outermost run goes all below: of a stream of events that is left, LangChain tells of nothing else.
+        """
         root_id = self.roots.pop(run_id, None)
-        if root_id is not None:
-            self.left[run_id] = root_id
-            if len(self.left) > MAX_LEFT:
-                self.left.pop(next(iter(self.left)), None)
+        if root_id is None:
+            return
+        self.left[run_id] = root_id
+        if root_id == str(run_id) and len(self.roots) <= MAX_BELOW:
+            for below in [run for run, root in list(self.roots.items()) if root == root_id]:
+                self.roots.pop(below, None)
+                self.left[below] = root_id
+        while len(self.left) > MAX_LEFT:
+            with suppress(LookupError, RuntimeError):  # another thread has made room
+                oldest = next(iter(self.left))
+                root_id = self.left.pop(oldest)
+                if root_id == str(oldest):
+                    self.labelled.pop(root_id, None)
 
     def answer(self, above: Any, answered: Answered) -> None:
         """Keeps what a model call gave, until it is known what becomes of the run directly above."""

@@ -109,7 +109,9 @@ class TokenSentinelMiddleware(AgentMiddleware[Any, Any, Any]):
         """Names the run, which is the session where nothing else names one."""
         run = uuid4().hex
         with self.sentinel.faults.fail_open("middleware: labels"):
-            self.sentinel.in_flight.label(run)
+            around = getattr(_config().get("callbacks"), "parent_run_id", None)
+            if self.interventions.handler.root_of(around) is None:  # else a handler keeps them, until the run ends
+                self.sentinel.in_flight.label(run)
         return {"ts_langchain_run": run}
 
     async def abefore_agent(self, state: Any, runtime: Any) -> dict[str, Any]:
