@@ -6,11 +6,15 @@ are read out of the prompts.
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
+
+import httpx2
 
 from ts_importers.helicone_rows import run_from_request
 from ts_importers.http import Client
@@ -80,6 +84,7 @@ class HeliconeImporter(WindowWalk):
         }
         base = endpoint.rstrip("/").removesuffix("/v1")
         headers = {"authorization": f"Bearer {key}"}
+        self._plainly = base.lower().startswith("http://")
         self._client = Client(base, headers, service=SERVICE, secrets=[key], **common)
         self._bodies = Client(base, {}, service=f"{SERVICE} bodies", **common)
         self._pool = ThreadPoolExecutor(BODIES_AT_ONCE, thread_name_prefix="ts-langchain bodies")
@@ -125,7 +130,10 @@ class HeliconeImporter(WindowWalk):
         if not isinstance(row, dict):
             return row
         url = row.get("signed_body_url")
-        if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+        if not isinstance(url, str) or not url:
+            return row
+        if not _may_be_asked(url, plainly=self._plainly):
+            self._note("some bodies could not be read: their addresses are not asked, being link-local or not https://")
             return row
         try:
             bodies = self._bodies.get(url)
@@ -140,3 +148,26 @@ class HeliconeImporter(WindowWalk):
     def _note(self, notice: str) -> None:
         if notice not in self.notices:
             self.notices.append(notice)
+
+
+def _may_be_asked(url: str, *, plainly: bool) -> bool:
+    """False for an address that no store of bodies has, and that somebody may have put there to have it asked.
+
+    Unencrypted, which services inside a network are, only the API's own network is asked, and never its machines' own
+    service of keys, which lies at a link-local address.
+    """
+    try:
+        parts = httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError):
+        return True  # it is not asked either, and told of
+    if parts.scheme != "https" and not (parts.scheme == "http" and plainly):
+        return False
+    try:
+        address = ipaddress.ip_address(parts.host.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+    except ValueError:
+        try:
+            address = ipaddress.ip_address(socket.inet_aton(parts.host))  # 0xa9fea9fe is one, too
+        except (OSError, UnicodeError):
+            return True
+    return not address.is_link_local

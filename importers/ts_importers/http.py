@@ -6,6 +6,7 @@ import logging
 import ssl
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     from ts_importers.base import OnWait
 
 TIMEOUT = 60.0
+WHOLE_TIMEOUTS = 10
+"""How many times as long as the first byte of an answer its last one may take."""
+MOST_BYTES = 128 * 1024 * 1024
+"""Of an answer, packed or not: pages are asked for in 2 MB, and no service takes rows of much more than 20 MB."""
+PIECE = 1024 * 1024
+PACKED = frozenset({"gzip", "x-gzip", "deflate"})
+ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 DETAIL_CHARS = 200
 PASSING = frozenset({408, 425, 429})
 FAILED_TO_READ = ("read", "What was imported is kept; run the same command later to go on.")
@@ -58,6 +66,10 @@ class HTTPFailure(ImporterError):
         super().__init__(message)
 
 
+class TooLarge(ImporterError):
+    """An answer was larger than any is that makes sense, or unpacked to more."""
+
+
 class Client:
     """JSON requests to one service, retried with tenacity.
 
@@ -65,8 +77,8 @@ class Client:
 
     Tried again: 429 (after `Retry-After` as seconds or date, else jittered exponential back-off), 408, 425, 5xx but
     501, connection errors, time-outs, and bodies that are cut off or cannot be unpacked. Never: 401, 403 and other 4xx,
-    redirects, web pages where JSON is expected. Proxies and own certificates come from the environment (`HTTPS_PROXY`,
-    `SSL_CERT_FILE`).
+    redirects, web pages where JSON is expected, answers of more than 128 MB, packed or unpacked. Proxies and own
+    certificates come from the environment (`HTTPS_PROXY`, `SSL_CERT_FILE`).
 
     Args:
         base_url: Address of the service: `http://` or `https://`, without a user or password in it.
@@ -76,7 +88,8 @@ class Client:
         on_wait: Told of each wait.
         sleep: Waits; for tests.
         attempts: How often a request is sent at most.
-        timeout: Seconds without an answer until a request counts as failed.
+        timeout: Seconds without an answer until a request counts as failed; a whole answer may take ten times as long.
+        most_bytes: How large an answer may be, unpacked; changeable, as `most_bytes`.
         address_hint: What to do about a wrong address.
         secrets: What else must never show in a message: a key that a header holds encoded.
         pace: Seconds between two requests at least; changeable, as `pace`.
@@ -97,6 +110,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         attempts: int = ATTEMPTS,
         timeout: float = TIMEOUT,
+        most_bytes: int = MOST_BYTES,
         address_hint: str = "Check the address.",
         secrets: Sequence[str] = (),
         pace: float = 0.0,
@@ -107,6 +121,8 @@ class Client:
         self._key_hint = key_hint
         self.address_hint = address_hint
         self._failed = failed
+        self._patience = timeout * WHOLE_TIMEOUTS
+        self.most_bytes = most_bytes
         sent = {name: value.strip() for name, value in headers.items()}
         if not all(value.isascii() and value.isprintable() for value in sent.values()):
             msg = (
@@ -115,7 +131,9 @@ class Client:
             raise ConfigurationError(msg)
         self._secrets = [value for value in (*sent.values(), *secrets) if value]
         try:
-            self._client = httpx2.Client(base_url=base_url, headers=sent, timeout=timeout)
+            self._client = httpx2.Client(
+                base_url=base_url, headers={**sent, "accept-encoding": "gzip, deflate"}, timeout=timeout
+            )
         except (OSError, ValueError, httpx2.InvalidURL) as error:
             msg = (
                 "the proxy or the certificates that the environment names (HTTPS_PROXY, HTTP_PROXY, SSL_CERT_FILE, "
@@ -193,6 +211,7 @@ class Client:
             AuthenticationFailed: 401 or 403.
             HTTPFailure: Any other refusal.
             SourceUnavailable: It kept failing.
+            TooLarge: The answer is larger than any that makes sense.
         """
         return self._send("GET", path, params=dict(params or {}))
 
@@ -236,7 +255,8 @@ class Client:
     def _once(self, method: str, path: str, **kwargs: Any) -> Any:
         self._take_turn()
         try:
-            response = self._client.request(method, path, **kwargs)
+            with self._client.stream(method, path, **kwargs) as response:
+                content = self._content(response)
         except httpx2.TimeoutException:
             raise MayPass("no answer in time") from None
         except httpx2.TransportError as error:
@@ -247,7 +267,7 @@ class Client:
                 )
                 raise SourceUnavailable(msg) from None
             raise MayPass(f"no connection ({type(error).__name__})") from None
-        except httpx2.DecodingError:
+        except zlib.error:
             raise MayPass("an answer that cannot be unpacked") from None
         except (httpx2.InvalidURL, UnicodeError):
             msg = f"{self.service} names an address that is none"
@@ -262,22 +282,56 @@ class Client:
             msg = f"{self.service} at {self.host} answered with a redirect (HTTP {status}). {self.address_hint}"
             raise HTTPFailure(status, msg)
         if status >= 400:
-            detail = self._without_secrets(_detail(response.content))[:DETAIL_CHARS]
+            detail = self._without_secrets(_detail(content))[:DETAIL_CHARS]
             detail = f" ({detail})" if detail else ""
             shown = path.partition("?")[0]  # a query may hold a signature
             msg = f"{self.service} at {self.host} refused {method} {shown}: HTTP {status}{detail}"
             raise HTTPFailure(status, msg)
-        if not response.content and (status in (202, 204) or method in ("PATCH", "DELETE")):
+        if not content and (status in (202, 204) or method in ("PATCH", "DELETE")):
             return None
-        self._answered.bytes = len(response.content)
+        self._answered.bytes = len(content)
         try:
-            return loads(response.content)
+            return loads(content)
         except ValueError:
             pass
         if "text/html" in response.headers.get("content-type", ""):
             msg = f"{self.host} answered with a web page instead of data. {self.address_hint}"
             raise HTTPFailure(status, msg)
         raise MayPass("an answer that is no JSON or was cut off")
+
+    def _content(self, response: httpx2.Response) -> bytes:
+        """The body of an answer, unpacked. A few bytes may unpack to all there is of memory, or never end."""
+        given_up_at = time.monotonic() + self._patience
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        unpack = zlib.decompressobj(ZLIB_OR_GZIP) if encoding in PACKED else None
+        content, came = bytearray(), 0
+        for piece in response.iter_raw():
+            if unpack is not None and not came and encoding == "deflate" and piece[0] & 0xF != zlib.DEFLATED:
+                unpack = zlib.decompressobj(-zlib.MAX_WBITS)  # some leave out the header
+            came += len(piece)
+            rest = piece if unpack is None or not unpack.eof else b""  # zlib would gather what comes after the end
+            while rest:
+                if unpack is None:
+                    content += rest
+                    rest = b""
+                else:
+                    content += unpack.decompress(rest, PIECE)
+                    rest = b"" if unpack.eof else unpack.unconsumed_tail
+                if len(content) > self.most_bytes:
+                    raise TooLarge(self._too_large())
+            if came > self.most_bytes:
+                raise TooLarge(self._too_large())
+            if time.monotonic() > given_up_at:
+                raise MayPass("no answer in time")
+        if unpack is not None:
+            content += unpack.flush()
+        return bytes(content)
+
+    def _too_large(self) -> str:
+        return (
+            f"{self.service} at {self.host} sent an answer of more than {self.most_bytes:,} bytes, packed or unpacked, "
+            f"which was not read to its end. {self.address_hint}"
+        )
 
     def _without_secrets(self, text: str) -> str:
         """Some servers quote the key they refuse."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ts_importers.base import Page, Position, Skipped
-from ts_importers.http import HTTPFailure
+from ts_importers.http import HTTPFailure, TooLarge
 from ts_importers.values import timestamp
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 
@@ -58,6 +58,11 @@ class PageSize:
         if rows and not self._fixed:
             fitting = PAGE_BYTES * rows // max(1, answer_bytes)
             self.rows = max(SMALLEST_PAGE, min(LARGEST_PAGE, fitting))
+
+    def too_large(self, rows: int) -> bool:
+        """So many rows made an answer that is not read. False if fewer cannot be asked for."""
+        self.rows = min(self.rows, max(1, rows // 10))
+        return rows > 1
 
 
 class WindowWalk(ABC):
@@ -202,6 +207,10 @@ class WindowWalk(ABC):
         while True:
             try:
                 found, following = self._query(start, end, cursor, size)
+            except TooLarge as error:
+                if self.page_size.too_large(size):
+                    raise CursorRefused from error  # from the beginning of the window, in smaller pages
+                raise
             except HTTPFailure as error:
                 if error.status in self.too_much and splittable:
                     return None

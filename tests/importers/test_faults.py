@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from importers import test_helicone, test_langfuse, test_langsmith
 from ts_importers import windows
-from ts_importers.http import Client
+from ts_importers.http import Client, TooLarge
 from ts_langchain.cli.app import app
 from ts_langchain.errors import ConfigurationError, SourceUnavailable, UnreadableSource
 from ts_langchain.history import Import
@@ -105,6 +105,19 @@ def test_rows_twice_in_no_order_and_with_half_a_letter(service: Any, spoil: Any,
         source = importer(Address(proxy.url), page_size=15)
         proxy.rows = spoil
         assert imported(source, tmp_path, "spoiled") == calm
+
+
+def test_an_answer_that_is_too_large_is_asked_for_in_smaller_ones(tmp_path: Path) -> None:
+    with serve_langsmith(FakeLangSmith(agent_rows(15))) as fake:
+        calm = imported(test_langsmith.importer(fake), tmp_path, "calm")
+        source = test_langsmith.importer(fake)
+        for client in source._clients():
+            client.most_bytes = 30_000
+        assert imported(source, tmp_path, "small") == calm
+        for client in source._clients():
+            client.most_bytes = 200
+        with pytest.raises(TooLarge, match="more than 200 bytes"):
+            list(source.pages())
 
 
 @pytest.mark.parametrize("answer", [b'{"message": "ok"}', b'{"data": "none", "items": 7, "runs": {}}', b"[]", b"7"])

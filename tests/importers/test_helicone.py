@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from ts_importers.base import Importer, Skipped
 from ts_importers.bodies import assembled
 from ts_importers.files import FileImporter
-from ts_importers.helicone import HeliconeImporter
+from ts_importers.helicone import HeliconeImporter, _may_be_asked
 from ts_importers.helicone_rows import run_from_request
 from ts_langchain.call import Usage
 from ts_langchain.cli.app import app
@@ -210,6 +210,39 @@ def test_an_address_of_bodies_that_is_none_costs_the_bodies_only(url: str) -> No
         source = importer(fake, page_size=50)
         assert [r for p in source.pages() for r in p.runs]
     assert "bodies could not be read" in source.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "plainly", "asked"),
+    [
+        ("https://bucket.s3.amazonaws.com/x?X-Signature=1", False, True),
+        ("http://minio:9000/x", True, True),
+        ("http://127.0.0.1:9000/x", True, True),
+        ("http://10.0.0.7/x", True, True),
+        ("http://10.0.0.7/x", False, False),
+        ("http://localhost:6379/x", False, False),
+        ("http://169.254.169.254/latest/meta-data", True, False),
+        ("https://169.254.169.254/latest/meta-data", False, False),
+        ("http://2852039166/latest/meta-data", True, False),
+        ("http://0xa9fea9fe/latest/meta-data", True, False),
+        ("http://[::ffff:169.254.169.254]/x", True, False),
+        ("http://[fe80::1]/x", True, False),
+        ("file:///etc/passwd", True, False),
+        ("ftp://elsewhere.example/x", True, False),
+    ],
+)
+def test_a_row_cannot_have_any_address_asked(url: str, plainly: bool, asked: bool) -> None:
+    assert _may_be_asked(url, plainly=plainly) is asked
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://169.254.169.254/latest/meta-data"])
+def test_bodies_at_such_an_address_are_told_of(url: str) -> None:
+    with serve(FakeHelicone()) as fake:
+        rows = fake.rows
+        fake.rows = lambda query: [{**r, "signed_body_url": url} for r in rows(query)[:3]]  # type: ignore[method-assign]
+        source = importer(fake, page_size=50)
+        assert [r for p in source.pages() for r in p.runs]
+    assert "bodies could not be read: their addresses are not asked" in source.notices[0]
 
 
 def test_another_key_is_another_history() -> None:

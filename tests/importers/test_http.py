@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
-from contextlib import contextmanager
+import time
+import tracemalloc
+import zlib
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from servers.serving import Quiet, listening
 
-from ts_importers.http import Client, HTTPFailure
+from ts_importers.http import Client, HTTPFailure, TooLarge
 from ts_importers.retrying import retry_after
 from ts_langchain.errors import AuthenticationFailed, ConfigurationError, SourceUnavailable
 
@@ -159,6 +163,91 @@ def _told(error: BaseException | None) -> str:
         told += f"{error!r} {error} {vars(error)}"
         error = error.__cause__ or error.__context__
     return told
+
+
+@contextmanager
+def sending(*, packed: str = "", pieces: Any = ()) -> Iterator[str]:
+    """A server whose answer is these pieces, which may have no end."""
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            if packed:
+                self.send_header("content-encoding", packed)
+            self.end_headers()
+            with suppress(OSError):
+                for piece in pieces():
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def blown_up(bits: int, megabytes: int = 64) -> bytes:
+    pack = zlib.compressobj(9, zlib.DEFLATED, bits)
+    return b"".join(pack.compress(b" " * 1024 * 1024) for _ in range(megabytes)) + pack.flush()
+
+
+def endless(first: bytes = b"") -> Iterator[bytes]:
+    yield first
+    while True:
+        yield b" " * 65_536
+
+
+MB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("packed", "pieces"),
+    [
+        ("gzip", lambda: [blown_up(31)]),
+        ("deflate", lambda: [blown_up(15)]),
+        ("deflate", lambda: [blown_up(-15)]),
+        ("", endless),
+        ("gzip", lambda: endless(gzip.compress(b"{}"))),
+    ],
+    ids=["gzip", "deflate", "deflate without a header", "endless", "endless behind the end"],
+)
+def test_an_answer_that_fills_the_memory_is_not_read(packed: str, pieces: Any) -> None:
+    blown_up(31)  # so that what zlib needs is not counted
+    with sending(packed=packed, pieces=pieces) as url:
+        asking = client(url, most_bytes=8 * MB)
+        tracemalloc.start()
+        try:
+            with pytest.raises(TooLarge, match=r"more than 8,388,608 bytes.*Set URL"):
+                asking.get("/x")
+            assert tracemalloc.get_traced_memory()[1] < 24 * MB
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("packed", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda data: zlib.compress(data, wbits=-15)),
+        ("identity", bytes),
+    ],
+)
+def test_packed_answers_are_read(packed: str, pack: Any) -> None:
+    whole = {"fine": "x" * 3 * MB}
+    with sending(packed=packed, pieces=lambda: [pack(json.dumps(whole).encode())]) as url:
+        assert client(url).get("/x") == whole
+
+
+def test_an_answer_that_drips_is_not_waited_for_for_ever() -> None:
+    def dripping() -> Iterator[bytes]:
+        for _ in range(200):
+            yield b" "
+            time.sleep(0.05)
+
+    begin = time.monotonic()
+    with sending(pieces=dripping) as url, pytest.raises(SourceUnavailable, match="no answer in time, after 2"):
+        client(url, timeout=0.1, attempts=2).get("/x")
+    assert time.monotonic() - begin < 8
 
 
 @pytest.mark.parametrize(
