@@ -401,3 +401,44 @@ def test_scores_are_dated_with_their_observation(langfuse: LangfuseServer, tmp_p
         assert abs(datetime.fromisoformat(score["timestamp"]) - start) < timedelta(milliseconds=1)
         assert score["traceId"] == trace
         assert score["environment"] == "staging"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("what", ["write", "remove"])
+def test_another_command_undoes_meanwhile_what_this_one_does(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, when: str
+) -> None:
+    """Whoever is last, nothing is left that no removal finds, and nothing is taken for written that is not."""
+    ledger, history = imported(server, tmp_path)
+    Annotate(ledger, history, place(server)).write()
+    whole = held(server)
+
+    def both() -> None:
+        """`what`, and its opposite from beginning to end while the service is asked for the first time."""
+        one, others = place(server), [Annotate(ledger, history, place(server))]
+        ask = getattr(one, what)
+
+        def asked(given: Any) -> Any:
+            answer = ask(given) if when == "after" else None
+            while others:
+                other = others.pop()
+                other.remove() if what == "write" else other.write()
+            return answer if when == "after" else ask(given)
+
+        monkeypatch.setattr(one, what, asked)
+        run = Annotate(ledger, history, one)
+        run.write() if what == "write" else run.remove()
+
+    if what == "write":
+        Annotate(ledger, history, place(server)).remove()
+    both()
+    ids = {key if isinstance(key, str) else key[0] for key in held(server)}
+    assert ids <= Record(ledger).annotations(history.source, history.scope).keys()
+    Annotate(ledger, history, place(server)).write()
+    assert held(server).keys() == whole.keys()
+    if what == "write":
+        Annotate(ledger, history, place(server)).remove()
+    both()
+    Annotate(ledger, history, place(server)).remove()
+    assert held(server) == {}
+    assert Record(ledger).annotations(history.source, history.scope) == {}

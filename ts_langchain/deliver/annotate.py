@@ -146,7 +146,7 @@ class Annotate:
             intended = {a.id: Written(a.rule, a.run_id, a.content) for a in batch}
             record.intend(*self._where, intended)
             failed = dict(self.place.write(batch))
-            record.confirm(*self._where, intended.keys() - failed.keys())
+            record.arrived(*self._where, {i: w for i, w in intended.items() if i not in failed})
             record.forget(*self._where, (a.id for a in batch if a.id in failed and (failed[a.id].gone or not a.again)))
         for annotation in batch:
             if annotation.id in failed:
@@ -171,7 +171,7 @@ class Annotate:
                 # killed in the middle, what is gone must not be taken for written by the next run
                 record.confirm(*self._where, batch, there=False)
                 failed = dict(self.place.remove(batch))
-                record.forget(*self._where, (i for i in batch if i not in failed))
+                record.taken_back(*self._where, (i for i in batch if i not in failed))
                 record.confirm(*self._where, (i for i in failed if known[i].confirmed))
             self.outcome.removed += len(batch) - len(failed)
             self.outcome.not_written += [(known[i].run, why) for i, why in failed.items()]

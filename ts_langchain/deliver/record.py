@@ -99,13 +99,7 @@ class Record:
 
     def intend(self, source: str, scope: str, annotations: Mapping[str, Written]) -> None:
         """To be called before they are sent: killed in between, they are still found and removed."""
-        rows = [
-            {
-                "source": source, "scope": scope, "id": id_,
-                "rule": w.rule, "run": w.run, "content": w.content, "confirmed": False,
-            }
-            for id_, w in annotations.items()
-        ]  # fmt: skip
+        rows = _rows(source, scope, annotations)
         with self._writing() as db:
             for part in _parts(list(annotations)):
                 db.execute(_annotations.delete().where(self._these(source, scope, part)))
@@ -117,6 +111,26 @@ class Record:
         with self._writing() as db:
             for part in _parts(list(ids)):
                 db.execute(_annotations.update().where(self._these(source, scope, part)).values(confirmed=there))
+
+    def arrived(self, source: str, scope: str, annotations: Mapping[str, Written]) -> None:
+        """They have arrived. One that another command has taken back meanwhile may have come before that or after."""
+        t = _annotations.c
+        with self._writing() as db:
+            for part in _parts(list(annotations)):
+                these = self._these(source, scope, part)
+                db.execute(_annotations.update().where(these).values(confirmed=True))
+                lost = set(part) - set(db.execute(sa.select(t.id).where(these)).scalars())
+                if lost:
+                    db.execute(_annotations.insert(), _rows(source, scope, {i: annotations[i] for i in sorted(lost)}))
+
+    def taken_back(self, source: str, scope: str, ids: Iterable[str]) -> None:
+        """They are gone. One that another command has written meanwhile may be there again."""
+        confirmed = _annotations.c.confirmed
+        with self._writing() as db:
+            for part in _parts(list(ids)):
+                these = self._these(source, scope, part)
+                db.execute(_annotations.delete().where(these, sa.not_(confirmed)))
+                db.execute(_annotations.update().where(these).values(confirmed=False))
 
     def forget(self, source: str, scope: str, ids: Iterable[str]) -> None:
         """They are gone, or never came to be."""
@@ -146,6 +160,16 @@ class Record:
                 db.execute(t.delete().where(t.c.place == place, t.c.id.in_(part)))
             if ids:
                 db.execute(t.insert(), [{"place": place, "id": id_} for id_ in ids])
+
+
+def _rows(source: str, scope: str, annotations: Mapping[str, Written]) -> list[dict[str, object]]:
+    return [
+        {
+            "source": source, "scope": scope, "id": id_,
+            "rule": w.rule, "run": w.run, "content": w.content, "confirmed": False,
+        }
+        for id_, w in annotations.items()
+    ]  # fmt: skip
 
 
 def _parts(ids: Sequence[str]) -> list[Sequence[str]]:
