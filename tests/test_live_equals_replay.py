@@ -148,6 +148,63 @@ def test_scenes_of_a_day(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sorted(call.id for call in ledger.calls(history)) == sorted(call.id for call in live.seen)
 
 
+@pytest.mark.parametrize("place", ["metadata", "configurable", "session"])
+def test_ids_and_tags_of_any_length(place: str, tmp_path: Path) -> None:
+    """They are kept short, and two that differ in the middle stay two, live, replayed and imported."""
+    live, handler = recorded()
+    client = Wire()
+    many = [f"{n}" for n in range(1_000)]
+    for n in range(3):
+        config: dict[str, Any] = {"callbacks": [handler, LangChainTracer(client=client)], "tags": ["t" * 70_000, *many]}
+        ids = {key: "x" * 200_000 + str(n) + "y" * 200_000 for key in ("thread_id", "user_id")}
+        if place != "session":
+            config[place] = ids
+            agent([*[LOOP] * 4, DONE])[0].invoke(ASK, config)
+            continue
+        with live.session(ids["thread_id"], user_id=ids["user_id"], tags=config.pop("tags")):
+            agent([*[LOOP] * 4, DONE])[0].invoke(ASK, {**config, "metadata": {k: v + "z" for k, v in ids.items()}})
+    assert live.health().ok
+    states = {s.id: s.totals for s in live.states()}
+    assert len(states) == len(live.incidents()) == 3
+    assert all(len(i) <= 300 for i in states)
+    assert len({c.user_id for c in live.seen}) == 3
+    assert all(len(c.user_id or "") <= 200 for c in live.seen)
+    assert all(len(c.tags) <= 101 and max(map(len, c.tags)) <= 200 for c in live.seen)
+    if place == "session":  # a tracer is not told of it
+        assert [i.id for i in live.incidents(ids["thread_id"])]
+        assert live.totals(ids["thread_id"]) is not None
+        return
+    rows = client.sent()
+    again = replay_of(*(run for row in rows if isinstance(run := run_from_row(row), Run)))
+    assert {s.id: s.totals for s in again.states()} == states
+    assert figures(again) == figures(live)
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps(row) for row in rows))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    history = Import(FileImporter(path), ledger).run()
+    assert sorted(c.session_id for c in ledger.calls(history)) == sorted(c.session_id for c in live.seen)
+    assert sorted(i.id for i in ledger.incidents(history)) == sorted(i.id for i in live.incidents())
+    assert ledger.sessions(history, states).keys() == states.keys()
+    assert (tmp_path / "ledger.sqlite").stat().st_size < 1_000_000
+
+
+def test_rows_whose_own_ids_are_of_any_length() -> None:
+    """Without a conversation they are of their trace, whose name is kept of each call."""
+    client = Wire()
+    agent([*[LOOP] * 4, DONE])[0].invoke(ASK, {"callbacks": [LangChainTracer(client=client)]})
+    rows = client.sent()
+    plain = replay_of(*(run for row in rows if isinstance(run := run_from_row(row), Run)))
+    for row in rows:
+        for key in ("id", "trace_id", "parent_run_id"):
+            row[key] = str(row[key]) * 10_000 if row.get(key) else None
+    long = replay_of(*(run for row in rows if isinstance(run := run_from_row(row), Run)))
+    assert [(i.rule, i.calls, i.wasted_nano) for i in long.incidents()] == [
+        (i.rule, i.calls, i.wasted_nano) for i in plain.incidents()
+    ]
+    assert long.incidents()
+    assert all(len(i) <= 300 for c in long.seen for i in (c.id, c.root_id, c.session_id))
+
+
 def test_what_waits_for_a_human_while_its_session_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That a tool has waited is known after a checkpoint, too: what a human allows each time is no loop."""
 

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from ts_langchain.errors import ConfigurationError, LedgerError
-from ts_langchain.fingerprint import text_hash
+from ts_langchain.fingerprint import ID_LENGTH, text_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SESSION_ID_LENGTH = 300
+SESSION_ID_LENGTH = ID_LENGTH
 PATIENCE_MS = 30_000
 """How long is waited for another program that writes to the same."""
 PSYCOPG = {"client_encoding": "utf8", "prepare_threshold": None}

@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 from ts_langchain.technical import gist, plain_answer, plain_failure
 
 TEXT_LIMIT = 65_536
+ID_LENGTH = 300
 ANSWER_LIMIT = 1_048_576
 ITEM_LIMIT = 4_096
 DEPTH_LIMIT = 16
@@ -100,6 +101,11 @@ def text_hash(text: str, limit: int = TEXT_LIMIT) -> int:
         return xxh3_64_intdigest(text.encode())
     except UnicodeEncodeError:  # lone surrogates
         return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
+
+
+def short_id(given: str, most: int = ID_LENGTH) -> str:
+    """An id of a bounded length: of a longer one its beginning and a hash, by which it stays apart from others."""
+    return given if len(given) <= most else f"{given[: most - 17]}~{text_hash(given, len(given)):016x}"
 
 
 def cut(text: str, limit: int = TEXT_LIMIT) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ts_langchain.call import NO_USAGE, UNBILLED
 from ts_langchain.capture.answers import read_embedding_usage, read_tier
-from ts_langchain.capture.context import session_of
+from ts_langchain.capture.context import as_id, session_of
 from ts_langchain.capture.embeddings import embedding_call
 from ts_langchain.capture.errors import error_name
 from ts_langchain.capture.handler import TokenSentinelHandler
@@ -17,6 +17,7 @@ from ts_langchain.capture.in_flight import Reported
 from ts_langchain.capture.messages import request_messages
 from ts_langchain.capture.tools import NOT_RECORDED
 from ts_langchain.errors import LedgerError
+from ts_langchain.fingerprint import short_id
 from ts_langchain.stored import load_state
 
 if TYPE_CHECKING:
@@ -79,6 +80,11 @@ class Run:
     tool_call_id: str | None = None
     cached: bool = False
     completions: int = 1
+
+    def __post_init__(self) -> None:
+        """Ids of whatever length are kept of each call, and are short."""
+        self.id, self.trace_id = short_id(self.id), short_id(self.trace_id)
+        self.parent_id, self.thread_id = as_id(self.parent_id), as_id(self.thread_id)
 
 
 class Replay:
@@ -276,7 +282,7 @@ class Replay:
                 embedding_call(
                     [t for t in texts if isinstance(t, str)] if isinstance(texts, (list, tuple)) else [],
                     call_id=run.id,
-                    session_id=session_of(run.metadata) or run.thread_id or run.trace_id,
+                    session_id=session_of(run.metadata) or as_id(run.thread_id) or run.trace_id,
                     root_id=run.trace_id,
                     name=run.name,
                     model=str(model) if model else None,

@@ -261,7 +261,7 @@ class Sentinel:
 
     def totals(self, session_id: object) -> Totals | None:
         """What a session consisted of so far; None if it is not known."""
-        session = self._sessions.get(str(session_id))
+        session = self._sessions.get(as_id(session_id) or "")
         if session is None:
             return None
         with session.lock:

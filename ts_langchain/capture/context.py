@@ -6,15 +6,16 @@ import re
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from ts_langchain.fingerprint import mix, text_hash
+from ts_langchain.fingerprint import ID_LENGTH, mix, short_id, text_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from types import TracebackType
 
 SESSION_KEYS = ("session_id", "thread_id", "conversation_id")
@@ -25,6 +26,7 @@ ID_CHARS = 200
 UUID_CHARS = 36
 MAX_DEPTH = 64
 """Asynchronous generators that nobody reads to the end are closed in another context, and theirs stay open in ours."""
+MAX_TAGS = 100
 _PLAIN_ID = re.compile(r"[\w.:@/+-]+")
 T = TypeVar("T")
 
@@ -111,7 +113,7 @@ class SessionContext:
     """
 
     def __init__(self, session_id: object | None, user_id: object | None = None, tags: tuple[str, ...] = ()) -> None:
-        self._labels = Labels(as_id(session_id), as_id(user_id), tags, owner=self)
+        self._labels = Labels(as_id(session_id), _user_id(as_id(user_id)), kept_tags(tags), owner=self)
 
     def __enter__(self) -> SessionContext:
         outer, inner, within = _labels.get(), self._labels, run_around() is not None
@@ -146,8 +148,20 @@ class SessionContext:
 
 
 def as_id(given: object | None) -> str | None:
-    """An id as text: users' own are often numbers or UUIDs."""
-    return None if given is None else str(given)
+    """An id as text, of a bounded length: users' own are often numbers or UUIDs."""
+    return None if given is None else short_id(str(given))
+
+
+def kept_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+    """Tags as they are kept of each call: so many, of a bounded length."""
+    if not tags:
+        return ()
+    return tuple(
+        [
+            short_id(tag, ID_CHARS) if isinstance(tag, str) and len(tag) > ID_CHARS else tag
+            for tag in islice(tags, MAX_TAGS)
+        ]
+    )
 
 
 def traced_root(parent_run_id: object) -> str | None:
@@ -204,8 +218,11 @@ def session_of(metadata: Mapping[str, object], configured: Mapping[str, object] 
 
 def user_of(metadata: Mapping[str, object], configured: Mapping[str, object] = _NOTHING) -> str | None:
     """The user that a run's metadata, or else its `configurable`, names; None if they name none."""
-    found = _first_id(USER_KEYS, metadata, configured)
-    return found[:ID_CHARS] if found is not None else None
+    return _user_id(_first_id(USER_KEYS, metadata, configured))
+
+
+def _user_id(given: str | None) -> str | None:
+    return None if given is None else short_id(given, ID_CHARS)
 
 
 def _first_id(keys: tuple[str, ...], metadata: Mapping[str, object], configured: Mapping[str, object]) -> str | None:
@@ -226,9 +243,9 @@ def _id_in(value: object) -> str | None:
     Of those, a user with name and address for example, the text has blanks, quotes or brackets.
     """
     if type(value) is str:
-        return value or None
+        return (value if len(value) <= ID_LENGTH else short_id(value)) or None
     if isinstance(value, str):
-        return str.__str__(value) or None
+        return short_id(str.__str__(value)) or None
     if isinstance(value, OBJECTS):
         return None
     try:

@@ -10,7 +10,7 @@ from langchain_core.embeddings import Embeddings
 
 from ts_langchain.call import Call, Usage
 from ts_langchain.capture.answers import CHARS_PER_TOKEN
-from ts_langchain.capture.context import as_id, current_labels
+from ts_langchain.capture.context import as_id, current_labels, kept_tags
 from ts_langchain.capture.errors import error_name
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import mix, name_hash, text_hash
@@ -67,7 +67,7 @@ def embedding_call(
         items=items,
         item_tokens=sizes,
         user_id=user_id,
-        tags=tags,
+        tags=kept_tags(tags),
     )
 
 

@@ -10,7 +10,7 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import AfterValidator, ConfigDict, PrivateAttr
 
 from ts_langchain.call import Call
-from ts_langchain.capture.context import current_labels
+from ts_langchain.capture.context import as_id, current_labels
 from ts_langchain.capture.errors import error_hash, error_name
 from ts_langchain.capture.tools import document_hash
 from ts_langchain.fingerprint import Arguments, mix, text_hash
@@ -90,7 +90,7 @@ class SentinelReranker(BaseDocumentCompressor):
         sentinel: Sentinel = self.sentinel
         with sentinel.faults.fail_open("reranker"):
             labels = current_labels()
-            session_id = self.session_id or (labels.session_id if labels else None) or self._own_session
+            session_id = as_id(self.session_id) or (labels.session_id if labels else None) or self._own_session
             asked = mix(text_hash(query), *(document_hash(d) for d in documents))
             items = tuple(document_hash(d) for d in ranked)
             sentinel.observe(

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from langchain_core.callbacks import BaseCallbackHandler
 
 from ts_langchain.call import Lost
-from ts_langchain.capture.context import as_id, configurable, current_labels, session_of, traced_root, user_of
+from ts_langchain.capture.context import (
+    as_id,
+    configurable,
+    current_labels,
+    kept_tags,
+    session_of,
+    traced_root,
+    user_of,
+)
 from ts_langchain.capture.doors import begun
 from ts_langchain.capture.errors import NO_FAILURES, error_name
 from ts_langchain.capture.in_flight import Origin
@@ -131,7 +139,7 @@ class Hooks(BaseCallbackHandler):
             if configured is None:
                 configured = configurable()
             session_id, user_id = session_of(metadata, configured), user_of(metadata, configured)
-        all_tags = tuple(tags) if tags else ()
+        all_tags = kept_tags(tags)
         if labels is None:
             named = self.session_id or session_id
         else:
