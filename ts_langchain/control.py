@@ -5,6 +5,7 @@ Neither may ever slow a call down or break it: a file is looked at, everything e
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ts_langchain.policy import Policy
 
 POLL_SECONDS = 1.0
+MOST_BYTES = 65_536
+"""Of a remote policy. It is asked for unpacked: a few packed bytes may fill the app's memory."""
 
 
 class Control:
@@ -99,14 +102,21 @@ class Control:
         while not self._stop.is_set():
             try:
                 key = os.environ.get(remote.key_variable)
-                answer = httpx2.get(
+                with httpx2.stream(
+                    "GET",
                     f"{remote.endpoint.rstrip('/')}/v1/policy",
                     params={"project": remote.project},
-                    headers={"authorization": f"Bearer {key}"} if key else {},
+                    headers={"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {}),
                     timeout=10.0,
-                )
-                answer.raise_for_status()
-                wait = self._take(answer.json(), remote.ttl_seconds)
+                ) as answer:
+                    answer.raise_for_status()
+                    content = b""
+                    for piece in answer.iter_raw():
+                        content += piece
+                        if len(content) > MOST_BYTES:
+                            msg = "a policy of more than 64 KB"
+                            raise ValueError(msg)
+                wait = self._take(json.loads(content), remote.ttl_seconds)
             except Exception as error:  # noqa: BLE001 - an unreachable policy stays as it was
                 self._faults.record("remote policy", error)
             self._stop.wait(wait)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -122,6 +123,34 @@ def test_a_remote_policy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
         assert model.calls == 2
         sentinel.close()
     assert "tsk_secret" not in caplog.text
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_remote_policy_without_end_is_not_read(packed: bool) -> None:
+    """It runs inside the app, whose memory it would fill."""
+    sent: list[int] = []
+    large = json.dumps({"policy_version": "x" * 64 * 1024 * 1024}).encode()
+    pieces = [gzip.compress(large)] if packed else [large[:65_536]] * 1_000
+
+    class Handler(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            if packed:
+                self.send_header("content-encoding", "gzip")
+            self.end_headers()
+            for piece in pieces:
+                with suppress(OSError):
+                    self.wfile.write(piece)
+                    sent.append(len(piece))
+
+    with listening(Handler) as port:
+        sentinel = Sentinel(policy={"remote": {"endpoint": f"http://127.0.0.1:{port}", "ttl_seconds": 60}})
+        soon(lambda: sentinel.health().faults)
+        control = sentinel.governor.control
+        assert control is not None
+        assert control.version is None
+        assert len(sent) < 1_000
+        sentinel.close()
 
 
 @pytest.mark.parametrize(
