@@ -303,6 +303,16 @@ class Ledger:
         """Closes all connections."""
         self.engine.dispose()
 
+    def check_there(self, todo: str) -> None:
+        """Refuses to go on without the ledger's file: SQLite would go on writing to what nobody finds again.
+
+        Raises:
+            LedgerError: It was deleted or replaced.
+        """
+        if identity(self._file) != self._identity:
+            msg = f"the ledger {self._file} was deleted or replaced meanwhile. {todo}"
+            raise LedgerError(msg)
+
     # --- histories ---------------------------------------------------------------------------------
 
     def histories(self) -> list[History]:
@@ -382,9 +392,7 @@ class Ledger:
             ]
             if rows and history.skipped - len(rows) < MAX_SKIPPED_LISTED:
                 _replace(db, _skipped, "place", history.id, rows)
-            if identity(self._file) != self._identity:  # SQLite would go on writing to what nobody finds again
-                msg = f"the ledger {self._file} was deleted or replaced meanwhile. Run the import again."
-                raise LedgerError(msg)
+            self.check_there("Run the import again.")
         history.updated_at = now
 
     # --- what an import asks -----------------------------------------------------------------------

@@ -24,7 +24,13 @@ from ts_importers.langsmith_feedback import LangSmithFeedback
 from ts_langchain.deliver.annotate import Annotate, Outcome
 from ts_langchain.deliver.annotations import plan
 from ts_langchain.deliver.record import Record
-from ts_langchain.errors import AuthenticationFailed, ConfigurationError, ProjectNotFound, SourceUnavailable
+from ts_langchain.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    LedgerError,
+    ProjectNotFound,
+    SourceUnavailable,
+)
 from ts_langchain.history import Import
 from ts_langchain.ledger import Ledger
 from ts_langchain.pricing import Rates
@@ -274,6 +280,34 @@ def test_another_address_or_project_is_refused(langsmith: LangSmithServer, langf
     with pytest.raises(ProjectNotFound, match="another Langfuse project"):
         place(langfuse, scope=f"{host(langfuse)}/proj-2")
     assert writes(langsmith) == writes(langfuse) == 0
+
+
+@pytest.mark.parametrize("what", ["write", "remove"])
+def test_a_ledger_that_goes_away_meanwhile_ends_it(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """SQLite writes on into a file without a name: what is sent then would be found by no removal."""
+    ledger, history = imported(server, tmp_path)
+    if what == "remove":
+        Annotate(ledger, history, place(server)).write()
+    there = len(held(server))
+    one = place(server)
+    ask, times = getattr(one, what), []
+
+    def asked(given: Any) -> Any:
+        times.append(len(given))
+        for part in tmp_path.glob("ledger.sqlite*"):
+            part.unlink()
+        return ask(given)
+
+    monkeypatch.setattr(one, what, asked)
+    with pytest.raises(LedgerError, match=r"deleted or replaced meanwhile\. What was sent since then is not recorded"):
+        getattr(Annotate(ledger, history, one), what)()
+    assert times == [10]
+    assert abs(len(held(server)) - there) == 10
+    with pytest.raises(LedgerError, match="deleted or replaced"):
+        getattr(Annotate(ledger, history, one), what)()
+    assert times == [10]
 
 
 # --- LangSmith only ---------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class Record:
     """
 
     def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._engine = ledger.engine
         with database_errors("the ledger could not be read"):
             there = sa.inspect(self._engine).get_table_names()
@@ -84,6 +85,7 @@ class Record:
             self._made = True
         with writing(self._engine) as db:
             yield db
+            self._ledger.check_there("What was sent since then is not recorded: put the ledger back, or import again.")
 
     # --- annotations -------------------------------------------------------------------------------
 
