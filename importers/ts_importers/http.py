@@ -305,7 +305,7 @@ class Client:
         encoding = response.headers.get("content-encoding", "").strip().lower()
         unpack = zlib.decompressobj(ZLIB_OR_GZIP) if encoding in PACKED else None
         content, came = bytearray(), 0
-        for piece in response.iter_raw():
+        for piece in filter(None, response.iter_raw()):
             if unpack is not None and not came and encoding == "deflate" and piece[0] & 0xF != zlib.DEFLATED:
                 unpack = zlib.decompressobj(-zlib.MAX_WBITS)  # some leave out the header
             came += len(piece)
