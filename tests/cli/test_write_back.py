@@ -358,8 +358,9 @@ def test_a_killed_backfill_goes_on_with_the_same_result(cloud: CloudServer, tmp_
     assert "234 events were rejected" in rejected.stderr
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_while_waiting_it_ends_at_once_and_says_how_to_go_on(
-    langsmith: LangSmithServer, tmp_path: Path
+    langsmith: LangSmithServer, tmp_path: Path, how: signal.Signals
 ) -> None:
     run(tmp_path, langsmith, *imports(langsmith))
     langsmith.faults.queue = ["rate_date"] * 100  # half a minute each
@@ -369,10 +370,10 @@ def test_interrupted_while_waiting_it_ends_at_once_and_says_how_to_go_on(
         time.sleep(0.02)
     time.sleep(0.3)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, err = process.communicate(timeout=20)
     assert time.monotonic() - began < 5
-    assert process.returncode == 130
+    assert process.returncode == 128 + how
     assert "Waiting" in err
     assert "annotate --remove" in " ".join(err.split())
     assert "Traceback" not in err
@@ -395,6 +396,22 @@ def test_interrupted_while_a_server_is_silent_it_ends_at_once(langsmith: LangSmi
     assert len(held(langsmith)) == 42
 
 
+def test_nohup_keeps_it_from_ending_with_its_terminal(langsmith: LangSmithServer, tmp_path: Path) -> None:
+    run(tmp_path, langsmith, *imports(langsmith))
+    langsmith.faults.stop_after = 5
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as it is handed on to whatever nohup starts
+    try:
+        process = start(tmp_path, langsmith, "annotate")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert langsmith.faults.reached.wait(30)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
 class SilentServer(LangSmithServer):
     """Knows its projects, and never says what is in them."""
 
@@ -407,6 +424,24 @@ class SilentServer(LangSmithServer):
             self.asked.set()
             self.ended.wait(60)
         return super().answer(request)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_an_import_that_is_terminated_does_not_wait_for_a_silent_server(tmp_path: Path, how: signal.Signals) -> None:
+    with serving(SilentServer(list(RUNS))) as server:
+        process = start(tmp_path, server, *imports(server))
+        try:
+            assert server.asked.wait(30)
+            time.sleep(0.3)
+            began = time.monotonic()
+            process.send_signal(how)
+            _, err = process.communicate(timeout=30)
+            assert time.monotonic() - began < 5
+        finally:
+            server.ended.set()
+    assert process.returncode == 128 + how
+    assert "What is done is kept" in err
+    assert "Traceback" not in err
 
 
 def test_an_import_interrupted_twice_does_not_wait_for_a_silent_server(tmp_path: Path) -> None:
