@@ -17,7 +17,8 @@ from recorder import Wire, replay_of
 from typing_extensions import TypedDict
 
 from ts_importers.langsmith_rows import run_from_row
-from ts_langchain import TokenSentinelHandler
+from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.call import Call, Prompt, ToolCall
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
@@ -130,6 +131,9 @@ def read_sensor(number: int) -> str:
 
 
 HEALTHY: dict[str, dict[str, Any]] = {
+    "a part of each draft is another": {
+        "writes": lambda n: f"{DRAFT} {' '.join(w * 3 for w in 'abcdefghijklmnopqrstuvwxyz'[n * 4 : n * 4 + 4])}"
+    },
     "each draft is another": {"writes": lambda n: f"{DRAFT} {' '.join(f'w{n}{i}' for i in range(9))}"},
     "each judgement is another": {"judges": lambda n: f"Point {n}: {' '.join(f'w{n}{i}' for i in range(9))}"},
     "verdicts alone": {"writes": always("Not spam."), "judges": always("Correct.")},
@@ -149,10 +153,18 @@ def test_it_is_told_of_once_it_begins() -> None:
     assert told(app) == [("ping_pong", "medium", REPEATS - 3)]
 
 
-def test_agents_as_nodes() -> None:
+@pytest.mark.parametrize("asks", [0, 1])
+def test_agents_as_nodes(asks: int) -> None:
     """The model of each is asked in a node of the same name."""
+
+    @tool
+    def look_up(topic: str) -> str:
+        """Looks up."""
+        return "A page."
+
+    script = [m for _ in range(9) for m in (*[call_tool("look_up", topic="reports")] * asks, AIMessage(DRAFT))]
     agents = {
-        "writer": create_agent(ScriptedChatModel(script=[AIMessage(DRAFT)] * 9), [], name="writer"),
+        "writer": create_agent(ScriptedChatModel(script=script), [look_up], name="writer"),
         "critic": create_agent(ScriptedChatModel(script=[AIMessage(FEEDBACK)] * 9), [], name="critic"),
     }
     flow = StateGraph(MessagesState)
@@ -160,8 +172,141 @@ def test_agents_as_nodes() -> None:
         flow.add_node(name, agent)
     flow.add_edge(START, "writer")
     flow.add_edge("writer", "critic")
-    flow.add_conditional_edges("critic", lambda s: END if len(s["messages"]) > 2 * ROUNDS else "writer")
-    assert told(flow.compile(), {"messages": [HumanMessage("Write it.")]}) == [("ping_pong", "medium", REPEATS)]
+    flow.add_conditional_edges("critic", lambda s: END if len(s["messages"]) > (2 + 2 * asks) * ROUNDS else "writer")
+    # that the writer asks for tools is known once one has run
+    assert ("ping_pong", "medium", REPEATS - asks) in told(flow.compile(), {"messages": [HumanMessage("Write it.")]})
+
+
+def test_requests_may_grow_a_little() -> None:
+    app = in_turn(always(DRAFT), always(FEEDBACK), row=lambda n: "!" * (n % 3 * 25))
+    assert told(app) == [("ping_pong", "medium", REPEATS)]
+
+
+def test_whoever_spoke_once_before_the_circle_is_no_part_of_it() -> None:
+    planner, app = ScriptedChatModel(script=[AIMessage(f"The plan. {DRAFT}")]), in_turn(always(DRAFT), always(FEEDBACK))
+    flow = app.builder
+    flow.add_node("plan", lambda _: (planner.invoke([HumanMessage("Make a plan.")]), {})[1])
+    flow.edges.remove((START, "write"))
+    flow.add_edge(START, "plan")
+    flow.add_edge("plan", "write")
+    assert told(flow.compile()) == [("ping_pong", "medium", REPEATS)]
+
+
+def test_nodes_that_speak_at_the_same_time() -> None:
+    """Two judges and a writer."""
+    model = ScriptedChatModel(script=[AIMessage(DRAFT)] * 99)
+
+    def speaks(name: str) -> Any:
+        return lambda s: (model.invoke([HumanMessage(f"{name}, round {s.get('round', 0)}: {DRAFT}")]), {})[1]
+
+    flow = StateGraph(State)
+    for name in ("first", "second"):
+        flow.add_node(name, speaks(name))
+    flow.add_node("write", lambda s: (speaks("write")(s), {"round": s.get("round", 0) + 1})[1])
+    flow.add_edge(START, "write")
+    flow.add_conditional_edges("write", lambda s: END if s["round"] > ROUNDS else ["first", "second"])
+    flow.add_edge(["first", "second"], "write")
+    assert told(flow.compile()) == [("ping_pong", "medium", 3 * ROUNDS - 2)]
+
+
+def test_one_node_alone_is_no_circle() -> None:
+    model = ScriptedChatModel(script=[AIMessage(DRAFT)] * 99)
+    flow = StateGraph(State)
+    flow.add_node(
+        "write",
+        lambda s: (
+            model.invoke([HumanMessage(f"Round {s.get('round', 0)}")]), {"round": s.get("round", 0) + 1}
+        )[1],
+    )  # fmt: skip
+    flow.add_edge(START, "write")
+    flow.add_conditional_edges("write", lambda s: END if s["round"] > ROUNDS else "write")
+    assert told(flow.compile()) == []
+
+
+def test_what_tools_are_asked_for_is_not_said() -> None:
+    """Nor is it news: what they bring may be."""
+
+    @tool
+    def look_up(topic: str) -> str:
+        """Looks up."""
+        return "The same page as before, about the same topic, in the same words. " * 3
+
+    asks = call_tool("look_up", topic=FEEDBACK)
+    worker, app = ScriptedChatModel(script=[asks] * 9), in_turn(always(DRAFT), always("Rejected."))
+    app.builder.add_node(
+        "research",
+        lambda s: (look_up.invoke(worker.invoke([HumanMessage(f"Round {s['round']}")]).tool_calls[0]), {})[1],
+    )
+    app.builder.edges.remove(("write", "judge"))
+    app.builder.add_edge("write", "research")
+    app.builder.add_edge("research", "judge")
+    assert ("ping_pong", "medium", REPEATS) in told(app.builder.compile())
+
+
+def says(name: str, n: int, **changes: Any) -> Call:
+    """A model answers in a node."""
+    call = Call(f"{name}{n}", "model", "s", "run", name, n, n + 0.5, prompt=Prompt(n, 1, 1, 500), node=name)
+    return call._replace(**{"answer": len(name), "answer_chars": 200, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, 1),
+        ({"purpose": "summarization"}, 0),
+        ({"status": "error"}, 0),
+        ({"root_id": "another run"}, 0),
+        ({"answer_chars": 0}, 0),
+        ({"prompt": None}, 0),
+        ({"node": None}, 0),
+    ],
+)
+def test_what_counts_as_said(changes: dict[str, Any], found: int) -> None:
+    sentinel = Sentinel(rules=["ping_pong"])
+    for n in range(0, 12, 2):
+        sentinel.observe(says("write", n))
+        sentinel.observe(says("judges", n + 1, **changes))
+    assert len(sentinel.incidents()) == found
+
+
+def test_who_speaks_beside_itself_is_asked_about_other_rows() -> None:
+    sentinel = Sentinel(rules=["ping_pong"])
+    for n in range(0, 12, 2):
+        sentinel.observe(says("write", n, ended_at=n + 3.0))
+        sentinel.observe(says("judges", n + 1))
+    assert sentinel.incidents() == []
+
+
+def test_what_was_said_before_does_not_count() -> None:
+    sentinel = Sentinel(rules=["ping_pong"])
+    for n in range(0, 8, 2):
+        sentinel.observe(says("write", n, answer=min(n, 4)))
+        sentinel.observe(says("judges", n + 1))
+    assert sentinel.incidents() == []
+    sentinel.observe(says("write", 8, answer=4))
+    assert [i.evidence["rounds"] for i in sentinel.incidents()] == [3]
+
+
+@pytest.mark.parametrize(("tool_call_id", "found"), [("c", 0), (None, 1)])
+def test_what_code_looks_up_was_said(tool_call_id: str | None, found: int) -> None:
+    """And a tool that runs was asked for."""
+    sentinel = Sentinel(rules=["ping_pong"])
+    for n in range(0, 18, 3):
+        sentinel.observe(says("write", n))
+        sentinel.observe(says("judges", n + 1, tool_calls=(ToolCall("c", "look_up", 1),)))
+        ran = Call(f"t{n}", "tool", "s", "run", "look_up", n + 2, n + 2.5, answer=1, tool_call_id=tool_call_id)
+        sentinel.observe(ran._replace(requested_by=f"judges{n + 1}"))
+    assert len(sentinel.incidents()) == found
+
+
+@pytest.mark.parametrize(("root_id", "found"), [("run", 0), ("another run", 1)])
+def test_what_is_found_in_another_run_is_no_news(root_id: str, found: int) -> None:
+    sentinel = Sentinel(rules=["ping_pong"])
+    for n in range(0, 18, 3):
+        sentinel.observe(says("write", n))
+        sentinel.observe(says("judges", n + 1))
+        sentinel.observe(Call(f"t{n}", "tool", "s", root_id, "look_up", n + 2, n + 2.5, answer=n + 1))
+    assert len(sentinel.incidents()) == found
 
 
 def test_rows_side_by_side_hear_nothing_of_each_other() -> None:

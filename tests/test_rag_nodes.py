@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from typing_extensions import TypedDict
 
 from ts_importers.langsmith_rows import run_from_row
 from ts_langchain import TokenSentinelHandler
+from ts_langchain.capture.worded import MAX_CHARS, MAX_WORDED, Worded, WordedBy
 from ts_langchain.replay import Run
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
@@ -57,6 +59,11 @@ class State(TypedDict, total=False):
 def as_text(question: str) -> AIMessage:
     """The whole answer."""
     return AIMessage(f"{question}\n")
+
+
+def as_padded(question: str) -> AIMessage:
+    """With blanks around."""
+    return AIMessage(f"  {question} ")
 
 
 def as_lines(question: str) -> AIMessage:
@@ -117,7 +124,7 @@ def told(app: Any, state: Any) -> list[tuple[str, str, int, bool]]:
     return found[0]
 
 
-@pytest.mark.parametrize("form", [as_text, as_lines, as_json, as_call])
+@pytest.mark.parametrize("form", [as_text, as_padded, as_lines, as_json, as_call])
 def test_rewriting_that_finds_the_same_pages_is_told(form: Any) -> None:
     seen: list[int] = []
     app = corrective_rag([form(q) for q in QUESTIONS[1:]], Contracts().invoke, seen)
@@ -190,3 +197,19 @@ def test_the_same_words_for_the_next_section_are_told() -> None:
     flow.add_edge(START, "write")
     found = told(flow.compile(), {"question": ""})
     assert [f for f in found if f[0] == "retrieval_thrash"] == [("retrieval_thrash", "medium", 5, True)]
+
+
+def test_what_is_kept_of_an_answer() -> None:
+    worded, (first, second) = Worded(), QUESTIONS[:2]
+    worded.note("a", AIMessage(f"1 of 2:\n{first}\n{second}"), ())
+    worded.note("b", AIMessage("Yes."), ())
+    worded.note("c", AIMessage(first * MAX_CHARS), ())
+    assert worded.by([first]) == worded.by(["other", f" {second}\n"]) == WordedBy("a", 3)
+    assert (
+        worded.by(["Yes."]) is worded.by([first * MAX_CHARS]) is worded.by([None, 7, "other words altogether"]) is None
+    )
+    assert first not in pickle.dumps(worded).decode("latin-1")
+    for n in range(MAX_WORDED):
+        worded.note(f"d{n}", AIMessage(f"a question about number {n}"), ())
+    assert worded.by([first]) is None
+    assert worded.by(["a question about number 0"]) == WordedBy("d0", 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.fingerprint import mix, name_hash, text_hash
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding
 from ts_langchain.rules.effects import outcome
@@ -34,10 +34,11 @@ SAME_CHARS = 64
 class Voice:
     """What a node said last, and how often in a row."""
 
-    __slots__ = ("answer", "call_id", "chars", "count", "sent", "text")
+    __slots__ = ("answer", "asks", "call_id", "chars", "count", "ended_at", "sent", "step", "text")
 
     def __init__(self, call: Call) -> None:
         self.count = 0
+        self.asks = False  # for tools, which have run: that is no saying
         self.says(call)
 
     def says(self, call: Call) -> None:
@@ -50,6 +51,11 @@ class Voice:
         """Notes its newest request."""
         self.count += 1
         self.call_id, self.sent = call.id, call.prompt.chars if call.prompt is not None else 0
+        self.step, self.ended_at = call.step, call.ended_at
+
+    def goes_on(self, call: Call) -> bool:
+        """True if it speaks once more, and not beside itself: of rows that `Send` has worked off at once."""
+        return (call.step != self.step or not call.step) and call.started_at >= self.ended_at
 
     def said(self, call: Call) -> bool:
         """True if it has said so before."""
@@ -62,21 +68,19 @@ class Voice:
 class Voices:
     """The nodes of one run, since anything new was said or found."""
 
-    __slots__ = ("nodes", "root_id", "seen", "step", "task", "unclaimed")
+    __slots__ = ("nodes", "root_id", "seen", "unclaimed")
 
     def __init__(self) -> None:
         self.root_id = ""
-        self.step = self.task = 0
         self.nodes: Recent[int, Voice] = Recent()
         self.seen = array("q")  # what tools brought
         self.unclaimed: list[tuple[str, float]] = []
 
     def hear_tool(self, call: Call) -> None:
-        """A tool or a retriever has answered: who asked for it has said no more than that."""
-        for node, voice in self.nodes.items():
-            if voice.call_id == call.requested_by:
-                del self.nodes[node]
-                break
+        """A tool or a retriever has answered."""
+        if call.tool_call_id is not None:
+            for voice in self.nodes.values():
+                voice.asks |= voice.call_id == call.requested_by
         came = hash(outcome(call))
         if call.root_id == self.root_id and came not in self.seen:
             self.seen.append(came)
@@ -87,18 +91,19 @@ class Voices:
         """A model has answered in a node."""
         if call.node is None or call.prompt is None or not call.answer_chars or call.purpose is not None:
             return None
-        beside = call.step == self.step and call.task != self.task
-        if call.root_id != self.root_id or beside:  # tasks side by side hear nothing of each other
+        if call.root_id != self.root_id:
             self.root_id = call.root_id
             self.nodes.clear()
             self.unclaimed.clear()
-        self.step, self.task = call.step, call.task
         node = mix(name_hash(call.node), call.agent)
-        voice = self.nodes.pop(node, None)
+        voice = self.nodes.get(node)
+        if voice is not None and voice.asks and call.tool_calls:
+            return None
+        self.nodes.pop(node, None)
         if voice is None or call.status != "ok":
             self._restart()
             voice = Voice(call)
-        elif voice.said(call) and self._nothing_added(call, voice):
+        elif voice.goes_on(call) and voice.said(call) and self._nothing_added(call, voice):
             voice.hears(call)
             self.unclaimed.append((call.id, call.ended_at - call.started_at))
             del self.unclaimed[:-MAX_UNCLAIMED]
@@ -119,12 +124,12 @@ class Voices:
 
     def _judge(self, min_rounds: int) -> Finding | None:
         stuck = [voice for voice in self.nodes.values() if voice.count >= min_rounds]
-        if len(stuck) < 2 or len(stuck) < len(self.nodes) or max(v.chars for v in stuck) < LONG_CHARS:
+        if len(stuck) < 2 or max(voice.chars for voice in stuck) < LONG_CHARS:
             return None
         rounds = min(voice.count for voice in stuck)
         unclaimed, self.unclaimed = self.unclaimed, []
         return Finding(
-            mix(*sorted(self.nodes)),
+            text_hash(self.root_id),
             f"{len(stuck)} nodes took turns for {rounds} rounds, and each said what it had said before.",
             claims=tuple(Claim(call_id) for call_id, _ in unclaimed),
             calls=tuple(call_id for call_id, _ in unclaimed),
