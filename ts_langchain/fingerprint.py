@@ -180,6 +180,11 @@ def value_hash(value: object) -> int:
     return value_digest(value)[0]
 
 
+def _plain_text(value: str) -> str:
+    """What a class made from `str` stores, as the `text` of a message is one."""
+    return value if type(value) is str else str.__str__(value)
+
+
 def bounded(value: object) -> object:
     """The value itself where it is small, a cut copy of it otherwise: in breadth, in depth, and in all.
 
@@ -192,7 +197,7 @@ def bounded(value: object) -> object:
 def _bounded(value: object, depth: int, left: list[int]) -> object:
     """As `bounded`, so deep inside of the whole, of which so many items may still be read."""
     if isinstance(value, str):
-        text = value if type(value) is str else str.__str__(value)
+        text = _plain_text(value)
         return text if len(text) <= TEXT_LIMIT else cut(text)
     if isinstance(value, (bytes, bytearray)):
         return f"{bytes(value[:TEXT_LIMIT])!r}\0{len(value)}"
@@ -409,7 +414,8 @@ def arguments(value: object) -> Arguments:
         value: A dict of arguments, a JSON string of one, or a plain string, which counts as one argument `input`, as
             LangChain's tracer has it.
     """
-    if type(value) is str:
+    if isinstance(value, str):
+        value = _plain_text(value)
         if value[:1] == "{" and len(value) <= TEXT_LIMIT:
             try:
                 value = cast("object", orjson.loads(value))
@@ -420,6 +426,8 @@ def arguments(value: object) -> Arguments:
     fingerprint = value_digest(value)[0]
     if type(value) is not dict or len(value) > ITEM_LIMIT:
         return Arguments(fingerprint, fingerprint)
+    if any(isinstance(item, str) and type(item) is not str for item in value.values()):
+        value = {key: _plain_text(item) if isinstance(item, str) else item for key, item in value.items()}
     fixed: dict[object, object] = {}
     asked = _asked(value)
     texts: list[str] = []
