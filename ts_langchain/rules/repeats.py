@@ -114,6 +114,7 @@ class Group:
         "turn",
         "unclaimed",
         "unknown",
+        "worded_by",
     )
 
     def __init__(self, call: Call, arguments_hash: int) -> None:
@@ -127,6 +128,7 @@ class Group:
         self.add(call)
         self.conversations: tuple[int, ...] = _only(call.conversation)
         self.asked_by = 0
+        self.worded_by: str | None = None  # the model whose words code has asked last
         self.ended_at = call.ended_at
         self.again = 0  # repeats since anything new came, of any call of the turn
         self.fresh = self.learned = self.mutations = self.news = self.told = self.unknown = 0
@@ -197,6 +199,7 @@ class Repeats:
         "seen",
         "steps",
         "told",
+        "told_by",
         "unknown",
     )
 
@@ -214,6 +217,7 @@ class Repeats:
         self.asks = 0  # answers of models
         self.steps = 0  # calls that brought something new, or asked for something else in vain
         self.told = 0  # answers of models in words, that were new
+        self.told_by = ""  # the newest of them
         self.mutations = 0  # calls that changed something, or after which it is well to look again
         self.news = 0  # calls that brought something new
         self.unknown = 0  # calls of which nobody can say whether they changed something
@@ -282,6 +286,11 @@ class Repeats:
             self.seen.append(said)
             del self.seen[:-MAX_SEEN]
             self.told += 1
+            self.told_by = call.id
+
+    def told_since(self, told: int, call: Call) -> int:
+        """How much models have said since, but for the wording of what this call asks."""
+        return self.told - told - (self.told_by == call.requested_by)
 
     def _place(self, turn: int) -> int:
         fresh = self.fresh
@@ -401,7 +410,8 @@ class RepeatRule(Rule[Repeats]):
         known = state.before(call)
         key = mix(tool, asked_for(call, arguments))
         # a model's answer, a request whose model nobody saw, or code, which asks for all between two answers at once
-        asked_by = call.requested_by or call.tool_call_id
+        worded_by = call.requested_by if call.tool_call_id is None else None
+        asked_by = call.tool_call_id and (call.requested_by or call.tool_call_id)
         asker = text_hash(asked_by) if asked_by is not None else state.asks
         group = state.groups.get(key)
         if group is None and (similar := self._similar(call, arguments, tool, state)):
@@ -441,8 +451,7 @@ class RepeatRule(Rule[Repeats]):
                 together = asker == group.asked_by and (asker != 0 or call.kind == "tool")
                 got_on = bool(call.findings and group.findings) and call.findings != group.findings
                 # code asks the same once more for the next thing that it has a model write, in a model's words perhaps
-                by_code = call.tool_call_id is None and not group.reworded
-                if by_code and state.told > group.told:
+                if call.tool_call_id is None and state.told_since(group.told, call) > 0:
                     group.again = 0
                 if got_on or group.fresh != known.newest:
                     group.again = 0
@@ -451,8 +460,8 @@ class RepeatRule(Rule[Repeats]):
                 if not overlapping and not together:
                     group.again += 1
                     group.add(call, max(MAX_MADE, self.settings.min_calls * MEANT))
-                # whoever has not been told yet had to ask
-                again = call.conversation in group.conversations
+                # whoever has not been told yet had to ask, and words that code asks again have cost nothing again
+                again = call.conversation in group.conversations and (worded_by is None or worded_by != group.worded_by)
                 turn = Turn(
                     call.id,
                     call.requested_by if again else None,
@@ -469,7 +478,7 @@ class RepeatRule(Rule[Repeats]):
         state.acting |= is_change(call)
         so_far = state.known(call.turn)
         state.note(call, repeated=group.count > 1 and not group.retold and group.learned != HANDED)
-        group.asked_by, group.told = asker, state.told
+        group.asked_by, group.worded_by, group.told = asker, worded_by, state.told
         group.knows(known, so_far, state.known(call.turn))
         return self._judge(call, group) if group.count > 1 else None
 

@@ -25,6 +25,8 @@ MAX_ASKED = 24
 MAX_UNCLAIMED = 8
 WANDERS = 2
 """Searches in other words each time that find nothing new are told of from so many times `min_calls` on."""
+VERDICTS = 1
+"""What a grader says of all that is found is new but once; what is new each time is written for the next row."""
 
 _RETRIEVAL = re.compile(r"search|retriev|query|lookup|look_up|^rag_|_rag$", re.IGNORECASE)
 
@@ -37,7 +39,7 @@ def is_retrieval(name: str) -> bool:
 class Wandering:
     """Searches of one turn, in other words each time, that bring back what was there."""
 
-    __slots__ = ("asked", "asked_by", "fixed", "news", "turn", "unclaimed")
+    __slots__ = ("asked", "asked_by", "fixed", "news", "told", "turn", "unclaimed", "written")
 
     def __init__(self, turn: int) -> None:
         self.turn = turn
@@ -47,8 +49,9 @@ class Wandering:
         """Something new was found, or is searched for elsewhere."""
         self.fixed = fixed
         self.asked = array("q", [query])  # since then
-        self.asked_by = ""  # the answer of a model that asked for the newest; at once it may ask for many
-        self.news = 0
+        self.asked_by = ""  # the answer after which the newest was asked; at once many may be
+        self.news = self.told = 0
+        self.written = 0  # how often a model said something else in between: of what was found, perhaps
         self.unclaimed: tuple[Turn, ...] = ()
 
 
@@ -83,7 +86,7 @@ class RetrievalThrash(RepeatRule):
     Does not fire on: queries that differ in a name, number, date or filter; similar queries that bring back
     something new; queries that have a word in place of another and get the same short answer (`nothing found`);
     several wordings that code asks before a model is asked again; what code asks in words of its own, one question
-    after the other; paging.
+    after the other, or in a model's words where a model says something else of each, as row after row; paging.
 
     Wasted: the model turn that asked for the repeated search, or worded it: where RAG is written as nodes, a node asks
     what a model has said (its answer, a line of it, a field of its structured output). A retriever that the app asks
@@ -131,15 +134,20 @@ class RetrievalThrash(RepeatRule):
         if (call.answer_chars <= PAGE_CHARS and not call.items) or not self._concerns.get(call.name):
             return None
         own, fixed, query = state.wander(call.turn), hash(arguments.fixed), hash(arguments.fingerprint)
-        if not own.news == news == state.news or own.fixed != fixed or call.requested_by is None:
+        asked_by = call.requested_by or ""
+        if call.tool_call_id is None:  # code asks for all between two answers at once
+            asked_by = str(state.asks)
+            own.written += state.told_since(own.told, call) > 0
+        known = own.news == news == state.news and own.fixed == fixed
+        if not known or call.requested_by is None or own.written > VERDICTS:
             own.begin(fixed, query)
-        elif query not in own.asked and call.requested_by != own.asked_by:
+        elif query not in own.asked and asked_by != own.asked_by:
             own.asked.append(query)
             del own.asked[:-MAX_ASKED]
             seconds = call.ended_at - call.started_at
             turn = Turn(call.id, call.requested_by, call.tool_call_id or call.id, call.siblings, seconds)
             own.unclaimed = (*own.unclaimed, turn)[-MAX_UNCLAIMED:]
-        own.news, own.asked_by = state.news, call.requested_by or ""
+        own.news, own.told, own.asked_by = state.news, state.told, asked_by
         if not own.unclaimed or len(own.asked) < self.settings.min_calls * WANDERS:
             return None
         turns, own.unclaimed = own.unclaimed, ()
