@@ -81,6 +81,24 @@ def test_parts_are_other_tokens_and_the_same_part_is_the_same_tokens() -> None:
     assert [i.overlaps for i in (tools, more, context)] == [(), (), ()]
 
 
+def test_what_is_carried_along_was_read_from_the_cache_first() -> None:
+    """100 tokens, 60 of them read from the cache at 1 nano-dollar each, and 40 sent at 10."""
+    usage = Usage(100, 10, cache_read_tokens=60)
+    paid = Bill(call()._replace(usage=usage), Cost(460, 20), 60)
+    image, tools, context, loop = incident("a"), incident("b"), incident("c"), incident("d")
+    paid.claim(Claim("c", "fresh", 10, 0), image, 40)
+    assert awarded(image) == (10, 0, 100)
+    paid.claim(Claim("c", "tools", 50, 0), tools, 30)
+    assert awarded(tools) == (50, 0, 50)
+    paid.claim(Claim("c", "context", 20, 0), context, 20)
+    assert awarded(context) == (20, 0, 10 + 100)
+    paid.claim(Claim("c"), loop, 10)
+    assert awarded(loop) == (20, 10, 200 + 20)
+    whole = incident()
+    Bill(call()._replace(usage=usage), Cost(460, 20), 60).claim(Claim("c", input_tokens=50, output_tokens=0), whole, 50)
+    assert awarded(whole) == (50, 0, 230)
+
+
 def test_no_more_is_wasted_than_was_billed() -> None:
     first, second = incident("a"), incident("b")
     paid = bill()
@@ -193,7 +211,7 @@ claims = st.lists(
         st.one_of(
             st.builds(
                 lambda part, sent, got: Claim("c", part, sent, got),
-                st.sampled_from(["call", "tools", "context"]),
+                st.sampled_from(["call", "tools", "context", "fresh"]),
                 st.none() | st.integers(0, 150),
                 st.integers(0, 15),
             ),
@@ -211,7 +229,8 @@ def test_the_order_of_claims_does_not_matter(made: list[tuple[str, int, Claim]],
 
     def settle(order: list[tuple[str, int, Claim]]) -> dict[str, tuple[int, int, int]]:
         found = {rule: incident(rule) for rule in specificity}
-        paid = bill(97, 13)
+        usage = Usage(97, 13, cache_read_tokens=60)
+        paid = Bill(call()._replace(usage=usage), Cost(97 * 3, 13 * 20), 60)
         for rule, _, claim in order:
             paid.claim(claim, found[rule], specificity[rule])
         return {rule: awarded(i) for rule, i in found.items()}

@@ -140,7 +140,7 @@ def anything(rng: random.Random, number: int, turns: int) -> list[Call]:
     )
     kind: Any = rng.choice(["tool", "tool", "tool", "retriever"])
     failed = rng.random() < 0.4
-    images = tuple(Image(rng.getrandbits(60), 500, "high") for _ in range(2)) if rng.random() < 0.2 else ()
+    images = tuple(Image(rng.getrandbits(60), high=True, tokens=500) for _ in range(2)) if rng.random() < 0.2 else ()
     place = {"turn": whose, "conversation": whose, "step": number // 2, "task": rng.randrange(3)}
     return [
         Call(

@@ -148,7 +148,7 @@ class Prompt(NamedTuple):
         last_role: Role of the last message: `human`, `tool`, `ai`, `system`.
         classification: True if the wording asks for a classification (yes or no, which category, ...).
         last_chars: Characters of the last message.
-        images: Images that are new in this request, as against the one before on the same branch.
+        images: Images that are new in this request, as against the one before on the same branch, and not answered yet.
         image_tokens: Estimated tokens of all images in the request.
         carried_chars: Characters of the opening messages that are the same as in the request before on the same branch;
             in the first one, of a system message that another conversation of the session opens with.

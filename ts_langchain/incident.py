@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_CALLS_LISTED = 16
 RETRY_AFTER = 30.0
+NONE_READ = (0, 0)
 
 
 @dataclass(slots=True)
@@ -209,6 +210,23 @@ class _Settled:
         return -self.specificity, self.incident.rule, self.claim.part, self.claim.unit, self.incident.key
 
 
+@dataclass(slots=True)
+class _Pool:
+    """Tokens of one price that nobody has claimed yet, and what they cost together."""
+
+    tokens: int
+    nano: int
+
+    def take(self, tokens: int) -> int:
+        """Hands out so many of them. What they cost."""
+        if not tokens:
+            return 0
+        nano = self.nano * tokens // self.tokens
+        self.tokens -= tokens
+        self.nano -= nano
+        return nano
+
+
 class Bill:
     """What one call was billed, and who claims which part of it to be waste."""
 
@@ -220,10 +238,11 @@ class Bill:
         "output_nano",
         "output_tokens",
         "priced",
+        "read",
         "started_at",
     )
 
-    def __init__(self, call: Call, cost: Cost | None) -> None:
+    def __init__(self, call: Call, cost: Cost | None, cached_nano: int = 0) -> None:
         self.started_at = call.started_at
         self.input_tokens = call.usage.input_tokens
         self.output_tokens = call.usage.output_tokens
@@ -231,6 +250,9 @@ class Bill:
         self.priced = cost is not None
         self.input_nano = cost.input_nano if cost else 0
         self.output_nano = cost.output_nano if cost else 0
+        read = min(call.usage.cache_read_tokens, self.input_tokens)
+        # what was read from the cache, and what that cost
+        self.read = (read, min(cached_nano, self.input_nano)) if read else NONE_READ
         self.claims: tuple[_Settled, ...] = ()
 
     def claim(self, claim: Claim, incident: Incident, specificity: int) -> None:
@@ -245,6 +267,8 @@ class Bill:
 
     def _settle(self) -> None:
         left_in, left_out = self.input_tokens, self.output_tokens
+        read = _Pool(*self.read)
+        sent = _Pool(left_in - read.tokens, self.input_nano - read.nano)
         given: dict[str, int] = {}
         turns: dict[str, str] = {}
         for c in self.claims:
@@ -259,7 +283,7 @@ class Bill:
             else:
                 want_in = self.input_tokens if claim.input_tokens is None else claim.input_tokens
                 want_out = self.output_tokens if claim.output_tokens is None else claim.output_tokens
-            if claim.part in ("tools", "context"):
+            if claim.part in ("tools", "context", "fresh"):
                 want_in = max(0, want_in - given.get(claim.part, 0))
             take_in, take_out = min(want_in, left_in), min(want_out, left_out)
             if (
@@ -274,7 +298,17 @@ class Bill:
             given[claim.part] = given.get(claim.part, 0) + take_in
             if take_in or take_out:
                 winners.append(c.incident.rule)
-            self._award(c, take_in, take_out)
+            # what is carried along, and the tools in front of it, are what a cache holds first, and what is new last
+            if claim.part == "fresh":
+                cached = max(0, take_in - sent.tokens)
+            elif claim.part in ("tools", "context"):
+                cached = min(take_in, read.tokens)
+            else:
+                cached = read.tokens * take_in // (read.tokens + sent.tokens) if take_in else 0
+            nano = read.take(cached) + sent.take(take_in - cached)
+            if take_out:
+                nano += self.output_nano * take_out // self.output_tokens
+            self._award(c, take_in, take_out, nano)
 
     def _turn_share(self, claim: Claim, turns: dict[str, str], units: int, incident_id: str) -> tuple[int, int]:
         """One tool call's share of its turn: the input only once all of the turn's calls are waste."""
@@ -291,13 +325,8 @@ class Bill:
             share_out = self.output_tokens - share_out * (n - 1)
         return share_in, share_out
 
-    def _award(self, c: _Settled, take_in: int, take_out: int) -> None:
+    def _award(self, c: _Settled, take_in: int, take_out: int, nano: int) -> None:
         """Brings the incident's figures in line with what the claim is awarded now."""
-        nano = 0
-        if take_in:
-            nano += self.input_nano * take_in // self.input_tokens
-        if take_out:
-            nano += self.output_nano * take_out // self.output_tokens
         if c.claim.rate < 1:  # the tokens were needed, at a lower price
             nano = int(nano * c.claim.rate)
             take_in = take_out = 0

@@ -202,6 +202,17 @@ class Prices:
             return None
         return rates.cost(usage, "override" if call.model in self._overrides else "table")
 
+    def cost_of_cached(self, call: Call, cost: Cost) -> int:
+        """The part of what was sent that was read from the cache, in nano-dollars: at its price, or at its share."""
+        usage = call.usage
+        if not usage.cache_read_tokens or not usage.input_tokens:
+            return 0
+        rates = self.rates(call.model, call.provider, call.started_at, usage.input_tokens, call.tier)
+        read, whole = usage.cache_read_tokens, usage.input_tokens
+        if rates is not None and (sent := rates.cost(usage).input_nano):
+            read, whole = round(read * 1000 * (rates.input if rates.cache_read is None else rates.cache_read)), sent
+        return min(cost.input_nano, cost.input_nano * read // whole)
+
     def rates(
         self, model: str | None, provider: str | None, at: float, input_tokens: int = 0, tier: str | None = None
     ) -> Rates | None:

@@ -340,7 +340,7 @@ class Sentinel:
                 state.last_at = call.ended_at
             state.totals.add(call, cost)
             if call.usage.input_tokens or call.usage.output_tokens or call.kind == "model":
-                session.bill(call.id, Bill(call, cost))
+                session.bill(call.id, Bill(call, cost, self.prices.cost_of_cached(call, cost) if cost else 0))
             states = state.rules
             for name, rule, observe in self._rules_for(call):
                 try:

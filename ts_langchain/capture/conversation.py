@@ -342,6 +342,8 @@ class Conversation:
             chain = hash((chain, digest))
             branch.chars += chars
             branch.spoken |= role not in ("human", "system")
+            if role == "ai":
+                images.clear()  # what has been answered is history, though it may be read anew
             if index < MAX_OPENING:
                 opening.append(digest)
                 sizes.append(branch.chars)
@@ -411,10 +413,11 @@ def is_classification(messages: Sequence[object], chars: int) -> bool:
     if chars > CLASSIFIABLE_CHARS or len(messages) > 4:
         return False
     for message in messages:
-        text = plain_text(message).lower()
+        text = plain_text(message)
+        lowered = text.lower()
         for word in _CLASSIFYING:
-            if word in text:
-                if _CLASSIFICATION.search(text):
+            if word in lowered:
+                if _CLASSIFICATION.search(text):  # not in what is lowered, where a letter may have become two
                     return True
                 break
     return False

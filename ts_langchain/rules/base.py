@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Severity = Literal["low", "medium", "high"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
-Part = Literal["call", "turn", "tools", "context"]
+Part = Literal["call", "turn", "tools", "context", "fresh"]
 Evidence = "dict[str, int | float | str | bool | None]"
 ABOUT = ("tool", "reranker", "model")
 """Keys of the evidence that name what was called, the first of them the thing to exempt."""
@@ -55,7 +55,8 @@ class Claim:
         call_id: The billed call (model or embedding).
         part: `call` is the call as a whole or some of its tokens; `turn` is one of the tool calls a model turn
             asked for: the turn is wasted as a whole once all of them are; `tools` are tool
-            definitions; `context` is carried context. Different parts of a call are different tokens.
+            definitions; `context` is carried context; `fresh` is input that was new in this request, which no cache
+            held. Different parts of a call are different tokens.
         input_tokens: Wasted input, None for all of it.
         output_tokens: Wasted output, None for all of it.
         unit: For `turn`: which of the tool calls.

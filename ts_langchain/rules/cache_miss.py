@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat
 
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.parts import input_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,12 +75,13 @@ class CacheMiss(Rule["Recent[int, Prefix]"]):
         # under a system message that changes, the branch changes too, and under one that stays where the conversation
         # is another: then the newest branch is the one before
         before = state.pop(prompt.branch, None)
+        goes_on = before is not None or prompt.broke_at == 0
         if before is None and (prompt.broke_at == 0 or prompt.carried_chars) and state:
             before = state.pop(next(reversed(state)))
         now = state[prompt.branch] = before or Prefix()
         state.limit(MAX_BRANCHES)
         tools = call.toolset.fingerprint if call.toolset is not None else 0
-        could = self._could(call, now)
+        could = self._could(call, now, tools, goes_on=goes_on)
         moved = before is not None and now.tools != tools
         chars, now.chars = now.chars, prompt.chars
         now.ended_at, now.model, now.tools = call.ended_at, call.model, tools
@@ -119,15 +121,21 @@ class CacheMiss(Rule["Recent[int, Prefix]"]):
             },
         )
 
-    def _could(self, call: Call, now: Prefix) -> tuple[int, float] | None:
-        """Tokens that could have been read from the cache, and the share of their price that would have saved."""
+    def _could(self, call: Call, now: Prefix, tools: int, *, goes_on: bool) -> tuple[int, float] | None:
+        """Tokens that could have been read from the cache, and the share of their price that would have saved.
+
+        Tools stand at the very beginning. The images of a conversation that goes on have been sent before, but for
+        those that are new.
+        """
         prompt, usage, s = call.prompt, call.usage, self.settings
         assert prompt is not None  # noqa: S101 - `observe` has looked
         if now.model != call.model or not 0 <= call.started_at - now.ended_at <= s.window_seconds or not prompt.chars:
             return None
         # a prompt that broke could have kept what it now shares with the one before anywhere: at most that one
         common = prompt.carried_chars if prompt.broke_at < 0 else min(now.chars, prompt.chars)
-        tokens = min(usage.input_tokens, int(usage.input_tokens * (common / prompt.chars)))
+        definitions = call.toolset.total_bytes if call.toolset is not None and now.tools == tools else 0
+        shown = prompt.image_tokens - sum(i.tokens for i in prompt.images) if goes_on else 0
+        tokens = input_of(call, common, definitions, max(0, shown))
         if tokens < s.min_tokens:
             return None
         rates = self.context.prices.rates(call.model, call.provider, call.started_at, usage.input_tokens, call.tier)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ts_langchain.fingerprint import mix
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.parts import input_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +33,8 @@ class ContextBloat(Rule["Recent[int, tuple[int, ...]]"]):
     provider's cache; calls of other branches (sub-agents) in between.
 
     Wasted: what is provably dead weight: long messages that stand in the prompt more than once, and tool
-    results superseded by a newer answer to the same call; in tokens, as their share of the prompt's
-    characters. Growth alone is no waste: without dead weight the incident shows 0 tokens.
+    results superseded by a newer answer to the same call; in tokens, as their share of what was sent: messages, tool
+    definitions and images. Growth alone is no waste: without dead weight the incident shows 0 tokens.
     """
 
     name = "context_bloat"
@@ -81,8 +82,8 @@ class ContextBloat(Rule["Recent[int, tuple[int, ...]]"]):
         slope = _slope(turns)
         if slope < s.min_slope:
             return None
-        dead = min(1.0, prompt.repeated_chars / prompt.chars) if prompt.chars else 0.0
-        tokens = int(usage.input_tokens * dead)
+        tokens = input_of(call, prompt.repeated_chars)
+        dead = tokens / usage.input_tokens
         share = f", {usage.input_tokens / window:.0%} of the context window" if window else ""
         return Finding(
             mix(branch),

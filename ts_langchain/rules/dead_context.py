@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ts_langchain.call import Feature
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.parts import input_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ class DeadContext(Rule["list[int]"]):
     """Large tool results go along with every call, and no answer or tool call has used anything they name.
 
     Fires once a request carries tool results of together at least `min_chars` characters and `min_share` of the
-    prompt, each of which has been in the conversation for five turns of the model without anything the model wrote
+    input, each of which has been in the conversation for five turns of the model without anything the model wrote
     naming something that stands in it (names, numbers, long words; in its messages or in arguments of tool calls).
 
     Does not fire on: results that were used once; small ones; the newest ones. A result that answers by its mere
@@ -39,7 +40,7 @@ class DeadContext(Rule["list[int]"]):
         """Settings of dead_context."""
 
         min_chars: int = Field(8_000, gt=0, description="Characters of unused results.")
-        min_share: float = Field(0.2, gt=0, le=1, description="Their share of the prompt.")
+        min_share: float = Field(0.2, gt=0, le=1, description="Their share of the input.")
 
     settings: Settings
 
@@ -50,14 +51,14 @@ class DeadContext(Rule["list[int]"]):
         prompt, usage, s = call.prompt, call.usage, self.settings
         if prompt is None or call.status != "ok" or prompt.unused_chars < s.min_chars:
             return None
-        share = min(1.0, prompt.unused_chars / prompt.chars)
-        tokens = int(usage.input_tokens * share)
+        tokens = input_of(call, prompt.unused_chars)
+        share = tokens / max(1, usage.input_tokens)
         if share < s.min_share or not tokens:
             return None
         state[0] += 1
         return Finding(
             prompt.branch,
-            f"Tool results of {prompt.unused_chars:,} characters, {share:.0%} of the prompt, went along with "
+            f"Tool results of {prompt.unused_chars:,} characters, {share:.0%} of the input, went along with "
             f"{state[0]} {'call' if state[0] == 1 else 'calls'}, and nothing of them was used.",
             claims=(Claim(call.id, "context", tokens, 0),),
             calls=(call.id,),

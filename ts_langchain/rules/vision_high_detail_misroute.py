@@ -71,7 +71,7 @@ class VisionHighDetailMisroute(Rule["list[tuple[str, int]]"]):
         return Finding(
             0,
             f"Classification-shaped questions about images were asked {call.model or call.name} in high detail.",
-            claims=tuple(Claim(i, "context", tokens, 0) for i, tokens in claimed),
+            claims=tuple(Claim(i, "fresh", tokens, 0) for i, tokens in claimed),
             calls=tuple(i for i, _ in claimed),
             severity="low",
             confidence=0.7,

@@ -71,7 +71,7 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
                 finding = Finding(
                     image.digest,
                     f"The same image was sent anew {count} times.",
-                    claims=tuple(Claim(i, "context", tokens, 0) for i, tokens in unclaimed),
+                    claims=tuple(Claim(i, "fresh", tokens, 0) for i, tokens in unclaimed),
                     calls=tuple(i for i, _ in unclaimed),
                     severity="medium",
                     confidence=0.9,

@@ -1,0 +1,155 @@
+"""Model calls as providers bill them: images, tool definitions and caches beside the text. Real models, real agents."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.tools import BaseTool, StructuredTool
+
+from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.testing import ScriptedChatModel, call_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ts_langchain.incident import Incident
+
+pytestmark = pytest.mark.usefixtures("calm_collector")
+
+START_TIME = 1_790_000_000.0
+
+
+def watched(**settings: Any) -> TokenSentinelHandler:
+    """A handler whose clock moves on a second each time that it is read."""
+    moments = itertools.count(1)
+    return TokenSentinelHandler(Sentinel(settings=settings), session_id="s", clock=lambda: START_TIME + next(moments))
+
+
+def found(handler: TokenSentinelHandler, rule: str) -> list[Incident]:
+    assert handler.sentinel.health().ok
+    return [i for i in handler.sentinel.incidents() if i.rule == rule]
+
+
+def answer(text: str, sent: int, got: int = 20, *, cached: int = 0, **more: Any) -> AIMessage:
+    usage: Any = {"input_tokens": sent, "output_tokens": got, "total_tokens": sent + got}
+    return AIMessage(text, usage_metadata={**usage, "input_token_details": {"cache_read": cached}}, **more)
+
+
+def shown(number: int, text: str) -> HumanMessage:
+    data = base64.b64encode(bytes([number]) * 3_000).decode()
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return HumanMessage([{"type": "text", "text": text}, picture])
+
+
+def tools(prefix: str, number: int, size: int) -> list[BaseTool]:
+    """So many tools with descriptions of so many characters."""
+    return [
+        StructuredTool.from_function(lambda x="": f"{prefix} says {x}", name=f"{prefix}_{n}", description="d" * size)
+        for n in range(number)
+    ]
+
+
+def steps(number: int, *, instructions: Any = None, window: int = 100, workers: int = 1) -> TokenSentinelHandler:
+    """Agents that use a computer: a new screenshot each step, and those before in the history."""
+    handler, model = watched(), ScriptedChatModel(script=[answer("click", 6_000)])
+    said: list[list[BaseMessage]] = [[] for _ in range(workers)]
+    for step in range(number):
+        for worker, history in enumerate(said):
+            history.append(shown(step * workers + worker, f"screen {step} of {worker}"))
+            opening = [SystemMessage(instructions(step))] if instructions else []
+            model.invoke([*opening, *history[-window:]], {"callbacks": [handler]})
+            history.append(AIMessage(f"click {step} of {worker}"))
+    return handler
+
+
+def test_screenshots_of_the_history_are_not_sent_anew() -> None:
+    """However it is read: under a time that changes, in a window that moves on, beside those of other workers."""
+    assert not found(steps(8, instructions=lambda step: f"It is {step} o'clock."), "vision_re_upload")
+    assert not found(steps(12, window=5), "vision_re_upload")
+    assert not found(steps(6, workers=5, instructions=lambda _: "You use a computer."), "vision_re_upload")
+
+
+def test_an_image_that_is_shown_with_each_question_is() -> None:
+    handler, model = watched(), ScriptedChatModel(script=[answer("It is red.", 900)])
+    history: list[BaseMessage] = []
+    for number in range(4):
+        history.append(shown(7, f"question {number}"))
+        model.invoke(history, {"callbacks": [handler]})
+        history.append(AIMessage(f"It is red {number}."))
+    assert [i.evidence["uploads"] for i in found(handler, "vision_re_upload")] == [4]
+
+
+def test_images_that_differ_are_no_common_beginning() -> None:
+    """487 characters are the same in each request of 9 000 tokens."""
+    handler, model = watched(), ScriptedChatModel(script=[answer("A small red car, parked.", 9_000)])
+    for number in range(8):
+        model.invoke([SystemMessage("You tell of cars. " * 27), shown(number, "?")], {"callbacks": [handler]})
+    assert not found(handler, "cache_miss")
+
+
+def test_tool_definitions_are_part_of_the_beginning() -> None:
+    handler = watched(**{"tool_loop.enabled": False})
+    script = [call_tool("t_1", x=str(n)) for n in range(6)]
+    model = ScriptedChatModel(script=[*[answer("", 5_000, tool_calls=s.tool_calls) for s in script], "done"])
+    create_agent(model, tools("t", 10, 2_000)).invoke({"messages": [("user", "go")]}, {"callbacks": [handler]})
+    (missed,) = found(handler, "cache_miss")
+    prefix = missed.evidence["prefix_tokens"]
+    assert isinstance(prefix, int)
+    assert 4_900 < prefix < 5_000
+
+
+def researched(definitions: int) -> list[Incident]:
+    """A page of 12 000 characters that nothing uses, beside ten tools of so many characters."""
+    handler = watched()
+    page = StructuredTool.from_function(lambda: "lorem ipsum " * 1_000, name="page", description="A page.")
+    count = StructuredTool.from_function(lambda n: f"{n * 7919}", name="count", description="Counts.")
+    asked: list[AIMessage] = [call_tool("page"), *(call_tool("count", n=n) for n in range(8))]
+    sent = 3_200 + definitions * 10 // 4
+    script = [*(answer("", sent, tool_calls=a.tool_calls) for a in asked), answer("done", sent)]
+    agent = create_agent(ScriptedChatModel(script=script), [page, count, *tools("t", 10, definitions)])
+    agent.invoke({"messages": [("user", "go")]}, {"callbacks": [handler]})
+    return found(handler, "dead_context")
+
+
+def test_dead_context_is_not_what_tool_definitions_take() -> None:
+    (alone,) = researched(0)
+    (beside,) = researched(2_000)  # 5 000 tokens more, of which nothing is dead
+    assert beside.calls == alone.calls
+    for dead in (alone, beside):
+        assert 0.8 * 3_000 < dead.wasted_tokens / dead.calls < 3_200
+    assert not researched(8_000)  # 14 % of the input
+
+
+def test_repeated_text_is_not_what_images_take() -> None:
+    """A block of 6 000 characters said in each turn, beside screenshots that take most of the input."""
+    handler, history = watched(), []
+    block = "The same block of text, again and again. " * 150
+    model = ScriptedChatModel(script=[answer("seen", 12_000 * n) for n in range(1, 13)])
+    sent: Sequence[BaseMessage]
+    for step in range(12):
+        history += [HumanMessage(block), *(shown(step * 9 + n, f"screen {step} {n}") for n in range(9))]
+        sent = list(history)
+        model.invoke(sent, {"callbacks": [handler]})
+        history.append(AIMessage(f"seen {step}"))
+    (bloat,) = found(handler, "context_bloat")
+    assert bloat.findings == 8
+    assert 0 < bloat.wasted_input_tokens < sum(n * len(block) // 2 for n in range(4, 12))
+
+
+def test_tools_that_were_read_from_the_cache_cost_what_that_costs() -> None:
+    """16 000 tokens of tools in requests of 48 000; what stands in front is what the cache holds."""
+    handler = watched()
+    asked = [call_tool("t_1", x=str(n)) for n in range(5)]
+    script = [*(answer("", 48_000, cached=20_000, tool_calls=a.tool_calls) for a in asked), answer("done", 48_000)]
+    agent = create_agent(ScriptedChatModel(script=script), tools("t", 40, 1_500))
+    agent.invoke({"messages": [("user", "go" * 30_000)]}, {"callbacks": [handler]})
+    (bloat,) = found(handler, "tool_definition_bloat")
+    read, fresh = 1.25, 2.5  # gpt-4o, USD per million tokens
+    most = (bloat.wasted_tokens * 5 / 6 * read + bloat.wasted_tokens / 6 * fresh) / 1e6
+    assert bloat.calls == 6
+    assert bloat.wasted_usd == pytest.approx(most, rel=0.01)
