@@ -153,3 +153,46 @@ def test_tools_that_were_read_from_the_cache_cost_what_that_costs() -> None:
     most = (bloat.wasted_tokens * 5 / 6 * read + bloat.wasted_tokens / 6 * fresh) / 1e6
     assert bloat.calls == 6
     assert bloat.wasted_usd == pytest.approx(most, rel=0.01)
+
+
+def test_each_agent_has_tools_of_its_own() -> None:
+    """What has gone along with two calls was not offered often, whatever other agents of the session did."""
+    handler = watched(**{"tool_loop.enabled": False})
+    few = [call_tool("few_1", x=str(n)) for n in range(9)]
+    for own, script in (
+        (tools("few", 2, 50), [*few, "done"]),
+        *((tools(name, 5, 1_000), [call_tool(f"{name}_1"), "done"]) for name in ("a", "b", "c")),
+        *((tools(name, 35, 200), [call_tool(f"{name}_1"), "done"]) for name in ("many", "more", "most")),
+    ):
+        create_agent(ScriptedChatModel(script=script), own).invoke(
+            {"messages": [("user", "go")]}, {"callbacks": [handler]}
+        )
+    assert not found(handler, "unused_tools")
+    assert not found(handler, "tool_definition_bloat")
+
+
+def test_each_agent_is_told_of_its_own_tools() -> None:
+    handler = watched(**{"tool_loop.enabled": False})
+    agents = [
+        create_agent(ScriptedChatModel(script=[call_tool(f"{name}_1"), "done"] * 9), tools(name, 35, 200 + size))
+        for size, name in enumerate(("many", "more"))
+    ]
+    for turn in range(3):
+        for agent in agents:
+            agent.invoke({"messages": [("user", f"go {turn} " * 4_000)]}, {"callbacks": [handler]})
+    (bloat,) = found(handler, "tool_definition_bloat")
+    assert bloat.calls == 12
+    assert bloat.evidence["calls"] == 6
+    assert bloat.wasted_input_tokens == 6 * sum(tokens_of_unused(200 + size) for size in range(2))
+
+
+def tokens_of_unused(size: int) -> int:
+    handler = watched()
+    script = [call_tool("many_1"), "done"] * 9
+    agent = create_agent(ScriptedChatModel(script=script), tools("many", 35, size))
+    for turn in range(2):
+        agent.invoke({"messages": [("user", f"go {turn} " * 4_000)]}, {"callbacks": [handler]})
+    (bloat,) = found(handler, "tool_definition_bloat")
+    unused = bloat.evidence["unused_bytes"]
+    assert isinstance(unused, int)
+    return unused // 4

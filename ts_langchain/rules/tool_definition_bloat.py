@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.call import Feature
+from ts_langchain.fingerprint import mix, name_hash
+from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -17,16 +19,29 @@ if TYPE_CHECKING:
 BYTES_PER_TOKEN = 4
 MAX_USED = 64
 MAX_UNCLAIMED = 8
+MAX_TOOLSETS = 6
+
+
+def which_of(toolset: Toolset) -> int:
+    """Which set of tools it is, in whatever order they are sent."""
+    return mix(name_hash(min(toolset.names, default="")), len(toolset.names), toolset.total_bytes)
 
 
 class ToolUse:
-    """Which of the tools it was offered a session has called."""
+    """Which of the tools it was offered a session has called, and how often each set of tools went along."""
 
-    __slots__ = ("calls", "used")
+    __slots__ = ("offered", "used")
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.offered: Recent[int, int] = Recent()
         self.used: dict[str, None] = {}
+
+    def offer(self, toolset: Toolset) -> int:
+        """Counts a call that these tools went along with: each agent of a session has its own."""
+        which = which_of(toolset)
+        calls = self.offered[which] = self.offered.pop(which, 0) + 1
+        self.offered.limit(MAX_TOOLSETS)
+        return calls
 
     def note(self, call: Call) -> None:
         """Notes the tools that a model call asked for."""
@@ -47,17 +62,17 @@ class Offered(ToolUse):
 
     def __init__(self) -> None:
         super().__init__()
-        self.unclaimed: list[tuple[str, int]] = []
+        self.unclaimed: list[tuple[int, str, int]] = []
 
 
 class ToolDefinitionBloat(Rule[Offered]):
     """Large tool definitions go along with every request, and most of them are never called.
 
-    Fires at the `min_calls`-th model call of a session that carries at least `min_bytes` of tool definitions, or
-    `min_tools` tools of together at least `min_bytes_many`, if at least half of these bytes belong to tools
-    that the session has not called so far.
+    Fires at the `min_calls`-th model call of a session that carries the same tools, of at least `min_bytes` of
+    definitions, or `min_tools` tools of together at least `min_bytes_many`, if at least half of these bytes belong to
+    tools that the session has not called so far.
 
-    Does not fire on: many tiny tools; tools that are used.
+    Does not fire on: many tiny tools; tools that are used; several agents that are asked a few times each.
 
     Wasted: the definitions of the tools not called so far, 4 bytes a token, in each of these calls. A tool
     that is called later no longer counts from then on.
@@ -97,28 +112,29 @@ class ToolDefinitionBloat(Rule[Offered]):
             return None
         total, unused = toolset.total_bytes, state.unused(toolset)
         dead = sum(unused)
-        state.calls += 1
+        calls, which = state.offer(toolset), which_of(toolset)
         if dead * 2 >= total:
-            state.unclaimed.append((call.id, dead // BYTES_PER_TOKEN))
+            state.unclaimed.append((which, call.id, dead // BYTES_PER_TOKEN))
             del state.unclaimed[:-MAX_UNCLAIMED]
-        if state.calls < s.min_calls or dead * 2 < total:
+        if calls < s.min_calls or dead * 2 < total:
             return None
-        unclaimed, state.unclaimed = state.unclaimed, []
+        unclaimed = [one[1:] for one in state.unclaimed if one[0] == which]
+        state.unclaimed = [one for one in state.unclaimed if one[0] != which]
         # what was sent before may have been used since
         return Finding(
             0,
             f"{len(unused)} of {len(toolset.names)} tools ({dead:,} of {total:,} bytes) went along with "
-            f"{state.calls} calls and were never used.",
+            f"{calls} calls and were never used.",
             claims=tuple(Claim(i, "tools", min(tokens, dead // BYTES_PER_TOKEN), 0) for i, tokens in unclaimed),
             calls=tuple(i for i, _ in unclaimed),
             severity="medium",
-            confidence=0.9 if state.calls >= 5 else 0.75,
+            confidence=0.9 if calls >= 5 else 0.75,
             evidence={
                 "tools": len(toolset.names),
                 "unused_tools": len(unused),
                 "bytes": total,
                 "unused_bytes": dead,
-                "calls": state.calls,
+                "calls": calls,
                 "tokens_estimated": True,
             },
         )

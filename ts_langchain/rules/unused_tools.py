@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class UnusedTools(Rule[ToolUse]):
     """A long session ships tools with every call that it has never called.
 
-    Fires from the `min_calls`-th model call of a session on that carries tools, if at least `min_unused` of them,
-    together at least `min_bytes` of definitions and half of all bytes, have not been called in the session.
+    Fires from the `min_calls`-th model call of a session on that carries the same tools, if at least `min_unused` of
+    them, together at least `min_bytes` of definitions and half of all bytes, have not been called in the session.
 
     Does not fire on: short sessions; small definitions; a toolset that is large enough for `tool_definition_bloat`,
     which is the same waste at another size.
@@ -52,9 +52,9 @@ class UnusedTools(Rule[ToolUse]):
         if toolset is None or call.status != "ok":
             return None
         state.note(call)
-        state.calls += 1
+        calls = state.offer(toolset)
         bloat = self.context.active.get(ToolDefinitionBloat.name)
-        if state.calls < s.min_calls or (isinstance(bloat, ToolDefinitionBloat.Settings) and bloat.weighs(toolset)):
+        if calls < s.min_calls or (isinstance(bloat, ToolDefinitionBloat.Settings) and bloat.weighs(toolset)):
             return None
         total, unused = toolset.total_bytes, state.unused(toolset)
         dead = sum(unused)
@@ -63,7 +63,7 @@ class UnusedTools(Rule[ToolUse]):
         return Finding(
             0,
             f"{len(unused)} of {len(toolset.names)} tools ({dead:,} of {total:,} bytes) have gone along with "
-            f"{state.calls} calls and were never called.",
+            f"{calls} calls and were never called.",
             claims=(Claim(call.id, "tools", dead // BYTES_PER_TOKEN, 0),),
             calls=(call.id,),
             severity="low",
@@ -73,7 +73,7 @@ class UnusedTools(Rule[ToolUse]):
                 "unused_tools": len(unused),
                 "bytes": total,
                 "unused_bytes": dead,
-                "calls": state.calls,
+                "calls": calls,
                 "tokens_estimated": True,
             },
         )
