@@ -83,7 +83,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Ids of whatever length are kept of each call, and are short."""
-        self.id, self.trace_id = short_id(self.id), short_id(self.trace_id)
+        self.id, self.trace_id = short_id(str(self.id)), short_id(str(self.trace_id))
         self.parent_id, self.thread_id = as_id(self.parent_id), as_id(self.thread_id)
 
 

@@ -302,7 +302,8 @@ class Client:
     def _content(self, response: httpx2.Response) -> bytes:
         """The body of an answer, unpacked. A few bytes may unpack to all there is of memory, or never end."""
         given_up_at = time.monotonic() + self._patience
-        encoding = response.headers.get("content-encoding", "").strip().lower()
+        named = (name.strip().lower() for name in response.headers.get("content-encoding", "").split(","))
+        encoding = ",".join(name for name in named if name != "identity")
         unpack = zlib.decompressobj(ZLIB_OR_GZIP) if encoding in PACKED else None
         content, came = bytearray(), 0
         for piece in filter(None, response.iter_raw()):

@@ -230,6 +230,7 @@ def test_an_answer_that_fills_the_memory_is_not_read(packed: str, pieces: Any) -
         ("deflate", zlib.compress),
         ("deflate", lambda data: zlib.compress(data, wbits=-15)),
         ("identity", bytes),
+        ("gzip, identity", gzip.compress),
     ],
 )
 def test_packed_answers_are_read(packed: str, pack: Any) -> None:
