@@ -115,3 +115,29 @@ def test_an_import_from_a_service(tmp_path: Path, how: signal.Signals, since: st
         for held in (pieces, whole):
             del held["histories"], held["report"]["rows"]["no_calls"]
     assert pieces == whole
+
+
+AT = {
+    "while it loads": "from ts_langchain.cli import main; sys.meta_path.insert(0, Loading())",
+    "before the command": "from ts_langchain.cli import main, app; app.app = end",
+    "after the command": "from ts_langchain.cli import main, app; app.out.file.flush = end",
+}
+
+
+@pytest.mark.parametrize("moment", AT)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_tells_the_signal_whenever_it_comes(tmp_path: Path, moment: str, how: signal.Signals) -> None:
+    program = (
+        "import os, sys\n"
+        f"def end(*_, sent=[]): sent or (sent.append(1), os.kill(os.getpid(), {int(how)}))\n"
+        "class Loading:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'ts_langchain.cli.report': end()\n"
+        f"{AT[moment]}\nmain()"
+    )
+    env = {**os.environ, "TS_LANGCHAIN_LEDGER": str(tmp_path / "none.sqlite")}
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "rules"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 128 + how, ended.stderr
+    assert "Traceback" not in ended.stderr

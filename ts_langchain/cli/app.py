@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import threading
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +17,7 @@ from ts_langchain.cli.annotate import annotate
 from ts_langchain.cli.backfill import backfill
 from ts_langchain.cli.demo import demo
 from ts_langchain.cli.explain import explain
-from ts_langchain.cli.output import BROKEN_PIPE, FAILED, INTERRUPTED, err, out
+from ts_langchain.cli.output import BROKEN_PIPE, FAILED, err, out
 from ts_langchain.cli.report import report
 
 
@@ -78,49 +75,14 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # terminals and files of other encodings than UTF-8
-    ended_by = _end_like_ctrl_c()
     try:
         try:
             app()
         finally:
             out.file.flush()
-    except SystemExit as ended:
-        if ended.code != INTERRUPTED:
-            raise
-        code = 128 + ended_by[-1]
-        if threading.active_count() > 1:
-            _leave(code)
-        sys.exit(code)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at the end either
         if isinstance(error, BrokenPipeError):  # `ts-langchain report | head`
             sys.exit(BROKEN_PIPE)
         err.print(f"[red]Error:[/] {escape(str(error))}")
         sys.exit(FAILED)
-
-
-def _end_like_ctrl_c() -> list[int]:
-    """Has what schedulers send (SIGTERM), and a terminal that goes away (SIGHUP, unless `nohup` has it ignored), do so.
-
-    Returns:
-        Signals that have come, the last one last; as long as none has, that of Ctrl-C.
-    """
-    came: list[int] = [signal.SIGINT]
-
-    def end(number: int, _: object) -> None:
-        came.append(number)
-        raise KeyboardInterrupt
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)
-    return came
-
-
-def _leave(code: int) -> None:
-    """Ends at once: Python would wait for threads that a silent server holds, for a minute and more."""
-    for console in (out, err):
-        with suppress(OSError, ValueError):
-            console.file.flush()
-    os._exit(code)
