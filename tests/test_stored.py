@@ -58,7 +58,9 @@ class State:
 
 
 @pytest.mark.parametrize(
-    "state", [FreeText("which plan has SSO"), {"a": {1}, "b": [1.5, None]}, Continued().snapshot()], ids=repr
+    "state",
+    [FreeText("which plan has SSO"), {"a": {1}, "b": [1.5, None]}, Continued().snapshot()],
+    ids=["of our own", "of plain values", "a snapshot"],
 )
 def test_state_comes_back(state: Any) -> None:
     assert load_state(dump_state(state)) == state
