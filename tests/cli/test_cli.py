@@ -95,6 +95,10 @@ def test_what_nobody_knows_the_price_of_costs_no_dollars_and_no_zero(tmp_path: P
     assert run(tmp_path, "import", "file", str(path)).exit_code == 0
     report = run(tmp_path, "report", "--incidents", "9").output
     assert re.search(r"Spend +unknown", report)
+    assert re.search(r"Wasted +unknown, [\d,]+ tokens", report)
+    assert re.search(r"Avoidable +unknown:", report)
+    assert "--price MODEL=INPUT,OUTPUT" in " ".join(report.split())
+    assert "--model NAME" not in report
     assert re.search(r"tool_loop +1 +1 +4 +\d+ +unknown +unknown", report)
     assert re.search(r"\nt +10 +unknown +unknown +tool_loop", report)
     assert re.search(r"Wasted \d+ tokens,\s+unknown;", report)
@@ -102,6 +106,43 @@ def test_what_nobody_knows_the_price_of_costs_no_dollars_and_no_zero(tmp_path: P
     assert [(s["spend_usd"], s["unpriced_calls"]) for s in told["worst_sessions"]] == [(0, 5)]
     [incident] = Ledger(tmp_path / "ledger.sqlite").incidents(Ledger(tmp_path / "ledger.sqlite").histories()[0])
     assert re.search(r"avoidable +unknown", run(tmp_path, "explain", incident.id).output)
+    policy = tmp_path / "p.yaml"
+    policy.write_text("rules: {tool_loop: {steps: [{at: 1, do: warn}, {at: 2, do: stop}]}}")
+    tried = run(tmp_path, "backtest", "--policy", str(policy), "--policy", str(policy)).output
+    assert "unknown spent" in tried
+    assert re.search(r"tool_loop +warn +1 +1 +0 +0 +\$0 ", tried)  # nothing is nothing at any price
+    assert re.search(r"tool_loop +stop +1 +1 +\d+ +\d+ +unknown ", tried)
+    assert "saved in dollars is unknown" in tried
+    assert re.search(r"p\.yaml +\d+ +unknown +- +unknown", tried)
+
+
+def test_who_names_no_model_is_told_how_to_name_one(tmp_path: Path) -> None:
+    """A price belongs to a name, so that `--price` would help as little as it did before."""
+    path = tmp_path / "chat.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hi!"}]}\n')
+    shown = run(tmp_path, "import", "file", str(path)).stdout
+    assert "--fresh --model NAME" in shown
+    assert "--price" not in shown
+    shown = run(tmp_path, "import", "file", str(path), "--fresh", "--model", "gpt-4o").stdout
+    assert "unknown" not in shown
+
+
+def test_a_policy_is_no_directory(tmp_path: Path) -> None:
+    done = run(tmp_path, "policy", "init", str(tmp_path))
+    assert done.exit_code == 2
+    assert "is a directory: name a file in it" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["langsmith", "langfuse", "helicone"])
+def test_help_cuts_off_no_address(tmp_path: Path, source: str) -> None:
+    shown = run(tmp_path, "import", source, "--help", env={"COLUMNS": "80"}).stdout
+    assert "…" not in shown.replace("postgresql://…", "")
+
+
+def test_the_ledger_of_the_demo_can_be_looked_at(tmp_path: Path) -> None:
+    shown = run(tmp_path, "demo", "--keep", str(tmp_path / "kept.sqlite"), env={"COLUMNS": "400"}).stdout
+    assert f"ts-langchain report --ledger {tmp_path / 'kept.sqlite'}" in shown
+    assert run(tmp_path, "report", "--ledger", str(tmp_path / "kept.sqlite")).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -439,7 +480,7 @@ def start(tmp_path: Path, ledger: str, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*COMMAND, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("rules", "--json")])
+@pytest.mark.parametrize("args", [("report",), ("report", "--json"), ("rules",), ("rules", "--json"), ("--help",)])
 def test_a_closed_pipe_ends_it_as_it_ends_other_commands(tmp_path: Path, file: Path, args: tuple[str, ...]) -> None:
     assert run(tmp_path, "import", "file", str(file)).exit_code == 0
     process = start(tmp_path, "ledger.sqlite", *args)

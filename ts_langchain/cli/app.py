@@ -80,6 +80,10 @@ def run() -> None:
             app()
         finally:
             out.file.flush()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # of the help, which is written by a console of Typer's
+            sys.exit(BROKEN_PIPE)
+        raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left cannot be written at the end either
         if isinstance(error, BrokenPipeError):  # `ts-langchain report | head`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from importlib.resources import as_file, files
 from itertools import islice
@@ -100,6 +101,8 @@ def _replay(keep: Path | None) -> None:
         for incident in islice(ledger.incidents(history), 4):
             print_incident(out, incident)
         ledger.close()
+    if keep is not None:
+        out.print(f"\nIts ledger is kept: ts-langchain report --ledger {shlex.quote(str(keep))}", markup=False)
     out.print(
         "\nNext: [bold]ts-langchain import langsmith --project NAME[/], or add "
         "[bold]callbacks=[TokenSentinelHandler()][/] to your app."

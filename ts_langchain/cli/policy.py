@@ -17,7 +17,7 @@ from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.policy import ACTIONS, RECOMMENDED, KillSwitch, Policy, line_in
-from ts_langchain.report.terminal import print_table, usd
+from ts_langchain.report.terminal import cost, print_table, usd
 from ts_langchain.rules import rule_classes
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def init(
 ) -> None:
     """Writes a careful policy to start from: a dry run that steers before it stops."""
     with clear_errors():
+        if path.is_dir():
+            msg = f"{path} is a directory: name a file in it"
+            raise ConfigurationError(msg)
         if path.exists() and not force:
             msg = f"{path} exists; --force writes over it"
             raise ConfigurationError(msg)
@@ -164,11 +167,12 @@ def _print_result(path: Path, result: Result) -> None:
     out.print(f"\n[bold]{escape(str(path))}[/]", highlight=False)
     out.print(
         f"{result.calls:,} calls in {result.sessions:,} sessions, {result.runs:,} runs of which {result.succeeded:,} "
-        f"succeeded; {usd(result.nano)} spent"
+        f"succeeded; {cost(result.nano, result.unpriced_calls)} spent"
     )
     if not result.actions:
         out.print("It would have done nothing.")
         return
+    unpriced = 0 if result.nano else result.unpriced_calls
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("rule", no_wrap=True, overflow="fold")
     table.add_column("action")
@@ -178,13 +182,15 @@ def _print_result(path: Path, result: Result) -> None:
         stops = f"[red]{a.false_stops}[/]" if a.false_stops else "0"
         table.add_row(
             a.rule, a.action, f"{a.decisions:,}", f"{a.sessions:,}", f"{a.saved_calls:,}", f"{a.saved_tokens:,}",
-            usd(a.saved_nano), stops,
+            cost(a.saved_nano, unpriced if a.saved_tokens or a.action == "downgrade" else 0), stops,
         )  # fmt: skip
     print_table(out, table)
     share = f" ({result.saved_nano / result.nano:.1%})" if result.nano else ""
     if result.saved_nano < 0:  # a "downgrade" to a dearer model
         more = f" ({-result.saved_nano / result.nano:.1%})" if result.nano else ""
         out.print(f"It would have cost {usd(-result.saved_nano)} more{more}.", style="red")
+    elif unpriced:
+        out.print("What it would have saved in dollars is unknown.")
     else:
         out.print(f"It would have saved {usd(result.saved_nano)}{share}.")
     if result.hoped_nano:
@@ -192,7 +198,11 @@ def _print_result(path: Path, result: Result) -> None:
     if result.lost_nano:
         out.print(f"  {usd(result.lost_nano)} of it in runs that succeeded later on, and would not have.", style="red")
     if result.unpriced_calls:
-        out.print(f"{result.unpriced_calls:,} calls have no known price: --price MODEL=INPUT,OUTPUT.", style="yellow")
+        out.print(
+            f"{result.unpriced_calls:,} calls have no known price: give one with --price MODEL=INPUT,OUTPUT; those that "
+            "name no model have none.",
+            style="yellow",
+        )
     if result.estimated_calls:
         out.print(f"{result.estimated_calls:,} calls came without usage; it is estimated.")
     for decision in result.false_stops[:SHOWN]:
@@ -209,8 +219,9 @@ def _print_comparison(results: list[tuple[Path, Result]]) -> None:
         table.add_column(column, justify="right")
     for path, r in results:
         share = f"{r.saved_nano / r.nano:.1%}" if r.nano else "-"
+        unpriced = 0 if r.nano else r.unpriced_calls
         table.add_row(
-            escape(str(path)), f"{len(r.decisions):,}", usd(r.saved_nano), share, usd(r.lost_nano),
+            escape(str(path)), f"{len(r.decisions):,}", cost(r.saved_nano, unpriced), share, cost(r.lost_nano, unpriced),
             f"{len(r.false_stops):,}",
         )  # fmt: skip
     out.print()

@@ -54,7 +54,12 @@ def import_langsmith(
     since: SinceOption = None,
     until: UntilOption = None,
     endpoint: Annotated[
-        str, typer.Option(envvar="LANGSMITH_ENDPOINT", help="API address; for EU or self-hosted LangSmith.")
+        str,
+        typer.Option(
+            envvar="LANGSMITH_ENDPOINT",
+            help="API address; for EU or self-hosted LangSmith. Default: api.smith.langchain.com.",
+            show_default=False,  # in a narrow column it would be cut off
+        ),
     ] = "https://api.smith.langchain.com",
     workspace: Annotated[
         str | None, typer.Option(envvar="LANGSMITH_WORKSPACE_ID", help="Workspace id, for keys of several.")
@@ -132,7 +137,12 @@ def import_langfuse(
     since: SinceOption = None,
     until: UntilOption = None,
     endpoint: Annotated[
-        str, typer.Option(envvar=["LANGFUSE_HOST", "LANGFUSE_BASE_URL"], help="Address of Langfuse.")
+        str,
+        typer.Option(
+            envvar=["LANGFUSE_HOST", "LANGFUSE_BASE_URL"],
+            help="Address of Langfuse. Default: cloud.langfuse.com.",
+            show_default=False,
+        ),
     ] = "https://cloud.langfuse.com",
     environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
     limit: LimitOption = None,
@@ -177,7 +187,12 @@ def import_helicone(
     since: SinceOption = None,
     until: UntilOption = None,
     endpoint: Annotated[
-        str, typer.Option(envvar="HELICONE_BASE_URL", help="API address; for EU or self-hosted Helicone.")
+        str,
+        typer.Option(
+            envvar="HELICONE_BASE_URL",
+            help="API address; for EU or self-hosted Helicone. Default: api.helicone.ai.",
+            show_default=False,
+        ),
     ] = "https://api.helicone.ai",
     limit: LimitOption = None,
     dry_run: DryRunOption = False,

@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from ts_langchain.ledger import UNNAMED
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -64,8 +66,11 @@ def print_summary(console: Console, summary: Summary) -> None:
         f"{summary.tokens:,} tokens"
     )
     console.print(f"  Spend      [bold]{cost(summary.nano, summary.unpriced_calls)}[/]")
-    console.print(f"  Wasted     [bold red]{usd(summary.wasted_nano)}[/]{share}, {summary.wasted_tokens:,} tokens")
-    console.print(f"  Avoidable  [bold]{usd(summary.avoidable_nano)}[/]: spent after the waste was first detected")
+    unpriced = sum(r.unpriced_calls for r in summary.rules)
+    wasted = cost(summary.wasted_nano, unpriced)
+    avoidable = usd(summary.avoidable_nano) if summary.wasted_nano else cost(0, unpriced)
+    console.print(f"  Wasted     [bold red]{wasted}[/]{share}, {summary.wasted_tokens:,} tokens")
+    console.print(f"  Avoidable  [bold]{avoidable}[/]: spent after the waste was first detected")
     if summary.rules:
         print_table(console, _rules(summary))
         print_table(console, _worst(summary))
@@ -144,12 +149,23 @@ def _models(summary: Summary) -> Table:
     return table
 
 
+def _how_to_price(summary: Summary) -> str:
+    """A price belongs to a name: what names no model is given one first."""
+    unpriced = {m.model for m in summary.models if m.unpriced_calls}
+    said = []
+    if unpriced - {UNNAMED}:
+        said.append("To give one, import again with --fresh --price MODEL=INPUT,OUTPUT.")
+    if UNNAMED in unpriced and summary.history.source == "file":
+        said.append("Conversations that name no model are priced with --fresh --model NAME.")
+    return " ".join(said)
+
+
 def _print_rows(console: Console, summary: Summary) -> None:
     history = summary.history
     if summary.unpriced_calls:
         console.print(
             f"[yellow]{summary.unpriced_calls:,} calls ({summary.unpriced_tokens:,} tokens) have no known price and "
-            "are in no dollar figure.[/] To give one, import again with --fresh --price MODEL=INPUT,OUTPUT."
+            f"are in no dollar figure.[/] {_how_to_price(summary)}".rstrip()
         )
     if summary.uncounted_calls:
         console.print(
