@@ -199,8 +199,8 @@ def _print_result(path: Path, result: Result) -> None:
         out.print(f"  {usd(result.lost_nano)} of it in runs that succeeded later on, and would not have.", style="red")
     if result.unpriced_calls:
         out.print(
-            f"{result.unpriced_calls:,} calls have no known price: give one with --price MODEL=INPUT,OUTPUT; those that "
-            "name no model have none.",
+            f"{result.unpriced_calls:,} calls have no known price: give one with --price MODEL=INPUT,OUTPUT; those "
+            "that name no model have none.",
             style="yellow",
         )
     if result.estimated_calls:
@@ -221,8 +221,8 @@ def _print_comparison(results: list[tuple[Path, Result]]) -> None:
         share = f"{r.saved_nano / r.nano:.1%}" if r.nano else "-"
         unpriced = 0 if r.nano else r.unpriced_calls
         table.add_row(
-            escape(str(path)), f"{len(r.decisions):,}", cost(r.saved_nano, unpriced), share, cost(r.lost_nano, unpriced),
-            f"{len(r.false_stops):,}",
+            escape(str(path)), f"{len(r.decisions):,}", cost(r.saved_nano, unpriced), share,
+            cost(r.lost_nano, unpriced), f"{len(r.false_stops):,}",
         )  # fmt: skip
     out.print()
     print_table(out, table)
