@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from ts_langchain.call import UNBILLED
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
@@ -16,6 +17,8 @@ CUT_OFF = frozenset({
     "length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length", "model_context_window_exceeded",
 })  # fmt: skip
 MAX_REQUESTS = 6
+MEANT = 16
+"""Output limits up to so many tokens are meant to cut: for one label and its probability, or to warm a cache."""
 
 
 class TruncatedOutput(Rule["Recent[int, tuple[str, float, int, float]]"]):
@@ -24,7 +27,8 @@ class TruncatedOutput(Rule["Recent[int, tuple[str, float, int, float]]"]):
     Fires when a request whose answer ended for its length (`length`, `max_tokens`) is sent again, unchanged, within
     `window_seconds` of event time.
 
-    Does not fire on: a request that asks to go on; a changed prompt; a higher output limit, or none any more.
+    Does not fire on: a request that asks to go on; a changed prompt; a higher output limit, or none any more, or one
+    where there was none; a limit of a few tokens, which is meant; what a cache of responses answers.
 
     Wasted: the call that was cut off: its answer was not used.
     """
@@ -48,15 +52,16 @@ class TruncatedOutput(Rule["Recent[int, tuple[str, float, int, float]]"]):
         state.clear()
 
     def observe(self, call: Call, state: Recent[int, tuple[str, float, int, float]]) -> Finding | None:
-        if not call.request or call.status != "ok":
+        if not call.request or call.status != "ok" or call.source_cost == UNBILLED:
             return None
+        bound = call.max_tokens or 0
         cut = state.pop(call.request, None)
-        if call.finish_reason in CUT_OFF:
-            state[call.request] = (call.id, call.ended_at, call.max_tokens or 0, call.ended_at - call.started_at)
+        if call.finish_reason in CUT_OFF and not 0 < bound <= MEANT:
+            state[call.request] = (call.id, call.ended_at, bound, call.ended_at - call.started_at)
             state.limit(MAX_REQUESTS)
         if cut is None or not 0 <= call.started_at - cut[1] <= self.settings.window_seconds:
             return None
-        if cut[2] and (call.max_tokens is None or call.max_tokens > cut[2]):
+        if bound > cut[2] or (cut[2] and not bound):
             return None  # it was given more room
         again = call.finish_reason in CUT_OFF
         return Finding(
