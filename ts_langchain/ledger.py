@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # 2: other states of four rules; 3: conversations in a module of their own; 5: turns; 6: told by prompts; 8: supersteps
 # 11: what had begun, and was asked for in words
-SCHEMA = 21
+SCHEMA = 22
 DAY = 86_400
 MAX_SKIPPED_LISTED = 1_000
 BATCH = 500

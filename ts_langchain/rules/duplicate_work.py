@@ -27,7 +27,8 @@ class DuplicateWork(Rule[None]):
     tokens which other sessions have sent within `window_seconds` of event time.
 
     Does not fire on: temperature above 0, where different answers are wanted, or none given, where they came; repeats
-    inside one session (other rules see them); short requests; failures.
+    inside one session (other rules see them); requests under way together, as to vote, before any of them is
+    answered; short requests; failures.
 
     Wasted: the whole call: a cache of responses would have answered it.
     """
@@ -58,8 +59,8 @@ class DuplicateWork(Rule[None]):
     def new_state(self) -> None:
         return None
 
-    def new_shared(self) -> Recent[int, tuple[tuple[int, ...], int, float, int]]:
-        """Of each request: the newest sessions that sent it, how many there were, when last, the answer."""
+    def new_shared(self) -> Recent[int, tuple[tuple[int, ...], int, float, int, float]]:
+        """Of each request: the newest sessions that sent it, how many there were, when last, the answer, since when."""
         return Recent()
 
     def observe(self, call: Call, state: None) -> Finding | None:
@@ -74,13 +75,14 @@ class DuplicateWork(Rule[None]):
             return None
         session, shared = name_hash(call.session_id), self.shared
         with self._lock:
-            known, sessions, at, answer = shared.pop(call.request, ((), 0, call.started_at, call.answer))
+            new = ((), 0, call.started_at, call.answer, call.ended_at)
+            known, sessions, at, answer, since = shared.pop(call.request, new)
             if abs(call.started_at - at) > s.window_seconds:  # an earlier range may be imported after a later one
-                known, sessions = (), 0
-            again = bool(known) and session not in known
+                known, sessions, since = (), 0, call.ended_at
+            again = bool(known) and session not in known and call.started_at >= since
             if session not in known:
                 known, sessions = (*known, session)[-MAX_SESSIONS:], sessions + 1
-            shared[call.request] = (known, sessions, max(at, call.started_at), call.answer)
+            shared[call.request] = (known, sessions, max(at, call.started_at), call.answer, min(since, call.ended_at))
             shared.limit(MAX_REQUESTS)
         same = answer == call.answer
         if not again or sessions < s.min_sessions or (call.temperature is None and not same):
