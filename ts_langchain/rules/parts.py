@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ts_langchain.call import Call
+    from ts_langchain.call import Call, Image
 
 CHARS_PER_TOKEN = 4
 
@@ -30,3 +30,8 @@ def input_of(call: Call, chars: int, tools: int = 0, image_tokens: int = 0) -> i
     part = min(sent, chars + tools + CHARS_PER_TOKEN * image_tokens)
     tokens = max(0, usage.input_tokens - usage.input_audio_tokens)
     return min(part, tokens * part // sent) if sent else 0
+
+
+def image_of(call: Call, image: Image) -> int:
+    """Tokens of the input that one of its images took: as estimated, and no more than its share of what was billed."""
+    return min(image.tokens, input_of(call, 0, image_tokens=image.tokens))

@@ -9,11 +9,12 @@ from pydantic import Field, PositiveFloat
 from ts_langchain.call import Feature
 from ts_langchain.recent import Recent
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
+from ts_langchain.rules.parts import image_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ts_langchain.call import Call, Kind
+    from ts_langchain.call import Call, Image, Kind
 
 MAX_IMAGES = 24
 MAX_UNCLAIMED = 6
@@ -28,7 +29,7 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
     Does not fire on: an image that is carried along in the history of a conversation, as chat APIs demand; different
     images; an input most of which the provider read from its cache.
 
-    Wasted: the image's estimated tokens, all but the first time.
+    Wasted: the image's tokens, all but the first time: estimated, and no more than its share of the input.
     """
 
     name = "vision_re_upload"
@@ -57,25 +58,35 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
         if prompt is None or not prompt.images or call.status != "ok":
             return None
         cached = call.usage.cache_read_tokens * 2 > call.usage.input_tokens
-        finding = None
+        again: list[tuple[Image, int]] = []
+        wasted: dict[str, int] = {}
         for image in dict.fromkeys(prompt.images):
             count, last, unclaimed = state.pop(image.digest, (0, 0.0, ()))
             if call.started_at - last > s.window_seconds or prompt.broke_at > 0:
                 count, unclaimed = 0, ()
             count += 1
             if count > 1 and not cached:
-                unclaimed = (*unclaimed, (call.id, image.tokens))[-MAX_UNCLAIMED:]
+                unclaimed = (*unclaimed, (call.id, image_of(call, image)))[-MAX_UNCLAIMED:]
             fires = count >= s.min_uploads and bool(unclaimed)
             state[image.digest] = (count, call.ended_at, () if fires else unclaimed)
-            if fires and finding is None:
-                finding = Finding(
-                    image.digest,
-                    f"The same image was sent anew {count} times.",
-                    claims=tuple(Claim(i, "fresh", tokens, 0) for i, tokens in unclaimed),
-                    calls=tuple(i for i, _ in unclaimed),
-                    severity="medium",
-                    confidence=0.9,
-                    evidence={"uploads": count, "image_tokens": image.tokens, "tokens_estimated": True},
-                )
+            if fires:
+                again.append((image, count))
+                for call_id, tokens in unclaimed:
+                    wasted[call_id] = wasted.get(call_id, 0) + tokens
         state.limit(MAX_IMAGES)
-        return finding
+        if not again:
+            return None
+        (image, count), number = again[0], len(again)
+        return Finding(
+            image.digest,
+            f"The same {'image was' if number == 1 else f'{number} images were'} sent anew {count} times.",
+            claims=tuple(Claim(i, "fresh", tokens, 0) for i, tokens in wasted.items()),
+            calls=tuple(wasted),
+            severity="medium",
+            confidence=0.9,
+            evidence={
+                "uploads": count,
+                "image_tokens": sum(one.tokens for one, _ in again),
+                "tokens_estimated": True,
+            },
+        )
