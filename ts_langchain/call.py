@@ -218,7 +218,7 @@ class Call(NamedTuple):
         user_id: User, where known.
         max_tokens: Bound on the output that the request set; None if it set none.
         answer_text: Residue of a model's answer in words, for comparing; None where it gave none.
-        traits: Facts about a tool call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
+        traits: Facts about a call that some rules need, as (name, number): see `ts_langchain.capture.traits`.
         tier: How the provider processed it, where that has a price of its own: see `ts_langchain.pricing.TIERS` and
             `DECISION`.
         turn: Which of the session's turns it belongs to: what an agent does in answer to one request (see
@@ -308,7 +308,7 @@ class Feature(IntFlag):
     WORDS = 64
     """The model answered in words and asked for no tools."""
     TRAITS = 128
-    """Facts about a tool call are known, see `Call.traits`."""
+    """Facts about the call are known, see `Call.traits`."""
     LOST = 256
     """The answer to the very same request before this one was lost."""
 

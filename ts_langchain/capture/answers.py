@@ -96,7 +96,7 @@ def read_answer(response: object, prompt_chars: int, usage: object = None, *, kn
     calls = tuple([ToolCall(call[0], call[1], call[3]) for call in read.tool_calls]) if read.tool_calls else ()
     if invalid:
         calls += tuple(ToolCall(call.id, call.name, call.digest, valid=False) for call in read_tool_calls(invalid))
-    words = _words_of(message) if not calls and read.chars else ""
+    words = words_of(message) if not calls and read.chars else ""
     asked = None if knows_tools else asked_in_words(words)
     if asked is not None:
         calls = (ToolCall("", name_of(asked.name), arguments(asked.arguments).fingerprint),)
@@ -191,7 +191,7 @@ def read_tier(outputs: Mapping[str, object]) -> str | None:
     return _tier(NOTHING, outputs)
 
 
-def _words_of(message: object) -> str:
+def words_of(message: object) -> str:
     """An answer's words."""
     content = unwrap(message).get("content") if is_mapping(message) else getattr(message, "content", None)
     if isinstance(content, list):

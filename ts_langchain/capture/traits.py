@@ -1,9 +1,10 @@
-"""Facts about a tool call beyond its fingerprint that some rules need. Numbers only, no content."""
+"""Facts about a call beyond its fingerprint that some rules need. Numbers only, no content."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ts_langchain.capture.answers import CHARS_PER_TOKEN
 from ts_langchain.fingerprint import name_hash, text_hash
 
 if TYPE_CHECKING:
@@ -47,6 +48,19 @@ def read_declared(metadata: Mapping[str, object] | None) -> tuple[tuple[str, int
     if type(declared) is not bool:
         declared = metadata.get("readOnlyHint")
     return (("read_only", int(declared)),) if type(declared) is bool else ()
+
+
+def read_written(text: str) -> tuple[tuple[str, int], ...]:
+    """Of an answer that was left before its end, what came of it.
+
+    Returns:
+        `read`, the tokens that its text may have: of scripts other than Latin a character may be one. Nothing where
+        four characters are one.
+    """
+    if text.isascii():
+        return ()
+    latin = len(text.encode("ascii", "ignore"))
+    return (("read", -(-latin // CHARS_PER_TOKEN) + len(text) - latin),)
 
 
 def trait(traits: tuple[tuple[str, int], ...], name: str) -> int | None:

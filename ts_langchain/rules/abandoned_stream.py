@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ts_langchain.call import Feature
+from ts_langchain.capture.traits import trait
 from ts_langchain.rules.base import Claim, Finding, Rule, RuleSettings
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ class AbandonedStream(Rule[Left]):
 
     Does not fire on: a user who stops an answer once or twice; calls that fail.
 
-    Wasted: where the provider reported the usage, the output beyond what the consumer got (4 characters a token)
-    by at least `min_tokens`. Without a report nothing is claimed: LangChain closes the connection, and what the
-    provider generated and billed after that nobody saw.
+    Wasted: where the provider reported the usage, the output beyond what the consumer got (4 characters a token, one
+    of scripts other than Latin) by at least `min_tokens`; what was spoken or drawn does not count, nor what was thought
+    before an answer that was read in part. Without a report nothing is claimed: LangChain closes the connection, and
+    what the provider generated and billed after that nobody saw.
     """
 
     name = "abandoned_stream"
@@ -74,7 +76,11 @@ class AbandonedStream(Rule[Left]):
             state.reported = False
             state.unclaimed.clear()
         reported = not usage.estimated and usage.output_tokens > 0
-        unread = usage.output_tokens - -(-call.answer_chars // CHARS_PER_TOKEN) if reported else 0
+        written = usage.output_tokens - usage.output_audio_tokens - usage.output_image_tokens
+        if call.answer_chars:
+            written -= usage.reasoning_tokens
+        read = max(-(-call.answer_chars // CHARS_PER_TOKEN), trait(call.traits, "read") or 0)
+        unread = written - read if reported else 0
         if unread < s.min_tokens:
             unread = 0
         state.reported |= reported

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts_langchain.call import NO_USAGE, UNBILLED, Call, Prompt, Status, Usage
 from ts_langchain.capture import gate
-from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer, read_usage
+from ts_langchain.capture.answers import CHARS_PER_TOKEN, Answer, read_answer, read_usage, words_of
 from ts_langchain.capture.context import agent_of, places_of, purpose_of, task_of, traced_parent
 from ts_langchain.capture.continued import family_of
 from ts_langchain.capture.errors import CANCELLED, error_name
@@ -14,7 +14,7 @@ from ts_langchain.capture.hooks.base import Hooks, fail_open
 from ts_langchain.capture.in_flight import Answered, Called, Origin, Reported, Started
 from ts_langchain.capture.memory import Memory
 from ts_langchain.capture.parameters import read_parameters
-from ts_langchain.capture.traits import read_traits
+from ts_langchain.capture.traits import read_traits, read_written
 from ts_langchain.errors import Intervention
 from ts_langchain.fingerprint import arguments, name_hash
 
@@ -261,6 +261,7 @@ class ModelHooks(Hooks):
             user_id=origin.user_id,
             max_tokens=started.max_tokens,
             answer_text=answer.text if error is None else None,
+            traits=read_written(words_of(answer.message)) if status == "cancelled" else (),
             tier=answer.tier,
             turn=started.turn,
             conversation=started.conversation,
