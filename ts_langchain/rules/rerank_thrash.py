@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from ts_langchain.call import Call, Kind
 
-_RERANK = re.compile(r"re_?-?rank", re.IGNORECASE)
+# not the end of a word and another one: compare_rankings, scoreRank
+_RERANK = re.compile(r"rerank|R[eE][-_]?[rR]ank|(?<![a-zA-Z])re[-_]?[rR]ank|(?<![A-Z])RE[-_]?RANK")
 _NAMES: dict[str, bool] = {}
 MAX_REQUESTS = 8
 
