@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ts_langchain.call import Call, Kind
 
 PROVIDERS = frozenset({"openai", "azure", "azure_openai", "openrouter"})
+VENDORS = frozenset({"", "openai", "azure"})
 MAX_UNCLAIMED = 6
 
 
@@ -25,7 +26,7 @@ class VisionHighDetailMisroute(Rule["list[tuple[str, int]]"]):
     most `max_output_tokens`.
 
     Does not fire on: low detail; questions that need to read the image (no classification wording); long answers;
-    providers without a choice of detail.
+    providers and models without a choice of detail.
 
     Wasted: the image's estimated tokens beyond those of low detail (85).
     """
@@ -58,6 +59,7 @@ class VisionHighDetailMisroute(Rule["list[tuple[str, int]]"]):
             or call.tool_calls
             or usage.output_tokens - usage.reasoning_tokens > s.max_output_tokens
             or (call.provider is not None and call.provider.lower() not in PROVIDERS)
+            or not _offers_detail(call.model)
         ):
             return None
         extra = sum(i.tokens - LOW_DETAIL_TOKENS for i in prompt.images if i.high)
@@ -77,3 +79,9 @@ class VisionHighDetailMisroute(Rule["list[tuple[str, int]]"]):
             confidence=0.7,
             evidence={"model": call.model, "image_tokens": prompt.image_tokens, "tokens_estimated": True},
         )
+
+
+def _offers_detail(model: str | None) -> bool:
+    """True unless the name says that the model is another vendor's, behind a gateway."""
+    path, _, name = (model or "").rpartition("/")
+    return path.rpartition("/")[2] in VENDORS and not name.startswith(("claude", "gemini"))
