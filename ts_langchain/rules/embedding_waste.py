@@ -22,7 +22,8 @@ class EmbeddingWaste(Rule["Recent[int, int]"]):
 
     Fires when a text has been embedded `min_calls` times in a session.
 
-    Does not fire on: many different texts; the same text with another model.
+    Does not fire on: many different texts; the same text with another model; a text that 512 others have followed,
+    since the newest 512 of a session are remembered: of a large corpus embedded again the figure is a lower bound.
 
     Wasted: the tokens of the repeated texts, as their share of the call's input.
     """

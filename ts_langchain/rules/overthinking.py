@@ -27,8 +27,8 @@ class Overthinking(Rule["Recent[int, tuple[int, tuple[tuple[str, int], ...]]]"])
     reasoning, at least `min_ratio` times what its visible answer took, for a short request (at most
     `max_input_tokens`) and a short answer (at most `max_answer_tokens`) without tool calls.
 
-    Does not fire on: long or hard requests; answers that needed the reasoning and are long; models that do not
-    report reasoning; a single such call.
+    Does not fire on: long requests; long answers; models that do not report reasoning; a single such call. That a short
+    request is hard, as a riddle or a sum is, nobody can tell from outside: exempt such nodes or sessions.
 
     Wasted: the reasoning beyond `allowed_reasoning_tokens`.
     """
