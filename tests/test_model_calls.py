@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.caches import InMemoryCache
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.tools import BaseTool, StructuredTool
 
 from ts_langchain import Sentinel, TokenSentinelHandler
+from ts_langchain.rules.rerank_thrash import is_rerank
 from ts_langchain.testing import ScriptedChatModel, call_tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from langchain_core.outputs import ChatResult
 
     from ts_langchain.incident import Incident
 
@@ -196,3 +201,67 @@ def tokens_of_unused(size: int) -> int:
     unused = bloat.evidence["unused_bytes"]
     assert isinstance(unused, int)
     return unused // 4
+
+
+def test_streams_that_were_read_are_not_unread() -> None:
+    """Left at their last chunk, which reports the usage: whatever was thought before, and in whatever script."""
+    for text, got, thought in (("one two three " * 20, 870, 800), ("你好世界" * 50, 200, 0)):
+        details: Any = {"output_token_details": {"reasoning": thought}}
+        usage: Any = {"input_tokens": 300, "output_tokens": got, "total_tokens": 300 + got, **details}
+        handler, model = watched(), ScriptedChatModel(script=[AIMessage(text, usage_metadata=usage)])
+        for number in range(3):
+            stream = model.stream(f"Question {number}?", {"callbacks": [handler]})
+            for chunk in stream:
+                if chunk.usage_metadata:
+                    break
+            stream.close()  # type: ignore[attr-defined]
+        (incident,) = found(handler, "abandoned_stream")
+        assert (incident.severity, incident.wasted_tokens) == ("low", 0)
+
+
+def test_an_answer_that_was_cut_off_and_is_kept_in_a_cache_is_used() -> None:
+    cut = answer("Once upon a time", 900, 500, response_metadata={"finish_reason": "length"})
+    for cache, times in ((InMemoryCache(), 1), (None, 3)):
+        handler, model = watched(), ScriptedChatModel(script=[cut], cache=cache)
+        for _ in range(3):
+            model.invoke("Tell me a story.", {"callbacks": [handler]})
+        assert model.calls == times
+        assert [i.calls for i in found(handler, "truncated_output")] == [times - 1] * (times > 1)
+
+
+def test_a_judge_of_one_token_is_not_cut_off() -> None:
+    cut = answer("A", 900, 1, response_metadata={"finish_reason": "length"})
+    handler, model = watched(), ScriptedChatModel(script=[cut])
+    for _ in range(5):
+        model.bind(max_tokens=1).invoke("Which is better, A or B?", {"callbacks": [handler]})
+    assert not found(handler, "truncated_output")
+
+
+async def test_votes_under_way_together_are_no_duplicates() -> None:
+    """A model that reasons takes no temperature, and a majority says the same."""
+    under_way = asyncio.Barrier(5)
+
+    class Voter(ScriptedChatModel):
+        async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+            await under_way.wait()
+            return self._generate(messages)
+
+    handler, model = TokenSentinelHandler(), Voter(script=[answer("B", 900)], model_name="o3")
+    await model.abatch(["Which of them?"] * 5, {"callbacks": [handler]})
+    assert model.calls == 5
+    assert not found(handler, "duplicate_work")
+
+
+@pytest.mark.parametrize("name", ["compare_rankings", "scoreRank", "core_rank"])
+def test_what_compares_rankings_is_no_reranker(name: str) -> None:
+    handler = watched()
+    tool = StructuredTool.from_function(lambda: "nothing new", name=name, description="Compares.")
+    model = ScriptedChatModel(script=[*[call_tool(name)] * 6, "done"])
+    create_agent(model, [tool]).invoke({"messages": [("user", "go")]}, {"callbacks": [handler]})
+    assert not found(handler, "rerank_thrash")
+    assert [i.severity for i in found(handler, "tool_loop")] == ["high"]
+
+
+@pytest.mark.parametrize("name", ["rerank", "re_rank", "re-rank", "CohereRerank", "reRank", "cohere_rerank", "RE_RANK"])
+def test_rerankers_are_told_by_their_names(name: str) -> None:
+    assert is_rerank(name)

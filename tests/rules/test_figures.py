@@ -9,7 +9,7 @@ import pytest
 from histories import Script
 
 from ts_langchain import Sentinel
-from ts_langchain.call import Call, Image, Lost, Prompt, ToolCall, Toolset, Usage
+from ts_langchain.call import UNBILLED, Call, Image, Lost, Prompt, ToolCall, Toolset, Usage
 from ts_langchain.cli.options import parse_settings
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import FreeText, name_hash
@@ -233,10 +233,11 @@ def classified(number: int, *, high: bool = True, got: int = 50, classification:
     return many(number, step)
 
 
-def uploaded(number: int, *, gap: float = 0, different: bool = False, **more: Any) -> Script:
+def uploaded(number: int, *, gap: float = 0, different: bool = False, images: int = 1, **more: Any) -> Script:
     def step(s: Script, n: int) -> None:
-        images = (Image(n if different else 1, True, 765),)
-        s.say(f"a {n}", prompt=Prompt(n, 7, 2 * n + 1, 80, images=images, image_tokens=765), **more).wait(gap)
+        shown = tuple(Image(n if different else 1 + i, True, 765) for i in range(images))
+        prompt = Prompt(n, 7, 2 * n + 1, 80, images=shown, image_tokens=765 * images)
+        s.say(f"a {n}", prompt=prompt, **more).wait(gap)
 
     return many(number, step)
 
@@ -294,6 +295,26 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "just in time": ("abandoned_stream", left(3, gap=600), Expected("medium", 3, (0, 600), 3.0)),
     "fifty tokens unread": ("abandoned_stream", left(3, got=60), Expected("medium", 3, (0, 150), 3.0)),
     "too few unread to count": ("abandoned_stream", left(3, got=59), Expected("low", 3, (0, 0), 3.0)),
+    "what was thought is not unread": (
+        "abandoned_stream",
+        left(3, usage=Usage(9, 900, reasoning_tokens=841)),
+        Expected("low", 3, (0, 0), 3.0),
+    ),
+    "left while it thinks": (
+        "abandoned_stream",
+        many(3, lambda s, _: s.say("", status="cancelled", usage=Usage(9, 900, reasoning_tokens=900))),
+        Expected("medium", 3, (0, 2_700), 3.0),
+    ),
+    "what is spoken or drawn is not unread": (
+        "abandoned_stream",
+        left(3, usage=Usage(9, 900, output_audio_tokens=441, output_image_tokens=400)),
+        Expected("low", 3, (0, 0), 3.0),
+    ),
+    "a token may be a character": (
+        "abandoned_stream",
+        left(3, traits=(("read", 60),)),
+        Expected("medium", 3, (0, 450), 3.0),
+    ),
     "nobody says what was billed": (
         "abandoned_stream",
         left(3, usage=Usage(9, 900, estimated=True)),
@@ -347,6 +368,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "a fifth of it": ("dead_context", dead(1, 8_000), Expected("low", 1, (2_000, 0))),
     "again": ("dead_context", dead(2, 8_000), Expected("low", 2, (4_000, 0))),
     "a third session": ("duplicate_work", sessions("abc"), Expected("low", 1, (1_000, 50), 1.0)),
+    "a vote after those of two others": (
+        "duplicate_work",
+        Script(calls=[*sessions("abc", gap=-1).calls, *later(sessions("d"), 2)]),
+        Expected("low", 1, (1_000, 50), 1.0),
+    ),
     "at temperature 0": ("duplicate_work", sessions("abc", temperature=0.0), Expected("low", 1, (1_000, 50), 1.0)),
     "a day apart": ("duplicate_work", sessions("abc", gap=86_399), Expected("low", 1, (1_000, 50), 1.0)),
     "a repeat in the third": ("duplicate_work", sessions("abcc"), Expected("low", 1, (1_000, 50), 1.0)),
@@ -501,6 +527,12 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     ),
     "three of them": ("vision_high_detail_misroute", classified(3), Expected("low", 3, (3 * 680, 0))),
     "an image three times": ("vision_re_upload", uploaded(3), Expected("medium", 2, (2 * 765, 0))),
+    "two images three times": (
+        "vision_re_upload", uploaded(3, images=2, sent=2_000), Expected("medium", 2, (4 * 765, 0))
+    ),
+    "images that took less than was guessed": (
+        "vision_re_upload", uploaded(3, sent=314), Expected("medium", 2, (2 * 306, 0))
+    ),
     "an image four times": ("vision_re_upload", uploaded(4, gap=300), Expected("medium", 3, (3 * 765, 0))),
     "three voices": ("voice_switching_loop", spoken(1, 2, 3), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
     "slowly": ("voice_switching_loop", spoken(1, 2, 3, gap=59.5), Expected("medium", 2, (2_000, 40), 2 * TOOK)),
@@ -625,6 +657,7 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "two sessions": ("duplicate_work", sessions("ab")),
     "two sessions in turn": ("duplicate_work", sessions("ababab")),
     "one session": ("duplicate_work", sessions("aaaa")),
+    "votes under way together": ("duplicate_work", sessions("abcde", gap=-1)),
     "a temperature": ("duplicate_work", sessions("abc", temperature=0.1)),
     "short requests": ("duplicate_work", sessions("abc", sent=199)),
     "requests of different days": ("duplicate_work", sessions("abcd", gap=86_400)),
@@ -696,6 +729,7 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "texts by another model": ("embedding_waste", Script().embed(["x"]).embed(["x"], model="text-embedding-3-large")),
     "other texts": ("embedding_waste", many(9, lambda s, n: s.embed([f"text {n}"]))),
     "no user": ("repair_loop", corrected(9, role="tool")),
+    "rankings that are compared": ("rerank_thrash", many(9, lambda s, _: s.tool("compare_rankings", {}, ""))),
     "ranked long after": ("rerank_thrash", ranked(9, gap=29.75)),
     "a ranking that failed": ("rerank_thrash", ranked(9, status="error")),
     "given more room": (
@@ -705,6 +739,15 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "given all the room there is": (
         "truncated_output",
         cut("length", max_tokens=100).say("whole", prompt=Prompt(5, 7, 2, 400)),
+    ),
+    "given more room than was said": (
+        "truncated_output",
+        cut("length").say("whole", prompt=Prompt(5, 7, 2, 400), max_tokens=100),
+    ),
+    "a limit that is meant": ("truncated_output", cut("length", "length", "length", max_tokens=16)),
+    "cut off once, and kept in a cache": (
+        "truncated_output",
+        cut("length").say("half a", prompt=Prompt(5, 7, 2, 400), finish_reason="length", source_cost=UNBILLED),
     ),
     "another request": ("truncated_output", cut("length").say("go on", prompt=Prompt(6, 7, 3, 400))),
     "long after": ("truncated_output", cut("length", "stop", gap=300.5)),
@@ -720,6 +763,10 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "no classification": ("vision_high_detail_misroute", classified(9, classification=False)),
     "an answer of 51 tokens": ("vision_high_detail_misroute", classified(9, got=51)),
     "a provider without detail": ("vision_high_detail_misroute", classified(9, provider="anthropic")),
+    "another vendor's model behind a gateway": (
+        "vision_high_detail_misroute",
+        classified(9, provider="openrouter", model="anthropic/claude-sonnet-4"),
+    ),
     "two uploads": ("vision_re_upload", uploaded(2)),
     "different images": ("vision_re_upload", uploaded(9, different=True)),
     "uploads far apart": ("vision_re_upload", uploaded(9, gap=300.5)),
