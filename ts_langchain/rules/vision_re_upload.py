@@ -14,7 +14,7 @@ from ts_langchain.rules.parts import image_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ts_langchain.call import Call, Image, Kind
+    from ts_langchain.call import Call, Image, Kind, Prompt
 
 MAX_IMAGES = 24
 MAX_UNCLAIMED = 6
@@ -27,7 +27,8 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
     of the time before.
 
     Does not fire on: an image that is carried along in the history of a conversation, as chat APIs demand; different
-    images; an input most of which the provider read from its cache.
+    images; one beside a new one, in a request that carries no others along, as to compare each photo with the same
+    reference; an input most of which the provider read from its cache.
 
     Wasted: the image's tokens, all but the first time: estimated, and no more than its share of the input.
     """
@@ -58,6 +59,11 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
         if prompt is None or not prompt.images or call.status != "ok":
             return None
         cached = call.usage.cache_read_tokens * 2 > call.usage.input_tokens
+        if _compares(prompt, state):
+            for image in prompt.images:
+                state.setdefault(image.digest, (1, call.ended_at, ()))
+            state.limit(MAX_IMAGES)
+            return None
         again: list[tuple[Image, int]] = []
         wasted: dict[str, int] = {}
         for image in dict.fromkeys(prompt.images):
@@ -90,3 +96,10 @@ class VisionReUpload(Rule["Recent[int, tuple[int, float, tuple[tuple[str, int], 
                 "tokens_estimated": True,
             },
         )
+
+
+def _compares(prompt: Prompt, known: Recent[int, tuple[int, float, tuple[tuple[str, int], ...]]]) -> bool:
+    """True if one of the images is new and none is in the history: it could not be referred to there."""
+    return prompt.image_tokens <= sum(image.tokens for image in prompt.images) and any(
+        image.digest not in known for image in prompt.images
+    )
