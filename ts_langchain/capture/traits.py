@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 _VOICE = ("voice", "voice_id", "voice_name")
 _TEXT = ("text", "input", "ssml")
 _MULTICHANNEL = ("multichannel", "multi_channel")
+MIN_SPEECH_CHARS = 20
+"""Shorter lines (`Yes!`) may well be spoken by several."""
 _KEYS = frozenset({*_VOICE, *_MULTICHANNEL})
 
 
@@ -20,15 +22,15 @@ def read_traits(args: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
     """The traits of a tool call's arguments.
 
     Returns:
-        `voice` and `speech`, fingerprints of the voice and the text of speech; `channels`, how many channels a
-        transcription with `multichannel` bills (2 where it does not say).
+        `voice` and `speech`, fingerprints of the voice and the text of speech, unless that is short; `channels`, how
+        many channels a transcription with `multichannel` bills (2 where it does not say).
     """
     if _KEYS.isdisjoint(args):
         return ()
     found: list[tuple[str, int]] = []
     voice = next((v for k in _VOICE if isinstance(v := args.get(k), str) and v), None)
     text = next((t for k in _TEXT if isinstance(t := args.get(k), str) and t), None)
-    if voice is not None and text is not None:
+    if voice is not None and text is not None and len(text) >= MIN_SPEECH_CHARS:
         found += [("voice", name_hash(voice[:200])), ("speech", text_hash(text))]
     if any(args.get(k) is True for k in _MULTICHANNEL):
         channels = args.get("channels")

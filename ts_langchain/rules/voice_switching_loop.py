@@ -37,7 +37,8 @@ class VoiceSwitchingLoop(Rule["Recent[int, Spoken]"]):
     Fires at the `min_voices`-th different voice for the same text in a session, each within `window_seconds` of
     event time of the one before.
 
-    Does not fire on: different texts; one voice (`tool_loop` sees that); voices tried far apart.
+    Does not fire on: different texts; lines and samples of less than 20 characters; one voice (`tool_loop` sees that);
+    voices tried far apart.
 
     Wasted: the turns that asked for the second and later voices.
     """
