@@ -89,6 +89,30 @@ def test_an_image_that_is_shown_with_each_question_is() -> None:
     assert [i.evidence["uploads"] for i in found(handler, "vision_re_upload")] == [4]
 
 
+def test_a_reference_that_each_photo_is_compared_with_is_not() -> None:
+    handler, model = watched(), ScriptedChatModel(script=[answer("It is the same model.", 1_700)])
+    for number in range(6):
+        photo = shown(number, "Is it like the reference?")
+        photo.content = [*photo.content, *shown(200, "The reference.").content]
+        model.invoke([SystemMessage("You compare."), photo], {"callbacks": [handler]})
+    assert not found(handler, "vision_re_upload")
+    for number in range(3):  # of all of which it is known what they show
+        photo.content = [*photo.content[1:], {"type": "text", "text": f"Question {number}?"}]
+        model.invoke([SystemMessage("You compare."), photo], {"callbacks": [handler]})
+    assert len(found(handler, "vision_re_upload")) == 1
+
+
+def test_images_that_are_attached_again_beside_a_new_one_are() -> None:
+    handler, model = watched(), ScriptedChatModel(script=[answer("I see.", 6_000)])
+    history: list[BaseMessage] = []
+    for number in range(5):
+        so_far = [part for n in range(number + 1) for part in shown(n, f"Question {number}?").content]
+        history.append(HumanMessage(so_far))  # type: ignore[arg-type]
+        model.invoke(history, {"callbacks": [handler]})
+        history.append(AIMessage(f"I see {number}."))
+    assert found(handler, "vision_re_upload")
+
+
 def test_images_that_differ_are_no_common_beginning() -> None:
     """487 characters are the same in each request of 9 000 tokens."""
     handler, model = watched(), ScriptedChatModel(script=[answer("A small red car, parked.", 9_000)])
@@ -265,3 +289,13 @@ def test_what_compares_rankings_is_no_reranker(name: str) -> None:
 @pytest.mark.parametrize("name", ["rerank", "re_rank", "re-rank", "CohereRerank", "reRank", "cohere_rerank", "RE_RANK"])
 def test_rerankers_are_told_by_their_names(name: str) -> None:
     assert is_rerank(name)
+
+
+@pytest.mark.parametrize(("line", "times"), [("Yes!", 0), ("Welcome to the show.", 1)])
+def test_a_short_line_may_be_spoken_by_several(line: str, times: int) -> None:
+    handler = watched()
+    speak = StructuredTool.from_function(lambda text, voice: f"{voice}: {text}", name="speak", description="Speaks.")
+    script = [*(call_tool("speak", text=line, voice=voice) for voice in ("anna", "bob", "carl")), "done"]
+    agent = create_agent(ScriptedChatModel(script=script), [speak])
+    agent.invoke({"messages": [("user", "Perform it.")]}, {"callbacks": [handler]})
+    assert len(found(handler, "voice_switching_loop")) == times
