@@ -190,7 +190,7 @@ def test_import_langsmith_and_report_again(tmp_path: Path, fake: FakeLangSmith) 
 
 def test_what_a_report_proposes_next_works_as_it_stands(tmp_path: Path, file: Path) -> None:
     def proposed(said: str) -> str:
-        return said.rpartition("Next: ts-langchain ")[2].partition(" lists")[0].replace("\n", " ")
+        return said.rpartition("Next:\n  ts-langchain ")[2].partition("   ")[0]
 
     assert proposed(run(tmp_path, "import", "file", str(file)).stdout) == "report 1 --incidents 5"
     other = tmp_path / "another ledger.sqlite"

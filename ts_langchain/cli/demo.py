@@ -102,7 +102,9 @@ def _replay(keep: Path | None) -> None:
             print_incident(out, incident)
         ledger.close()
     if keep is not None:
-        out.print(f"\nIts ledger is kept: ts-langchain report --ledger {shlex.quote(str(keep))}", markup=False)
+        out.print(
+            f"\nIts ledger is kept: ts-langchain report --ledger {shlex.quote(str(keep))}", markup=False, soft_wrap=True
+        )
     out.print(
         "\nNext: [bold]ts-langchain import langsmith --project NAME[/], or add "
         "[bold]callbacks=[TokenSentinelHandler()][/] to your app."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,8 @@ def init(
         except OSError as error:
             msg = f"{path} cannot be written: {error.strerror}"
             raise ConfigurationError(msg) from error
-        out.print(f"{escape(str(path))} written. Next: ts-langchain backtest --policy {escape(str(path))}")
+        again = f"ts-langchain backtest --policy {shlex.quote(str(path))}"
+        out.print(f"{path} written. Next: {again}", markup=False, soft_wrap=True)
 
 
 @app.command("check")

@@ -132,10 +132,13 @@ def show(book: Ledger, history: History, as_json: bool, csv_file: Path | None, i
         print_incident(out, incident)
     if summary.rules and not incidents:
         out.print(
-            f"Next: ts-langchain report {history.id} --incidents 5{_chosen(book)} lists the costliest incidents, "
-            "ts-langchain explain says why one is waste, ts-langchain policy init begins a policy to backtest.",
+            "Next:\n"
+            f"  ts-langchain report {history.id} --incidents 5{_chosen(book)}   the costliest incidents\n"
+            "  ts-langchain explain INCIDENT   why one is waste\n"
+            "  ts-langchain policy init   a policy to backtest",
             style="dim",
             markup=False,
+            soft_wrap=True,
         )
 
 
