@@ -64,7 +64,7 @@ def langsmith(tmp_path: Path, fake: FakeLangSmith, *args: str, key: str = KEY) -
 
 def test_names_move_no_cursor_and_are_no_formula(tmp_path: Path, file: Path) -> None:
     """Sessions and models are named by others: by who writes to an app's users, or runs a server."""
-    session, model = "\t=1+1\x1b]0;owned\x07\x1b[2J\x9b1m", "gpt\u202etpg \x1b[8m"
+    session, model = "\t=1+1\nmore\x1b]0;owned\x07\x1b[2J\x9b1m", "gpt\u202etpg \x1b[8m"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows:
         row["thread_id"] = session
@@ -79,6 +79,8 @@ def test_names_move_no_cursor_and_are_no_formula(tmp_path: Path, file: Path) -> 
     for text in (shown.output, listed.output):
         assert "\ufffd" in text
         assert not {c for c in text if not c.isprintable() and c != "\n"}
+        assert "more" in text
+        assert not re.search(r"^\W*more", text, re.MULTILINE)
     with table.open(newline="") as opened:
         assert {row["session_id"][:3] for row in csv.DictReader(opened)} == {"'\t="}
 

@@ -18,7 +18,7 @@ from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.policy import ACTIONS, RECOMMENDED, KillSwitch, Policy, line_in
-from ts_langchain.report.terminal import cost, print_table, usd
+from ts_langchain.report.terminal import cost, one_line, print_table, usd
 from ts_langchain.rules import rule_classes
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _print_result(path: Path, result: Result) -> None:
         out.print(f"{result.estimated_calls:,} calls came without usage; it is estimated.")
     for decision in result.false_stops[:SHOWN]:
         out.print(
-            f"  false stop: session {escape(decision.session_id)}: {decision.action} by {decision.rule}", style="red"
+            f"  false stop: session {one_line(decision.session_id)}: {decision.action} by {decision.rule}", style="red"
         )
     if len(result.false_stops) > SHOWN:
         out.print(f"  and {len(result.false_stops) - SHOWN:,} more: --json lists them", style="red")

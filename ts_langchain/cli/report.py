@@ -19,7 +19,7 @@ from ts_langchain.database import ledger_url, shown_address
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.ledger import History, Ledger, existing_ledger
 from ts_langchain.report.summary import summarise
-from ts_langchain.report.terminal import print_incident, print_summary
+from ts_langchain.report.terminal import one_line, print_incident, print_summary
 
 
 def report(
@@ -71,7 +71,7 @@ def _print_list(ledger: str | None, as_json: bool) -> None:
         err.print(f"Nothing has been imported into {escape(shown_address(ledger_url(ledger)))} yet.", soft_wrap=True)
     for h in () if as_json else histories:
         rows = f"{h.runs:,} rows" + ("" if h.done else ", not complete")
-        about = f"{h.id:>4}  {escape(h.name)}: {rows}  [dim]{h.source} {escape(h.scope)}[/]"
+        about = f"{h.id:>4}  {one_line(h.name)}: {rows}  [dim]{h.source} {one_line(h.scope)}[/]"
         out.print(about, soft_wrap=True)
 
 

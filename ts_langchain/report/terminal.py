@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -20,6 +21,7 @@ SESSION_CHARS = 40
 LEAST_SHOWN = 0.00001
 ANY_WIDTH = 10_000
 RULE_CHARS = 4
+_BROKEN = re.compile(r"[\r\n]")
 COLOURS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
 
@@ -33,6 +35,11 @@ def usd(nano: int) -> str:
     if amount < 0.01:
         return f"{sign}${amount:.5f}"
     return f"{sign}${amount:,.4f}" if amount < 1 else f"{sign}${amount:,.2f}"
+
+
+def one_line(name: str) -> str:
+    """What others have named, as rich text of one line."""
+    return escape(_BROKEN.sub("\ufffd", name))
 
 
 def cost(nano: int, unpriced_calls: int) -> str:
@@ -87,7 +94,7 @@ def print_incident(console: Console, incident: Incident) -> None:
         f"[{colour}]{escape(incident.severity):>6}[/] [bold]{escape(incident.rule)}[/] {escape(incident.summary)} "
         f"Wasted {incident.wasted_tokens:,} tokens, {cost(incident.wasted_nano, incident.unpriced_calls)}; "
         f"confidence {incident.confidence:.0%}. "
-        f"[dim]{incident.id} in session {escape(incident.session_id)}[/]"
+        f"[dim]{incident.id} in session {one_line(incident.session_id)}[/]"
     )
 
 
@@ -117,7 +124,7 @@ def _worst(summary: Summary) -> Table:
     table.add_column("rules")
     for s in summary.worst:
         table.add_row(
-            escape(_folded(s.session_id)),
+            _folded(s.session_id),
             f"{s.calls:,}",
             cost(s.nano, s.unpriced_calls),
             cost(s.wasted_nano, s.unpriced_wasted),
@@ -128,7 +135,7 @@ def _worst(summary: Summary) -> Table:
 
 def _folded(session_id: str) -> str:
     """A long id on several lines."""
-    return "\n".join(session_id[n : n + SESSION_CHARS] for n in range(0, len(session_id), SESSION_CHARS))
+    return "\n".join(one_line(session_id[n : n + SESSION_CHARS]) for n in range(0, len(session_id), SESSION_CHARS))
 
 
 def _models(summary: Summary) -> Table:
@@ -139,7 +146,7 @@ def _models(summary: Summary) -> Table:
     for m in summary.models:
         unknown = f" + {m.unpriced_calls:,} calls at an unknown price" if m.unpriced_calls else ""
         table.add_row(
-            escape(m.model or "(tools and retrievers)"),
+            one_line(m.model or "(tools and retrievers)"),
             f"{m.calls:,}",
             f"{m.input_tokens:,}",
             f"{m.cache_read_tokens:,}",
