@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import weakref
 from array import array
+from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -383,8 +384,8 @@ class Conversation:
                 long[about] = chars
                 if content != digest and tool_results:
                     long[content] = chars
-                while len(long) > MAX_LONG_MESSAGES:
-                    del long[next(iter(long))]
+                if len(long) > MAX_LONG_MESSAGES:  # made anew: a dict that is deleted from takes twice the room
+                    long = branch.long = dict(islice(long.items(), len(long) - MAX_LONG_MESSAGES, None))
         branch.count, branch.last_digest, branch.last_chars = total, digest, chars
         branch.role, branch.chain = role, chain
         branch.first, branch.last = _refer(messages[0]), _refer(messages[-1])
