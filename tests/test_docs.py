@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 import ts_importers
 import ts_langchain
+from ts_langchain.policy import Budget, Policy, RemotePolicy
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -69,3 +72,26 @@ def test_commands_on_the_page_exist(page: Path) -> None:
             assert not words or words[0].startswith("-"), line
         options = {o for p in command.params for o in p.opts} | {"--help", "-h"}
         assert {w.partition("=")[0] for w in words if w.startswith("-")} <= options, line
+
+
+def test_the_page_on_policies_shows_every_key_and_its_default() -> None:
+    page = (ROOT / "docs" / "intervention.md").read_text()
+    shown = re.search(r"^```yaml\n(version: 1\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    assert Policy.from_yaml(shown[1]) == Policy()
+
+    def keys(model: type[BaseModel], given: dict[str, Any]) -> None:
+        assert given.keys() == model.model_fields.keys(), model.__name__
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                keys(field.annotation, given[name])
+
+    keys(Policy, yaml.safe_load(shown[1]))
+    for name, model in (("budgets", Budget), ("remote", RemotePolicy)):
+        line = re.search(rf"^{name}: .*#(.*)$", shown[1], re.MULTILINE)
+        assert line is not None
+        told = {key: value for key, _, value in (part.partition(": ") for part in re.split(r"[,;] | of ", line[1]))}
+        told = {key.split()[-1]: value for key, value in told.items()}
+        assert told.keys() >= model.model_fields.keys()
+        for key, value in told.items():
+            assert not value or yaml.safe_load(value) == model.model_fields[key].default, key

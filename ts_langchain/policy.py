@@ -216,7 +216,7 @@ class RemotePolicy(_Model):
 
     endpoint: str = Field(description="Base address; GET {endpoint}/v1/policy?project=… is asked.")
     project: str = Field("default", description="Project asked for.")
-    key_variable: str = Field("TOKENSENTINEL_API_KEY", description="Environment variable that holds the key.")
+    key_variable: str = Field("TOKEN_SENTINEL_API_KEY", description="Environment variable that holds the key.")
     ttl_seconds: PositiveFloat = Field(60.0, description="Time between questions where the answer does not say.")
 
 

@@ -98,7 +98,7 @@ def policy_server(answers: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str
 
 
 def test_a_remote_policy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setenv("TOKENSENTINEL_API_KEY", "tsk_secret_0123456789")
+    monkeypatch.setenv("TOKEN_SENTINEL_API_KEY", "tsk_secret_0123456789")
     answers: dict[str, Any] = {"policy_version": "v7", "ttl_seconds": 0.05, "budget_usd_per_session": 0.000001}
     with policy_server(answers) as (url, asked):
         sentinel = Sentinel(policy={"remote": {"endpoint": url, "project": "shop"}})
