@@ -274,8 +274,8 @@ def _override(name: str, rates: Rates | Mapping[str, float]) -> Rates:
                 raise ConfigurationError(msg)
     except TypeError as e:
         msg = (
-            f"prices: {name!r}: expected input=, output= and optionally cache_read=, cache_write=, "
-            f"input_audio=, output_audio= in USD per million tokens, got {rates!r}"
+            f"prices: {name!r}: expected input=, output= and optionally cache_read=, cache_write=, cache_write_1h=, "
+            f"input_audio=, output_audio=, output_image= in USD per million tokens, per_request= in USD, got {rates!r}"
         )
         raise ConfigurationError(msg) from e
     return read

@@ -21,7 +21,19 @@ MAX_INCIDENTS = 10
 
 @dataclass(slots=True)
 class Totals:
-    """What a session consisted of, so far."""
+    """What a session consisted of, so far.
+
+    Attributes:
+        calls: Calls of all kinds that have ended.
+        model_calls: Of these, those of models.
+        input_tokens: Input of models and embeddings, cached input included.
+        output_tokens: Output, reasoning included.
+        nano: Cost of the calls whose price is known, in nano-dollars (1e-9 USD).
+        unpriced_calls: Calls with tokens and without a known price.
+        unpriced_tokens: Their tokens.
+        estimated_calls: Calls whose usage nobody reported, so that it is estimated.
+        failed_calls: Calls that ended with an error.
+    """
 
     calls: int = 0
     model_calls: int = 0
