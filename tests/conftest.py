@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from servers.postgres import PostgresServer
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """What a test, or a script that it loads, does to our log's level is of no concern to the others."""
+    logger = logging.getLogger("ts_langchain")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture

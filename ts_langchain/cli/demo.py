@@ -71,9 +71,15 @@ def _run(graph: Any, handler: Any) -> None:
     import logging
 
     # langchain-core logs what a handler raises on purpose, and we what nobody listens to; here it is shown
-    for name in ("langchain_core.callbacks.manager", "ts_langchain"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    graph.invoke({"messages": [("user", QUESTION)]}, {"callbacks": [handler]})
+    loggers = [logging.getLogger(name) for name in ("langchain_core.callbacks.manager", "ts_langchain")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        graph.invoke({"messages": [("user", QUESTION)]}, {"callbacks": [handler]})
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _replay(keep: Path | None) -> None:
