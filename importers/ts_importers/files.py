@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ts_importers.formats.base import Format, Row
     from ts_importers.order import Place
 
+EMPTY = "the file is empty"
 PAGE_ROWS = 100
 PAGE_BYTES = 4_000_000
 PROBE_DOCUMENTS = 50
@@ -139,7 +140,9 @@ class FileImporter:
 
     def describe(self) -> Mapping[str, str]:
         """What is imported, for people."""
-        titles = ", ".join(dict.fromkeys(f.title for _, f in self._files))
+        empty = self._about.get(EMPTY, ())
+        told = [f.title for d, f in self._files if (d.name if self._several else "") not in empty]
+        titles = ", ".join(dict.fromkeys(told)) or "none"
         packed = ", gzipped" if any(d.gzipped for d, _ in self._files) else ""
         if not self._several:
             return {"file": _shown(self.path), "format": titles + packed}
@@ -160,7 +163,7 @@ class FileImporter:
             documents.release()
 
     def _detect(self, documents: Documents) -> Format | None:
-        """The format of a file; None, with a notice, if it is empty or, among several, not known."""
+        """The format of a file, any of them if it is empty; None, with a notice, if among several it is not known."""
         seen, broken = 0, ""
         for number, raw, _, why in documents.read():
             if not raw.strip() and not why:
@@ -176,7 +179,7 @@ class FileImporter:
             if seen >= PROBE_DOCUMENTS:
                 break
         if not seen:
-            self._say_of(documents.name, "the file is empty")
+            self._say_of(documents.name, EMPTY)
             return FORMATS["langsmith"]
         hint = _hint(documents)
         if self._several:

@@ -54,7 +54,7 @@ class HeliconeImporter(WindowWalk):
     Raises:
         AuthenticationFailed: The key was refused.
         SourceUnavailable: Helicone could not be reached.
-        UnreadableSource: The range is empty.
+        ConfigurationError: The range is empty.
     """
 
     source = "helicone"

@@ -56,7 +56,7 @@ class LangfuseImporter(WindowWalk):
     Raises:
         AuthenticationFailed: The keys were refused.
         SourceUnavailable: Langfuse could not be reached.
-        UnreadableSource: The range is empty.
+        ConfigurationError: The range is empty.
     """
 
     source = "langfuse"

@@ -116,7 +116,7 @@ class LangSmithImporter(WindowWalk):
         AuthenticationFailed: The key was refused.
         ProjectNotFound: There is no such project.
         SourceUnavailable: LangSmith could not be reached.
-        UnreadableSource: The range is empty.
+        ConfigurationError: The range is empty.
     """
 
     source = "langsmith"

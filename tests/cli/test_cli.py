@@ -135,6 +135,32 @@ def test_a_policy_is_no_directory(tmp_path: Path) -> None:
     assert "is a directory: name a file in it" in done.stderr
 
 
+def test_the_demo_writes_into_nothing_else(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    done = run(tmp_path, "demo", "--keep", str(other))
+    assert (done.exit_code, done.stdout, other.read_text()) == (1, "", "mine")
+    assert "not a database" in done.stderr
+
+
+def test_an_empty_file_has_no_format(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    one.write_text("")
+    done = run(tmp_path, "import", "file", str(one))
+    assert done.exit_code == 0
+    assert "format none" in done.stdout
+    assert "the file is empty" in done.stderr
+    other.write_text('{"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hi!"}]}\n')
+    assert "format conversations" in run(tmp_path, "import", "file", str(one), str(other)).stdout
+
+
+@pytest.mark.parametrize("source", [("langsmith", "-p", "x"), ("langfuse",), ("helicone",), ("parquet", "x")])
+def test_an_empty_range_is_told_before_a_key_is_asked_for(tmp_path: Path, source: tuple[str, ...]) -> None:
+    done = run(tmp_path, "import", *source, "--since", "2026-01-02", "--until", "2026-01-01")
+    assert done.exit_code == 2
+    assert "nothing lies between --since 2026-01-02 and --until 2026-01-01" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("source", ["langsmith", "langfuse", "helicone"])
 def test_help_cuts_off_no_address(tmp_path: Path, source: str) -> None:
     shown = run(tmp_path, "import", source, "--help", env={"COLUMNS": "80"}).stdout

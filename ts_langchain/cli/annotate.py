@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ts_langchain.cli.importing import DELIVERIES, registered, secret, show_wait
-from ts_langchain.cli.options import JsonOption, LedgerOption
+from ts_langchain.cli.options import CLOUDS, JsonOption, LedgerOption
 from ts_langchain.cli.output import FAILED, INTERRUPTED, clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.deliver.annotate import Annotate, Outcome
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ts_langchain.ledger import History
 
 MAX_NAMED = 10
-CLOUDS = {"langsmith": "https://api.smith.langchain.com", "langfuse": "https://cloud.langfuse.com"}
-"""Services that take annotations, and where those of an export go if nothing else is said."""
+SERVICES = ("langsmith", "langfuse")
+"""Those that take annotations."""
 EXPORTS = ("file", "parquet")
 """Sources whose runs may be those of such a service."""
 MAX_LISTED = 1_000
@@ -216,11 +216,11 @@ def _service(history: History, to: str | None) -> str:
     Raises:
         ConfigurationError: It is not said, or another one.
     """
-    known = " or ".join(CLOUDS)
-    if to is not None and to not in CLOUDS:
+    known = " or ".join(SERVICES)
+    if to is not None and to not in SERVICES:
         msg = f"--to {to}: expected {known}"
         raise ConfigurationError(msg)
-    own = history.source if history.source in CLOUDS else None
+    own = history.source if history.source in SERVICES else None
     if own is not None and to not in (None, own):
         msg = f"--to {to}: history {history.id} came from {own}"
         raise ConfigurationError(msg)

@@ -79,7 +79,8 @@ def backfill(
             known = f"; {sent.known:,} were there already" if sent.known else ""
             verb = "would be sent" if dry_run else "sent"
             told = "" if dry_run else f": {sent.accepted:,} accepted, {sent.rejected:,} rejected"
-            out.print(f"{sent.events:,} events {verb} in {sent.chunks:,} requests{told}{known}.")
+            requests = f"{sent.chunks:,} request" + ("" if sent.chunks == 1 else "s")
+            out.print(f"{sent.events:,} events {verb} in {requests}{told}{known}.")
         if sent.rejected:
             err.print(
                 f"[red]{sent.rejected:,} events were rejected.[/] Their requests are sent again by the next backfill."

@@ -26,7 +26,11 @@ def demo(
     ] = None,
 ) -> None:
     """Shows what ts-langchain does: a looping agent live, the same agent stopped, then recorded runs imported."""
+    from ts_langchain.ledger import Ledger
+
     with clear_errors():
+        if keep is not None:
+            Ledger(keep).close()  # what is no ledger is said before anything is shown
         _live()
         _replay(keep)
 

@@ -10,7 +10,7 @@ import typer
 from ts_langchain.cli.importing import (
     IMPORTERS,
     named,
-    parse_since,
+    parse_range,
     parse_time,
     registered,
     run_import,
@@ -121,11 +121,12 @@ def import_parquet(
     with clear_errors(resumes=True):
         named(path, "PATH_OR_URL")
         named(project, "--project")
+        start, end = parse_range(since, until)
         source = registered(IMPORTERS, "parquet")(
             path,
             project=project,
-            since=parse_since(since),
-            until=parse_time(until, "--until", end_of_day=True),
+            since=start,
+            until=end,
             limit=limit,
             on_wait=show_wait,
         )

@@ -316,10 +316,15 @@ def named(given: str | Path | None, what: str) -> None:
         raise ConfigurationError(msg)
 
 
-def parse_since(text: str | None) -> datetime | None:
-    """A day or time; None for `last`, which is found in the ledger.
+def parse_range(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Start and end of a range; the start None for `last`, which is found in the ledger.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: One of them is no day or time, or nothing lies between them.
     """
-    return None if text == LAST else parse_time(text, "--since")
+    start = None if since == LAST else parse_time(since, "--since")
+    end = parse_time(until, "--until", end_of_day=True)
+    if start is not None and end is not None and start >= end:
+        msg = f"nothing lies between --since {since} and --until {until}"
+        raise ConfigurationError(msg)
+    return start, end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -12,6 +12,19 @@ from ts_langchain.cli.output import clear_errors
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.pricing import Prices, Rates
 from ts_langchain.rules import build_rules, rule_classes
+
+CLOUDS = {
+    "langsmith": "https://api.smith.langchain.com",
+    "langfuse": "https://cloud.langfuse.com",
+    "helicone": "https://api.helicone.ai",
+}
+"""Where services are, if nothing else is said."""
+
+
+def endpoint_option(service: str, about: str, *variables: str) -> Any:
+    """An option for a service's address. Its help names the default itself: a narrow column would cut that off."""
+    host = CLOUDS[service].removeprefix("https://")
+    return typer.Option(envvar=[*variables], help=f"{about} Default: {host}.", show_default=False)
 
 
 def _check_settings(ctx: typer.Context, given: list[str] | None) -> list[str] | None:

@@ -10,14 +10,14 @@ from ts_langchain.cli.annotate import annotate_import, place_for
 from ts_langchain.cli.importing import (
     IMPORTERS,
     named,
-    parse_since,
-    parse_time,
+    parse_range,
     registered,
     run_import,
     secret,
     show_wait,
 )
 from ts_langchain.cli.options import (
+    CLOUDS,
     AnnotateOption,
     CsvOption,
     DryRunOption,
@@ -29,6 +29,7 @@ from ts_langchain.cli.options import (
     SettingOption,
     SinceOption,
     UntilOption,
+    endpoint_option,
 )
 from ts_langchain.cli.output import clear_errors
 from ts_langchain.errors import ConfigurationError
@@ -54,13 +55,8 @@ def import_langsmith(
     since: SinceOption = None,
     until: UntilOption = None,
     endpoint: Annotated[
-        str,
-        typer.Option(
-            envvar="LANGSMITH_ENDPOINT",
-            help="API address; for EU or self-hosted LangSmith. Default: api.smith.langchain.com.",
-            show_default=False,  # in a narrow column it would be cut off
-        ),
-    ] = "https://api.smith.langchain.com",
+        str, endpoint_option("langsmith", "API address; for EU or self-hosted LangSmith.", "LANGSMITH_ENDPOINT")
+    ] = CLOUDS["langsmith"],
     workspace: Annotated[
         str | None, typer.Option(envvar="LANGSMITH_WORKSPACE_ID", help="Workspace id, for keys of several.")
     ] = None,
@@ -107,7 +103,7 @@ def import_langsmith(
         if unknown := sorted(set(run_type or ()) - set(RUN_TYPES)):
             msg = f"--run-type {unknown[0]}: expected one of {', '.join(RUN_TYPES)}"
             raise ConfigurationError(msg)
-        start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
+        start, end = parse_range(since, until)
         keys = {"api_key": secret("LangSmith API key", "LANGSMITH_API_KEY", "LANGCHAIN_API_KEY")}
         source = registered(IMPORTERS, "langsmith")(
             project=project,
@@ -137,13 +133,8 @@ def import_langfuse(
     since: SinceOption = None,
     until: UntilOption = None,
     endpoint: Annotated[
-        str,
-        typer.Option(
-            envvar=["LANGFUSE_HOST", "LANGFUSE_BASE_URL"],
-            help="Address of Langfuse. Default: cloud.langfuse.com.",
-            show_default=False,
-        ),
-    ] = "https://cloud.langfuse.com",
+        str, endpoint_option("langfuse", "Address of Langfuse.", "LANGFUSE_HOST", "LANGFUSE_BASE_URL")
+    ] = CLOUDS["langfuse"],
     environment: Annotated[str | None, typer.Option(help="Only this environment.")] = None,
     limit: LimitOption = None,
     dry_run: DryRunOption = False,
@@ -161,7 +152,7 @@ def import_langfuse(
     """
     with clear_errors(resumes=True):
         named(environment, "--environment")
-        start, end = parse_since(since), parse_time(until, "--until", end_of_day=True)
+        start, end = parse_range(since, until)
         keys = {
             "public_key": secret("Langfuse public key", "LANGFUSE_PUBLIC_KEY"),
             "secret_key": secret("Langfuse secret key", "LANGFUSE_SECRET_KEY"),
@@ -187,13 +178,8 @@ def import_helicone(
     since: SinceOption = None,
     until: UntilOption = None,
     endpoint: Annotated[
-        str,
-        typer.Option(
-            envvar="HELICONE_BASE_URL",
-            help="API address; for EU or self-hosted Helicone. Default: api.helicone.ai.",
-            show_default=False,
-        ),
-    ] = "https://api.helicone.ai",
+        str, endpoint_option("helicone", "API address; for EU or self-hosted Helicone.", "HELICONE_BASE_URL")
+    ] = CLOUDS["helicone"],
     limit: LimitOption = None,
     dry_run: DryRunOption = False,
     ledger: LedgerOption = None,
@@ -208,10 +194,11 @@ def import_helicone(
     The key is read from HELICONE_API_KEY, or asked for; never given on the command line.
     """
     with clear_errors(resumes=True):
+        start, end = parse_range(since, until)
         source = registered(IMPORTERS, "helicone")(
             api_key=secret("Helicone API key", "HELICONE_API_KEY"),
-            since=parse_since(since),
-            until=parse_time(until, "--until", end_of_day=True),
+            since=start,
+            until=end,
             endpoint=endpoint,
             limit=limit,
             on_wait=show_wait,
