@@ -291,7 +291,7 @@ def test_rerankers_are_told_by_their_names(name: str) -> None:
     assert is_rerank(name)
 
 
-@pytest.mark.parametrize(("line", "times"), [("Yes!", 0), ("Welcome to the show.", 1)])
+@pytest.mark.parametrize(("line", "times"), [("Yes!", 0), ("Welcome to the show", 0), ("Welcome to the show.", 1)])
 def test_a_short_line_may_be_spoken_by_several(line: str, times: int) -> None:
     handler = watched()
     speak = StructuredTool.from_function(lambda text, voice: f"{voice}: {text}", name="speak", description="Speaks.")

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, message_to_dict
 
-from ts_langchain.capture.conversation import _CLASSIFICATION, Conversation, LargeResult, is_classification, names_in
+from ts_langchain.capture.conversation import (
+    _CLASSIFICATION,
+    MAX_LONG_MESSAGES,
+    Conversation,
+    LargeResult,
+    is_classification,
+    names_in,
+)
 
 PAGE = "an unremarkable page that nobody refers to " * 100
 
@@ -123,6 +130,16 @@ def test_a_system_message_that_piles_up_is_dead_weight() -> None:
         repeated.append(conversation.read(messages).prompt.repeated_chars)
     size = len(str(rules.content))
     assert repeated == [0, 0, size, 2 * size, 3 * size]
+
+
+@pytest.mark.parametrize(("which", "known"), [(29, True), (12, True), (11, False), (0, False)])
+def test_of_long_messages_the_newest_are_remembered(which: int, known: bool) -> None:
+    conversation, messages = Conversation(), [HumanMessage(f"{number} {PAGE}") for number in range(30)]
+    assert conversation.read(messages).prompt.repeated_chars == 0
+    [branch] = conversation.branches.values()
+    assert len(branch.long) == MAX_LONG_MESSAGES == 18
+    messages.append(HumanMessage(f"{which} {PAGE}"))
+    assert conversation.read(messages).prompt.repeated_chars == (len(f"{which} {PAGE}") if known else 0)
 
 
 @pytest.mark.parametrize(("status", "superseded"), [("success", True), ("error", False)])

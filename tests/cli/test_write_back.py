@@ -358,15 +358,6 @@ def test_a_killed_backfill_goes_on_with_the_same_result(cloud: CloudServer, tmp_
     assert "234 events were rejected" in rejected.stderr
 
 
-@pytest.fixture
-def hung_up() -> Iterator[None]:
-    """What is started obeys SIGHUP, though the tests themselves may run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_while_waiting_it_ends_at_once_and_says_how_to_go_on(
     langsmith: LangSmithServer, tmp_path: Path, how: signal.Signals
@@ -435,7 +426,6 @@ class SilentServer(LangSmithServer):
         return super().answer(request)
 
 
-@pytest.mark.usefixtures("hung_up")
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
 def test_an_import_that_is_terminated_does_not_wait_for_a_silent_server(tmp_path: Path, how: signal.Signals) -> None:
     with serving(SilentServer(list(RUNS))) as server:

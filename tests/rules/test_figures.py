@@ -13,7 +13,9 @@ from ts_langchain.call import UNBILLED, Call, Image, Lost, Prompt, ToolCall, Too
 from ts_langchain.cli.options import parse_settings
 from ts_langchain.errors import ConfigurationError
 from ts_langchain.fingerprint import FreeText, name_hash
-from ts_langchain.rules import RULES
+from ts_langchain.pricing import Prices
+from ts_langchain.rules import RULES, build_rules, rule_classes
+from ts_langchain.rules.vision_re_upload import MAX_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -368,6 +370,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
     "a fifth of it": ("dead_context", dead(1, 8_000), Expected("low", 1, (2_000, 0))),
     "again": ("dead_context", dead(2, 8_000), Expected("low", 2, (4_000, 0))),
     "a third session": ("duplicate_work", sessions("abc"), Expected("low", 1, (1_000, 50), 1.0)),
+    "one after the first was answered": (
+        "duplicate_work",
+        Script(calls=[*sessions("ab").calls, *later(sessions("c"), 1.5)]),
+        Expected("low", 1, (1_000, 50), 1.0),
+    ),
     "a vote after those of two others": (
         "duplicate_work",
         Script(calls=[*sessions("abc", gap=-1).calls, *later(sessions("d"), 2)]),
@@ -505,6 +512,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
         Expected("low", 1, (1_000, 50), 1.0),
     ),
     "cut off twice": ("truncated_output", cut("max_tokens", "length"), Expected("medium", 1, (1_000, 50), 1.0)),
+    "cut off at 17 tokens": (
+        "truncated_output",
+        cut("length", "stop", max_tokens=17),
+        Expected("low", 1, (1_000, 50), 1.0),
+    ),
     "cut off three times": (
         "truncated_output",
         cut("length", "length", "length", gap=300),
@@ -526,6 +538,11 @@ FIRES: dict[str, tuple[str, Script, Expected]] = {
         Expected("low", 2, (2 * 680, 0)),
     ),
     "three of them": ("vision_high_detail_misroute", classified(3), Expected("low", 3, (3 * 680, 0))),
+    "behind a gateway": (
+        "vision_high_detail_misroute",
+        classified(2, provider="openrouter", model="openai/gpt-4o"),
+        Expected("low", 2, (2 * 680, 0)),
+    ),
     "an image three times": ("vision_re_upload", uploaded(3), Expected("medium", 2, (2 * 765, 0))),
     "two images three times": (
         "vision_re_upload", uploaded(3, images=2, sent=2_000), Expected("medium", 2, (4 * 765, 0))
@@ -658,6 +675,10 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "two sessions in turn": ("duplicate_work", sessions("ababab")),
     "one session": ("duplicate_work", sessions("aaaa")),
     "votes under way together": ("duplicate_work", sessions("abcde", gap=-1)),
+    "votes a day after a first one": (
+        "duplicate_work",
+        Script(calls=[*sessions("a").calls, *later(sessions("bcde", gap=-1), 100_000)]),
+    ),
     "a temperature": ("duplicate_work", sessions("abc", temperature=0.1)),
     "short requests": ("duplicate_work", sessions("abc", sent=199)),
     "requests of different days": ("duplicate_work", sessions("abcd", gap=86_400)),
@@ -766,6 +787,14 @@ JUST_NOT: dict[str, tuple[str, Script]] = {
     "another vendor's model behind a gateway": (
         "vision_high_detail_misroute",
         classified(9, provider="openrouter", model="anthropic/claude-sonnet-4"),
+    ),
+    "a vendor of open models behind one": (
+        "vision_high_detail_misroute",
+        classified(9, provider="openrouter", model="meta-llama/llama-4-maverick"),
+    ),
+    "a model of another vendor's by its name": (
+        "vision_high_detail_misroute",
+        classified(9, provider="openai", model="gemini-2.5-pro"),
     ),
     "two uploads": ("vision_re_upload", uploaded(2)),
     "different images": ("vision_re_upload", uploaded(9, different=True)),
@@ -893,6 +922,16 @@ def test_what_several_tools_did_is_offered_to_be_exempted_of_none() -> None:
     _, script = LESS_IN_THE_END["channels"]
     [incident] = script.run(rules=["audio_multichannel_doubling"]).incidents()
     assert (incident.evidence["tool"], incident.evidence["channels"]) == (None, 4)
+
+
+def test_of_photos_compared_with_one_reference_few_are_remembered() -> None:
+    [rule] = build_rules(rule_classes(["vision_re_upload"]), {}, Prices())
+    state = rule.new_state()
+    for number in range(4 * MAX_IMAGES):
+        images = (Image(number, True, 765), Image(-1, True, 765))
+        [call] = Script().say("a", prompt=Prompt(number, 7, 2, 80, images=images, image_tokens=1_530)).calls
+        assert rule.observe(call, state) is None
+    assert len(state) == MAX_IMAGES
 
 
 @pytest.mark.parametrize("name", ["17", "null", "1e5", "a,b", "[1]", '["a"]', '"q"', "{}", "a b", ""])
