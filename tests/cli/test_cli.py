@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -18,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from importers.fake_langsmith import BEGIN, KEY, FakeLangSmith, agent_rows, serve
 from keyring.backend import KeyringBackend
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ts_importers.files import FileImporter
 from ts_importers.http import Client
 from ts_langchain.cli.app import app
 from ts_langchain.history import Import
-from ts_langchain.ledger import Ledger
-from ts_langchain.report.terminal import usd
+from ts_langchain.ledger import UNNAMED, History, Ledger
+from ts_langchain.report.summary import ModelFigures, RuleFigures, Summary
+from ts_langchain.report.terminal import print_summary, usd
 from ts_langchain.rules import RULES
 
 if TYPE_CHECKING:
@@ -116,6 +120,9 @@ def test_what_nobody_knows_the_price_of_costs_no_dollars_and_no_zero(tmp_path: P
     assert re.search(r"tool_loop +stop +1 +1 +\d+ +\d+ +unknown ", tried)
     assert "saved in dollars is unknown" in tried
     assert re.search(r"p\.yaml +\d+ +unknown +- +unknown", tried)
+    policy.write_text("downgrade: {'*': 'gpt-4o-mini'}\nrules: {tool_loop: {steps: [{at: 1, do: downgrade}]}}")
+    tried = run(tmp_path, "backtest", "--policy", str(policy)).output
+    assert re.search(r"tool_loop +downgrade +1 +1 +0 +0 +unknown ", tried)  # no tokens saved, but dollars perhaps
 
 
 def test_who_names_no_model_is_told_how_to_name_one(tmp_path: Path) -> None:
@@ -127,6 +134,21 @@ def test_who_names_no_model_is_told_how_to_name_one(tmp_path: Path) -> None:
     assert "--price" not in shown
     shown = run(tmp_path, "import", "file", str(path), "--fresh", "--model", "gpt-4o").stdout
     assert "unknown" not in shown
+
+
+@pytest.mark.parametrize(("source", "told"), [("file", True), ("langsmith", False)])
+def test_only_a_file_can_be_given_a_model(source: str, told: bool) -> None:
+    history = History(1, source, "here", {"file": "here"}, "", {})
+    unnamed, known = ModelFigures(UNNAMED, "", unpriced_calls=2), RuleFigures("tool_loop", wasted_nano=3_000_000)
+    unknown = RuleFigures("error_loop", unpriced_calls=1)
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, Summary(history, calls=9, nano=10**7, models=[unnamed], rules=[known, unknown]))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 calls (0 tokens) have no known price" in shown
+    assert ("--fresh --model NAME" in shown) == told
+    assert re.search(r"Avoidable +\$0:", shown)  # of what is known nothing; of the other rule nobody knows
+    assert re.search(r"tool_loop .*\$0.00300 +\$0\s", shown)
+    assert re.search(r"error_loop .*unknown +unknown", shown)
 
 
 def test_a_policy_is_no_directory(tmp_path: Path) -> None:
@@ -168,7 +190,10 @@ def test_help_cuts_off_no_address(tmp_path: Path, source: str) -> None:
 
 
 def test_the_ledger_of_the_demo_can_be_looked_at(tmp_path: Path) -> None:
+    logger = logging.getLogger("ts_langchain")
+    level = logger.level
     shown = run(tmp_path, "demo", "--keep", str(tmp_path / "kept.sqlite"), env={"COLUMNS": "400"}).stdout
+    assert logger.level == level
     assert f"ts-langchain report --ledger {tmp_path / 'kept.sqlite'}" in shown
     assert run(tmp_path, "report", "--ledger", str(tmp_path / "kept.sqlite")).exit_code == 0
 

@@ -15,7 +15,7 @@ from ts_langchain.cli.output import clear_errors, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.cli.rules import paragraphs
 from ts_langchain.errors import ConfigurationError
-from ts_langchain.report.terminal import cost, one_line, print_incident, print_table
+from ts_langchain.report.terminal import one_line, part, print_incident, print_table
 from ts_langchain.rules import known_rules
 
 
@@ -53,8 +53,7 @@ def explain(
         seen = f"{_time(incident.opened_at)} to {_time(incident.last_seen_at)}, {incident.findings} findings"
         table.add_row("seen", seen)
         table.add_row("session", one_line(incident.session_id))
-        unpriced = 0 if incident.wasted_nano else incident.unpriced_calls
-        table.add_row("avoidable", cost(incident.avoidable_nano, unpriced))
+        table.add_row("avoidable", part(incident.avoidable_nano, incident.wasted_nano, incident.unpriced_calls))
         for key, value in incident.evidence.items():
             table.add_row(escape(key), escape(str(value)))
         if incident.overlaps:

@@ -18,7 +18,7 @@ from ts_langchain.cli.output import clear_errors, err, out, print_json
 from ts_langchain.cli.report import chosen_history, imported
 from ts_langchain.errors import ConfigurationError, UnreadableSource
 from ts_langchain.policy import ACTIONS, RECOMMENDED, KillSwitch, Policy, line_in
-from ts_langchain.report.terminal import cost, one_line, print_table, usd
+from ts_langchain.report.terminal import cost, one_line, part, print_table, usd
 from ts_langchain.rules import rule_classes
 
 if TYPE_CHECKING:
@@ -221,10 +221,9 @@ def _print_comparison(results: list[tuple[Path, Result]]) -> None:
         table.add_column(column, justify="right")
     for path, r in results:
         share = f"{r.saved_nano / r.nano:.1%}" if r.nano else "-"
-        unpriced = 0 if r.nano else r.unpriced_calls
         table.add_row(
-            escape(str(path)), f"{len(r.decisions):,}", cost(r.saved_nano, unpriced), share,
-            cost(r.lost_nano, unpriced), f"{len(r.false_stops):,}",
+            escape(str(path)), f"{len(r.decisions):,}", part(r.saved_nano, r.nano, r.unpriced_calls), share,
+            part(r.lost_nano, r.nano, r.unpriced_calls), f"{len(r.false_stops):,}",
         )  # fmt: skip
     out.print()
     print_table(out, table)

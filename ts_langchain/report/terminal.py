@@ -47,6 +47,11 @@ def cost(nano: int, unpriced_calls: int) -> str:
     return "unknown" if unpriced_calls and not nano else usd(nano)
 
 
+def part(nano: int, of: int, unpriced_calls: int) -> str:
+    """Dollars that are a part of others: none of what is known are $0, and of what nobody knows they are unknown."""
+    return cost(nano, 0 if of else unpriced_calls)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Prints a table and cuts off nothing: no name, id or figure is broken, be the terminal too narrow for them."""
     wide = console.options.update(max_width=ANY_WIDTH)
@@ -75,7 +80,7 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(f"  Spend      [bold]{cost(summary.nano, summary.unpriced_calls)}[/]")
     unpriced = sum(r.unpriced_calls for r in summary.rules)
     wasted = cost(summary.wasted_nano, unpriced)
-    avoidable = usd(summary.avoidable_nano) if summary.wasted_nano else cost(0, unpriced)
+    avoidable = part(summary.avoidable_nano, summary.wasted_nano, unpriced)
     console.print(f"  Wasted     [bold red]{wasted}[/]{share}, {summary.wasted_tokens:,} tokens")
     console.print(f"  Avoidable  [bold]{avoidable}[/]: spent after the waste was first detected")
     if summary.rules:
@@ -111,7 +116,7 @@ def _rules(summary: Summary) -> Table:
             f"{r.calls:,}",
             f"{r.wasted_tokens:,}",
             cost(r.wasted_nano, r.unpriced_calls),
-            usd(r.avoidable_nano) if r.wasted_nano else cost(0, r.unpriced_calls),
+            part(r.avoidable_nano, r.wasted_nano, r.unpriced_calls),
         )
     return table
 
